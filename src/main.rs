@@ -1,0 +1,2 @@
+//! The `softgate` binary.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Huge-page packet memory, prefetch and SIMD helpers: safe types over raw memory.
+//! With `io` the only home of `unsafe`.

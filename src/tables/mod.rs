@@ -1,0 +1,1 @@
+//! Immutable lookup tables, compiled from the config; no lock, no clock.
