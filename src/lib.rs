@@ -1,3 +1,4 @@
 //! SoftGate: a software gateway for bare-metal networks.
+pub mod io;
 pub mod mem;
 pub mod tables;

@@ -1,2 +1,21 @@
-//! Huge-page packet memory, prefetch and SIMD helpers: safe types over raw memory.
-//! With `io` the only home of `unsafe`.
+//! Packet memory, frames and pools: safe types over raw memory.
+//!
+//! With `io` the only home of `unsafe`. One [`PacketMemory`] exists per node; every socket of every
+//! port works on it. It is cut into chunks; a [`Frame`] is the unique handle of one chunk. Each chunk
+//! has a *home worker*, computable from its address: whoever finishes with a frame sends it home, in
+//! batches, so that no worker starves however the traffic is spread over the queues.
+
+mod frame;
+mod packet_memory;
+mod pool;
+
+pub use frame::{Frame, HEADROOM};
+pub use packet_memory::{ChunkSize, MemoryError, PacketMemory, PageKind};
+pub use pool::FramePool;
+
+/// Packets of one burst: what a worker takes from one queue at a time.
+/// 64: two-stage prefetching gains nothing beyond it, and a burst of metadata stays in L1.
+pub const BURST: usize = 64;
+
+/// A burst's worth of frames.
+pub type Frames = arrayvec::ArrayVec<Frame, BURST>;

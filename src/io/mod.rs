@@ -1,0 +1,53 @@
+//! Ports: where frames come from and go to. AF_XDP, capture files, memory.
+//!
+//! A [`Port`] here is one queue of a port, as one worker holds it. The worker and the pipeline cannot
+//! tell the implementations apart. `io` knows no protocol above the frame.
+
+use std::os::fd::RawFd;
+
+use crate::mem::{FramePool, Frames};
+
+/// One queue of a port: received frames come out, sent frames go in.
+///
+/// Ownership is the accounting: a frame is in the worker's hands, in its pool, or *held* by the port
+/// (given to the kernel for receiving or sending). `close` gives everything back.
+pub trait Port: Send {
+    /// Appends received frames to `frames` until it is full or nothing more is there, and gives the
+    /// device fresh ones from `pool`. Returns how many frames were received. A jumbo packet is one
+    /// chained frame; half a chain is kept until the rest arrives.
+    fn receive(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize;
+
+    /// Queues frames from the front of `frames` for sending, whole chains only. What did not fit stays
+    /// in `frames`, in order: the caller retries or drops it with a reason. Returns how many were taken.
+    fn send(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize;
+
+    /// Makes the device send what is queued and takes back the frames it has finished with.
+    fn flush(&mut self, pool: &mut FramePool);
+
+    /// Frames this queue holds (chunks, not packets).
+    fn held(&self) -> usize;
+
+    /// Readable when frames wait; `None` for ports that never block.
+    fn poll_fd(&self) -> Option<RawFd>;
+
+    /// What the device says of itself.
+    fn stats(&self) -> PortStats;
+
+    /// Closes the queue and puts every frame it held back into `pool`.
+    fn close(self: Box<Self>, pool: &mut FramePool);
+}
+
+/// Losses and stalls only the device knows of. All are totals since the queue was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PortStats {
+    /// Frames the device dropped because the receive ring was full.
+    pub rx_ring_full: u64,
+    /// Frames the device dropped because it had no empty frame to fill.
+    pub rx_fill_empty: u64,
+    /// Frames dropped by the kernel for other reasons (too long, no memory).
+    pub rx_dropped: u64,
+    /// Descriptors the kernel found invalid; not 0 means a bug of ours.
+    pub invalid_descriptors: u64,
+    /// Chains cut off because a segment was missing or too many followed.
+    pub rx_broken_chains: u64,
+}
