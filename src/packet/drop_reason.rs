@@ -1,0 +1,178 @@
+//! The catalogue of drop reasons: the only way to lose a packet.
+
+/// The ICMP error a lost packet causes, where one may be sent (RFC 1812, RFC 4443).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpError {
+    /// IPv4 11/0, IPv6 3/0.
+    TimeExceeded,
+    /// IPv4 3/0, IPv6 1/0.
+    NetUnreachable,
+    /// IPv4 3/1, IPv6 1/3 (address unreachable).
+    HostUnreachable,
+    /// IPv4 3/1, IPv6 1/0: a route says "unreachable".
+    RouteUnreachable,
+    /// IPv4 3/4, IPv6 2/0, with the next hop's MTU.
+    TooBig,
+}
+
+/// Why a packet was lost. Each has a counter; names are stable and appear in every output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum DropReason {
+    /// Shorter than its headers say.
+    Truncated,
+    /// Unicast to another station.
+    NotForUs,
+    /// No interface for the tags.
+    UnknownVlan,
+    /// Neither IP nor ARP.
+    UnknownEthertype,
+    /// RFC 1812 section 5.2.2.
+    Ipv4HeaderInvalid,
+    /// RFC 1812 section 5.2.2.
+    Ipv4Checksum,
+    /// RFC 7126.
+    Ipv4SourceRoute,
+    /// RFC 8200.
+    Ipv6HeaderInvalid,
+    /// More than 8.
+    Ipv6TooManyHeaders,
+    /// RFC 1812 section 5.3.7.
+    MartianSource,
+    /// RFC 1812 section 5.3.7.
+    MartianDestination,
+    /// RFC 3704.
+    SourceCheck,
+    /// A stated limit.
+    MulticastNotRouted,
+    /// RFC 1812 section 5.3.5.
+    BroadcastNotForwarded,
+    /// RFC 1812 section 5.3.4.
+    LinkBroadcastNotForwarded,
+    /// RFC 4291 section 2.5.6, RFC 3927 section 2.7.
+    LinkLocalNotRouted,
+    /// Sends net unreachable.
+    NoRoute,
+    /// On purpose, in silence.
+    Blackhole,
+    /// On purpose, with an error.
+    UnreachableRoute,
+    /// RFC 1812 section 5.3.1.
+    TtlExpired,
+    /// RFC 1191.
+    FragmentationNeeded,
+    /// RFC 8201.
+    PacketTooBig,
+    /// The queue of an unresolved neighbour overflowed.
+    NeighbourQueueFull,
+    /// The neighbour does not answer.
+    NeighbourFailed,
+    /// Cap of the interface or of the table.
+    NeighbourTableFull,
+    /// To our own address, but nothing listens.
+    NoHostPath,
+    /// RFC 826.
+    ArpInvalid,
+    /// RFC 4861.
+    NdInvalid,
+    /// Bad ICMP to us.
+    IcmpInvalid,
+    /// No free frame for a copy, a fragment or an answer.
+    NoBuffer,
+    /// The device takes no more.
+    TxRingFull,
+    /// The egress port is gone or has no queue.
+    PortDown,
+    /// The other worker's ring is full.
+    HandOverFull,
+    /// Parked when the gateway stopped.
+    Shutdown,
+}
+
+/// Everything that is to be said of a reason, in the order of the enum.
+const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT] = {
+    use DropReason::*;
+    use IcmpError::*;
+    [
+        (Truncated, "truncated", None, "The frame ends before its headers or its IP length say. Look for a sender or a device that cuts frames."),
+        (NotForUs, "not-for-us", None, "Unicast to a MAC address that is not the interface's. Normal on flooded segments; much of it means stale ARP entries at the sender."),
+        (UnknownVlan, "unknown-vlan", None, "No interface is configured for this port and VLAN pair."),
+        (UnknownEthertype, "unknown-ethertype", None, "Neither IPv4, IPv6 nor ARP (LLDP, STP, 802.3 frames ...)."),
+        (Ipv4HeaderInvalid, "ipv4-header-invalid", None, "Version, header length or total length is wrong (RFC 1812 section 5.2.2)."),
+        (Ipv4Checksum, "ipv4-checksum", None, "The IPv4 header checksum is wrong: corruption on the way, or a sender that leaves it to an offload that is off."),
+        (Ipv4SourceRoute, "ipv4-source-route", None, "IPv4 source routing is never honoured (RFC 7126)."),
+        (Ipv6HeaderInvalid, "ipv6-header-invalid", None, "Version or payload length is wrong, or an extension header is cut off (RFC 8200)."),
+        (Ipv6TooManyHeaders, "ipv6-too-many-headers", None, "More than 8 IPv6 extension headers."),
+        (MartianSource, "martian-source", None, "The source address must never appear on a wire: 0/8, 127/8, 240/4, multicast, ::, ::1 (RFC 1812 section 5.3.7)."),
+        (MartianDestination, "martian-destination", None, "The destination must never be routed: 0/8, 127/8, 240/4, ::, ::1."),
+        (SourceCheck, "source-check", None, "The way back to the source does not lead through the ingress interface (`source_check`, RFC 3704): spoofed, or asymmetric routing that wants `loose`."),
+        (MulticastNotRouted, "multicast-not-routed", None, "Multicast is not routed."),
+        (BroadcastNotForwarded, "broadcast-not-forwarded", None, "Broadcast of a connected network, or its network address (RFC 2644)."),
+        (LinkBroadcastNotForwarded, "link-broadcast-not-forwarded", None, "An IP unicast packet in an Ethernet broadcast or multicast frame is not forwarded (RFC 1812 section 5.3.4)."),
+        (LinkLocalNotRouted, "link-local-not-routed", None, "Link-local addresses stay on their link (RFC 4291 section 2.5.6, RFC 3927 section 2.7)."),
+        (NoRoute, "no-route", Some(NetUnreachable), "No route to the destination in this VRF. `softgate show routes --lookup ADDR`."),
+        (Blackhole, "blackhole", None, "A blackhole route drops it in silence."),
+        (UnreachableRoute, "unreachable-route", Some(RouteUnreachable), "An unreachable route rejects it with an ICMP error."),
+        (TtlExpired, "ttl-expired", Some(TimeExceeded), "TTL or hop limit ran out: traceroute, or a routing loop if there is much of it."),
+        (FragmentationNeeded, "fragmentation-needed", Some(TooBig), "Longer than the egress MTU with DF set; the sender is told the MTU (RFC 1191)."),
+        (PacketTooBig, "packet-too-big", Some(TooBig), "IPv6 packet longer than the egress MTU; the sender is told the MTU (RFC 8201)."),
+        (NeighbourQueueFull, "neighbour-queue-full", None, "More packets than `neighbours.queue` waited for one neighbour's address; the oldest went."),
+        (NeighbourFailed, "neighbour-failed", Some(HostUnreachable), "The neighbour does not answer ARP or ND."),
+        (NeighbourTableFull, "neighbour-table-full", None, "`neighbours.per_interface` unresolved or learned entries are in use: an address scan, or the cap is too low."),
+        (NoHostPath, "no-host-path", None, "Addressed to the gateway itself, which offers no such service."),
+        (ArpInvalid, "arp-invalid", None, "Malformed ARP, or a sender address that cannot be."),
+        (NdInvalid, "nd-invalid", None, "Neighbour discovery that breaks RFC 4861: hop limit not 255, bad checksum, length or options."),
+        (IcmpInvalid, "icmp-invalid", None, "ICMP to the gateway with a bad checksum or length."),
+        (NoBuffer, "no-buffer", None, "No free frame for a fragment or an answer; raise `system.frames`."),
+        (TxRingFull, "tx-ring-full", None, "The device does not take frames as fast as they come."),
+        (PortDown, "port-down", None, "The egress port has no carrier or no queue. `softgate show ports` says why."),
+        (HandOverFull, "hand-over-full", None, "The ring to the worker that owns the egress queue is full."),
+        (Shutdown, "shutdown", None, "Waited for a neighbour when the gateway stopped."),
+    ]
+};
+
+impl DropReason {
+    /// Number of reasons.
+    pub const COUNT: usize = DropReason::Shutdown as usize + 1;
+
+    /// All reasons, in order.
+    pub fn all() -> impl Iterator<Item = DropReason> {
+        CATALOGUE.iter().map(|entry| entry.0)
+    }
+
+    /// Position in the counters.
+    #[inline]
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Stable name.
+    pub fn name(self) -> &'static str {
+        CATALOGUE[self.index()].1
+    }
+
+    /// What it means and what the operator can do.
+    pub fn explanation(self) -> &'static str {
+        CATALOGUE[self.index()].3
+    }
+
+    /// The error the sender is told, if the packet is one that may be answered.
+    pub fn icmp_error(self) -> Option<IcmpError> {
+        CATALOGUE[self.index()].2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_catalogue_is_in_the_order_of_the_enum() {
+        for (index, (reason, name, _, says)) in CATALOGUE.iter().enumerate() {
+            assert_eq!(reason.index(), index);
+            assert!(!says.is_empty() && name.bytes().all(|b| b == b'-' || b.is_ascii_lowercase() || b.is_ascii_digit()));
+        }
+        let names: std::collections::HashSet<_> = DropReason::all().map(DropReason::name).collect();
+        assert_eq!(names.len(), DropReason::COUNT);
+    }
+}

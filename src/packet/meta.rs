@@ -1,0 +1,132 @@
+//! A packet in a burst: its frame, and what the stages have found out about it.
+
+use arrayvec::ArrayVec;
+
+use super::DropReason;
+use crate::mem::{BURST, Frame};
+
+/// What network protocol the frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Family {
+    /// Not parsed, or not IP.
+    #[default]
+    Other,
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+/// Where a packet stands on its way through the stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Verdict {
+    /// The next stage looks at it.
+    #[default]
+    Continue,
+    /// Rewritten: leaves through `Meta::egress`.
+    Forward,
+    /// Lost, for this reason.
+    Drop(DropReason),
+    /// For the gateway itself: ARP, ND, ICMP to us.
+    Punt,
+    /// Waits for its next hop's address.
+    Resolve,
+    /// Has to be cut into fragments for the egress.
+    Fragment,
+}
+
+/// Where a packet came from: with the frame and the time all that is kept when it is parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ingress {
+    /// Received on this port slot.
+    Port(u16),
+    /// Made by the gateway itself, to be routed in this VRF slot. Its frame begins with the 14 bytes
+    /// of an Ethernet header of which only the EtherType counts.
+    Own {
+        /// VRF slot.
+        vrf: u16,
+    },
+}
+
+/// The VLAN tags of a frame or an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Tags {
+    /// Outer VLAN ID, 0 = none.
+    pub outer: u16,
+    /// Inner VLAN ID, 0 = none.
+    pub inner: u16,
+}
+
+/// Bits of [`Meta::flags`].
+pub mod flags {
+    /// Group bit of the destination MAC: Ethernet broadcast or multicast.
+    pub const LINK_GROUP: u8 = 1;
+    /// Any fragment, also the first.
+    pub const FRAGMENT: u8 = 2;
+    /// A fragment that is not the first: carries no ports.
+    pub const LATER_FRAGMENT: u8 = 4;
+    /// IPv4 DF bit.
+    pub const DONT_FRAGMENT: u8 = 8;
+    /// Made by the gateway: neither TTL nor source are checked.
+    pub const OWN: u8 = 16;
+}
+
+/// What is known of a packet. With the frame it is one cache line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Meta {
+    /// Where it stands.
+    pub verdict: Verdict,
+    /// IPv4, IPv6 or neither.
+    pub family: Family,
+    /// Upper-layer protocol, behind extension headers.
+    pub protocol: u8,
+    /// Bits of [`flags`].
+    pub flags: u8,
+    /// Offset of the L3 header from the frame's start.
+    pub l3: u16,
+    /// Offset of the L4 header.
+    pub l4: u16,
+    /// Length of the IP packet in bytes, header included.
+    pub ip_len: u16,
+    /// Ingress interface slot.
+    pub interface: u16,
+    /// VRF slot the packet is routed in.
+    pub vrf: u16,
+    /// Source port, 0 where there is none.
+    pub src_port: u16,
+    /// Destination port, 0 where there is none.
+    pub dst_port: u16,
+    /// Egress interface slot.
+    pub egress: u16,
+    /// The FIB's answer: index into the VRF's actions.
+    pub leaf: u16,
+    /// Slot of the next hop in the neighbour table.
+    pub neighbour: u32,
+    /// IPv4 destination, host order.
+    pub dst_v4: u32,
+    /// The next hop's MAC address in the lower 48 bits.
+    pub dst_mac: u64,
+}
+
+impl Meta {
+    /// True if the bit is set.
+    #[inline]
+    pub fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// A frame with its metadata.
+#[derive(Debug)]
+pub struct Packet {
+    /// The bytes.
+    pub frame: Frame,
+    /// What the stages know.
+    pub meta: Meta,
+}
+
+/// Up to 64 packets that came from one place.
+pub type Burst = ArrayVec<Packet, BURST>;
+
+const _: () = assert!(std::mem::size_of::<Packet>() <= 64, "a packet's frame and metadata share one line");

@@ -1,0 +1,10 @@
+//! Packets: a frame with its metadata, verdicts, drop reasons, checksums and the keyed hash.
+
+pub mod checksum;
+mod drop_reason;
+pub mod hash;
+mod meta;
+pub mod view;
+
+pub use drop_reason::{DropReason, IcmpError};
+pub use meta::{Burst, Family, Ingress, Meta, Packet, Tags, Verdict, flags};
