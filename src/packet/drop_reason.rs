@@ -94,38 +94,148 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
     use DropReason::*;
     use IcmpError::*;
     [
-        (Truncated, "truncated", None, "The frame ends before its headers or its IP length say. Look for a sender or a device that cuts frames."),
-        (NotForUs, "not-for-us", None, "Unicast to a MAC address that is not the interface's. Normal on flooded segments; much of it means stale ARP entries at the sender."),
+        (
+            Truncated,
+            "truncated",
+            None,
+            "The frame ends before its headers or its IP length say. Look for a sender or a device that cuts frames.",
+        ),
+        (
+            NotForUs,
+            "not-for-us",
+            None,
+            "Unicast to a MAC address that is not the interface's. Normal on flooded segments; much of it means stale ARP entries at the sender.",
+        ),
         (UnknownVlan, "unknown-vlan", None, "No interface is configured for this port and VLAN pair."),
-        (UnknownEthertype, "unknown-ethertype", None, "Neither IPv4, IPv6 nor ARP (LLDP, STP, 802.3 frames ...)."),
-        (Ipv4HeaderInvalid, "ipv4-header-invalid", None, "Version, header length or total length is wrong (RFC 1812 section 5.2.2)."),
-        (Ipv4Checksum, "ipv4-checksum", None, "The IPv4 header checksum is wrong: corruption on the way, or a sender that leaves it to an offload that is off."),
+        (
+            UnknownEthertype,
+            "unknown-ethertype",
+            None,
+            "Neither IPv4, IPv6 nor ARP (LLDP, STP, 802.3 frames ...).",
+        ),
+        (
+            Ipv4HeaderInvalid,
+            "ipv4-header-invalid",
+            None,
+            "Version, header length or total length is wrong (RFC 1812 section 5.2.2).",
+        ),
+        (
+            Ipv4Checksum,
+            "ipv4-checksum",
+            None,
+            "The IPv4 header checksum is wrong: corruption on the way, or a sender that leaves it to an offload that is off.",
+        ),
         (Ipv4SourceRoute, "ipv4-source-route", None, "IPv4 source routing is never honoured (RFC 7126)."),
-        (Ipv6HeaderInvalid, "ipv6-header-invalid", None, "Version or payload length is wrong, or an extension header is cut off (RFC 8200)."),
+        (
+            Ipv6HeaderInvalid,
+            "ipv6-header-invalid",
+            None,
+            "Version or payload length is wrong, or an extension header is cut off (RFC 8200).",
+        ),
         (Ipv6TooManyHeaders, "ipv6-too-many-headers", None, "More than 8 IPv6 extension headers."),
-        (MartianSource, "martian-source", None, "The source address must never appear on a wire: 0/8, 127/8, 240/4, multicast, ::, ::1 (RFC 1812 section 5.3.7)."),
-        (MartianDestination, "martian-destination", None, "The destination must never be routed: 0/8, 127/8, 240/4, ::, ::1."),
-        (SourceCheck, "source-check", None, "The way back to the source does not lead through the ingress interface (`source_check`, RFC 3704): spoofed, or asymmetric routing that wants `loose`."),
+        (
+            MartianSource,
+            "martian-source",
+            None,
+            "The source address must never appear on a wire: 0/8, 127/8, 240/4, multicast, ::, ::1 (RFC 1812 section 5.3.7).",
+        ),
+        (
+            MartianDestination,
+            "martian-destination",
+            None,
+            "The destination must never be routed: 0/8, 127/8, 240/4, ::, ::1.",
+        ),
+        (
+            SourceCheck,
+            "source-check",
+            None,
+            "The way back to the source does not lead through the ingress interface (`source_check`, RFC 3704): spoofed, or asymmetric routing that wants `loose`.",
+        ),
         (MulticastNotRouted, "multicast-not-routed", None, "Multicast is not routed."),
-        (BroadcastNotForwarded, "broadcast-not-forwarded", None, "Broadcast of a connected network, or its network address (RFC 2644)."),
-        (LinkBroadcastNotForwarded, "link-broadcast-not-forwarded", None, "An IP unicast packet in an Ethernet broadcast or multicast frame is not forwarded (RFC 1812 section 5.3.4)."),
-        (LinkLocalNotRouted, "link-local-not-routed", None, "Link-local addresses stay on their link (RFC 4291 section 2.5.6, RFC 3927 section 2.7)."),
-        (NoRoute, "no-route", Some(NetUnreachable), "No route to the destination in this VRF. `softgate show routes --lookup ADDR`."),
+        (
+            BroadcastNotForwarded,
+            "broadcast-not-forwarded",
+            None,
+            "Broadcast of a connected network, or its network address (RFC 2644).",
+        ),
+        (
+            LinkBroadcastNotForwarded,
+            "link-broadcast-not-forwarded",
+            None,
+            "An IP unicast packet in an Ethernet broadcast or multicast frame is not forwarded (RFC 1812 section 5.3.4).",
+        ),
+        (
+            LinkLocalNotRouted,
+            "link-local-not-routed",
+            None,
+            "Link-local addresses stay on their link (RFC 4291 section 2.5.6, RFC 3927 section 2.7).",
+        ),
+        (
+            NoRoute,
+            "no-route",
+            Some(NetUnreachable),
+            "No route to the destination in this VRF. `softgate show routes --lookup ADDR`.",
+        ),
         (Blackhole, "blackhole", None, "A blackhole route drops it in silence."),
-        (UnreachableRoute, "unreachable-route", Some(RouteUnreachable), "An unreachable route rejects it with an ICMP error."),
-        (TtlExpired, "ttl-expired", Some(TimeExceeded), "TTL or hop limit ran out: traceroute, or a routing loop if there is much of it."),
-        (FragmentationNeeded, "fragmentation-needed", Some(TooBig), "Longer than the egress MTU with DF set; the sender is told the MTU (RFC 1191)."),
-        (PacketTooBig, "packet-too-big", Some(TooBig), "IPv6 packet longer than the egress MTU; the sender is told the MTU (RFC 8201)."),
-        (NeighbourQueueFull, "neighbour-queue-full", None, "More packets than `neighbours.queue` waited for one neighbour's address; the oldest went."),
-        (NeighbourFailed, "neighbour-failed", Some(HostUnreachable), "The neighbour does not answer ARP or ND."),
-        (NeighbourTableFull, "neighbour-table-full", None, "`neighbours.per_interface` unresolved or learned entries are in use: an address scan, or the cap is too low."),
+        (
+            UnreachableRoute,
+            "unreachable-route",
+            Some(RouteUnreachable),
+            "An unreachable route rejects it with an ICMP error.",
+        ),
+        (
+            TtlExpired,
+            "ttl-expired",
+            Some(TimeExceeded),
+            "TTL or hop limit ran out: traceroute, or a routing loop if there is much of it.",
+        ),
+        (
+            FragmentationNeeded,
+            "fragmentation-needed",
+            Some(TooBig),
+            "Longer than the egress MTU with DF set; the sender is told the MTU (RFC 1191).",
+        ),
+        (
+            PacketTooBig,
+            "packet-too-big",
+            Some(TooBig),
+            "IPv6 packet longer than the egress MTU; the sender is told the MTU (RFC 8201).",
+        ),
+        (
+            NeighbourQueueFull,
+            "neighbour-queue-full",
+            None,
+            "More packets than `neighbours.queue` waited for one neighbour's address; the oldest went.",
+        ),
+        (
+            NeighbourFailed,
+            "neighbour-failed",
+            Some(HostUnreachable),
+            "The neighbour does not answer ARP or ND.",
+        ),
+        (
+            NeighbourTableFull,
+            "neighbour-table-full",
+            None,
+            "`neighbours.per_interface` unresolved or learned entries are in use: an address scan, or the cap is too low.",
+        ),
         (NoHostPath, "no-host-path", None, "Addressed to the gateway itself, which offers no such service."),
         (ArpInvalid, "arp-invalid", None, "Malformed ARP, or a sender address that cannot be."),
-        (NdInvalid, "nd-invalid", None, "Neighbour discovery that breaks RFC 4861: hop limit not 255, bad checksum, length or options."),
+        (
+            NdInvalid,
+            "nd-invalid",
+            None,
+            "Neighbour discovery that breaks RFC 4861: hop limit not 255, bad checksum, length or options.",
+        ),
         (IcmpInvalid, "icmp-invalid", None, "ICMP to the gateway with a bad checksum or length."),
         (NoBuffer, "no-buffer", None, "No free frame for a fragment or an answer; raise `system.frames`."),
         (TxRingFull, "tx-ring-full", None, "The device does not take frames as fast as they come."),
-        (PortDown, "port-down", None, "The egress port has no carrier or no queue. `softgate show ports` says why."),
+        (
+            PortDown,
+            "port-down",
+            None,
+            "The egress port has no carrier or no queue. `softgate show ports` says why.",
+        ),
         (HandOverFull, "hand-over-full", None, "The ring to the worker that owns the egress queue is full."),
         (Shutdown, "shutdown", None, "Waited for a neighbour when the gateway stopped."),
     ]
@@ -170,7 +280,10 @@ mod tests {
     fn the_catalogue_is_in_the_order_of_the_enum() {
         for (index, (reason, name, _, says)) in CATALOGUE.iter().enumerate() {
             assert_eq!(reason.index(), index);
-            assert!(!says.is_empty() && name.bytes().all(|b| b == b'-' || b.is_ascii_lowercase() || b.is_ascii_digit()));
+            assert!(
+                !says.is_empty()
+                    && name.bytes().all(|b| b == b'-' || b.is_ascii_lowercase() || b.is_ascii_digit())
+            );
         }
         let names: std::collections::HashSet<_> = DropReason::all().map(DropReason::name).collect();
         assert_eq!(names.len(), DropReason::COUNT);

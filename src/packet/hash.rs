@@ -65,12 +65,8 @@ pub fn address(key: Key, addr: u128, salt: u32) -> u64 {
 #[inline]
 pub fn of_packet(key: Key, family: Family, l3: &[u8], protocol: u8, ports: (u16, u16)) -> u64 {
     match family {
-        Family::Ipv4 => {
-            tuple_v4(key, super::view::be32(l3, 12), super::view::be32(l3, 16), protocol, ports)
-        }
-        Family::Ipv6 => {
-            tuple_v6(key, super::view::be128(l3, 8), super::view::be128(l3, 24), protocol, ports)
-        }
+        Family::Ipv4 => tuple_v4(key, super::view::be32(l3, 12), super::view::be32(l3, 16), protocol, ports),
+        Family::Ipv6 => tuple_v6(key, super::view::be128(l3, 8), super::view::be128(l3, 24), protocol, ports),
         Family::Other => 0,
     }
 }
@@ -89,7 +85,8 @@ mod tests {
         assert_eq!(address(key, 0xffff_c000_0201, 7), VECTORS[3]);
     }
 
-    const VECTORS: [u64; 4] = [0xde38_0bc2_4b85_2704, 0xa119_893f_c844_9c69, 0xbf81_aca4_ff43_aff6, 0xf76e_dd92_55de_88a3];
+    const VECTORS: [u64; 4] =
+        [0xde38_0bc2_4b85_2704, 0xa119_893f_c844_9c69, 0xbf81_aca4_ff43_aff6, 0xf76e_dd92_55de_88a3];
 
     #[test]
     fn one_bit_of_input_moves_about_half_of_the_output() {
@@ -97,7 +94,8 @@ mod tests {
         let base = tuple_v4(key, 0x0a00_0001, 0x1400_0001, 17, (1024, 1234));
         let mut moved = 0;
         for bit in 0..32 {
-            moved += (base ^ tuple_v4(key, 0x0a00_0001 ^ 1 << bit, 0x1400_0001, 17, (1024, 1234))).count_ones();
+            moved +=
+                (base ^ tuple_v4(key, 0x0a00_0001 ^ 1 << bit, 0x1400_0001, 17, (1024, 1234))).count_ones();
         }
         assert!((24 * 32..40 * 32).contains(&moved), "{moved} of 2048 bits moved");
     }
