@@ -308,6 +308,8 @@ impl NeighbourTable {
             match old.state() {
                 State::Empty | State::Deleted => {}
                 State::Claimed => return Claim::Lost,
+                // Another writer was faster.
+                _ if self.holds(slot, interface, addr) => return Claim::Lost,
                 _ => continue,
             }
             let claimed = Word::new(0, State::Claimed, old.generation().wrapping_add(1));
