@@ -1,4 +1,7 @@
 //! SoftGate: a software gateway for bare-metal networks.
+pub mod bench;
+pub mod cli;
+pub mod config;
 pub mod host;
 pub mod io;
 pub mod mem;
@@ -6,6 +9,7 @@ pub mod neighbours;
 pub mod packet;
 pub mod pipeline;
 pub mod ratelimit;
+pub mod replay;
 pub mod tables;
 pub mod telemetry;
 pub mod time;

@@ -9,6 +9,8 @@ mod frame;
 mod packet_memory;
 mod pool;
 
+pub mod tsc;
+
 pub use frame::{Frame, HEADROOM};
 pub use packet_memory::{ChunkSize, MemoryError, PacketMemory, PageKind};
 pub use pool::FramePool;

@@ -8,6 +8,7 @@ pub mod compile;
 pub mod ecmp;
 pub mod fib4;
 pub mod fib6;
+pub mod meaning;
 pub mod rib;
 mod slots;
 
