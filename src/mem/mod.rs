@@ -8,6 +8,8 @@
 mod frame;
 mod packet_memory;
 mod pool;
+pub mod prefetch;
+pub mod simd;
 
 pub use frame::{Frame, HEADROOM};
 pub use packet_memory::{ChunkSize, MemoryError, PacketMemory, PageKind};
