@@ -8,6 +8,8 @@
 mod frame;
 mod packet_memory;
 mod pool;
+pub mod prefetch;
+pub mod simd;
 
 pub mod tsc;
 

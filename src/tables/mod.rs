@@ -8,6 +8,10 @@ pub mod compile;
 pub mod ecmp;
 pub mod fib4;
 pub mod fib6;
+mod fib_intervals;
+mod fib_tree;
+#[cfg(test)]
+mod fib_twin;
 pub mod meaning;
 pub mod rib;
 mod slots;
@@ -32,7 +36,6 @@ pub const NO_INTERFACE: u16 = u16::MAX;
 pub type Leaf = u16;
 
 /// Everything workers forward by. Never changes once published.
-#[derive(Debug)]
 pub struct Tables {
     /// Number of the publication; each change makes the next.
     pub generation: u64,
@@ -259,7 +262,6 @@ pub struct Advertisements {
 }
 
 /// One routing table.
-#[derive(Debug)]
 pub struct Vrf {
     /// Name.
     pub name: String,
