@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use softgate::io::Port;
-use softgate::io::xdp::{Bound, Mode, RingSizes, XdpDevice, XdpError, XdpPort, XdpProgram};
+use softgate::io::xdp::{Bound, Mode, ProgramCounters, RingSizes, XdpDevice, XdpError, XdpPort, XdpProgram};
 use softgate::mem::{ChunkSize, FramePool, Frames, PacketMemory};
 
 use xdp_lab::{Lab, Veth, Wire, is_root, sequence_of, test_packet};
@@ -35,7 +35,7 @@ struct Gateway {
     memory: Arc<PacketMemory>,
     pools: Vec<FramePool>,
     program: Arc<XdpProgram>,
-    devices: [XdpDevice; 2],
+    devices: [Option<XdpDevice>; 2],
     queues: [Vec<Box<XdpPort>>; 2],
     /// Packets received by each queue of g0 and g1.
     received: [Vec<u64>; 2],
@@ -57,7 +57,7 @@ impl Gateway {
             memory,
             pools,
             program,
-            devices: [g0, g1],
+            devices: [Some(g0), Some(g1)],
             queues,
             received,
             frames: Frames::new(),
@@ -66,7 +66,11 @@ impl Gateway {
     }
 
     fn bound(&self) -> &Bound {
-        self.devices[0].bound()
+        self.devices[0].as_ref().expect("open").bound()
+    }
+
+    fn counters(&self) -> ProgramCounters {
+        self.devices[0].as_ref().expect("open").counters().expect("counters")
     }
 
     /// One round over all queues.
@@ -186,7 +190,7 @@ fn a_hundred_thousand_packets_cross_two_ports() {
     println!("{bound:#?}");
     forward(&lab, &mut gateway, RIGHT.0, RIGHT.1, 100_000, 60);
     forward(&lab, &mut gateway, LEFT.0, LEFT.1, 20_000, 1514);
-    let counters = gateway.devices[0].counters().expect("counters");
+    let counters = gateway.counters();
     assert_eq!((counters.redirected, counters.passed), (100_000, 0), "{counters:?}");
     gateway.close();
 }
@@ -258,4 +262,307 @@ fn jumbo_frames_in_generic_mode() {
     println!("{:#?}", gateway.bound());
     forward(&lab, &mut gateway, RIGHT.0, RIGHT.1, 2_000, 9014);
     gateway.close();
+}
+
+/// Nothing new is queued, but the kernel has taken only part of the ring: a flush must get it moving.
+#[test]
+fn a_full_tx_ring_is_emptied_by_flushes_alone() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("wedge", Veth::default());
+    lab.enter("gw");
+    let mut gateway = Gateway::open(Mode::Copy);
+    let port = &mut gateway.queues[1][0];
+    let pool = &mut gateway.pools[0];
+    let mut queued = 0;
+    loop {
+        let mut frames = Frames::new();
+        for _ in 0..64 {
+            let packet = test_packet(queued + frames.len() as u32, 60, 1);
+            frames.push(pool.take_filled(&packet).expect("a frame"));
+        }
+        queued += port.send(pool, &mut frames) as u32;
+        if !frames.is_empty() {
+            frames.drain(..).for_each(|frame| pool.put(frame));
+            break;
+        }
+    }
+    assert_eq!((queued, port.held()), (1024, 1024), "the ring is full and nothing was sent");
+    let arrived = lab.within("dst", || {
+        let wire = Wire::open("d0");
+        std::thread::scope(|scope| {
+            let receiver = scope.spawn(|| {
+                let mut buffer = [0; 2048];
+                let mut arrived = 0;
+                while let Some(packet) = wire.receive(&mut buffer, Duration::from_millis(500)) {
+                    arrived += u32::from(sequence_of(packet).is_some());
+                }
+                arrived
+            });
+            for _ in 0..100 {
+                port.flush(pool);
+            }
+            receiver.join().expect("the receiver")
+        })
+    });
+    assert_eq!((arrived, port.held()), (1024, 0), "everything was sent and came back");
+    gateway.close();
+}
+
+/// Which packets the kernel gets, under every number of tags.
+#[test]
+fn control_packets_go_to_the_kernel() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("ctl", Veth::default());
+    lab.enter("gw");
+    let mut gateway = Gateway::open(Mode::Auto);
+    gateway.program.set_pair_port(Some(7400)).expect("the pair port");
+
+    let mac = [2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 2];
+    let ipv4 = |proto: u8, ttl: u8, dst: [u8; 4], udp_port: u16, options: usize, fragment: u16| {
+        let mut packet = vec![8, 0, 0x45 + (options / 4) as u8, 0, 0, 60];
+        packet.extend([0, 0]);
+        packet.extend(fragment.to_be_bytes());
+        packet.extend([ttl, proto, 0, 0, 192, 0, 2, 1]);
+        packet.extend(dst);
+        packet.extend(vec![1; options]);
+        packet.extend([0x99, 0x99]);
+        packet.extend(udp_port.to_be_bytes());
+        packet.extend([0; 20]);
+        packet
+    };
+    let ipv6 = |next: u8, hops: u8, dst: &str, udp_port: u16| {
+        let mut packet = vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, next, hops];
+        packet.extend("fe80::1".parse::<std::net::Ipv6Addr>().expect("an address").octets());
+        packet.extend(dst.parse::<std::net::Ipv6Addr>().expect("an address").octets());
+        packet.extend([0x99, 0x99]);
+        packet.extend(udp_port.to_be_bytes());
+        packet.extend([0; 20]);
+        packet
+    };
+    const GW: [u8; 4] = [192, 0, 2, 254];
+    const OTHER: [u8; 4] = [203, 0, 113, 7];
+    // (what, packet from its ethertype on, goes to the kernel before and after own addresses are known)
+    let cases = [
+        ("VRRP", ipv4(112, 255, [224, 0, 0, 18], 0, 0, 0), true, true),
+        ("VRRP with options", ipv4(112, 255, [224, 0, 0, 18], 0, 8, 0), true, true),
+        ("protocol 112 to elsewhere", ipv4(112, 255, OTHER, 0, 0, 0), false, false),
+        ("VRRP, IPv6", ipv6(112, 255, "ff02::12", 0), true, true),
+        ("next header 112 to elsewhere", ipv6(112, 255, "ff02::13", 0), false, false),
+        ("BFD", ipv4(17, 255, GW, 3784, 0, 0), true, true),
+        ("BFD with options", ipv4(17, 255, GW, 3784, 4, 0), true, true),
+        ("BFD, IPv6", ipv6(17, 255, "2001:db8::1", 3784), true, true),
+        ("a reply to port 3784", ipv4(17, 63, OTHER, 3784, 0, 0), false, false),
+        ("BFD echo is data", ipv4(17, 255, GW, 3785, 0, 0), false, false),
+        ("BFD on a LAG member", ipv4(17, 255, GW, 6784, 0, 0), true, true),
+        ("multihop BFD to us", ipv4(17, 200, GW, 4784, 0, 0), true, true),
+        ("multihop BFD to us, IPv6", ipv6(17, 200, "2001:db8::1", 4784), true, true),
+        ("multihop BFD of tenants", ipv4(17, 200, OTHER, 4784, 0, 0), true, false),
+        ("the pair", ipv4(17, 64, GW, 7400, 0, 0), true, true),
+        ("a tenant on the pair's port", ipv4(17, 64, OTHER, 7400, 0, 0), true, false),
+        ("a tenant on the pair's port, IPv6", ipv6(17, 64, "2001:db8::7", 7400), true, false),
+        ("a later fragment", ipv4(17, 255, GW, 3784, 0, 100), false, false),
+        ("a first fragment", ipv4(17, 255, GW, 3784, 0, 0x2000), true, true),
+        ("TCP to 3784", ipv4(6, 255, GW, 3784, 0, 0), false, false),
+        ("LACP", [vec![0x88, 0x09, 1], vec![0; 50]].concat(), true, true),
+        ("ARP", [vec![0x08, 0x06], vec![0; 50]].concat(), false, false),
+        ("a truncated IPv4 header", vec![8, 0, 0x45, 0], false, false),
+    ];
+    let tags: [&[u8]; 5] = [
+        &[],
+        &[0x81, 0, 0, 7],
+        &[0x88, 0xa8, 0, 200, 0x81, 0, 0, 10],
+        &[0x81, 0, 0, 7, 0x81, 0, 0, 8],
+        &[0x91, 0, 0, 7, 0x81, 0, 0, 8],
+    ];
+    let (program, g0) = (&gateway.program, gateway.devices[0].as_ref().expect("open"));
+    let count = || g0.counters().expect("counters");
+    let mut before = count();
+    lab.within("src", || {
+        let wire = Wire::open("s0");
+        for own_known in [false, true] {
+            if own_known {
+                let own = ["192.0.2.254", "2001:db8::1"].map(|a| a.parse().expect("an address"));
+                program.set_own_addresses(&own).expect("own addresses");
+            }
+            for (what, packet, early, late) in &cases {
+                for tag in tags {
+                    let frame = [&mac, tag, packet].concat();
+                    wire.send(&frame);
+                    let want = if own_known { *late } else { *early };
+                    let began = Instant::now();
+                    // veth delivers before send returns; the loop is for a kernel that defers.
+                    let after = loop {
+                        let now = count();
+                        if now != before || began.elapsed() > Duration::from_secs(2) {
+                            break now;
+                        }
+                    };
+                    let (passed, redirected) =
+                        (after.passed - before.passed, after.redirected - before.redirected);
+                    assert_eq!(
+                        (passed, redirected),
+                        (u64::from(want), u64::from(!want)),
+                        "{what} with tags {tag:02x?}, own addresses known: {own_known}"
+                    );
+                    before = after;
+                    // Three tags are one more than is looked under.
+                    if !tag.is_empty() {
+                        continue;
+                    }
+                    let deep = [&mac, &[0x81, 0, 0, 1, 0x81, 0, 0, 2, 0x81, 0, 0, 3][..], packet].concat();
+                    wire.send(&deep);
+                    let after = count();
+                    assert_eq!(after.passed, before.passed, "{what} under three tags");
+                    before = after;
+                }
+            }
+        }
+    });
+    gateway.turn();
+    gateway.close();
+}
+
+/// The kernel never forwards: without a socket the program drops.
+#[test]
+fn an_empty_slot_drops() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("empty", Veth { left: 2, right: 1, mtu: 1500 });
+    lab.enter("gw");
+    let mut gateway = Gateway::open(Mode::Auto);
+    let kernel = Wire::open("g0");
+    for queue in gateway.queues[0].drain(..) {
+        queue.close(&mut gateway.pools[0]);
+    }
+    lab.within("src", || {
+        let wire = Wire::open("s0");
+        for sequence in 0..100 {
+            wire.send(&test_packet(sequence, 60, 64));
+        }
+    });
+    let counters = gateway.counters();
+    assert_eq!((counters.no_socket, counters.passed, counters.redirected), (100, 0, 0));
+    assert_eq!(kernel.receive(&mut [0; 2048], Duration::from_millis(100)), None, "the kernel saw nothing");
+    gateway.close();
+}
+
+/// A device that is held by a living gateway is refused, in words.
+#[test]
+fn a_device_is_opened_only_once() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("once", Veth::default());
+    lab.enter("gw");
+    let gateway = Gateway::open(Mode::Auto);
+    let other = XdpProgram::load().expect("the program loads");
+    let error = open(&other, "g0", 0, Mode::Auto, &gateway.memory).err().expect("the device is taken");
+    assert!(matches!(error, XdpError::HeldBySoftGate { .. }), "{error}");
+    gateway.close();
+    let again = Gateway::open(Mode::Auto);
+    again.close();
+}
+
+/// A port can be closed and opened while the other goes on, as after a lost device.
+#[test]
+fn a_port_is_opened_again() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("again", Veth { left: 2, right: 2, mtu: 1500 });
+    lab.enter("gw");
+    let mut gateway = Gateway::open(Mode::Auto);
+    for mode in [Mode::Generic, Mode::Copy, Mode::Auto] {
+        for queue in gateway.queues[0].drain(..) {
+            queue.close(&mut gateway.pools[0]);
+        }
+        gateway.devices[0] = None;
+        let (device, queues) = open(&gateway.program, "g0", 0, mode, &gateway.memory).expect("opens again");
+        gateway.devices[0] = Some(device);
+        gateway.queues[0] = queues.into_iter().map(Box::new).collect();
+        forward(&lab, &mut gateway, RIGHT.0, RIGHT.1, 5_000, 60);
+    }
+    gateway.close();
+}
+
+/// The error of a device that cannot do it, in words.
+#[test]
+fn refusals_say_what_to_type() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("refuse", Veth::default());
+    lab.enter("gw");
+    let (memory, _pools) = PacketMemory::new(1, 4096, ChunkSize::Bytes2048).expect("memory");
+    let program = XdpProgram::load().expect("the program loads");
+    let text = |result: Result<_, XdpError>| {
+        let result: Result<(XdpDevice, Vec<XdpPort>), XdpError> = result;
+        result.err().expect("refused").to_string()
+    };
+    let zero_copy = text(open(&program, "g0", 0, Mode::ZeroCopy, &memory));
+    assert!(zero_copy.contains("g0: the driver cannot do zero-copy"), "{zero_copy}");
+    let queues = text(XdpDevice::open(&program, "g0", 0, Mode::Auto, 2, &memory, RINGS));
+    assert_eq!(queues, "g0: the number of queues is 2; allowed is 1 to 1");
+    let device = text(open(&program, "g9", 0, Mode::Auto, &memory));
+    assert!(device.starts_with("g9: there is no such device"), "{device}");
+
+    // The peer has more transmit queues than we have receive queues: no native XDP, generic works.
+    xdp_lab::ip(&format!(
+        "-n {} link add g2 numrxqueues 1 numtxqueues 1 type veth peer name s2 netns {} numrxqueues 4 numtxqueues 4",
+        lab.ns("gw"),
+        lab.ns("src")
+    ));
+    let native = text(open(&program, "g2", 0, Mode::Copy, &memory));
+    assert!(native.contains("ethtool -L"), "{native}");
+    let (device, ports) = open(&program, "g2", 0, Mode::Auto, &memory).expect("generic mode works");
+    assert_eq!(device.bound().mode, Mode::Generic);
+    assert!(device.bound().refused.iter().any(|r| r.reason.contains("too few receive queues")));
+    drop((device, ports));
+}
+
+// --- kill -9 ------------------------------------------------------------------------------------------
+
+/// Not a test of its own: the process that `a_killed_gateway_leaves_nothing_in_the_way` kills.
+#[test]
+#[ignore = "started by a_killed_gateway_leaves_nothing_in_the_way"]
+fn child_that_holds_the_devices() {
+    let Ok(ns) = std::env::var("SGX_CHILD_NS") else { return };
+    xdp_lab::enter(&ns);
+    let mut gateway = Gateway::open(Mode::Auto);
+    println!("CHILD READY");
+    loop {
+        gateway.turn();
+    }
+}
+
+#[test]
+fn a_killed_gateway_leaves_nothing_in_the_way() {
+    use std::io::BufRead;
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("kill", Veth { left: 4, right: 1, mtu: 1500 });
+    lab.enter("gw");
+    for _ in 0..3 {
+        let mut child = std::process::Command::new(std::env::current_exe().expect("our own path"))
+            .args(["--ignored", "--exact", "child_that_holds_the_devices", "--nocapture"])
+            .env("SGX_CHILD_NS", lab.ns("gw"))
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("the child");
+        let output = std::io::BufReader::new(child.stdout.take().expect("its output"));
+        let ready = output.lines().map_while(Result::ok).any(|line| line.contains("CHILD READY"));
+        assert!(ready, "the child opened the devices");
+        child.kill().expect("kill -9");
+        // Not waited for before opening: the new process must cope with one that is just dying.
+        let mut gateway = Gateway::open(Mode::Auto);
+        forward(&lab, &mut gateway, RIGHT.0, RIGHT.1, 2_000, 60);
+        gateway.close();
+        child.wait().expect("the child is gone");
+    }
 }

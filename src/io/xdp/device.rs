@@ -218,7 +218,8 @@ impl XdpDevice {
                 tx_budget: sockets.iter().map(|socket| socket.tx_budget).min().flatten(),
                 queues,
                 tx_queues: existing.tx,
-                max_frame_bytes: chunk_room * if attempt.multi_buffer { super::assemble::MAX_SEGMENTS } else { 1 },
+                max_frame_bytes: chunk_room
+                    * if attempt.multi_buffer { super::assemble::MAX_SEGMENTS } else { 1 },
                 rings,
                 refused,
             };
@@ -341,8 +342,7 @@ union InterfaceData {
 }
 
 fn interface_request(device: &str) -> InterfaceRequest {
-    let mut request =
-        InterfaceRequest { name: [0; libc::IFNAMSIZ], data: InterfaceData { space: [0; 3] } };
+    let mut request = InterfaceRequest { name: [0; libc::IFNAMSIZ], data: InterfaceData { space: [0; 3] } };
     let length = device.len().min(libc::IFNAMSIZ - 1);
     request.name[..length].copy_from_slice(&device.as_bytes()[..length]);
     request
@@ -412,10 +412,7 @@ mod tests {
 
     #[test]
     fn better_modes_are_tried_first() {
-        assert_eq!(
-            plan(Mode::Auto, true, false),
-            "zero-copy+ zero-copy copy+ copy generic+ generic"
-        );
+        assert_eq!(plan(Mode::Auto, true, false), "zero-copy+ zero-copy copy+ copy generic+ generic");
         assert_eq!(plan(Mode::Auto, true, true), "zero-copy+ copy+ generic+ zero-copy copy generic");
         assert_eq!(plan(Mode::Auto, false, true), "zero-copy copy generic");
         assert_eq!(plan(Mode::Copy, true, false), "copy+ copy");
@@ -429,7 +426,8 @@ mod tests {
 
     #[test]
     fn ring_sizes_are_checked() {
-        let error = RingSizes { rx: 1000, ..RingSizes::default() }.check("eth1").expect_err("no power of two");
+        let error =
+            RingSizes { rx: 1000, ..RingSizes::default() }.check("eth1").expect_err("no power of two");
         assert_eq!(
             error.to_string(),
             "eth1: the size of the RX ring is 1000; allowed is a power of two from 64 to 65536"

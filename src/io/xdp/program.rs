@@ -205,9 +205,8 @@ impl XdpProgram {
     ) -> Result<(), XdpError> {
         let mut loaded = self.loaded();
         let base = u32::from(slot) * u32::from(QUEUES_PER_PORT);
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| {
-            XdpError::of(device, Call::Query("the number of CPUs"), error)
-        })?;
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(_, error)| XdpError::of(device, Call::Query("the number of CPUs"), error))?;
         let zero = PerCpuValues::try_from(vec![ProgramCounters::default(); cpus])
             .map_err(|error| XdpError::of(device, Call::Map("counters"), error))?;
         loaded
@@ -307,7 +306,10 @@ fn load_one(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
     program.load()
 }
 
-fn map<M: TryFrom<aya::maps::Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, XdpError> {
+fn map<M: TryFrom<aya::maps::Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, XdpError> {
     let map = ebpf.take_map(name).unwrap_or_else(|| unreachable!("the object has the map {name}"));
     M::try_from(map).map_err(|error| map_error("all ports", name, error))
 }
