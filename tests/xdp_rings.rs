@@ -30,13 +30,17 @@ fn open(
     XdpDevice::open(program, device, slot, mode, queues, memory, RINGS)
 }
 
+fn boxed<P: Port + 'static>(queues: Vec<P>) -> Vec<Box<dyn Port>> {
+    queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Port>).collect()
+}
+
 /// A gateway that copies nothing and changes nothing: what comes in on g0 leaves by g1 and back.
 struct Gateway {
     memory: Arc<PacketMemory>,
     pools: Vec<FramePool>,
     program: Arc<XdpProgram>,
     devices: [Option<XdpDevice>; 2],
-    queues: [Vec<Box<XdpPort>>; 2],
+    queues: [Vec<Box<dyn Port>>; 2],
     /// Packets received by each queue of g0 and g1.
     received: [Vec<u64>; 2],
     frames: Frames,
@@ -52,7 +56,7 @@ impl Gateway {
         let (g0, left) = opened("g0", 0);
         let (g1, right) = opened("g1", 1);
         let received = [vec![0; left.len()], vec![0; right.len()]];
-        let queues = [left, right].map(|ports| ports.into_iter().map(Box::new).collect());
+        let queues = [left, right].map(boxed);
         Gateway {
             memory,
             pools,
@@ -484,7 +488,7 @@ fn a_port_is_opened_again() {
         gateway.devices[0] = None;
         let (device, queues) = open(&gateway.program, "g0", 0, mode, &gateway.memory).expect("opens again");
         gateway.devices[0] = Some(device);
-        gateway.queues[0] = queues.into_iter().map(Box::new).collect();
+        gateway.queues[0] = boxed(queues);
         forward(&lab, &mut gateway, RIGHT.0, RIGHT.1, 5_000, 60);
     }
     gateway.close();
@@ -523,6 +527,71 @@ fn refusals_say_what_to_type() {
     assert_eq!(device.bound().mode, Mode::Generic);
     assert!(device.bound().refused.iter().any(|r| r.reason.contains("too few receive queues")));
     drop((device, ports));
+}
+
+/// The crate `afxdp` on one port and on both: the same packets must arrive as with our own rings.
+#[cfg(feature = "afxdp")]
+#[test]
+fn the_crate_afxdp_forwards_the_same() {
+    use softgate::io::xdp::AfxdpDevice;
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("crate", Veth { left: 2, right: 1, mtu: 1500 });
+    lab.enter("gw");
+    let mut gateway = Gateway::open(Mode::Auto);
+    let mut twins = Vec::new();
+    for (side, name) in [(0, "g0"), (1, "g1")] {
+        for queue in gateway.queues[side].drain(..) {
+            queue.close(&mut gateway.pools[0]);
+        }
+        gateway.devices[side] = None;
+        let queues = XdpDevice::queue_count(name).expect("queues");
+        let (device, queues) =
+            AfxdpDevice::open(name, Mode::Auto, queues, RINGS).expect("the crate opens it");
+        assert_eq!(device.mode(), Mode::Copy);
+        twins.push(device);
+        gateway.queues[side] = boxed(queues);
+        gateway.received[side].fill(0);
+        forward(&lab, &mut gateway, RIGHT.0, RIGHT.1, 20_000, 60);
+        forward(&lab, &mut gateway, LEFT.0, LEFT.1, 20_000, 1514);
+    }
+    assert!(gateway.received[0].iter().all(|packets| *packets > 1000), "{:?}", gateway.received);
+    for side in 0..2 {
+        for queue in gateway.queues[side].drain(..) {
+            queue.close(&mut gateway.pools[0]);
+        }
+    }
+    // Our own program and rings again, right after the crate's.
+    drop(twins);
+    gateway.close();
+    Gateway::open(Mode::Auto).close();
+}
+
+/// What a killed process left that had attached by netlink: ours is replaced, a stranger's is not.
+#[test]
+fn leftovers_of_ours_are_replaced_and_strangers_are_not() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("left", Veth::default());
+    lab.enter("gw");
+    for generic in [false, true] {
+        xdp_lab::leave_program("g0", "softgate_old", generic);
+        let gateway = Gateway::open(Mode::Auto);
+        gateway.close();
+
+        xdp_lab::leave_program("g0", "somebodys", generic);
+        let (memory, _pools) = PacketMemory::new(1, 4096, ChunkSize::Bytes2048).expect("memory");
+        let program = XdpProgram::load().expect("the program loads");
+        let error = open(&program, "g0", 0, Mode::Auto, &memory).err().expect("refused").to_string();
+        assert!(error.contains("`somebodys`") && error.contains("ip link set g0 xdp off"), "{error}");
+        xdp_lab::ip(&format!(
+            "-n {} link set g0 {} off",
+            lab.ns("gw"),
+            if generic { "xdpgeneric" } else { "xdp" }
+        ));
+    }
 }
 
 // --- kill -9 ------------------------------------------------------------------------------------------

@@ -229,3 +229,64 @@ pub fn sequence_of(packet: &[u8]) -> Option<u32> {
     }
     Some(sequence)
 }
+
+/// Attaches a program that passes everything to `device`, by netlink, as one that outlives its process.
+pub fn leave_program(device: &str, name: &str, generic: bool) {
+    use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+    use netlink_packet_route::RouteNetlinkMessage;
+    use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
+
+    /// The beginning of `union bpf_attr` for BPF_PROG_LOAD.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Load {
+        kind: u32,
+        instructions: u32,
+        code: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel: u32,
+        flags: u32,
+        name: [u8; 16],
+    }
+    // r0 = XDP_PASS; exit
+    let code: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+    let mut load = Load {
+        kind: 6,
+        instructions: 2,
+        code: code.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        ..Load::default()
+    };
+    load.name[..name.len()].copy_from_slice(name.as_bytes());
+    // SAFETY: a live attribute of this length, which points to live code and licence.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, 5, &raw const load, size_of::<Load>()) };
+    assert!(fd >= 0, "BPF_PROG_LOAD: {}", io::Error::last_os_error());
+    // SAFETY: fresh and ours.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+
+    let mut link = LinkMessage::default();
+    let c_name = std::ffi::CString::new(device).expect("a name");
+    // SAFETY: a NUL-terminated string.
+    link.header.index = unsafe { libc::if_nametoindex(c_name.as_ptr()) };
+    let flags = if generic { 2 } else { 4 };
+    link.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Fd(fd.as_raw_fd()), LinkXdp::Flags(flags)]));
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_ACK;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(RouteNetlinkMessage::SetLink(link)));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    let mut socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_ROUTE).expect("netlink");
+    socket.bind_auto().expect("netlink");
+    socket.connect(&netlink_sys::SocketAddr::new(0, 0)).expect("netlink");
+    socket.send(&bytes, 0).expect("netlink");
+    let (answer, _) = socket.recv_from_full().expect("netlink");
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).expect("an answer");
+    match answer.payload {
+        NetlinkPayload::Error(error) => assert!(error.code.is_none(), "attach: {error:?}"),
+        other => panic!("{other:?}"),
+    }
+}
