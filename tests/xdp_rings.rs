@@ -494,6 +494,41 @@ fn a_port_is_opened_again() {
     gateway.close();
 }
 
+/// The device is deleted under load: no frame is lost, and a new one of that name opens at once.
+#[test]
+fn a_device_vanishes_and_returns() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("gone", Veth::default());
+    lab.enter("gw");
+    let mut gateway = Gateway::open(Mode::Auto);
+    forward(&lab, &mut gateway, RIGHT.0, RIGHT.1, 2_000, 60);
+    lab.within("src", || {
+        let wire = Wire::open("s0");
+        for sequence in 0..500 {
+            wire.send(&test_packet(sequence, 60, 1));
+        }
+    });
+    xdp_lab::ip(&format!("-n {} link del g1", lab.ns("gw")));
+    // Received on g0, sent to nowhere: the TX ring of g1 takes them, and close gives them back.
+    gateway.turn();
+    assert!(gateway.queues[1][0].held() > 0);
+    for queue in gateway.queues[1].drain(..) {
+        queue.close(&mut gateway.pools[0]);
+    }
+    gateway.devices[1] = None;
+    lab.add_pair("g1", "d0", "dst", 2, 1500);
+    let (device, queues) = open(&gateway.program, "g1", 1, Mode::Auto, &gateway.memory).expect("opens");
+    gateway.devices[1] = Some(device);
+    gateway.queues[1] = boxed(queues);
+    gateway.received[1] = vec![0; 2];
+    gateway.turn();
+    forward(&lab, &mut gateway, RIGHT.0, RIGHT.1, 2_000, 60);
+    forward(&lab, &mut gateway, LEFT.0, LEFT.1, 2_000, 60);
+    gateway.close();
+}
+
 /// The error of a device that cannot do it, in words.
 #[test]
 fn refusals_say_what_to_type() {

@@ -60,16 +60,20 @@ impl Lab {
         }
         let Veth { left, right, mtu } = veth;
         for (here, peer, side, n) in [("g0", "s0", "src", left), ("g1", "d0", "dst", right)] {
-            ip(&format!(
-                "-n {} link add {here} mtu {mtu} numrxqueues {n} numtxqueues {n} type veth \
-                 peer name {peer} mtu {mtu} netns {} numrxqueues {n} numtxqueues {n}",
-                lab.ns("gw"),
-                lab.ns(side)
-            ));
-            ip(&format!("-n {} link set {here} up", lab.ns("gw")));
-            ip(&format!("-n {} link set {peer} up", lab.ns(side)));
+            lab.add_pair(here, peer, side, n, mtu);
         }
         lab
+    }
+
+    /// Makes the veth pair `here` (in gw) and `peer`, each with `n` queues.
+    pub fn add_pair(&self, here: &str, peer: &str, side: &str, n: u16, mtu: u16) {
+        let (gw, far) = (self.ns("gw"), self.ns(side));
+        ip(&format!(
+            "-n {gw} link add {here} mtu {mtu} numrxqueues {n} numtxqueues {n} type veth \
+             peer name {peer} mtu {mtu} netns {far} numrxqueues {n} numtxqueues {n}"
+        ));
+        ip(&format!("-n {gw} link set {here} up"));
+        ip(&format!("-n {far} link set {peer} up"));
     }
 
     pub fn ns(&self, side: &str) -> String {

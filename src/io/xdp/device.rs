@@ -195,20 +195,27 @@ impl XdpDevice {
         // 22: Ethernet header and two tags.
         let needs_chains = mtu_of(device)? as usize + 22 > chunk_room;
 
-        let mut refused = Vec::new();
+        let mut refused: Vec<Refusal> = Vec::new();
+        // Kept from one attempt to the next where it serves: attaching resets the rings of real drivers.
+        let mut attached: Option<Attached> = None;
         for attempt in attempts(mode, program.has_frags(), needs_chains) {
-            let generic = attempt.mode == Mode::Generic;
-            let opened = program
-                .attach(device, ifindex, attempt.multi_buffer, generic)
-                .and_then(|link| Ok((link, bind_all(device, ifindex, queues, memory, rings, attempt)?)));
-            let (attachment, sockets) = match opened {
-                Ok(opened) => opened,
-                Err(error) if error.is_about_the_mode() => {
-                    let (mode, multi_buffer) = (attempt.mode, attempt.multi_buffer);
-                    refused.push(Refusal { mode, multi_buffer, reason: error.to_string() });
+            let opened = attach_for(program, device, ifindex, attempt, attached.take()).and_then(|link| {
+                attached = Some(link);
+                bind_all(device, ifindex, queues, memory, rings, attempt)
+            });
+            let (attachment, sockets) = match (opened, attached.take()) {
+                (Ok(sockets), Some(attached)) => (attached.link, sockets),
+                (Err(error), kept) if error.is_about_the_mode() => {
+                    attached = kept;
+                    let reason = error.to_string();
+                    if refused.last().is_none_or(|last| last.mode != attempt.mode || last.reason != reason) {
+                        let Attempt { mode, multi_buffer } = attempt;
+                        refused.push(Refusal { mode, multi_buffer, reason });
+                    }
                     continue;
                 }
-                Err(error) => return Err(error),
+                (Err(error), _) => return Err(error),
+                (Ok(_), None) => unreachable!("sockets are bound after attaching only"),
             };
             let bound = Bound {
                 mode: attempt.mode,
@@ -272,6 +279,34 @@ impl Drop for XdpDevice {
         drop(self.attachment.take());
         self.program.leave(self.ifindex, self.slot);
     }
+}
+
+/// The program on the device, and which.
+struct Attached {
+    frags: bool,
+    generic: bool,
+    link: Attachment,
+}
+
+/// Attaches what `attempt` needs, unless `present` will do: the multi-buffer program serves sockets
+/// without chains as well.
+fn attach_for(
+    program: &XdpProgram,
+    device: &str,
+    ifindex: u32,
+    attempt: Attempt,
+    present: Option<Attached>,
+) -> Result<Attached, XdpError> {
+    let generic = attempt.mode == Mode::Generic;
+    match present {
+        Some(present) if present.generic == generic && (present.frags || !attempt.multi_buffer) => {
+            return Ok(present);
+        }
+        // Native and generic programs exclude each other: the old one first.
+        other => drop(other),
+    }
+    let frags = attempt.multi_buffer;
+    Ok(Attached { frags, generic, link: program.attach(device, ifindex, frags, generic)? })
 }
 
 fn bind_all(
