@@ -5,6 +5,7 @@
 
 pub mod memory;
 pub mod pcap;
+pub mod xdp;
 
 use std::os::fd::RawFd;
 
