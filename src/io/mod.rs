@@ -3,6 +3,8 @@
 //! A [`Port`] here is one queue of a port, as one worker holds it. The worker and the pipeline cannot
 //! tell the implementations apart. `io` knows no protocol above the frame.
 
+pub mod link;
+
 use std::os::fd::RawFd;
 
 use crate::mem::{FramePool, Frames};
