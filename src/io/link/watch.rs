@@ -1,13 +1,13 @@
 //! The link watcher: rtnetlink(7) events and ethtool notifications as typed [`LinkEvent`]s.
 //!
 //! [`Links`] is the pure part: what is known of every device, and the difference a message makes.
-//! [`LinkWatcher`] is the socket around it. Nothing polls: the kernel wakes us, typically within
-//! microseconds of the change.
+//! [`LinkWatcher`] is the socket around it: the kernel wakes us, microseconds after most changes.
 //!
-//! One limit lies in the kernel: linkwatch holds carrier events of physical devices back for up to a
-//! second when they follow another closely (a flapping cable), while the flag itself is right at once.
-//! Who cannot wait calls [`LinkWatcher::refresh`] on a timer; virtual devices and members of bonds are
-//! not held back.
+//! Carrier is the exception. The kernel (net/core/link_watch.c) lets one round of carrier events out per
+//! second, over all devices together, and only bonds, stacked devices and most veths are let through at
+//! once: a cable pulled within a second of any other link event is told up to a second late. The flag
+//! itself is right at once. So the devices ports sit on are *followed*: asked every
+//! [`FOLLOW_PERIOD`], which costs some 10 microseconds each.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,6 +22,7 @@ use super::netlink::{
     self, DATAGRAM_BYTES, GENL_HEADER_BYTES, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, Request,
     attribute, attributes, i32_at, string, u16_at, u32_at,
 };
+use super::timer::Timer;
 
 /// rtnetlink(7) message types.
 pub(super) const RTM_NEWLINK: u16 = 16;
@@ -31,6 +32,9 @@ pub(super) const RTM_GETLINK: u16 = 18;
 const RTNLGRP_LINK: u32 = 1;
 /// ifinfomsg: family, pad, type, index, flags, change.
 pub(super) const IFINFO_BYTES: usize = 16;
+/// How often followed devices are asked. Link changes are to be acted on within 50 ms (DESIGN.md
+/// section 6); this leaves 30 ms to the control thread.
+pub const FOLLOW_PERIOD: Duration = Duration::from_millis(20);
 /// Receive buffer asked of the kernel: at about 2 KB of accounting per event, some 2,000 events may
 /// wait while the control thread is busy. Beyond it the links are dumped again.
 const RECEIVE_BUFFER_BYTES: u32 = 4 << 20;
@@ -42,6 +46,7 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+pub(super) const IFLA_EXT_MASK: u16 = 29;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_CARRIER: u16 = 33;
@@ -50,6 +55,8 @@ const IFLA_XDP: u16 = 43;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
+/// Leave the counters out of a reply: they are most of its cost.
+pub(super) const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 
 // The ethtool family (linux/ethtool_netlink.h).
 const ETHTOOL_MSG_CHANNELS_NTF: u8 = 19;
@@ -381,7 +388,7 @@ enum Dump {
 /// The raw fd is readable when something may have happened; register it for reading, edge or level.
 #[derive(Debug)]
 pub struct LinkWatcher {
-    /// Holds both sockets: the one descriptor a poll loop needs.
+    /// Holds the sockets and the timer: the one descriptor a poll loop needs.
     poll: mio::Poll,
     route: Socket,
     /// Channel changes; not there before Linux 5.6.
@@ -389,6 +396,9 @@ pub struct LinkWatcher {
     ethtool: Ethtool,
     links: Links,
     dump: Dump,
+    /// Asked whenever the timer goes off.
+    followed: Vec<String>,
+    timer: Timer,
     /// Found by [`LinkWatcher::open`], not read yet.
     pending: Vec<LinkEvent>,
     datagram: Vec<u8>,
@@ -406,14 +416,15 @@ impl LinkWatcher {
         route.set_rx_buf_sz(bytes)?;
         route.add_membership(RTNLGRP_LINK)?;
         let poll = mio::Poll::new()?;
-        let register = |socket: &Socket| {
-            let fd = socket.as_raw_fd();
+        let register = |fd: RawFd| {
             poll.registry().register(&mut mio::unix::SourceFd(&fd), mio::Token(0), mio::Interest::READABLE)
         };
-        register(&route)?;
+        register(route.as_raw_fd())?;
+        let timer = Timer::new()?;
+        register(timer.as_raw_fd())?;
         let ethtool_events = subscribe_ethtool().ok();
         if let Some((socket, _)) = &ethtool_events {
-            register(socket)?;
+            register(socket.as_raw_fd())?;
         }
         let mut watcher = Self {
             poll,
@@ -422,6 +433,8 @@ impl LinkWatcher {
             ethtool: Ethtool::open()?,
             links: Links::default(),
             dump: Dump::Due,
+            followed: Vec::new(),
+            timer,
             pending: Vec::new(),
             datagram: Vec::with_capacity(DATAGRAM_BYTES),
         };
@@ -433,6 +446,13 @@ impl LinkWatcher {
     /// are dumped again within the call and the difference is reported.
     pub fn read(&mut self) -> io::Result<Vec<LinkEvent>> {
         let mut events = std::mem::take(&mut self.pending);
+        if self.timer.has_fired() {
+            let followed: Vec<IfIndex> =
+                self.followed.iter().filter_map(|device| Some(self.find(device)?.ifindex)).collect();
+            for ifindex in followed {
+                self.refresh(ifindex)?;
+            }
+        }
         self.read_links(&mut events)?;
         self.read_channels(&mut events)?;
         Ok(events)
@@ -454,11 +474,23 @@ impl LinkWatcher {
         }
     }
 
+    /// The devices whose carrier must be known in time, whatever the kernel's pace of telling (see the
+    /// module): each is asked every [`FOLLOW_PERIOD`], under the hood of [`LinkWatcher::read`]. Devices
+    /// need not exist yet. Replaces the devices followed before; none stops the timer.
+    pub fn follow<S: Into<String>>(&mut self, devices: impl IntoIterator<Item = S>) -> io::Result<()> {
+        self.followed = devices.into_iter().map(Into::into).collect();
+        self.timer.repeat(if self.followed.is_empty() { Duration::ZERO } else { FOLLOW_PERIOD })
+    }
+
     /// Asks the kernel for one device's state now; differences come with the next [`LinkWatcher::read`].
-    /// For carrier loss on physical devices, whose events the kernel may hold back (see the module).
     pub fn refresh(&mut self, ifindex: IfIndex) -> io::Result<()> {
-        let request = Request::new(RTM_GETLINK, 0, &ifinfo(ifindex)).bytes();
-        self.route.send(&request, 0).map(|_| ())
+        let request = Request::new(RTM_GETLINK, 0, &ifinfo(ifindex))
+            .with(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+        match self.route.send(&request.bytes(), 0) {
+            // The queue is full, so the next read finds the loss and dumps.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN)) => Ok(()),
+            outcome => outcome.map(|_| ()),
+        }
     }
 
     /// What is known of a device by the last read.
