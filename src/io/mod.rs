@@ -6,6 +6,7 @@
 pub mod memory;
 pub mod pcap;
 pub mod xdp;
+pub mod link;
 
 use std::os::fd::RawFd;
 

@@ -1,0 +1,15 @@
+//! Links: what the kernel says about the devices ports sit on, and what has to be set on them.
+//!
+//! [`watch`] follows carrier, MTU, queues, loss and return of devices; [`ethtool`] reads and sets what a
+
+pub mod channels;
+pub mod ethtool;
+pub mod findings;
+mod netlink;
+pub mod probe;
+mod timer;
+pub mod watch;
+
+pub use ethtool::{Ethtool, OffloadGuard};
+pub use findings::explain_bind_failure;
+pub use watch::{LinkChange, LinkEvent, LinkKind, LinkState, LinkWatcher, XdpMode};
