@@ -36,8 +36,16 @@ static __attribute__((always_inline)) int pop_tag(struct __sk_buff *skb, u16 tpi
 	return vlan_pop(skb) == 0;
 }
 
+// A veth hands the sender's queue number over as it is, and the bridge reads it as "received on queue
+// number - 1": the first two queues would end up on one. Counting up by one keeps all of them apart.
+static __attribute__((always_inline)) void keep_queue(struct __sk_buff *skb)
+{
+	skb->queue_mapping = skb->queue_mapping + 1;
+}
+
 SEC("push-100") int push_100(struct __sk_buff *skb)
 {
+	keep_queue(skb);
 	return vlan_push(skb, htons(TPID_8021Q), 100) ? TC_ACT_SHOT : TC_ACT_OK;
 }
 
@@ -50,6 +58,7 @@ SEC("pop-100") int pop_100(struct __sk_buff *skb)
 
 SEC("push-200.10") int push_200_10(struct __sk_buff *skb)
 {
+	keep_queue(skb);
 	if (vlan_push(skb, htons(TPID_8021Q), 10) || vlan_push(skb, htons(TPID_8021AD), 200))
 		return TC_ACT_SHOT;
 	return TC_ACT_OK;
