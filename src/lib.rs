@@ -2,6 +2,8 @@
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod control;
+pub mod gateway;
 pub mod host;
 pub mod io;
 pub mod mem;

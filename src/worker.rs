@@ -5,13 +5,15 @@
 //! and in who reads the clock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
+use crate::io::waker::{self, Waker};
 use crate::io::{Port, PortStats};
 use crate::mem::{BURST, Frame, FramePool, Frames};
 use crate::neighbours::NeighbourTable;
@@ -32,6 +34,9 @@ const HAND_OVER_BATCHES: usize = 256;
 /// Turns between two exchanges of frames with other workers' pools.
 const EXCHANGE_TURNS: u32 = 16;
 
+/// How often a sleeping worker looks whether another has resolved the neighbour its packets wait for.
+const PARKED_POLL: Duration = Duration::from_millis(1);
+
 /// A finished frame and the port and member it leaves by.
 type Outgoing = (Frame, u16, u8);
 
@@ -49,6 +54,10 @@ pub struct Node {
     pub recorders: Box<[DropRecorder]>,
     /// By worker: finished frames for queues only that worker has.
     hand_over: Box<[ArrayQueue<ArrayVec<Outgoing, BURST>>]>,
+    /// By worker: wakes it where it blocks when idle. Replay and benchmarks never block.
+    wakers: Box<[Waker]>,
+    /// By worker: set while it blocks or is about to.
+    asleep: Box<[CachePadded<AtomicBool>]>,
     /// By port and member: the workers that have a queue there, one bit each (the first 64 workers).
     senders: Box<[AtomicU64]>,
 }
@@ -68,6 +77,8 @@ impl Node {
             counters: (0..workers).map(|_| CachePadded::new(WorkerCounters::new(interfaces))).collect(),
             recorders: (0..workers).map(|_| DropRecorder::default()).collect(),
             hand_over: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
+            wakers: (0..workers).map(|_| Waker::new().expect("an eventfd: raise `ulimit -n`")).collect(),
+            asleep: (0..workers).map(|_| CachePadded::new(AtomicBool::new(false))).collect(),
             senders: (0..MAX_PORTS * MAX_MEMBERS).map(|_| AtomicU64::new(0)).collect(),
         })
     }
@@ -80,6 +91,18 @@ impl Node {
     fn sender(&self, port: u16, member: u8) -> Option<usize> {
         let mask = self.sender_mask(port, member).load(Ordering::Relaxed);
         (mask != 0).then(|| mask.trailing_zeros() as usize)
+    }
+
+    /// Wakes a worker if it sleeps.
+    fn wake_if_asleep(&self, worker: usize) {
+        if self.asleep[worker].load(Ordering::SeqCst) {
+            self.wakers[worker].wake();
+        }
+    }
+
+    /// Wakes all workers, also those about to sleep: new tables or commands wait for them.
+    pub fn wake_all(&self) {
+        self.wakers.iter().for_each(Waker::wake);
     }
 
     /// True once every worker works with `generation` or a later one.
@@ -96,6 +119,7 @@ struct Queue {
     staged: Frames,
     rx_frames: u64,
     tx_frames: u64,
+    tx_ring_full: u64,
 }
 
 /// What a worker says of one of its queues.
@@ -109,6 +133,8 @@ pub struct QueueStatus {
     pub rx_frames: u64,
     /// Frames sent.
     pub tx_frames: u64,
+    /// Frames lost because the device took no more.
+    pub tx_ring_full: u64,
     /// Frames the device holds.
     pub held: usize,
     /// What the device says.
@@ -165,7 +191,7 @@ impl Worker {
 
     /// Takes a queue over.
     pub fn attach(&mut self, port: u16, member: u8, io: Box<dyn Port>) {
-        self.queues.push(Queue { port, member, io, staged: Frames::new(), rx_frames: 0, tx_frames: 0 });
+        self.queues.push(Queue { port, member, io, staged: Frames::new(), rx_frames: 0, tx_frames: 0, tx_ring_full: 0 });
         self.index_queues();
     }
 
@@ -250,15 +276,28 @@ impl Worker {
             member: queue.member,
             rx_frames: queue.rx_frames,
             tx_frames: queue.tx_frames,
+            tx_ring_full: queue.tx_ring_full,
             held: queue.io.held(),
             stats: queue.io.stats(),
         };
         self.queues.iter().map(status).collect()
     }
 
-    /// File descriptors that become readable when frames wait.
-    pub fn poll_fds(&self) -> impl Iterator<Item = std::os::fd::RawFd> + '_ {
-        self.queues.iter().filter_map(|queue| queue.io.poll_fd())
+    /// Blocks until frames wait, something is due or somebody wakes us, but no longer than `limit`.
+    pub fn sleep(&self, now: Nanos, limit: Duration) {
+        let id = self.engine.id;
+        self.node.asleep[id].store(true, Ordering::SeqCst);
+        // Whoever handed something over before he saw us asleep did not wake us: look once more.
+        if self.node.hand_over[id].is_empty() {
+            let due = self.next_deadline().since(now);
+            let due = if self.engine.slow.has_parked() { due.min(PARKED_POLL) } else { due };
+            let mut fds: ArrayVec<std::os::fd::RawFd, { MAX_PORTS * 2 }> = ArrayVec::new();
+            fds.push(self.node.wakers[id].fd());
+            fds.extend(self.queues.iter().filter_map(|queue| queue.io.poll_fd()).take(fds.remaining_capacity()));
+            waker::wait(&fds, due.min(limit));
+        }
+        self.node.asleep[id].store(false, Ordering::SeqCst);
+        self.node.wakers[id].drain();
     }
 
     /// Closes all queues and gives every frame back. What was parked is lost, with its reason.
@@ -433,6 +472,7 @@ impl Engine {
             sent += queue.io.send(&mut self.pool, &mut queue.staged);
         }
         queue.tx_frames += sent as u64;
+        queue.tx_ring_full += queue.staged.len() as u64;
         add(&self.counters(node).sent, sent as u64);
         for frame in queue.staged.drain(..) {
             self.lose_frame(frame, node, DropReason::TxRingFull);
@@ -462,9 +502,12 @@ impl Engine {
 
     fn send_over(&mut self, worker: usize, node: &Node) {
         let batch = std::mem::take(&mut self.outgoing[worker]);
-        if let Err(batch) = node.hand_over[worker].push(batch) {
-            for (frame, ..) in batch {
-                self.lose_frame(frame, node, DropReason::HandOverFull);
+        match node.hand_over[worker].push(batch) {
+            Ok(()) => node.wake_if_asleep(worker),
+            Err(batch) => {
+                for (frame, ..) in batch {
+                    self.lose_frame(frame, node, DropReason::HandOverFull);
+                }
             }
         }
     }

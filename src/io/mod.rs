@@ -5,6 +5,7 @@
 
 pub mod memory;
 pub mod pcap;
+pub mod waker;
 pub mod xdp;
 pub mod link;
 

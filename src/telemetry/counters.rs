@@ -52,10 +52,8 @@ pub struct WorkerCounters {
     pub frames_free: AtomicU64,
     /// Longest time between two turns under load since it was last asked for, in nanoseconds.
     pub longest_gap_ns: AtomicU64,
-    /// Nanoseconds spent in turns that did work.
-    pub busy_ns: AtomicU64,
-    /// Nanoseconds since the start.
-    pub total_ns: AtomicU64,
+    /// Share of the last second spent in turns that did work, in thousandths.
+    pub busy_permille: AtomicU64,
 }
 
 impl WorkerCounters {
@@ -74,8 +72,7 @@ impl WorkerCounters {
             generation: AtomicU64::new(0),
             frames_free: AtomicU64::new(0),
             longest_gap_ns: AtomicU64::new(0),
-            busy_ns: AtomicU64::new(0),
-            total_ns: AtomicU64::new(0),
+            busy_permille: AtomicU64::new(0),
         }
     }
 }

@@ -4,12 +4,12 @@
 
 pub mod channels;
 pub mod ethtool;
-pub mod findings;
+// findings
 mod netlink;
-pub mod probe;
+// probe
 mod timer;
 pub mod watch;
 
 pub use ethtool::{Ethtool, OffloadGuard};
-pub use findings::explain_bind_failure;
+// pub use
 pub use watch::{LinkChange, LinkEvent, LinkKind, LinkState, LinkWatcher, XdpMode};
