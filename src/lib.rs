@@ -1,4 +1,5 @@
 //! SoftGate: a software gateway for bare-metal networks.
+pub mod cli;
 pub mod io;
 pub mod mem;
 pub mod neighbours;

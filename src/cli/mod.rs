@@ -1,0 +1,3 @@
+//! The commands of `softgate`.
+
+pub mod doctor;
