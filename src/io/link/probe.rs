@@ -110,7 +110,7 @@ pub struct DeviceFacts {
     pub features: Features,
     /// The other end, for a veth whose peer could be asked.
     pub veth_peer: Option<VethPeer>,
-    /// Queues on which AF_XDP sockets sit; `None` where the kernel does not tell.
+    /// Queues on which AF_XDP sockets sit; `None` where the kernel does not tell and nothing was tried.
     pub sockets: Option<Vec<u32>>,
     /// What the driver declares.
     pub declared: Option<DeclaredXdp>,
@@ -206,10 +206,32 @@ pub fn device(device: &str, depth: Depth) -> io::Result<DeviceFacts> {
         device: name,
         state,
     };
-    if depth == Depth::Try && !facts.is_in_use() {
-        try_out(&mut facts);
+    if depth == Depth::Try {
+        // Many kernels are built without xdp_diag; then a bind tells.
+        facts.sockets = facts.sockets.or_else(|| occupied(facts.state.ifindex, facts.state.rx_queues).ok());
+        if !facts.is_in_use() {
+            try_out(&mut facts);
+        }
     }
     Ok(facts)
+}
+
+/// The queues that cannot be bound because a socket has them. A queue that can is let go at once; no
+/// frame is touched, since no program knows of the socket.
+fn occupied(ifindex: IfIndex, rx_queues: u32) -> io::Result<Vec<u32>> {
+    let mut queues = Vec::new();
+    for queue in 0..rx_queues {
+        // Waited for once: what is busy only because its process has just died is free by then.
+        let outcome = match queues.is_empty() {
+            true => bind_scratch(ifindex, queue, libc::XDP_COPY),
+            false => bind_scratch_once(ifindex, queue, libc::XDP_COPY),
+        };
+        match outcome {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => queues.push(queue),
+            outcome => drop(outcome?),
+        }
+    }
+    Ok(queues)
 }
 
 /// The trials, one after the other: a device takes one program at a time.
