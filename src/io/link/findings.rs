@@ -394,6 +394,9 @@ fn in_use(facts: &DeviceFacts) -> Finding {
     let queues = format!("AF_XDP sockets on queue {}", queues.join(", "));
     const UNTRIED: &str = "another gateway cannot take it; modes were not tried, to leave it undisturbed";
     match (program, sockets.is_empty()) {
+        (None, true) if facts.sockets.is_none() => {
+            Finding::new("in use", Status::Works, "free: no XDP program (sockets could not be looked for)")
+        }
         (None, true) => Finding::new("in use", Status::Works, "free: no XDP program, no AF_XDP socket"),
         (Some(program), false) => Finding::new(
             "in use",
@@ -449,12 +452,18 @@ fn native_refused(facts: &DeviceFacts, errno: i32) -> Finding {
             .mend(format!("ip link set {device} mtu 1500    (raise it until it is refused)")),
         (libc::EPERM | libc::EACCES, _) => refused("the kernel does not permit it (see capabilities)".into()),
         (libc::EBUSY | libc::EEXIST, _) => refused("another program is attached".into()).mend(detach(facts)),
+        (libc::EOPNOTSUPP, _) if facts.declared.is_some_and(|declared| declared.native) => {
+            // virtio_net, for one, while the hypervisor merges segments for it.
+            refused("the driver has native XDP, but not with these offloads".into()).mend(format!(
+                "ethtool -K {device} lro off rx-gro-hw off    (virtual machines: guest_tso4=off,guest_tso6=off on the host)"
+            ))
+        }
         (libc::EOPNOTSUPP, _) => refused("the driver has no native XDP".into()),
         (libc::EINVAL, _) => refused(
             "the driver refuses it with these settings (offloads, MTU or queues)".into(),
         )
         .mend(format!(
-            "ethtool -K {device} lro off gro-hw off; dmesg | tail    (drivers tell the reason there)"
+            "ethtool -K {device} lro off rx-gro-hw off; dmesg | tail    (drivers tell the reason there)"
         )),
         (libc::ENOTCONN, _) => refused("the pair has lost its other end".into()),
         (errno, _) => refused(format!("the kernel refuses it: {}", refusal(errno))),
@@ -463,7 +472,8 @@ fn native_refused(facts: &DeviceFacts, errno: i32) -> Finding {
 
 /// The kernel's error in words, never a bare number.
 fn refusal(errno: i32) -> String {
-    std::io::Error::from_raw_os_error(errno).to_string()
+    let words = std::io::Error::from_raw_os_error(errno).to_string();
+    words.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 const NOT_TRIED: &str = "not tried";
@@ -864,6 +874,23 @@ mod tests {
         assert_eq!(finding.status, Status::Broken);
         assert_eq!(finding.says, "this process lacks CAP_NET_RAW, CAP_IPC_LOCK");
         assert_eq!(find(&of_host(&host), "memlock").status, Status::Broken);
+    }
+
+    #[test]
+    fn refusals_are_words() {
+        assert_eq!(refusal(libc::EPERM), "operation not permitted");
+        let mut facts = good();
+        facts.sockets = None;
+        assert!(on(&facts, "in use").says.contains("could not be looked for"));
+        facts.declared = Some(probe::DeclaredXdp {
+            native: true,
+            zero_copy: true,
+            multi_buffer: true,
+            zero_copy_max_parts: 1,
+        });
+        (facts.native, facts.native_frags) =
+            (Trial::Failed(libc::EOPNOTSUPP), Trial::Failed(libc::EOPNOTSUPP));
+        assert!(on(&facts, "native XDP").says.contains("not with these offloads"));
     }
 
     #[test]
