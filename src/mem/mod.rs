@@ -8,6 +8,10 @@
 mod frame;
 mod packet_memory;
 mod pool;
+pub mod prefetch;
+pub mod simd;
+
+pub mod tsc;
 
 pub use frame::{Frame, HEADROOM};
 pub use packet_memory::{ChunkSize, MemoryError, PacketMemory, PageKind};

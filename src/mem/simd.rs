@@ -1,0 +1,433 @@
+//! Cache-line shaped memory and the searches over it: what the FIBs need of `unsafe`, behind safe types.
+//!
+//! [`Words`] holds a popcount trie (`tables::fib4`); [`SearchTree`] is a 9-way search tree over 64-bit
+//! keys (`tables::fib6`). Both can be searched one key at a time, or in batches: by AVX-512 where
+//! [`Avx512::detect`] finds it, else by portable code that the compiler turns into AVX2.
+
+#![allow(unsafe_code, reason = "SIMD intrinsics, and loads whose bounds the types prove once")]
+
+use std::ops::{Deref, DerefMut};
+
+/// Words of 32 bits per cache line of 64 bytes.
+pub const LINE_WORDS: usize = 16;
+
+/// Keys searched side by side, so that their cache misses overlap.
+const LANES: usize = 16;
+
+/// Proof that this CPU has the AVX-512 instructions used here.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// Asks the CPU: foundation, byte/word, double/quadword, vector lengths and vector popcount. Every
+    /// server CPU with AVX-512 since Ice Lake and Zen 4 has them all.
+    pub fn detect() -> Option<Avx512> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vpopcntdq")
+        {
+            return Some(Avx512(()));
+        }
+        None
+    }
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct CacheLine([u32; LINE_WORDS]);
+
+/// A growing array of 32-bit words that starts on a cache line.
+#[derive(Default)]
+pub struct Words {
+    lines: Vec<CacheLine>,
+    len: usize,
+}
+
+impl Words {
+    /// An empty array with room for `words`.
+    pub fn with_capacity(words: usize) -> Words {
+        Words { lines: Vec::with_capacity(words.div_ceil(LINE_WORDS)), len: 0 }
+    }
+
+    /// A copy with room for `spare` more words.
+    pub fn clone_with_spare(&self, spare: usize) -> Words {
+        let mut copy = Words::with_capacity(self.len + spare);
+        copy.lines.extend_from_slice(&self.lines);
+        copy.len = self.len;
+        copy
+    }
+
+    /// Cuts or lengthens the array; new words are zero.
+    pub fn resize(&mut self, len: usize) {
+        let old = self.len;
+        self.lines.resize(len.div_ceil(LINE_WORDS), CacheLine([0; LINE_WORDS]));
+        self.len = len;
+        if len > old {
+            let end = len.min(old.next_multiple_of(LINE_WORDS));
+            self[old..end].fill(0);
+        }
+    }
+
+    /// Gives back spare room if it is more than an eighth.
+    pub fn shrink(&mut self) {
+        if self.lines.capacity() - self.lines.len() > self.lines.len() / 8 {
+            self.lines.shrink_to_fit();
+        }
+    }
+
+    /// Memory held, used or not.
+    pub fn capacity_bytes(&self) -> usize {
+        self.lines.capacity() * size_of::<CacheLine>()
+    }
+}
+
+impl Deref for Words {
+    type Target = [u32];
+    #[inline(always)]
+    fn deref(&self) -> &[u32] {
+        // SAFETY: `lines` is contiguous, a CacheLine is exactly LINE_WORDS words without padding, and
+        // `len` never exceeds the words of `lines` (`resize` and `clone_with_spare` keep them together).
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for Words {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [u32] {
+        // SAFETY: as in `deref`; the exclusive borrow of `self` covers all of `lines`.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// Marks a trie entry that is a block; without it the entry is a value.
+pub const BLOCK: u32 = 1 << 31;
+/// Marks a block whose entries are words, because some are blocks; without it they are 16-bit values.
+pub const WIDE: u32 = 1 << 30;
+/// A block's place: its first word in the arena.
+pub const PLACE: u32 = WIDE - 1;
+/// Address bits that one block decides: its bitmap has 64 bits.
+pub const STRIDE: u32 = 6;
+
+/// A popcount trie over 32-bit keys, borrowed for a search.
+///
+/// `direct` has `2^top_bits` entries, by the key's top bits. A block in `arena` is a bitmap of two words,
+/// low word first: bit i is set where the value of the 64 sub-ranges changes; then one entry per set bit.
+#[derive(Clone, Copy)]
+pub struct Trie<'a> {
+    /// Entries by the key's top bits.
+    pub direct: &'a [u32],
+    /// Top bits that index `direct`.
+    pub top_bits: u32,
+    /// The blocks.
+    pub arena: &'a [u32],
+}
+
+impl Trie<'_> {
+    /// The value at a key. Panics on a trie whose places or bitmaps are wrong.
+    #[inline(always)]
+    pub fn find(&self, key: u32) -> u16 {
+        let mut entry = self.direct[(u64::from(key) >> (32 - self.top_bits)) as usize];
+        let mut rest = key << self.top_bits;
+        while entry & BLOCK != 0 {
+            let block = &self.arena[(entry & PLACE) as usize..];
+            let bitmap = u64::from(block[0]) | u64::from(block[1]) << 32;
+            let rank = (bitmap & (u64::MAX >> (63 - (rest >> (32 - STRIDE))))).count_ones() as usize - 1;
+            if entry & WIDE == 0 {
+                return (block[2 + rank / 2] >> (16 * (rank & 1))) as u16;
+            }
+            entry = block[2 + rank];
+            rest <<= STRIDE;
+        }
+        entry as u16
+    }
+
+    /// The values at `keys`, into the same places of `values`. The two have the same length.
+    pub fn find_batch(&self, avx512: Option<Avx512>, keys: &[u32], values: &mut [u16]) {
+        assert_eq!(keys.len(), values.len(), "one place per key");
+        assert!(self.top_bits <= 32 && self.direct.len() as u64 == 1 << self.top_bits, "one entry per top");
+        #[cfg(target_arch = "x86_64")]
+        if avx512.is_some() {
+            // SAFETY: an Avx512 exists only where the CPU has the features that the function enables.
+            return unsafe { x86::trie_find_batch(self, keys, values) };
+        }
+        let _ = avx512;
+        for (keys, values) in keys.chunks(LANES).zip(values.chunks_mut(LANES)) {
+            let mut entries = [0; LANES];
+            for (entry, key) in entries.iter_mut().zip(keys) {
+                *entry = self.direct[(u64::from(*key) >> (32 - self.top_bits)) as usize];
+                super::prefetch::prefetch(self.arena, (*entry & PLACE) as usize);
+            }
+            for (value, key) in values.iter_mut().zip(keys) {
+                *value = self.find(*key);
+            }
+        }
+    }
+}
+
+/// Children of an inner node: one more than the 64-bit separators of a cache line.
+pub const FANOUT: usize = 9;
+
+/// A leaf line: up to nine intervals of the 64-bit key space, in one cache line with their values.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Line {
+    /// The first key of the first interval.
+    pub base: u64,
+    /// For each further interval i: `((first key - base) >> shift) - 1`; [`Line::UNUSED`] at the end.
+    pub steps: [u32; FANOUT - 1],
+    /// Trailing zero bits that all differences share.
+    pub shift: u32,
+    /// The intervals' values; unused ones repeat the last.
+    pub values: [u16; FANOUT],
+}
+
+impl Line {
+    /// A step that no key exceeds.
+    pub const UNUSED: u32 = u32::MAX;
+
+    #[inline(always)]
+    fn find(&self, key: u64) -> u16 {
+        let distance = (key.wrapping_sub(self.base) >> (self.shift & 63)).min(u64::from(u32::MAX)) as u32;
+        self.values[self.steps.iter().map(|step| u32::from(*step < distance)).sum::<u32>() as usize]
+    }
+}
+
+/// Separators of an inner node; `u64::MAX` where there is no further child.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Node([u64; FANOUT - 1]);
+
+/// Levels of inner nodes, at most: 9^10 lines would be 200 GB.
+const MAX_LEVELS: usize = 10;
+
+/// An implicit 9-way tree over [`Line`]s that are sorted by `base`.
+///
+/// Invariant (memory safety of the batch search rests on it): on each level, node j has separators other
+/// than `u64::MAX` only for children that exist on the level below. A separator counts when it is smaller
+/// than the key, so `u64::MAX` never counts, and whatever the key, the search stays in bounds. The fields
+/// are private and nothing changes them after `new`.
+pub struct SearchTree {
+    /// All levels, the root's first.
+    nodes: Vec<Node>,
+    /// Where each level starts in `nodes`.
+    levels: arrayvec::ArrayVec<usize, MAX_LEVELS>,
+    lines: Vec<Line>,
+}
+
+impl SearchTree {
+    /// Builds the inner nodes over `lines`, of which there is at least one. A search is only right if
+    /// their bases ascend; the first line also stands for all keys before its base.
+    pub fn new(lines: Vec<Line>) -> SearchTree {
+        assert!(!lines.is_empty(), "a search tree has at least one line");
+        // Lines below one child, and nodes, of each level; bottom up.
+        let mut shape = arrayvec::ArrayVec::<(usize, usize), MAX_LEVELS>::new();
+        let (mut below, mut count) = (1, lines.len());
+        while count > 1 {
+            count = count.div_ceil(FANOUT);
+            shape.push((below, count));
+            below *= FANOUT;
+        }
+        let mut nodes = Vec::with_capacity(shape.iter().map(|(_, count)| count).sum());
+        let mut levels = arrayvec::ArrayVec::new();
+        for &(below, count) in shape.iter().rev() {
+            levels.push(nodes.len());
+            nodes.extend((0..count).map(|node| {
+                Node(std::array::from_fn(|separator| {
+                    let child_line = (node * FANOUT + separator + 1) * below;
+                    lines.get(child_line).map_or(u64::MAX, |line| line.base.wrapping_sub(1))
+                }))
+            }));
+        }
+        SearchTree { nodes, levels, lines }
+    }
+
+    /// The lines, in order of their bases.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// The index of the line that decides about `key`.
+    #[inline(always)]
+    pub fn line_of(&self, key: u64) -> usize {
+        let mut at = 0;
+        for start in &self.levels {
+            let Node(separators) = &self.nodes[start + at];
+            at = at * FANOUT + separators.iter().map(|one| u64::from(*one < key)).sum::<u64>() as usize;
+        }
+        at
+    }
+
+    /// The value at a key.
+    #[inline(always)]
+    pub fn find(&self, key: u64) -> u16 {
+        self.lines[self.line_of(key)].find(key)
+    }
+
+    /// The values at `keys`, into the same places of `values`. The two have the same length.
+    pub fn find_batch(&self, avx512: Option<Avx512>, keys: &[u64], values: &mut [u16]) {
+        assert_eq!(keys.len(), values.len(), "one place per key");
+        #[cfg(target_arch = "x86_64")]
+        if avx512.is_some() {
+            // SAFETY: an Avx512 exists only where the CPU has the features that the function enables.
+            return unsafe { x86::tree_find_batch(self, keys, values) };
+        }
+        let _ = avx512;
+        for (keys, values) in keys.chunks(LANES).zip(values.chunks_mut(LANES)) {
+            let mut at = [0; LANES];
+            for start in &self.levels {
+                for (at, key) in at.iter_mut().zip(keys) {
+                    let Node(separators) = &self.nodes[start + *at];
+                    *at = *at * FANOUT + separators.iter().map(|one| u64::from(*one < *key)).sum::<u64>() as usize;
+                }
+            }
+            for ((value, key), at) in values.iter_mut().zip(keys).zip(at) {
+                *value = self.lines[at].find(*key);
+            }
+        }
+    }
+
+    /// Memory held, used or not.
+    pub fn memory_bytes(&self) -> usize {
+        self.nodes.capacity() * size_of::<Node>() + self.lines.capacity() * size_of::<Line>()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{BLOCK, FANOUT, LANES, PLACE, STRIDE, SearchTree, Trie, WIDE};
+
+    /// Words of `table` at `index`, in the lanes of `wanted`; 0 elsewhere and beyond the end.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+    fn gather(table: &[u32], index: __m512i, wanted: __mmask16) -> __m512i {
+        let len = table.len().min(i32::MAX as usize) as i32;
+        let inside = _mm512_mask_cmplt_epu32_mask(wanted, index, _mm512_set1_epi32(len));
+        // SAFETY: lanes outside of `table` are masked off, and an index below i32::MAX is not negative.
+        unsafe {
+            _mm512_mask_i32gather_epi32::<4>(_mm512_setzero_si512(), inside, index, table.as_ptr().cast())
+        }
+    }
+
+    /// Pairs of words of `table` at `index` and after it, in the lanes of `wanted`; 0 elsewhere and where
+    /// the pair reaches beyond the end.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+    fn gather_pairs(table: &[u32], index: __m256i, wanted: __mmask8) -> __m512i {
+        let len = table.len().min(i32::MAX as usize) as i32;
+        let inside = _mm256_mask_cmplt_epu32_mask(wanted, index, _mm256_set1_epi32((len - 1).max(0)));
+        // SAFETY: lanes whose second word is outside of `table` are masked off; no index is negative.
+        unsafe {
+            _mm512_mask_i32gather_epi64::<4>(_mm512_setzero_si512(), inside, index, table.as_ptr().cast())
+        }
+    }
+
+    /// Set bits of eight bitmaps from bit 0 to the given bit, as 32-bit numbers.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+    fn ranks(bitmaps: __m512i, bits: __m256i) -> __m256i {
+        let above = _mm512_sub_epi64(_mm512_set1_epi64(63), _mm512_cvtepu32_epi64(bits));
+        let below = _mm512_srlv_epi64(_mm512_set1_epi64(-1), above);
+        _mm512_cvtepi64_epi32(_mm512_popcnt_epi64(_mm512_and_si512(bitmaps, below)))
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+    pub(super) fn trie_find_batch(trie: &Trie<'_>, keys: &[u32], values: &mut [u16]) {
+        let one = _mm512_set1_epi32(1);
+        let two = _mm512_set1_epi32(2);
+        for (keys, values) in keys.chunks(LANES).zip(values.chunks_mut(LANES)) {
+            let lanes: __mmask16 = u16::MAX >> (LANES - keys.len());
+            // SAFETY: the lanes beyond `keys` are masked off.
+            let key = unsafe { _mm512_maskz_loadu_epi32(lanes, keys.as_ptr().cast()) };
+            // A shift by 32 (no top bits) gives 0, as it should.
+            let top = _mm512_srl_epi32(key, _mm_cvtsi32_si128(32 - trie.top_bits as i32));
+            let mut rest = _mm512_sll_epi32(key, _mm_cvtsi32_si128(trie.top_bits as i32));
+            let mut entry = gather(trie.direct, top, lanes);
+            loop {
+                let blocks = _mm512_test_epi32_mask(entry, _mm512_set1_epi32(BLOCK as i32));
+                if blocks == 0 {
+                    break;
+                }
+                let place = _mm512_and_si512(entry, _mm512_set1_epi32(PLACE as i32));
+                let wide = _mm512_mask_test_epi32_mask(blocks, entry, _mm512_set1_epi32(WIDE as i32));
+                let bits = _mm512_srli_epi32::<{ 32 - STRIDE }>(rest);
+                let low = ranks(
+                    gather_pairs(trie.arena, _mm512_castsi512_si256(place), blocks as __mmask8),
+                    _mm512_castsi512_si256(bits),
+                );
+                let high = ranks(
+                    gather_pairs(trie.arena, _mm512_extracti64x4_epi64::<1>(place), (blocks >> 8) as __mmask8),
+                    _mm512_extracti64x4_epi64::<1>(bits),
+                );
+                let rank = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+                let rank = _mm512_sub_epi32(rank, one);
+                // Narrow entries are two to a word.
+                let half = _mm512_mask_mov_epi32(_mm512_srli_epi32::<1>(rank), wide, rank);
+                let found = gather(trie.arena, _mm512_add_epi32(_mm512_add_epi32(place, two), half), blocks);
+                let odd = _mm512_slli_epi32::<4>(_mm512_and_si512(rank, one));
+                let narrow = _mm512_and_si512(_mm512_srlv_epi32(found, odd), _mm512_set1_epi32(0xffff));
+                entry = _mm512_mask_mov_epi32(entry, blocks, narrow);
+                entry = _mm512_mask_mov_epi32(entry, wide, found);
+                if wide == 0 {
+                    break;
+                }
+                rest = _mm512_slli_epi32::<STRIDE>(rest);
+            }
+            // SAFETY: the lanes beyond `values`, which is as long as `keys`, are masked off.
+            unsafe { _mm512_mask_cvtepi32_storeu_epi16(values.as_mut_ptr().cast(), lanes, entry) }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+    pub(super) fn tree_find_batch(tree: &SearchTree, keys: &[u64], values: &mut [u16]) {
+        let mut keys = keys.chunks_exact(LANES);
+        let mut values = values.chunks_exact_mut(LANES);
+        for (keys, values) in (&mut keys).zip(&mut values) {
+            let (Ok(keys), Ok(values)) = (keys.try_into(), values.try_into()) else {
+                unreachable!("chunks_exact gives chunks of LANES")
+            };
+            tree_find_lanes(tree, keys, values);
+        }
+        let values = values.into_remainder();
+        if !values.is_empty() {
+            let mut few = [0; LANES];
+            few[..values.len()].copy_from_slice(keys.remainder());
+            let mut found = [0; LANES];
+            tree_find_lanes(tree, &few, &mut found);
+            values.copy_from_slice(&found[..values.len()]);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+    fn tree_find_lanes(tree: &SearchTree, keys: &[u64; LANES], values: &mut [u16; LANES]) {
+        let mut at = [0usize; LANES];
+        for start in &tree.levels {
+            for lane in 0..LANES {
+                debug_assert!(start + at[lane] < tree.nodes.len());
+                // SAFETY: `at` is a child that exists on this level: the root for the first, else by
+                // SearchTree's invariant.
+                let node = unsafe { tree.nodes.get_unchecked(start + at[lane]) };
+                // SAFETY: a Node is 64 bytes, aligned to 64.
+                let separators = unsafe { _mm512_load_si512(std::ptr::from_ref(node).cast()) };
+                let smaller = _mm512_cmplt_epu64_mask(separators, _mm512_set1_epi64(keys[lane] as i64));
+                at[lane] = at[lane] * FANOUT + smaller.count_ones() as usize;
+            }
+        }
+        for lane in 0..LANES {
+            debug_assert!(at[lane] < tree.lines.len());
+            // SAFETY: as above, the lowest level's children are the lines.
+            let line = unsafe { tree.lines.get_unchecked(at[lane]) };
+            let distance = keys[lane].wrapping_sub(line.base) >> (line.shift & 63);
+            let distance = distance.min(u64::from(u32::MAX)) as i32;
+            // SAFETY: `steps` is 32 bytes; the load is unaligned.
+            let steps = unsafe { _mm256_loadu_si256(line.steps.as_ptr().cast()) };
+            let smaller = _mm256_cmplt_epu32_mask(steps, _mm256_set1_epi32(distance));
+            values[lane] = line.values[smaller.count_ones() as usize];
+        }
+    }
+}
