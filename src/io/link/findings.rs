@@ -1,4 +1,4 @@
-//! What an operator needs to know of a device: the [`Facts`](DeviceFacts) of [`probe`](super::probe) as
+//! What an operator needs to know of a device: the [facts](DeviceFacts) of [`probe`] as
 //! one finding per subject, with what is lost and what to type.
 //!
 //! Pure but for [`explain_bind_failure`]: facts in, findings out, so that every sentence can be tested

@@ -1,6 +1,6 @@
 //! The link watcher: rtnetlink(7) events and ethtool notifications as typed [`LinkEvent`]s.
 //!
-//! [`Links`] is the pure part: what is known of every device, and the difference a message makes.
+//! `Links` is the pure part: what is known of every device, and the difference a message makes.
 //! [`LinkWatcher`] is the socket around it: the kernel wakes us, microseconds after most changes.
 //!
 //! Carrier is the exception. The kernel (net/core/link_watch.c) lets one round of carrier events out per
