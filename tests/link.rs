@@ -9,8 +9,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use softgate::cli::doctor::{self, Diagnosis};
 use softgate::io::link::ethtool::HIDING;
-use softgate::io::link::{Ethtool, LinkChange, LinkEvent, LinkKind, LinkWatcher, OffloadGuard};
+use softgate::io::link::findings::{Finding, Status};
+use softgate::io::link::probe::{self, Depth};
+use softgate::io::link::{
+    Ethtool, LinkChange, LinkEvent, LinkKind, LinkWatcher, OffloadGuard, XdpMode, explain_bind_failure,
+};
 
 /// The time within which the gateway acts on a link event (DESIGN.md section 6).
 const IN_TIME: Duration = Duration::from_millis(50);
@@ -251,7 +256,11 @@ fn mtu_name_and_channel_changes_are_seen() {
 #[test]
 fn leaving_a_bridge_is_no_loss_of_the_device() {
     let Some(lab) = Lab::new("") else { return };
-    if Command::new("ip").args(["-n", &lab.gw, "link", "add", "br0", "type", "bridge"]).output().is_ok_and(|o| !o.status.success()) {
+    if Command::new("ip")
+        .args(["-n", &lab.gw, "link", "add", "br0", "type", "bridge"])
+        .output()
+        .is_ok_and(|o| !o.status.success())
+    {
         eprintln!("SKIPPED: this kernel has no bridges");
         return;
     }
@@ -263,7 +272,13 @@ fn leaving_a_bridge_is_no_loss_of_the_device() {
         lab.gw("ip link set g0 nomaster");
         let (event, _) = await_event(&mut watcher, |e| e.device == "g0" && e.state.master.is_none());
         assert_eq!(event.change, LinkChange::Changed);
-        assert!(watcher.wait(Duration::from_millis(100)).unwrap().iter().all(|e| e.change != LinkChange::Vanished));
+        assert!(
+            watcher
+                .wait(Duration::from_millis(100))
+                .unwrap()
+                .iter()
+                .all(|e| e.change != LinkChange::Vanished)
+        );
         assert!(watcher.find("g0").is_some());
     });
 }
@@ -302,8 +317,12 @@ fn refresh_asks_at_once_and_survives_a_device_that_is_gone() {
     lab.inside(|| {
         let mut watcher = watcher();
         let ifindex = watcher.find("g0").unwrap().ifindex;
-        watcher.refresh(ifindex).unwrap();
-        assert!(watcher.read().unwrap().is_empty());
+        let start = Instant::now();
+        for _ in 0..1000 {
+            watcher.refresh(ifindex).unwrap();
+            assert!(watcher.read().unwrap().is_empty());
+        }
+        eprintln!("one refresh takes {:?}", start.elapsed() / 1000);
         lab.gw("ip link del g0");
         watcher.refresh(ifindex).unwrap();
         await_event(&mut watcher, |event| event.change == LinkChange::Vanished);
@@ -334,6 +353,31 @@ fn the_offload_guard_switches_off_and_restores() {
         drop(guard);
         assert_eq!(ethtool.features("g0").unwrap(), before);
     });
+}
+
+/// A native program on a veth switches GRO on for its own purposes; whichever goes first, guard or
+/// program, the device ends as it was.
+#[test]
+fn the_offload_guard_and_an_attached_program_go_in_any_order() {
+    let Some(lab) = Lab::new("") else { return };
+    for gro in ["on", "off"] {
+        lab.gw(&format!("ethtool -K g0 gro {gro}"));
+        let before = lab.gw("ethtool -k g0");
+        for guard_first in [true, false] {
+            lab.inside(|| {
+                let guard = OffloadGuard::engage("g0").unwrap();
+                let program = probe::hold_pass_all("g0", XdpMode::Native).unwrap();
+                if guard_first {
+                    drop(guard);
+                    drop(program);
+                } else {
+                    drop(program);
+                    drop(guard);
+                }
+            });
+            assert_eq!(lab.gw("ethtool -k g0"), before, "gro {gro}, guard first: {guard_first}");
+        }
+    }
 }
 
 #[test]
@@ -382,4 +426,148 @@ fn channels_and_rings_are_set() {
             Err(error) => assert!(error.is_unsupported(), "{error}"),
         }
     });
+}
+
+/// What `ip` and `ethtool` say of the device, without the counters.
+fn as_it_is(lab: &Lab) -> String {
+    lab.gw("ip -details link show g0") + &lab.gw("ethtool -k g0") + &lab.peer("ethtool -k s0")
+}
+
+fn diagnose(lab: &Lab, devices: &[&str], depth: Depth) -> Diagnosis {
+    let devices: Vec<String> = devices.iter().map(ToString::to_string).collect();
+    lab.inside(|| doctor::diagnose(&devices, depth))
+}
+
+fn finding(diagnosis: &Diagnosis, subject: &str) -> Finding {
+    let mut all = diagnosis.devices[0].findings.iter();
+    all.find(|finding| finding.subject == subject)
+        .unwrap_or_else(|| panic!("no {subject}: {diagnosis:#?}"))
+        .clone()
+}
+
+#[test]
+fn the_doctor_tries_a_veth_and_leaves_it_as_it_was() {
+    let Some(lab) = Lab::new("numrxqueues 1 numtxqueues 1") else { return };
+    let before = as_it_is(&lab);
+    let diagnosis = diagnose(&lab, &["g0"], Depth::Try);
+    eprintln!("{}", diagnosis.text());
+    assert_eq!(as_it_is(&lab), before);
+    let expected = [
+        ("link", Status::Works),
+        ("driver", Status::Works),
+        ("in use", Status::Works),
+        ("queues", Status::Works),
+        ("native XDP", Status::Works),
+        ("generic XDP", Status::Works),
+        ("zero-copy", Status::Reduced),
+        ("multi-buffer", Status::Works),
+        ("offloads", Status::Works),
+        ("checksums", Status::Reduced),
+        ("addresses", Status::Works),
+        ("ip_forward", Status::Works),
+        ("kernel ipv6", Status::Reduced),
+    ];
+    let budget = diagnosis.host.iter().find(|finding| finding.subject == "af_xdp").unwrap();
+    assert_ne!(budget.status, Status::Broken);
+    for (subject, status) in expected {
+        assert_eq!(finding(&diagnosis, subject).status, status, "{subject}");
+    }
+    assert_eq!(diagnosis.exit_code(), 0, "{}", diagnosis.text());
+    let json: serde_json::Value = serde_json::from_str(&diagnosis.json()).unwrap();
+    assert_eq!(json["usable"], true);
+    assert_eq!(json["devices"][0]["device"], "g0");
+    assert_eq!(json["devices"][0]["findings"][0]["status"], "works");
+    // And once more, at once: nothing of the first time is in the way.
+    assert_eq!(diagnose(&lab, &["g0"], Depth::Try).exit_code(), 0);
+}
+
+#[test]
+fn the_doctor_names_what_is_wrong_with_a_veth() {
+    let Some(lab) = Lab::new("numrxqueues 4 numtxqueues 4 mtu 9000") else { return };
+    lab.gw("ethtool -L g0 rx 2 tx 2");
+    lab.peer("ethtool -L s0 rx 4 tx 4");
+    lab.gw("ip addr add 192.0.2.1/24 dev g0");
+    lab.gw("sysctl -qw net.ipv4.ip_forward=1");
+    let before = as_it_is(&lab);
+    let diagnosis = diagnose(&lab, &["g0"], Depth::Try);
+    assert_eq!(as_it_is(&lab), before);
+    let native = finding(&diagnosis, "native XDP");
+    assert_eq!(native.status, Status::Reduced, "{}", diagnosis.text());
+    assert_eq!(native.says, "the peer sends on 4 queues and this end receives on 2");
+    assert!(finding(&diagnosis, "addresses").says.contains("192.0.2.1"));
+    let forwarding = finding(&diagnosis, "ip_forward");
+    assert_eq!(forwarding.status, Status::Reduced);
+    assert!(forwarding.mend.unwrap().contains("net/ipv4/conf/g0/forwarding=0"));
+    // What it says to type, typed: then it is mended.
+    let typed = native.mend.unwrap();
+    lab.gw(typed.split("    (").next().unwrap());
+    let diagnosis = diagnose(&lab, &["g0"], Depth::Try);
+    assert_eq!(finding(&diagnosis, "native XDP").status, Status::Works);
+    assert_eq!(finding(&diagnosis, "multi-buffer").status, Status::Works);
+
+    lab.gw("ip link set g0 down");
+    let diagnosis = diagnose(&lab, &["g0"], Depth::Ask);
+    assert_eq!(finding(&diagnosis, "link").status, Status::Broken);
+    assert_eq!(diagnosis.exit_code(), 1);
+}
+
+#[test]
+fn the_doctor_does_not_disturb_what_is_attached() {
+    let Some(lab) = Lab::new("") else { return };
+    lab.inside(|| {
+        let mut watcher = watcher();
+        watcher.follow(["g0"]).unwrap(); // a bpf_link comes and goes without an event
+        // The object in the way of a gateway: any program will do.
+        let held = probe::hold_pass_all("g0", XdpMode::Generic).unwrap();
+        let (event, _) = await_event(&mut watcher, |event| event.state.xdp.is_some());
+        let attached = event.state.xdp.unwrap();
+        let attached_to = event.ifindex;
+        assert_eq!(attached.mode, XdpMode::Generic);
+
+        let devices = ["g0".to_owned()];
+        let diagnosis = doctor::diagnose(&devices, Depth::Try);
+        let in_use = finding(&diagnosis, "in use");
+        assert!(
+            in_use.says.contains(&format!("XDP program {} (generic)", attached.program_id)),
+            "{in_use:?}"
+        );
+        assert_eq!(finding(&diagnosis, "native XDP").status, Status::Unknown);
+        watcher.refresh(attached_to).unwrap();
+        watcher.read().unwrap();
+        assert_eq!(watcher.find("g0").unwrap().xdp, Some(attached));
+
+        let why = explain_bind_failure("g0", "attach: Device or resource busy (os error 16)");
+        assert!(why.contains("in use"), "{why}");
+        assert!(why.contains("ip link set g0 xdpgeneric off"), "{why}");
+        // With sockets as well it is a running gateway.
+        let socket = probe::hold_socket("g0", 0).unwrap();
+        let diagnosis = doctor::diagnose(&devices, Depth::Try);
+        let in_use = finding(&diagnosis, "in use");
+        assert!(in_use.says.ends_with("AF_XDP sockets on queue 0"), "{in_use:?}");
+        assert_eq!(in_use.status, Status::Reduced);
+        drop(held);
+        let in_use = finding(&doctor::diagnose(&devices, Depth::Try), "in use");
+        assert_eq!(in_use.says, "in use: AF_XDP sockets on queue 0");
+        drop(socket);
+        await_event(&mut watcher, |event| event.change == LinkChange::Changed && event.state.xdp.is_none());
+        // The kernel releases sockets some time after they are closed.
+        let free = (0..50).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            let diagnosis = doctor::diagnose(&devices, Depth::Try);
+            finding(&diagnosis, "in use").status == Status::Works && diagnosis.exit_code() == 0
+        });
+        assert!(free, "{}", doctor::diagnose(&devices, Depth::Try).text());
+    });
+}
+
+#[test]
+fn the_doctor_on_a_missing_device() {
+    let devices = ["sgl-nosuch".to_owned(), "lo".to_owned()];
+    let diagnosis = doctor::diagnose(&devices, Depth::Ask);
+    assert_eq!(diagnosis.exit_code(), 2);
+    assert!(!diagnosis.usable && !diagnosis.devices[0].present && diagnosis.devices[1].present);
+    assert!(diagnosis.text().contains("there is no device sgl-nosuch in this network namespace"));
+    assert!(
+        explain_bind_failure("sgl-nosuch", "No such device (os error 19)").contains("there is no device")
+    );
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 pub mod bench;
+pub mod doctor;
 pub mod replay;
 
 use std::path::PathBuf;

@@ -34,7 +34,9 @@ impl AttachObstacle {
                 "ethtool -L {device} rx {peer_tx}    (or on the other end: ethtool -L PEER tx {our_rx})"
             ),
             Self::PeerMtu { .. } => {
-                format!("ip link set {device} mtu {VETH_SINGLE_BUFFER_MTU}    (and the same on the other end)")
+                format!(
+                    "ip link set {device} mtu {VETH_SINGLE_BUFFER_MTU}    (and the same on the other end)"
+                )
             }
         }
     }

@@ -28,7 +28,10 @@ const DRVINFO_WORDS: usize = 49;
 
 /// What hides frames from a gateway, by the kernel's feature name, with what is lost while it is on.
 pub const HIDING: [(&str, &str); 7] = [
-    ("rx-vlan-hw-parse", "the card takes 802.1Q tags off before we see the frame: VLANs cannot be told apart"),
+    (
+        "rx-vlan-hw-parse",
+        "the card takes 802.1Q tags off before we see the frame: VLANs cannot be told apart",
+    ),
     ("rx-vlan-stag-hw-parse", "the card takes 802.1ad tags off before we see the frame: QinQ does not work"),
     ("rx-vlan-filter", "the card drops VLANs the kernel has no device for: ours are among them"),
     ("rx-vlan-stag-filter", "the card drops outer tags the kernel has no device for: QinQ does not work"),
@@ -229,7 +232,8 @@ impl Ethtool {
         let list = list.map(|(n, name)| {
             let block = &words[2 + 4 * (n / 32)..][..4];
             let bit = |word: u32| word & (1 << (n % 32)) != 0;
-            let [available, requested, active, never_changed] = [block[0], block[1], block[2], block[3]].map(bit);
+            let [available, requested, active, never_changed] =
+                [block[0], block[1], block[2], block[3]].map(bit);
             Feature { name, active, requested, fixed: !available || never_changed }
         });
         Ok(Features(list.collect()))
@@ -336,8 +340,7 @@ impl OffloadGuard {
     ///
     /// Make it before attaching a program: drivers often refuse offload changes while one is attached.
     pub fn engage(device: &str) -> Result<Self, EthtoolError> {
-        let failed =
-            |source| EthtoolError { device: device.to_owned(), what: "read its offloads", source };
+        let failed = |source| EthtoolError { device: device.to_owned(), what: "read its offloads", source };
         let ethtool = Ethtool::open().map_err(failed)?;
         let ifindex = ethtool.ifindex(device).map_err(failed)?;
         let before = ethtool.features(device)?;

@@ -14,9 +14,8 @@ impl Timer {
     /// A timer that is not running.
     pub fn new() -> io::Result<Self> {
         // SAFETY: takes a clock and flags, no memory.
-        let fd = unsafe {
-            libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC)
-        };
+        let fd =
+            unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -31,7 +30,8 @@ impl Timer {
             libc::timespec { tv_sec: period.as_secs().cast_signed(), tv_nsec: period.subsec_nanos().into() };
         let times = libc::itimerspec { it_interval: period, it_value: period };
         // SAFETY: reads `times`, which lives across the call; a null old value is allowed.
-        let set = unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const times, std::ptr::null_mut()) };
+        let set =
+            unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const times, std::ptr::null_mut()) };
         if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 

@@ -1,6 +1,6 @@
 //! The link watcher: rtnetlink(7) events and ethtool notifications as typed [`LinkEvent`]s.
 //!
-//! [`Links`] is the pure part: what is known of every device, and the difference a message makes.
+//! `Links` is the pure part: what is known of every device, and the difference a message makes.
 //! [`LinkWatcher`] is the socket around it: the kernel wakes us, microseconds after most changes.
 //!
 //! Carrier is the exception. The kernel (net/core/link_watch.c) lets one round of carrier events out per
@@ -117,7 +117,8 @@ pub struct LinkState {
     pub master: Option<IfIndex>,
     /// What sort of device.
     pub kind: LinkKind,
-    /// The attached XDP program: a gateway is at work, or has left it behind.
+    /// The attached XDP program: a gateway is at work, or has left it behind. Attaching by bpf_link is
+    /// not announced by the kernel: only on followed devices is this known in time.
     pub xdp: Option<XdpAttached>,
     /// The other end of a veth pair (or the lower device of a stacked one).
     pub peer: Option<Peer>,
@@ -205,7 +206,8 @@ pub(super) fn parse_link(payload: &[u8]) -> Option<(String, LinkState)> {
     if *payload.first()? != libc::AF_UNSPEC as u8 {
         return None;
     }
-    let kind = if u16_at(payload, 2)? == libc::ARPHRD_LOOPBACK { LinkKind::Loopback } else { LinkKind::Physical };
+    let kind =
+        if u16_at(payload, 2)? == libc::ARPHRD_LOOPBACK { LinkKind::Loopback } else { LinkKind::Physical };
     let flags = u32_at(payload, 8)?;
     let mut name = None;
     let mut mtu_bytes = None;
@@ -837,7 +839,8 @@ mod tests {
 
     #[test]
     fn messages_about_bridge_ports_and_wireless_are_not_links() {
-        let whole = |family| message(family, UP).with(IFLA_IFNAME, b"e\0").with(IFLA_MTU, &1500u32.to_ne_bytes());
+        let whole =
+            |family| message(family, UP).with(IFLA_IFNAME, b"e\0").with(IFLA_MTU, &1500u32.to_ne_bytes());
         assert!(parsed(whole(libc::AF_UNSPEC as u8)).is_some());
         assert!(parsed(whole(libc::AF_BRIDGE as u8)).is_none());
         assert!(parsed(message(0, UP).with(IFLA_IFNAME, b"wlan0\0")).is_none());
@@ -847,7 +850,8 @@ mod tests {
 
     #[test]
     fn a_channel_notification_counts_combined_on_both_sides() {
-        let header = [[8u16.to_ne_bytes(), 1u16.to_ne_bytes()].concat(), 7u32.to_ne_bytes().to_vec()].concat();
+        let header =
+            [[8u16.to_ne_bytes(), 1u16.to_ne_bytes()].concat(), 7u32.to_ne_bytes().to_vec()].concat();
         let build = |command| {
             Request::generic(30, 0, command)
                 .with(ETHTOOL_A_CHANNELS_HEADER, &header)
