@@ -9,13 +9,17 @@ use softgate::cli;
 #[derive(Parser)]
 #[command(version)]
 enum Softgate {
+    Run(cli::run::RunArgs),
     Replay(cli::replay::ReplayArgs),
     Bench(cli::bench::BenchArgs),
+    Doctor(cli::doctor::DoctorArgs),
 }
 
 fn main() -> ExitCode {
     match Softgate::parse() {
+        Softgate::Run(args) => cli::run::run(&args),
         Softgate::Replay(args) => cli::replay::run(&args),
         Softgate::Bench(args) => cli::bench::run(&args),
+        Softgate::Doctor(args) => cli::doctor::run(args),
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 pub mod bench;
+pub mod run;
 pub mod doctor;
 pub mod replay;
 

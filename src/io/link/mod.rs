@@ -6,12 +6,12 @@
 
 pub mod channels;
 pub mod ethtool;
-// findings
+pub mod findings;
 mod netlink;
-// probe
+pub mod probe;
 mod timer;
 pub mod watch;
 
 pub use ethtool::{Ethtool, OffloadGuard};
-// pub use
+pub use findings::explain_bind_failure;
 pub use watch::{LinkChange, LinkEvent, LinkKind, LinkState, LinkWatcher, XdpMode};
