@@ -104,7 +104,7 @@ fn synthetic(random: &mut Random) -> (Vec<Ipv4Net>, Vec<Ipv6Net>) {
     let v4 = v4.collect::<std::collections::BTreeSet<_>>().into_iter().collect();
     let v6 = (0..160_000).map(|_| {
         let len = [48, 48, 48, 48, 48, 44, 40, 36, 32, 32, 29][random.next() as usize % 11];
-        let top = 0x2400 + (random.next() % 0x800 & 0xfe0f);
+        let top = 0x2400 + ((random.next() % 0x800) & 0xfe0f);
         let addr = u128::from(top) << 112 | u128::from(random.next()) << 48;
         Ipv6Net::new(addr.into(), len).expect("a length").trunc()
     });
@@ -221,6 +221,14 @@ fn report4(fib: &Fib4, mut rib: Rib4, nets: &[Ipv4Net], rnd: &[u32], hit: &[u32]
         mlps(first),
         table.memory_bytes() as f64 / 1e6
     );
+    let default: Ipv4Net = "0.0.0.0/0".parse().expect("a prefix");
+    let times = (0..10).map(|_| {
+        if rib.remove(&default).is_none() {
+            rib.insert(default, 1);
+        }
+        time(|| table = table.with_changes(&rib, &[default]))
+    });
+    print_ms("change of the default route (not in the mean)", times.collect());
     prove4(&table, &rib, &[rnd]);
 }
 
@@ -259,6 +267,14 @@ fn report6(fib: &Fib6, mut rib: Rib6, nets: &[Ipv6Net], hit: &[u128]) {
         mlps(first),
         table.memory_bytes() as f64 / 1e6
     );
+    let default: Ipv6Net = "::/0".parse().expect("a prefix");
+    let times = (0..10).map(|_| {
+        if rib.remove(&default).is_none() {
+            rib.insert(default, 1);
+        }
+        time(|| table = table.with_changes(&rib, &[default]))
+    });
+    print_ms("change of the default route (not in the mean)", times.collect());
     prove6(&table, &rib, hit);
 }
 
