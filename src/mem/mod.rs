@@ -11,6 +11,8 @@ mod pool;
 pub mod prefetch;
 pub mod simd;
 
+pub mod tsc;
+
 pub use frame::{Frame, HEADROOM};
 pub use packet_memory::{ChunkSize, MemoryError, PacketMemory, PageKind};
 pub use pool::FramePool;

@@ -62,6 +62,29 @@ pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
     !(sum as u16)
 }
 
+/// Unfolded sum over a chain of segments, from `skip` bytes into the first one on, at most `len` bytes.
+pub fn add_chain(head: &crate::mem::Frame, skip: usize, mut len: usize) -> u64 {
+    let mut sum = 0;
+    let mut odd = false;
+    let mut data = &head.bytes()[skip..];
+    let mut at = head;
+    loop {
+        let part = &data[..data.len().min(len)];
+        let part_sum = fold(add(0, part));
+        // A segment that begins at an odd offset has its bytes in the other half of each word.
+        sum += u64::from(if odd { part_sum.swap_bytes() } else { part_sum });
+        odd ^= part.len() % 2 == 1;
+        len -= part.len();
+        match at.peek_next() {
+            Some(next) if len > 0 => {
+                at = next;
+                data = at.bytes();
+            }
+            _ => return sum,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

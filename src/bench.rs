@@ -1,0 +1,299 @@
+//! The benchmark: the shipped worker loop over frames in memory.
+//!
+//! What a packet costs is the loop's TSC cycles less those of the *null pipeline*: the same port, the same
+//! copy-in and burst loop, every frame put back at once. Both run in alternating windows; the result is
+//! the median of the differences, so that a noisy neighbour hits both.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::io::memory::{MemoryPort, Sink, Template};
+use crate::mem::{ChunkSize, FramePool, PacketMemory, tsc};
+use crate::replay::{self, ReplayError};
+use crate::telemetry::Totals;
+use crate::time::Nanos;
+use crate::worker::{Node, Worker};
+
+/// Pairs of windows.
+const WINDOWS: usize = 20;
+
+/// Frames of packet memory per worker: small, so that packets stay in the cache as after a NIC's copy.
+const FRAMES: usize = 4096;
+
+/// Burst times kept per worker for the percentiles.
+const MAX_SAMPLES: usize = 1 << 20;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Captures by port name.
+    pub inputs: Vec<(String, std::path::PathBuf)>,
+    /// Threads.
+    pub workers: usize,
+    /// First CPU to pin to; worker n takes the n-th behind it.
+    pub first_cpu: usize,
+    /// Time measured, after the warm-up.
+    pub seconds: f64,
+    /// Report although packets were dropped: for scenarios that drop on purpose.
+    pub allow_drops: bool,
+}
+
+/// The result of a benchmark; `--json` prints it as it is.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Million packets a second, all workers, the copy-in included.
+    pub mpps: f64,
+    /// Gigabits a second, counting the frames' bytes as captured.
+    pub gbps: f64,
+    /// TSC cycles a packet costs above the null pipeline: median over the windows and workers.
+    pub cycles_per_packet: f64,
+    /// TSC cycles of the null pipeline per packet.
+    pub null_cycles_per_packet: f64,
+    /// TSC cycles of the whole loop per packet.
+    pub loop_cycles_per_packet: f64,
+    /// Lowest and highest difference of a window.
+    pub cycles_range: (f64, f64),
+    /// Time of a burst in nanoseconds: p50, p99, p99.9.
+    pub burst_ns: (u64, u64, u64),
+    /// Packets measured.
+    pub packets: u64,
+    /// Packets dropped, by reason.
+    pub drops: Vec<(&'static str, u64)>,
+    /// Threads.
+    pub workers: usize,
+    /// Mean frame size in bytes.
+    pub frame_bytes: f64,
+    /// Different frames in the captures.
+    pub frames: usize,
+    /// Routes in all VRFs.
+    pub routes: usize,
+    /// Bytes of the forwarding tables of all VRFs.
+    pub fib_bytes: usize,
+    /// Pages below the packet memory.
+    pub pages: String,
+    /// CPU model.
+    pub cpu: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// TSC cycles per nanosecond.
+    pub tsc_ghz: f64,
+}
+
+/// Why a benchmark has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// As for a replay.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// Nothing to send.
+    #[error("no frames: name at least one capture with --in PORT=FILE")]
+    NoFrames,
+    /// Packets were lost.
+    #[error("{dropped} of {packets} packets were dropped ({reasons}): the scenario does not measure forwarding. \
+             Mend the config (static neighbours, routes), or use --allow-drops")]
+    Dropped {
+        /// How many.
+        dropped: u64,
+        /// Of how many.
+        packets: u64,
+        /// By reason.
+        reasons: String,
+    },
+    /// Frames that did not come home.
+    #[error("{0} frames leaked: this is a bug")]
+    Leaked(usize),
+}
+
+struct Measured {
+    full: Vec<(u64, u64)>,
+    null: Vec<(u64, u64)>,
+    bursts: Vec<u32>,
+    elapsed: Duration,
+    packets: u64,
+}
+
+/// Runs the benchmark.
+pub fn run(config: &Config, options: &Options) -> Result<Report, BenchError> {
+    let ports: Vec<String> = config.ports.iter().map(|port| port.name.to_string()).collect();
+    let mut templates: Vec<Template> = vec![Template::default(); ports.len()];
+    for (name, path) in &options.inputs {
+        let index = ports.iter().position(|port| port == name).ok_or_else(|| ReplayError::UnknownPort {
+            name: name.clone(),
+            known: ports.join(", "),
+        })?;
+        for captured in crate::io::pcap::read(path).map_err(ReplayError::from)? {
+            templates[index].push(&captured.bytes);
+        }
+    }
+    let templates: Vec<Arc<Template>> = templates.into_iter().map(Arc::new).collect();
+    let frames: usize = templates.iter().map(|template| template.len()).sum();
+    if frames == 0 {
+        return Err(BenchError::NoFrames);
+    }
+    let frame_bytes = templates.iter().map(|t| t.total_bytes()).sum::<usize>() as f64 / frames as f64;
+    let (node, compiler) = replay::compile(config, options.workers).map_err(ReplayError::from)?;
+    let (memory, pools) = PacketMemory::new(options.workers, FRAMES, ChunkSize::Bytes2048).map_err(ReplayError::from)?;
+    let measured = measure(&node, pools, &templates, options);
+    let totals = Totals::of(node.counters.iter().map(|counters| &**counters));
+    if memory.leaked() != 0 {
+        return Err(BenchError::Leaked(memory.leaked()));
+    }
+    let dropped: u64 = totals.drops.iter().map(|(_, count)| count).sum();
+    if dropped > 0 && !options.allow_drops {
+        let reasons = totals.drops.iter().map(|(reason, count)| format!("{} {count}", reason.name()));
+        let reasons = reasons.collect::<Vec<_>>().join(", ");
+        return Err(BenchError::Dropped { dropped, packets: totals.received, reasons });
+    }
+    Ok(report(measured, &totals, &node, &compiler, &memory, options, frames, frame_bytes))
+}
+
+fn measure(node: &Arc<Node>, pools: Vec<FramePool>, templates: &[Arc<Template>], options: &Options) -> Vec<Measured> {
+    let barrier = Barrier::new(options.workers);
+    let closed = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = pools
+            .into_iter()
+            .enumerate()
+            .map(|(id, pool)| {
+                let (barrier, closed) = (&barrier, &closed);
+                scope.spawn(move || {
+                    core_affinity::set_for_current(core_affinity::CoreId { id: options.first_cpu + id });
+                    let mut worker = Worker::new(id, node, pool);
+                    for (port, template) in templates.iter().enumerate() {
+                        // Workers start at different frames, so that they do not walk in step.
+                        let first = template.len() / options.workers * id;
+                        let io = MemoryPort::new(Arc::clone(template), true, Sink::Discard).starting_at(first);
+                        worker.attach(port as u16, 0, Box::new(io));
+                    }
+                    let measured = measure_worker(&mut worker, node, id, barrier, options);
+                    worker.stop();
+                    // Frames of others may still be on their way home.
+                    closed.fetch_add(1, Ordering::AcqRel);
+                    measured
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("a worker panicked")).collect()
+    })
+}
+
+fn measure_worker(worker: &mut Worker, node: &Node, id: usize, barrier: &Barrier, options: &Options) -> Measured {
+    let start = Instant::now();
+    let clock = move || Nanos(start.elapsed().as_nanos() as u64);
+    let received = || node.counters[id].received.load(Ordering::Relaxed);
+    let window = Duration::from_secs_f64(options.seconds / (2 * WINDOWS) as f64);
+    let mut bursts = Vec::with_capacity(MAX_SAMPLES);
+    // Warm-up: at least once through all frames, caches and branch predictors settled.
+    let until = Instant::now() + Duration::from_secs_f64((options.seconds / 5.0).clamp(0.2, 2.0));
+    while Instant::now() < until {
+        for _ in 0..64 {
+            worker.turn(clock());
+        }
+    }
+    let mut measured = Measured { full: vec![], null: vec![], bursts: vec![], elapsed: Duration::ZERO, packets: 0 };
+    for _ in 0..WINDOWS {
+        for null in [true, false] {
+            worker.set_null_pipeline(null);
+            barrier.wait();
+            let before = received();
+            let begun = Instant::now();
+            let first = tsc::cycles();
+            let mut last = first;
+            while begun.elapsed() < window {
+                for _ in 0..16 {
+                    worker.turn(clock());
+                    let now = tsc::cycles();
+                    if !null && bursts.len() < MAX_SAMPLES {
+                        bursts.push((now - last) as u32);
+                    }
+                    last = now;
+                }
+            }
+            let sample = (last - first, received() - before);
+            if null {
+                measured.null.push(sample);
+            } else {
+                measured.full.push(sample);
+                measured.elapsed += begun.elapsed();
+                measured.packets += sample.1;
+            }
+        }
+    }
+    worker.set_null_pipeline(false);
+    measured.bursts = bursts;
+    measured
+}
+
+fn per_packet((cycles, packets): (u64, u64)) -> f64 {
+    cycles as f64 / packets.max(1) as f64
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[expect(clippy::too_many_arguments, reason = "the report gathers everything there is to tell")]
+fn report(
+    measured: Vec<Measured>,
+    totals: &Totals,
+    node: &Node,
+    compiler: &crate::tables::compile::Compiler,
+    memory: &PacketMemory,
+    options: &Options,
+    frames: usize,
+    frame_bytes: f64,
+) -> Report {
+    let differences: Vec<f64> = measured
+        .iter()
+        .flat_map(|m| m.full.iter().zip(&m.null).map(|(full, null)| per_packet(*full) - per_packet(*null)))
+        .collect();
+    let all = |pick: fn(&Measured) -> &Vec<(u64, u64)>| {
+        median(measured.iter().flat_map(|m| pick(m).iter().map(|sample| per_packet(*sample))).collect())
+    };
+    let mpps: f64 = measured.iter().map(|m| m.packets as f64 / m.elapsed.as_secs_f64() / 1e6).sum();
+    let tsc_ghz = measured
+        .iter()
+        .map(|m| m.full.iter().map(|(cycles, _)| *cycles as f64).sum::<f64>() / m.elapsed.as_nanos() as f64)
+        .fold(0.0, f64::max);
+    let mut bursts: Vec<u32> = measured.iter().flat_map(|m| m.bursts.iter().copied()).collect();
+    bursts.sort_unstable();
+    let percentile = |p: f64| {
+        let index = ((bursts.len() as f64 * p) as usize).min(bursts.len().saturating_sub(1));
+        bursts.get(index).map_or(0, |cycles| (f64::from(*cycles) / tsc_ghz) as u64)
+    };
+    let tables = node.tables.load();
+    Report {
+        mpps,
+        gbps: mpps * frame_bytes * 8.0 / 1000.0,
+        cycles_per_packet: median(differences.clone()),
+        null_cycles_per_packet: all(|m| &m.null),
+        loop_cycles_per_packet: all(|m| &m.full),
+        cycles_range: (
+            differences.iter().copied().fold(f64::INFINITY, f64::min),
+            differences.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        ),
+        burst_ns: (percentile(0.5), percentile(0.99), percentile(0.999)),
+        packets: measured.iter().map(|m| m.packets).sum(),
+        drops: totals.drops.iter().map(|(reason, count)| (reason.name(), *count)).collect(),
+        workers: options.workers,
+        frame_bytes,
+        frames,
+        routes: compiler.rib().len(),
+        fib_bytes: tables.vrfs.iter().map(|vrf| vrf.fib4.memory_bytes() + vrf.fib6.memory_bytes()).sum(),
+        pages: format!("{:?}", memory.pages()),
+        cpu: cpu_model(),
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+        tsc_ghz,
+    }
+}
+
+fn cpu_model() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = info.lines().find(|line| line.starts_with("model name"));
+    line.and_then(|line| line.split(':').nth(1)).unwrap_or("unknown").trim().to_owned()
+}

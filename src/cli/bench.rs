@@ -1,0 +1,93 @@
+//! `softgate bench`: what a packet costs in the shipped loop, measured in memory.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::bench::{Options, Report, run as bench};
+use crate::config::Config;
+
+/// Measures the packet path over frames in memory
+///
+/// cycles_per_packet is what the gateway adds to the null pipeline (the same port, copy-in and burst loop,
+/// every frame put back at once): the median over 20 pairs of windows.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BenchArgs {
+    /// The config; devices are not looked at
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// A capture whose frames come in on a port again and again; once per port
+    #[arg(long = "in", value_name = "PORT=FILE", value_parser = super::parse_input, required = true)]
+    pub inputs: Vec<(String, PathBuf)>,
+    /// Threads, each pinned to a CPU of its own
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub workers: u8,
+    /// CPU of the first worker
+    #[arg(long, default_value_t = 0)]
+    pub cpu: usize,
+    /// Seconds to measure, after a warm-up
+    #[arg(long, default_value_t = 4.0)]
+    pub seconds: f64,
+    /// Reports although packets are dropped
+    #[arg(long)]
+    pub allow_drops: bool,
+    /// Prints one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &BenchArgs) -> ExitCode {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(1);
+        }
+    };
+    let options = Options {
+        inputs: args.inputs.clone(),
+        workers: usize::from(args.workers),
+        first_cpu: args.cpu,
+        seconds: args.seconds.clamp(0.1, 3600.0),
+        allow_drops: args.allow_drops,
+    };
+    match bench(&config, &options) {
+        Ok(report) if args.json => {
+            println!("{}", serde_json::to_string(&report).expect("plain data"));
+            ExitCode::SUCCESS
+        }
+        Ok(report) => {
+            print(&report);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("softgate bench: {error}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn print(report: &Report) {
+    println!(
+        "{:.1} TSC cycles per packet above the null pipeline ({:.1}), windows {:.1} to {:.1}",
+        report.cycles_per_packet, report.null_cycles_per_packet, report.cycles_range.0, report.cycles_range.1
+    );
+    println!(
+        "{:.2} Mpps, {:.2} Gbit/s on {} worker(s), copy-in included; {} packets",
+        report.mpps, report.gbps, report.workers, report.packets
+    );
+    let (p50, p99, p999) = report.burst_ns;
+    println!("burst of up to 64 packets: p50 {p50} ns, p99 {p99} ns, p99.9 {p999} ns");
+    println!(
+        "{} frames of {:.0} bytes, {} routes in {:.2} MB of tables, packet memory on {} pages",
+        report.frames,
+        report.frame_bytes,
+        report.routes,
+        report.fib_bytes as f64 / 1e6,
+        report.pages
+    );
+    println!("{}, TSC {:.2} GHz, Linux {}", report.cpu, report.tsc_ghz, report.kernel);
+    for (reason, count) in &report.drops {
+        println!("dropped {count}: {reason}");
+    }
+}

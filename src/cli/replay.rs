@@ -1,0 +1,107 @@
+//! `softgate replay`: captures in, captures and counters out.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::replay::{Options, Report, run as replay};
+
+/// Runs captures through the gateway and writes what it sends
+///
+/// The clock is the capture's; the same config, captures and number of workers give the same bytes and
+/// counters on any machine. Neither root nor a network device is needed.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// The config; devices are not looked at
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// A capture (pcap or pcapng) that comes in on a port; once per port
+    #[arg(long = "in", value_name = "PORT=FILE", value_parser = super::parse_input, required = true)]
+    pub inputs: Vec<(String, PathBuf)>,
+    /// Folder for PORT.pcap of every port that sent something
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Workers, run in lock-step on one thread
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub workers: u8,
+    /// How long the clock runs on behind the last packet, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub linger: u64,
+    /// Prints one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Serialize)]
+struct Json {
+    received: u64,
+    sent: u64,
+    punted: u64,
+    originated: u64,
+    errors_limited: u64,
+    leaked_frames: usize,
+    drops: std::collections::BTreeMap<&'static str, u64>,
+    written: std::collections::BTreeMap<String, u64>,
+}
+
+/// Runs the command.
+pub fn run(args: &ReplayArgs) -> ExitCode {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(1);
+        }
+    };
+    let options = Options {
+        inputs: args.inputs.clone(),
+        out: args.out.clone(),
+        workers: usize::from(args.workers),
+        linger: Duration::from_millis(args.linger),
+    };
+    match replay(&config, &options) {
+        Ok(report) => {
+            print(&report, args);
+            ExitCode::from(u8::from(report.leaked_frames > 0))
+        }
+        Err(error) => {
+            eprintln!("softgate replay: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn print(report: &Report, args: &ReplayArgs) {
+    let totals = &report.totals;
+    if args.json {
+        let json = Json {
+            received: totals.received,
+            sent: totals.sent,
+            punted: totals.punted,
+            originated: totals.originated,
+            errors_limited: totals.errors_limited,
+            leaked_frames: report.leaked_frames,
+            drops: totals.drops.iter().map(|(reason, count)| (reason.name(), *count)).collect(),
+            written: report.written.iter().cloned().collect(),
+        };
+        println!("{}", serde_json::to_string(&json).expect("plain data"));
+        return;
+    }
+    println!("received    {:>12}", totals.received);
+    println!("sent        {:>12}", totals.sent);
+    println!("punted      {:>12}   consumed by the gateway itself: ARP, ND, ICMP to it", totals.punted);
+    println!("originated  {:>12}   made by the gateway: answers, errors, requests, fragments", totals.originated);
+    println!("dropped     {:>12}", totals.drops.iter().map(|(_, count)| count).sum::<u64>());
+    for (reason, count) in &totals.drops {
+        println!("  {:<28} {count:>6}   {}", reason.name(), reason.explanation());
+    }
+    for (port, frames) in &report.written {
+        println!("wrote {} ({frames} frames)", args.out.join(format!("{port}.pcap")).display());
+    }
+    if report.leaked_frames > 0 {
+        println!("LEAKED {} frames: this is a bug", report.leaked_frames);
+    }
+}

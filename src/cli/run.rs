@@ -1,0 +1,103 @@
+//! `softgate run`: the gateway itself, in the foreground.
+
+use std::io::Read as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::config::Config;
+use crate::control::{Limits, Server};
+use crate::gateway::{Gateway, StartError};
+use crate::io::link::explain_bind_failure;
+
+/// Runs the gateway in the foreground until SIGTERM or SIGINT
+///
+/// Needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_IPC_LOCK (root has them). Everything is detached
+/// from the devices on exit.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    /// The config
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// The control socket, instead of the config's
+    #[arg(long, value_name = "PATH", env = "SOFTGATE_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// What is logged, for example `info` or `softgate=debug`
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "SOFTGATE_LOG")]
+    pub log: String,
+}
+
+/// Keys of the descriptors the control thread waits for.
+const LINKS: usize = 0;
+const SIGNALS: usize = 1;
+
+/// Runs the command.
+pub fn run(args: &RunArgs) -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(&args.log))
+        .with_writer(std::io::stderr)
+        .init();
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(1);
+        }
+    };
+    match serve(config, args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("softgate run: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn serve(config: Config, args: &RunArgs) -> Result<ExitCode, String> {
+    // The socket first: a second gateway with the same config ends here, before it touches a device.
+    let path = args.socket.clone().unwrap_or_else(|| config.control.socket.clone());
+    let mut server =
+        Server::bind(&path, config.control.group.as_deref(), Limits::default()).map_err(|error| error.to_string())?;
+    let (mut signals, tell) = UnixStream::pair().map_err(|error| format!("signals: {error}"))?;
+    signals.set_nonblocking(true).map_err(|error| format!("signals: {error}"))?;
+    for signal in [SIGTERM, SIGINT] {
+        let tell = tell.try_clone().map_err(|error| format!("signals: {error}"))?;
+        signal_hook::low_level::pipe::register(signal, tell).map_err(|error| format!("signals: {error}"))?;
+    }
+    let file_name = args.config.display().to_string();
+    let mut gateway = Gateway::start(config, &file_name).map_err(|error| explain(&error))?;
+    let register = |server: &mut Server, fd, key| {
+        server.register(fd, key).map_err(|error| format!("event loop: {error}"))
+    };
+    register(&mut server, gateway.watcher().as_raw_fd(), LINKS)?;
+    register(&mut server, signals.as_raw_fd(), SIGNALS)?;
+    tracing::info!(socket = %path.display(), workers = ?gateway.worker_cpus(), "softgate ready");
+    loop {
+        // The time-out is a safety net: everything that matters wakes the loop.
+        let ready = server
+            .poll(&mut gateway, Some(Duration::from_millis(500)))
+            .map_err(|error| format!("event loop: {error}"))?;
+        if ready.contains(&SIGNALS) && signals.read(&mut [0; 16]).is_ok() {
+            break;
+        }
+        gateway.handle_links();
+    }
+    drop(server);
+    let leaked_frames = gateway.stop();
+    tracing::info!(leaked_frames, "softgate stopped, devices are detached");
+    Ok(ExitCode::from(u8::from(leaked_frames > 0)))
+}
+
+/// The error, and for a device what `doctor` says of it.
+fn explain(error: &StartError) -> String {
+    match error {
+        StartError::Device { device, source, .. } => {
+            format!("{error}\n{}", explain_bind_failure(device, &source.to_string()))
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,295 @@
+//! The config: serde structs exactly as typed, legal values only, and the checks across tables.
+//!
+//! Text becomes a [`Config`] completely or not at all; every fault that was found is named with its
+//! file, line, key, value and what is allowed. What the config *means* is compiled in `tables`.
+
+mod check;
+mod error;
+mod read;
+pub mod route_file;
+mod sections;
+mod value;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+pub use check::{Links, check_neighbour};
+pub use error::{ConfigError, ConfigErrors};
+pub use sections::{
+    Control, Cpu, Icmp, Interface, Lag, Neighbour, NeighbourLimits, Pair, Port, PortMode, Route, RouteFile, RouteTarget,
+    RouterAdvertisements, SourceCheck, System, Vrf, Workers,
+};
+pub use value::{
+    DeviceName, HashKey, InterfaceAddress, InterfaceName, Mac, Mtu, Name, NextHop, NotAllowed, PortName, Prefix, Ranged,
+    Tpid, Vlan, VlanId, VrfName, ZoneName,
+};
+
+/// The schema this binary writes. It reads this one and the one before (there is none before 1).
+pub const SCHEMA: u32 = 1;
+
+/// Largest config or route file read from disk: 64 M routes of 16 bytes, more than any table holds.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// A whole, checked config.
+///
+/// There is no `Deserialize`: [`Config::parse`] is the only door.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// The version of the vocabulary.
+    pub schema: u32,
+    /// `[system]`
+    pub system: System,
+    /// `[control]`
+    pub control: Control,
+    /// `[pair]`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pair: Option<Pair>,
+    /// `[icmp]`
+    pub icmp: Icmp,
+    /// `[neighbours]`
+    #[serde(rename = "neighbours")]
+    pub neighbour_limits: NeighbourLimits,
+    /// `[[port]]`
+    #[serde(rename = "port", skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
+    /// `[[vrf]]`
+    #[serde(rename = "vrf", skip_serializing_if = "Vec::is_empty")]
+    pub vrfs: Vec<Vrf>,
+    /// `[[interface]]`
+    #[serde(rename = "interface", skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<Interface>,
+    /// `[[neighbour]]`
+    #[serde(rename = "neighbour", skip_serializing_if = "Vec::is_empty")]
+    pub neighbours: Vec<Neighbour>,
+    /// `[[route]]`
+    #[serde(rename = "route", skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// `[[route_file]]`, with what was in them.
+    #[serde(rename = "route_file", skip_serializing_if = "Vec::is_empty")]
+    pub route_files: Vec<RouteFile>,
+}
+
+/// The top-level keys, in the order of the manual.
+const KEYS: [&str; 12] = [
+    "schema", "system", "control", "pair", "icmp", "neighbours", "port", "vrf", "interface", "neighbour", "route",
+    "route_file",
+];
+
+impl Default for Config {
+    /// The empty config: no ports, nothing forwarded.
+    fn default() -> Config {
+        Config {
+            schema: SCHEMA,
+            system: System::default(),
+            control: Control::default(),
+            pair: None,
+            icmp: Icmp::default(),
+            neighbour_limits: NeighbourLimits::default(),
+            ports: Vec::new(),
+            vrfs: Vec::new(),
+            interfaces: Vec::new(),
+            neighbours: Vec::new(),
+            routes: Vec::new(),
+            route_files: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a config; `file_name` is what errors call it. A `[[route_file]]` is refused:
+    /// there is no folder it could be in. See [`Config::load`] and [`Config::parse_with`].
+    pub fn parse(text: &str, file_name: &str) -> Result<Config, ConfigErrors> {
+        Config::parse_with(text, file_name, &mut |_| {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "route files cannot be read here"))
+        })
+    }
+
+    /// Reads and checks a config; `read` gives the text of a route file by the path in the config.
+    pub fn parse_with(
+        text: &str,
+        file_name: &str,
+        read: &mut dyn FnMut(&str) -> io::Result<String>,
+    ) -> Result<Config, ConfigErrors> {
+        let mut errors = ConfigErrors::none();
+        let source = read::Source::parse(text, file_name, &mut errors);
+        if !errors.is_empty() {
+            errors.sort();
+            return Err(errors); // What stands after a syntax error is anyone's guess.
+        }
+        if !check_schema(&source, &mut errors) {
+            return Err(errors); // Another schema has other keys: complaints about them would mislead.
+        }
+        source.refuse_others(&KEYS, &mut errors);
+        let e = &mut errors;
+        let mut config = Config {
+            schema: SCHEMA,
+            system: source.single("system", e).unwrap_or_default(),
+            control: source.single("control", e).unwrap_or_default(),
+            pair: source.single("pair", e),
+            icmp: source.single("icmp", e).unwrap_or_default(),
+            neighbour_limits: source.single("neighbours", e).unwrap_or_default(),
+            ports: source.list("port", e),
+            vrfs: source.list("vrf", e),
+            interfaces: source.list("interface", e),
+            neighbours: source.list("neighbour", e),
+            routes: source.list("route", e),
+            route_files: source.list("route_file", e),
+        };
+        let route_texts = read_route_files(&mut config, &source, read, e);
+        // Across tables only when each is right by itself: a port with a bad name is not a missing port.
+        if errors.is_empty() {
+            check::check(&config, &mut |fault| {
+                errors.push(locate(fault, &config, |key, value, allowed| source.error(key, value, allowed), |file| {
+                    route_texts.get(file).map(String::as_str)
+                }));
+            });
+        }
+        errors.sort();
+        if errors.is_empty() { Ok(config) } else { Err(errors) }
+    }
+
+    /// Reads and checks a config file and the route files it names.
+    pub fn load(path: impl AsRef<Path>) -> Result<Config, ConfigErrors> {
+        let path = path.as_ref();
+        let text = read_file(path).map_err(|error| unreadable(&path.display().to_string(), &error))?;
+        Config::parse_with(&text, &path.display().to_string(), &mut |file| read_file(&beside(path, file)))
+    }
+
+    /// Checks across tables, for a config that was built or changed without text. Errors have no line.
+    pub fn validate(&self, file_name: &str) -> Result<(), ConfigErrors> {
+        let mut errors = ConfigErrors::none();
+        check::check(self, &mut |fault| {
+            let at = |key: &str, value, allowed| ConfigError {
+                file: file_name.into(),
+                line: None,
+                key: key.to_owned(),
+                value,
+                allowed,
+            };
+            errors.push(locate(fault, self, at, |_| None));
+        });
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// The config as TOML. Route files stay references: their routes are not written.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_else(|error| unreachable!("a config is plain tables: {error}"))
+    }
+
+    /// All static routes: `[[route]]`, then those of the route files, in order.
+    pub fn all_routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().chain(self.route_files.iter().flat_map(|file| file.routes.iter()))
+    }
+
+    /// All VRFs: `default`, the declared ones, then those only interfaces name, each once.
+    pub fn vrf_names(&self) -> Vec<VrfName> {
+        let mut seen = ahash::AHashSet::new();
+        std::iter::once(Name::default_vrf())
+            .chain(self.vrfs.iter().map(|vrf| vrf.name.clone()))
+            .chain(self.interfaces.iter().map(|interface| interface.vrf.clone()))
+            .filter(|name| seen.insert(name.clone()))
+            .collect()
+    }
+}
+
+/// The path of a route file: relative ones are beside the config.
+pub(crate) fn beside(config: &Path, file: &str) -> std::path::PathBuf {
+    config.parent().unwrap_or(Path::new("")).join(file)
+}
+
+/// Reads a text file of a sane size.
+pub(crate) fn read_file(path: &Path) -> io::Result<String> {
+    use io::Read as _;
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    match read as u64 > MAX_FILE_BYTES {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 GiB")),
+        false => Ok(text),
+    }
+}
+
+fn unreadable(file: &str, error: &io::Error) -> ConfigErrors {
+    let mut errors = ConfigErrors::none();
+    let allowed = format!("cannot be read: {error}");
+    errors.push(ConfigError { file: file.into(), line: None, key: String::new(), value: None, allowed });
+    errors
+}
+
+fn check_schema(source: &read::Source<'_>, errors: &mut ConfigErrors) -> bool {
+    let Some(value) = source.get("schema") else {
+        let allowed = format!("the key schema is missing; write schema = {SCHEMA} on the first line");
+        errors.push(ConfigError { line: Some(1), ..source.error("schema", None, allowed) });
+        return false;
+    };
+    let written = value.get_ref().as_integer().and_then(|integer| integer.as_str().parse::<u32>().ok());
+    if written == Some(SCHEMA) {
+        return true;
+    }
+    let allowed = match written {
+        Some(written) if written > SCHEMA => {
+            format!("this binary reads schema {SCHEMA}; the file is for a newer softgate")
+        }
+        _ => format!("this binary reads schema {SCHEMA}"),
+    };
+    errors.push(source.error("schema", written.map(|written| written.to_string()), allowed));
+    false
+}
+
+/// Fills in the routes of the route files; returns their texts, for line numbers of later faults.
+fn read_route_files(
+    config: &mut Config,
+    source: &read::Source<'_>,
+    read: &mut dyn FnMut(&str) -> io::Result<String>,
+    errors: &mut ConfigErrors,
+) -> Vec<String> {
+    let mut texts = Vec::with_capacity(config.route_files.len());
+    for (index, route_file) in config.route_files.iter_mut().enumerate() {
+        let text = match read(&route_file.path) {
+            Ok(text) => text,
+            Err(error) => {
+                let key = format!("route_file[{index}].path");
+                let allowed = format!("cannot be read: {error}");
+                errors.push(source.error(&key, Some(route_file.path.clone()), allowed));
+                texts.push(String::new());
+                continue;
+            }
+        };
+        let file: Arc<str> = route_file.path.as_str().into();
+        let routes = route_file::parse(&text, &route_file.vrf, |bad| {
+            errors.push(ConfigError {
+                file: file.clone(),
+                line: Some(bad.line),
+                key: bad.key.to_owned(),
+                value: Some(bad.value),
+                allowed: bad.allowed.to_string(),
+            });
+        });
+        route_file.routes = Arc::new(routes);
+        texts.push(text);
+    }
+    texts
+}
+
+/// Gives a fault its file and line.
+fn locate<'t>(
+    fault: check::Fault,
+    config: &Config,
+    at_key: impl Fn(&str, Option<String>, String) -> ConfigError,
+    route_text: impl Fn(usize) -> Option<&'t str>,
+) -> ConfigError {
+    match fault.place {
+        check::Place::Key(key) => at_key(&key, fault.value, fault.allowed),
+        check::Place::RouteFile { file, route, key } => ConfigError {
+            file: config.route_files[file].path.as_str().into(),
+            line: route_text(file).and_then(|text| route_file::line_of(text, route)),
+            key: key.to_owned(),
+            value: fault.value,
+            allowed: fault.allowed,
+        },
+    }
+}

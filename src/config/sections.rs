@@ -1,0 +1,506 @@
+//! The tables of a config, one struct each, exactly as typed. [`Config`](super::Config) lists them.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::value::{
+    DeviceName, HashKey, InterfaceAddress, InterfaceName, Mac, Mtu, Name, NextHop, NotAllowed, PortName, Prefix, Ranged,
+    Tpid, Vlan, VrfName, ZoneName,
+};
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// `[system]`: the process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct System {
+    /// What this node is called in logs and replies.
+    #[serde(default = "System::default_name")]
+    pub name: Name,
+    /// The CPUs of the workers.
+    #[serde(default)]
+    pub workers: Workers,
+    /// Frames of packet memory for each worker.
+    #[serde(default = "System::default_frames")]
+    pub frames: Ranged<1024, 4_194_304>,
+    /// Seed of the keyed hashes that nodes and runs must agree on (ECMP, flows, shards).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub key: HashKey,
+}
+
+impl System {
+    fn default_name() -> Name {
+        Name::new("softgate").unwrap_or_else(|_| unreachable!("a legal name"))
+    }
+
+    /// 16384: the receive and fill rings of four queues (2048 each) once over, and as much in flight.
+    fn default_frames() -> Ranged<1024, 4_194_304> {
+        Ranged::constant(16384)
+    }
+}
+
+impl Default for System {
+    fn default() -> System {
+        System {
+            name: System::default_name(),
+            workers: Workers::default(),
+            frames: System::default_frames(),
+            key: HashKey::default(),
+        }
+    }
+}
+
+/// A CPU number. 1023: the size of Linux's `cpu_set_t`.
+pub type Cpu = Ranged<0, 1023>;
+
+/// `workers = [1, 2]` or `"auto"`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Workers {
+    /// One worker per queue, as many as there are CPUs to spare.
+    #[default]
+    Auto,
+    /// One worker on each of these CPUs.
+    Cpus(Vec<Cpu>),
+}
+
+impl Serialize for Workers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Workers::Auto => serializer.serialize_str("auto"),
+            Workers::Cpus(cpus) => cpus.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Workers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Workers, D::Error> {
+        const ALLOWED: &str = "\"auto\" or a list of CPU numbers, [1, 2]";
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Workers;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(ALLOWED)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Workers, E> {
+                if text == "auto" { Ok(Workers::Auto) } else { Err(E::custom(ALLOWED)) }
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Workers, A::Error> {
+                let mut cpus: Vec<Cpu> = Vec::new();
+                while let Some(cpu) = seq.next_element()? {
+                    if cpus.contains(&cpu) {
+                        return Err(de::Error::custom(format!("CPU {cpu} stands there twice")));
+                    }
+                    cpus.push(cpu);
+                }
+                if cpus.is_empty() { Err(de::Error::custom(ALLOWED)) } else { Ok(Workers::Cpus(cpus)) }
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+/// `[control]`: the control socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Control {
+    /// Where the socket is.
+    #[serde(default = "Control::default_socket")]
+    pub socket: PathBuf,
+    /// A Unix group (name or number) that may use it too; absent: only the owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+}
+
+impl Control {
+    /// Where the socket is when nobody says otherwise.
+    pub const DEFAULT_SOCKET: &str = "/run/softgate/control.sock";
+
+    fn default_socket() -> PathBuf {
+        Control::DEFAULT_SOCKET.into()
+    }
+}
+
+impl Default for Control {
+    fn default() -> Control {
+        Control { socket: Control::default_socket(), group: None }
+    }
+}
+
+/// `[pair]`: the other node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pair {
+    /// UDP port of pair traffic, which the XDP program gives to the kernel.
+    pub port: Ranged<1, 65535>,
+}
+
+/// `[icmp]`: how many ICMP messages we send (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Icmp {
+    /// Messages per second, all destinations together.
+    pub rate: Ranged<0, 10_000_000>,
+    /// Messages at once.
+    pub burst: Ranged<0, 10_000_000>,
+    /// Messages per second to one source of faulty packets.
+    pub per_source_rate: Ranged<0, 10_000_000>,
+    /// Messages at once to one source.
+    pub per_source_burst: Ranged<0, 10_000_000>,
+}
+
+impl Default for Icmp {
+    fn default() -> Icmp {
+        Icmp {
+            rate: Ranged::constant(1000),
+            burst: Ranged::constant(100),
+            per_source_rate: Ranged::constant(100),
+            per_source_burst: Ranged::constant(50),
+        }
+    }
+}
+
+/// `[neighbours]`: limits of ARP and ND.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NeighbourLimits {
+    /// Learned neighbours per interface; a scan of a /64 ends here.
+    pub per_interface: Ranged<1, 1_048_576>,
+    /// Packets that wait for one unresolved neighbour (RFC 1122 section 2.3.2.2, RFC 4861 section 7.2.2: at least 1).
+    pub queue: Ranged<1, 64>,
+    /// Seconds a confirmation is believed (RFC 4861 section 10, REACHABLE_TIME: 30).
+    pub reachable_s: Ranged<1, 3600>,
+}
+
+impl Default for NeighbourLimits {
+    fn default() -> NeighbourLimits {
+        NeighbourLimits {
+            per_interface: Ranged::constant(1024),
+            queue: Ranged::constant(3),
+            reachable_s: Ranged::constant(30),
+        }
+    }
+}
+
+/// How members of a LAG share the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lag {
+    /// One device carries the traffic, the first that is up; the others wait.
+    ActiveBackup,
+    /// All devices that are up carry traffic, by flow hash.
+    Static,
+}
+
+/// How AF_XDP binds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PortMode {
+    /// The best that works: zero-copy, then copy, then generic.
+    #[default]
+    Auto,
+    /// Native XDP, frames shared with the driver.
+    ZeroCopy,
+    /// Native XDP, frames copied.
+    Copy,
+    /// Generic XDP: works on every driver, slowest.
+    Generic,
+}
+
+/// `[[port]]`: a device, or a LAG of several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// What interfaces call it.
+    pub name: PortName,
+    /// The one device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceName>,
+    /// The devices of a LAG, instead of `device`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceName>,
+    /// Needed with `devices`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<Lag>,
+    /// How AF_XDP binds.
+    #[serde(default)]
+    pub mode: PortMode,
+    /// Queues of each device to use; absent: all it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<Ranged<1, 1024>>,
+}
+
+impl Port {
+    /// All its devices, however they were written.
+    pub fn all_devices(&self) -> impl Iterator<Item = &DeviceName> {
+        self.device.iter().chain(&self.devices)
+    }
+}
+
+/// Whether a packet's source must be reachable where it came from (RFC 3704).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceCheck {
+    /// No check.
+    #[default]
+    Off,
+    /// Some route to the source must exist.
+    Loose,
+    /// The route to the source must leave through this interface.
+    Strict,
+}
+
+/// `router_advertisements = true` or `{ interval_s = 600, lifetime_s = 1800 }` (RFC 4861 section 6.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouterAdvertisements {
+    /// None are sent.
+    Off,
+    /// They are sent.
+    On {
+        /// Most seconds between two (MaxRtrAdvInterval).
+        interval_s: u16,
+        /// Seconds hosts keep us as default router (AdvDefaultLifetime); 0: not a default router.
+        lifetime_s: u16,
+    },
+}
+
+impl RouterAdvertisements {
+    /// RFC 4861 section 6.2.1: MaxRtrAdvInterval 600 s, AdvDefaultLifetime three times that.
+    pub const DEFAULT: RouterAdvertisements = RouterAdvertisements::On { interval_s: 600, lifetime_s: 1800 };
+
+    /// Checks and takes the two times.
+    pub fn new(interval_s: u32, lifetime_s: Option<u32>) -> Result<RouterAdvertisements, NotAllowed> {
+        if !(4..=1800).contains(&interval_s) {
+            return Err(NotAllowed::new("interval_s is 4 to 1800 (RFC 4861 section 6.2.1)"));
+        }
+        let lifetime_s = lifetime_s.unwrap_or(3 * interval_s);
+        if lifetime_s != 0 && !(interval_s..=9000).contains(&lifetime_s) {
+            return Err(NotAllowed::new("lifetime_s is 0, or interval_s to 9000 (RFC 4861 section 6.2.1)"));
+        }
+        match (u16::try_from(interval_s), u16::try_from(lifetime_s)) {
+            (Ok(interval_s), Ok(lifetime_s)) => Ok(RouterAdvertisements::On { interval_s, lifetime_s }),
+            _ => unreachable!("both were checked to be under 9001"),
+        }
+    }
+
+    fn is_off(&self) -> bool {
+        *self == RouterAdvertisements::Off
+    }
+
+    fn off() -> RouterAdvertisements {
+        RouterAdvertisements::Off
+    }
+}
+
+impl Serialize for RouterAdvertisements {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap as _;
+        match self {
+            RouterAdvertisements::Off => serializer.serialize_bool(false),
+            RouterAdvertisements::On { interval_s, lifetime_s } => {
+                let mut map = serializer.serialize_map(Some(2))?;
+                map.serialize_entry("interval_s", interval_s)?;
+                map.serialize_entry("lifetime_s", lifetime_s)?;
+                map.end()
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RouterAdvertisements {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RouterAdvertisements, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Times {
+            #[serde(default)]
+            interval_s: Option<u32>,
+            #[serde(default)]
+            lifetime_s: Option<u32>,
+        }
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = RouterAdvertisements;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("true, false or { interval_s = 600, lifetime_s = 1800 }")
+            }
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<RouterAdvertisements, E> {
+                Ok(if on { RouterAdvertisements::DEFAULT } else { RouterAdvertisements::Off })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RouterAdvertisements, A::Error> {
+                let times = Times::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                RouterAdvertisements::new(times.interval_s.unwrap_or(600), times.lifetime_s)
+                    .map_err(de::Error::custom)
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+/// `[[interface]]`: a logical layer-3 end: a port untagged, a VLAN of it, or a QinQ pair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    /// What routes, rules and counters call it.
+    pub name: InterfaceName,
+    /// The port it is on.
+    pub port: PortName,
+    /// Its tags; absent: untagged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<Vlan>,
+    /// The outer TPID; only with a QinQ pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpid: Option<Tpid>,
+    /// Its zone; a zone switches sessions on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<ZoneName>,
+    /// Its VRF.
+    #[serde(default = "Name::default_vrf", skip_serializing_if = "Name::is_default_vrf")]
+    pub vrf: VrfName,
+    /// The gateway's addresses on it.
+    #[serde(default)]
+    pub addresses: Vec<InterfaceAddress>,
+    /// The longest IP packet.
+    #[serde(default)]
+    pub mtu: Mtu,
+    /// Our MAC on it; absent: the device's own (a stable default in replay).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// Anti-spoofing.
+    #[serde(default)]
+    pub source_check: SourceCheck,
+    /// Whether we announce ourselves to IPv6 hosts.
+    #[serde(default = "RouterAdvertisements::off", skip_serializing_if = "RouterAdvertisements::is_off")]
+    pub router_advertisements: RouterAdvertisements,
+}
+
+/// `[[vrf]]`: declares a VRF; needed only to say something about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vrf {
+    /// Its name.
+    pub name: VrfName,
+    /// Allows interfaces with and without a zone in this VRF: between those without, no sessions.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stateless: bool,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RouteTarget {
+    /// To these next hops; several share the flows (ECMP). At least one, sorted, none twice.
+    Via(Vec<NextHop>),
+    /// Nowhere, silently.
+    Blackhole,
+    /// Nowhere, with an ICMP error to the sender.
+    Unreachable,
+}
+
+impl RouteTarget {
+    /// Most next hops of one route: what hardware routers offer, and a bound on the ECMP table.
+    pub const MAX_NEXT_HOPS: usize = 64;
+
+    /// Checks and takes next hops.
+    pub fn via(mut next_hops: Vec<NextHop>) -> Result<RouteTarget, NotAllowed> {
+        if next_hops.is_empty() || next_hops.len() > Self::MAX_NEXT_HOPS {
+            return Err(NotAllowed::new("a route has 1 to 64 next hops"));
+        }
+        if next_hops.len() > 1 {
+            next_hops.sort_unstable();
+            if next_hops.windows(2).any(|pair| pair[0] == pair[1]) {
+                return Err(NotAllowed::new("a next hop stands there twice"));
+            }
+        }
+        Ok(RouteTarget::Via(next_hops))
+    }
+
+    /// The next hops; none for the other kinds.
+    pub fn next_hops(&self) -> &[NextHop] {
+        match self {
+            RouteTarget::Via(next_hops) => next_hops,
+            RouteTarget::Blackhole | RouteTarget::Unreachable => &[],
+        }
+    }
+}
+
+/// `[[route]]`: a static route.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "RouteAsTyped", into = "RouteAsTyped")]
+pub struct Route {
+    /// Where packets go.
+    pub prefix: Prefix,
+    /// The VRF it is in.
+    pub vrf: VrfName,
+    /// Where they are sent.
+    pub target: RouteTarget,
+}
+
+/// The keys of `[[route]]`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RouteAsTyped {
+    prefix: Prefix,
+    #[serde(default = "Name::default_vrf", skip_serializing_if = "Name::is_default_vrf")]
+    vrf: VrfName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    via: Option<Vec<NextHop>>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    blackhole: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    unreachable: bool,
+}
+
+impl TryFrom<RouteAsTyped> for Route {
+    type Error = NotAllowed;
+    fn try_from(typed: RouteAsTyped) -> Result<Route, NotAllowed> {
+        let target = match (typed.via, typed.blackhole, typed.unreachable) {
+            (Some(next_hops), false, false) => RouteTarget::via(next_hops)?,
+            (None, true, false) => RouteTarget::Blackhole,
+            (None, false, true) => RouteTarget::Unreachable,
+            _ => return Err(NotAllowed::new("a route has one of: via, blackhole = true, unreachable = true")),
+        };
+        Ok(Route { prefix: typed.prefix, vrf: typed.vrf, target })
+    }
+}
+
+impl From<Route> for RouteAsTyped {
+    fn from(route: Route) -> RouteAsTyped {
+        let blackhole = route.target == RouteTarget::Blackhole;
+        let unreachable = route.target == RouteTarget::Unreachable;
+        let via = match route.target {
+            RouteTarget::Via(next_hops) => Some(next_hops),
+            RouteTarget::Blackhole | RouteTarget::Unreachable => None,
+        };
+        RouteAsTyped { prefix: route.prefix, vrf: route.vrf, via, blackhole, unreachable }
+    }
+}
+
+/// `[[route_file]]`: many routes in a text file; see [`super::route_file`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteFile {
+    /// The file, relative to the config.
+    pub path: String,
+    /// The VRF of its routes.
+    #[serde(default = "Name::default_vrf", skip_serializing_if = "Name::is_default_vrf")]
+    pub vrf: VrfName,
+    /// What was in it.
+    #[serde(skip)]
+    pub routes: Arc<Vec<Route>>,
+}
+
+/// `[[neighbour]]`: a static neighbour, never asked for and never aged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Neighbour {
+    /// The interface it is on.
+    pub interface: InterfaceName,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC.
+    pub mac: Mac,
+}

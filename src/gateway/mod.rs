@@ -1,0 +1,663 @@
+//! The live gateway: devices, workers and tables held together by the control thread.
+
+mod requests;
+mod show;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+
+use crate::config::{Config, PortMode, Workers};
+use crate::io::Port;
+use crate::io::link::{LinkChange, LinkEvent, LinkState, LinkWatcher, OffloadGuard};
+use crate::io::xdp::{Mode, RingSizes, XdpDevice, XdpError, XdpProgram};
+use crate::mem::{ChunkSize, FramePool, MemoryError, PacketMemory};
+use crate::neighbours::NeighbourTable;
+use crate::packet::hash::Key;
+use crate::replay::NEIGHBOUR_CAPACITY;
+use crate::tables::compile::{CompileError, Compiler, MAX_INTERFACES, Retired};
+use crate::tables::meaning::{self, PortFacts};
+use crate::time::Nanos;
+use crate::worker::{Node, QueueStatus, Worker};
+
+/// How long an idle worker keeps spinning before it blocks: longer than the gaps of busy traffic, short
+/// enough that an idle gateway costs nothing.
+const SPIN: Duration = Duration::from_micros(50);
+
+/// Longest sleep of a worker: bounds how long frames of others may lie in its hands.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+
+/// How long a publication may take to reach all workers before it is reported as slow.
+const PUBLISH_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long workers have to answer a question of the control thread.
+const ANSWER_LIMIT: Duration = Duration::from_millis(500);
+
+/// Over what time the busy share of a worker is taken.
+const BUSY_WINDOW: Duration = Duration::from_secs(1);
+
+/// Turns between two looks at the command channel while busy.
+const COMMAND_TURNS: u32 = 64;
+
+/// Why the gateway could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A device.
+    #[error("port {port}: {source}")]
+    Device {
+        /// Port name.
+        port: String,
+        /// Device name.
+        device: String,
+        /// The reason.
+        source: XdpError,
+    },
+    /// XDP program.
+    #[error(transparent)]
+    Xdp(#[from] XdpError),
+    /// Tables.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// Memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The system's word.
+        source: io::Error,
+    },
+}
+
+/// What the control thread tells a worker.
+enum Command {
+    Attach { port: u16, member: u8, io: Box<dyn Port> },
+    Detach { port: u16, member: u8 },
+    Status(Sender<Vec<QueueStatus>>),
+    Stop,
+}
+
+struct WorkerHandle {
+    cpu: usize,
+    commands: Sender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// One device of a port.
+pub struct Member {
+    /// Device name.
+    pub device: String,
+    /// Bound sockets and program; `None` while the device is not there.
+    pub xdp: Option<XdpDevice>,
+    /// Why it carries nothing, if it does not.
+    pub problem: Option<String>,
+    /// What the kernel says of the device.
+    pub link: Option<LinkState>,
+    offloads: Option<OffloadGuard>,
+}
+
+/// A port: one device, or several as a LAG.
+pub struct LivePort {
+    /// Name.
+    pub name: String,
+    /// Slot in the tables and the program's maps.
+    pub slot: u16,
+    /// Its devices.
+    pub members: Vec<Member>,
+    mode: PortMode,
+    queues: Option<u16>,
+}
+
+impl LivePort {
+    fn members_up(&self) -> u8 {
+        let up = |member: &Member| member.xdp.is_some() && member.link.is_some_and(|link| link.carrier);
+        self.members.iter().enumerate().filter(|(_, m)| up(m)).fold(0, |mask, (i, _)| mask | 1 << i)
+    }
+
+    /// Why the port carries nothing; `None` if it does.
+    pub fn why_down(&self) -> Option<String> {
+        if self.members_up() != 0 {
+            return None;
+        }
+        let reasons = self.members.iter().map(|member| {
+            let why = member.problem.clone().unwrap_or_else(|| match member.link {
+                None => String::from("no such device"),
+                Some(link) if !link.admin_up => format!("switched off: ip link set {} up", member.device),
+                Some(_) => String::from("no carrier"),
+            });
+            format!("{}: {why}", member.device)
+        });
+        Some(reasons.collect::<Vec<_>>().join("; "))
+    }
+
+    fn facts(&self, stable: PortFacts) -> PortFacts {
+        let mac = self.members.iter().find_map(|member| member.link).map_or(stable.mac, |link| link.mac);
+        PortFacts { mac, members_up: self.members_up() }
+    }
+}
+
+/// The gateway.
+pub struct Gateway {
+    config: Config,
+    /// What the operator calls the config in force.
+    file_name: String,
+    compiler: Compiler,
+    node: Arc<Node>,
+    memory: Arc<PacketMemory>,
+    program: Arc<XdpProgram>,
+    ports: Vec<LivePort>,
+    workers: Vec<WorkerHandle>,
+    watcher: LinkWatcher,
+    started: Instant,
+}
+
+impl Gateway {
+    /// Binds all devices and starts the workers.
+    pub fn start(config: Config, file_name: &str) -> Result<Gateway, StartError> {
+        let system = |what| move |source| StartError::System { what, source };
+        let mut watcher = LinkWatcher::open().map_err(system("watch the links"))?;
+        watcher.read().map_err(system("read the links"))?;
+        let neighbours = Arc::new(NeighbourTable::new(NEIGHBOUR_CAPACITY, MAX_INTERFACES, Key::default()));
+        let compiler = Compiler::new(Arc::clone(&neighbours));
+        let cpus = worker_cpus(&config);
+        let frames = config.system.frames.get() as usize;
+        let (memory, pools) = PacketMemory::new(cpus.len(), frames, ChunkSize::Bytes2048)?;
+        let node = Node::new(Arc::clone(compiler.tables()), neighbours, cpus.len(), MAX_INTERFACES);
+        let program = XdpProgram::load()?;
+        let started = Instant::now();
+        let workers = start_workers(&node, pools, &cpus, started);
+        let mut gateway = Gateway {
+            config: Config::default(),
+            file_name: file_name.to_owned(),
+            compiler,
+            node,
+            memory,
+            program,
+            ports: Vec::new(),
+            workers,
+            watcher,
+            started,
+        };
+        gateway.reconfigure(config, true)?;
+        Ok(gateway)
+    }
+
+    /// Takes a new config on, all or nothing: ports come and go, then tables are published.
+    pub fn apply(&mut self, config: Config) -> Result<u64, StartError> {
+        self.reconfigure(config, false)?;
+        Ok(self.node.tables.load().generation)
+    }
+
+    fn reconfigure(&mut self, config: Config, must_bind: bool) -> Result<(), StartError> {
+        // Compile first: what is refused leaves ports and tables as they were.
+        let mut wanted = Vec::new();
+        for port in &config.ports {
+            let slot = self
+                .compiler
+                .ports
+                .slot(port.name.as_str(), crate::tables::compile::MAX_PORTS)
+                .map_err(|source| CompileError::Slots { what: "ports", source })?;
+            wanted.push((slot, port.clone()));
+        }
+        let old = std::mem::take(&mut self.ports);
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        for port in old {
+            let same = config.ports.iter().any(|new| {
+                new.name.as_str() == port.name
+                    && new.mode == port.mode
+                    && new.queues.map(|q| q.get() as u16) == port.queues
+                    && new.all_devices().map(|d| d.as_str()).eq(port.members.iter().map(|m| m.device.as_str()))
+            });
+            if same { kept.push(port) } else { gone.push(port) }
+        }
+        let mut ports = Vec::new();
+        for (slot, port) in wanted {
+            if let Some(at) = kept.iter().position(|old| old.name == port.name.as_str()) {
+                ports.push(kept.swap_remove(at));
+                continue;
+            }
+            ports.push(LivePort {
+                name: port.name.to_string(),
+                slot,
+                mode: port.mode,
+                queues: port.queues.map(|queues| queues.get() as u16),
+                members: port
+                    .all_devices()
+                    .map(|device| Member {
+                        device: device.to_string(),
+                        xdp: None,
+                        problem: None,
+                        link: self.watcher.find(device.as_str()).copied(),
+                        offloads: None,
+                    })
+                    .collect(),
+            });
+        }
+        let compiled = self.compile(&config, &ports);
+        let retired = match compiled {
+            Ok(retired) => retired,
+            Err(error) => {
+                ports.retain(|port| port.members.iter().any(|member| member.xdp.is_some()));
+                ports.extend(gone);
+                self.ports = ports;
+                return Err(error.into());
+            }
+        };
+        self.config = config;
+        for port in &mut gone {
+            self.unbind_port(port);
+        }
+        self.ports = ports;
+        let _ = self.watcher.follow(
+            self.ports.iter().flat_map(|port| port.members.iter().map(|member| member.device.clone())),
+        );
+        let mut failed = None;
+        for port in 0..self.ports.len() {
+            for member in 0..self.ports[port].members.len() {
+                if let Err(source) = self.bind(port, member) {
+                    let name = self.ports[port].name.clone();
+                    tracing::error!(port = name, error = %source, "cannot bind");
+                    let device = self.ports[port].members[member].device.clone();
+                    failed.get_or_insert(StartError::Device { port: name, device, source });
+                }
+            }
+        }
+        self.publish(retired);
+        // What binding found out (a device that is not there) is in the tables now as well.
+        self.links_changed();
+        let own: Vec<std::net::IpAddr> =
+            self.config.interfaces.iter().flat_map(|i| i.addresses.iter().map(|a| a.address())).collect();
+        self.program.set_own_addresses(&own)?;
+        self.program.set_pair_port(self.config.pair.as_ref().map(|pair| pair.port.get() as u16))?;
+        match failed {
+            // A device that appears later is bound then; one that is there and cannot be bound is an error.
+            Some(error) if must_bind => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn compile(&mut self, config: &Config, ports: &[LivePort]) -> Result<Retired, CompileError> {
+        let facts: Vec<PortFacts> =
+            ports.iter().enumerate().map(|(index, port)| port.facts(PortFacts::stable(index))).collect();
+        let rib = meaning::rib(config, &mut self.compiler)?;
+        self.compiler.compile(meaning::input(config, &facts), rib)
+    }
+
+    /// Puts the compiler's tables before the workers, waits until none uses older ones, frees those here.
+    pub(crate) fn publish(&mut self, retired: Retired) {
+        let tables = Arc::clone(self.compiler.tables());
+        let generation = tables.generation;
+        let old = self.node.tables.swap(tables);
+        self.node.wake_all();
+        let begun = Instant::now();
+        while !self.node.all_use(generation) {
+            if begun.elapsed() > PUBLISH_LIMIT {
+                tracing::error!(generation, "a worker has not taken the tables over; is its CPU taken away?");
+                // Its snapshot lives on in its hands; pins stay, so nothing dangles.
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        drop(old);
+        retired.release(&self.node.neighbours);
+        tracing::info!(generation, applied_us = begun.elapsed().as_micros() as u64, "published");
+    }
+
+    // ---- devices
+
+    fn bind(&mut self, port: usize, member: usize) -> Result<(), XdpError> {
+        let ring_users = self.queues_per_worker();
+        let (slot, mode, wanted) = (self.ports[port].slot, self.ports[port].mode, self.ports[port].queues);
+        let entry = &mut self.ports[port].members[member];
+        if entry.xdp.is_some() {
+            return Ok(());
+        }
+        entry.problem = None;
+        if entry.link.is_none() {
+            // It will be bound when it appears.
+            entry.problem = Some(String::from("no such device; it is bound when it appears"));
+            return Ok(());
+        }
+        let mode = match mode {
+            PortMode::Auto => Mode::Auto,
+            PortMode::ZeroCopy => Mode::ZeroCopy,
+            PortMode::Copy => Mode::Copy,
+            PortMode::Generic => Mode::Generic,
+        };
+        let opened = XdpDevice::queue_count(&entry.device).and_then(|existing| {
+            let queues = wanted.unwrap_or(existing).min(existing);
+            entry.offloads = OffloadGuard::engage(&entry.device)
+                .inspect_err(|error| tracing::warn!(%error, "offloads stay as they are"))
+                .ok();
+            let rings = ring_sizes(self.memory.frames() / self.memory.workers(), ring_users.max(1));
+            XdpDevice::open(&self.program, &entry.device, slot, mode, queues, &self.memory, rings)
+        });
+        let (device, queues) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                entry.problem = Some(error.to_string());
+                entry.offloads = None;
+                return Err(error);
+            }
+        };
+        let bound = device.bound();
+        tracing::info!(
+            device = entry.device,
+            mode = %bound.mode,
+            zero_copy = bound.zero_copy,
+            multi_buffer = bound.multi_buffer,
+            queues = bound.queues,
+            "bound"
+        );
+        entry.xdp = Some(device);
+        for (queue, io) in queues.into_iter().enumerate() {
+            // The same queue of every port goes to the same worker: a flow stays on it both ways.
+            let worker = queue % self.workers.len();
+            let command = Command::Attach { port: slot, member: member as u8, io: Box::new(io) };
+            let _ = self.workers[worker].commands.send(command);
+        }
+        self.node.wake_all();
+        Ok(())
+    }
+
+    /// Queues one worker serves when all ports are bound: what shares its frames.
+    fn queues_per_worker(&self) -> usize {
+        let queues: usize = self
+            .ports
+            .iter()
+            .flat_map(|port| port.members.iter().map(move |member| (port, member)))
+            .map(|(port, member)| {
+                let existing = member.link.map_or(1, |link| link.rx_queues.max(1) as usize);
+                port.queues.map_or(existing, |queues| existing.min(usize::from(queues)))
+            })
+            .map(|queues| queues.div_ceil(self.workers.len().max(1)))
+            .sum();
+        queues
+    }
+
+    fn unbind_port(&mut self, port: &mut LivePort) {
+        for member in 0..port.members.len() {
+            self.unbind(port, member);
+        }
+    }
+
+    fn unbind(&self, port: &mut LivePort, member: usize) {
+        // First out of the program's map and off the device, then the sockets.
+        port.members[member].xdp = None;
+        for worker in &self.workers {
+            let _ = worker.commands.send(Command::Detach { port: port.slot, member: member as u8 });
+        }
+        self.node.wake_all();
+        port.members[member].offloads = None;
+    }
+
+    /// The link watcher's descriptor: readable when something happened to a device.
+    pub fn watcher(&self) -> &LinkWatcher {
+        &self.watcher
+    }
+
+    /// Acts on what happened to devices since the last call.
+    pub fn handle_links(&mut self) {
+        let events = match self.watcher.read() {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::error!(%error, "cannot read link events");
+                return;
+            }
+        };
+        let mut relevant = false;
+        for event in events {
+            relevant |= self.handle_link(&event);
+        }
+        if relevant {
+            self.links_changed();
+        }
+    }
+
+    fn handle_link(&mut self, event: &LinkEvent) -> bool {
+        let place = self.ports.iter().enumerate().find_map(|(port, live)| {
+            live.members.iter().position(|member| member.device == event.device).map(|member| (port, member))
+        });
+        let Some((port, member)) = place else { return false };
+        let before = self.ports[port].members[member].link;
+        match event.change {
+            LinkChange::Vanished => {
+                tracing::warn!(device = event.device, "device is gone");
+                let mut live = std::mem::replace(&mut self.ports[port], placeholder());
+                live.members[member].link = None;
+                self.unbind(&mut live, member);
+                live.members[member].problem = Some(String::from("no such device; it is bound when it appears"));
+                self.ports[port] = live;
+                true
+            }
+            LinkChange::Appeared | LinkChange::Changed => {
+                let rebind = event.change == LinkChange::Appeared
+                    || before.is_none_or(|old| {
+                        old.rx_queues != event.state.rx_queues || old.mtu_bytes != event.state.mtu_bytes
+                    });
+                self.ports[port].members[member].link = Some(event.state);
+                if rebind {
+                    let mut live = std::mem::replace(&mut self.ports[port], placeholder());
+                    self.unbind(&mut live, member);
+                    self.ports[port] = live;
+                    if let Err(error) = self.bind(port, member) {
+                        tracing::error!(device = event.device, %error, "cannot bind again");
+                    }
+                }
+                let carrier = |link: Option<LinkState>| link.is_some_and(|link| link.carrier);
+                if carrier(before) != event.state.carrier {
+                    tracing::warn!(device = event.device, carrier = event.state.carrier, "carrier changed");
+                }
+                true
+            }
+        }
+    }
+
+    /// Publishes what the links allow: at once without rebuilding FIBs, then with.
+    fn links_changed(&mut self) {
+        let same = self.compiler.input().ports.iter().all(|known| {
+            self.ports.iter().any(|port| port.name == known.name && port.members_up() == known.members_up)
+        });
+        let macs_same = self.ports.iter().enumerate().all(|(index, port)| {
+            let mac = port.facts(PortFacts::stable(index)).mac;
+            self.config.interfaces.iter().zip(&self.compiler.input().interfaces).all(|(interface, spec)| {
+                interface.port.as_str() != port.name || interface.mac.is_some() || spec.mac == mac
+            })
+        });
+        if same && macs_same {
+            return;
+        }
+        let mut specs = self.compiler.input().ports.clone();
+        for spec in &mut specs {
+            if let Some(port) = self.ports.iter().find(|port| port.name == spec.name) {
+                spec.members_up = port.members_up();
+            }
+        }
+        match self.compiler.change_links(&specs) {
+            Ok(retired) => self.publish(retired),
+            Err(error) => tracing::error!(%error, "cannot withdraw routes"),
+        }
+        if let Err(error) = self.recompile() {
+            tracing::error!(%error, "cannot compile for the new link state");
+        }
+    }
+
+    /// Compiles the config in force anew and publishes.
+    fn recompile(&mut self) -> Result<(), CompileError> {
+        let config = std::mem::take(&mut self.config);
+        let ports = std::mem::take(&mut self.ports);
+        let compiled = self.compile(&config, &ports);
+        (self.config, self.ports) = (config, ports);
+        self.publish(compiled?);
+        Ok(())
+    }
+
+    // ---- what it is doing
+
+    /// The config in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What all threads share.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Ports in configured order.
+    pub fn ports(&self) -> &[LivePort] {
+        &self.ports
+    }
+
+    /// CPU of each worker.
+    pub fn worker_cpus(&self) -> Vec<usize> {
+        self.workers.iter().map(|worker| worker.cpu).collect()
+    }
+
+    /// When it started.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// What each worker says of its queues; a worker that does not answer is left out.
+    pub fn queue_status(&self) -> Vec<QueueStatus> {
+        let (sender, receiver) = bounded(self.workers.len());
+        for worker in &self.workers {
+            let _ = worker.commands.send(Command::Status(sender.clone()));
+        }
+        drop(sender);
+        self.node.wake_all();
+        let mut status = Vec::new();
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        while let Ok(part) = receiver.recv_deadline(deadline) {
+            status.extend(part);
+        }
+        status
+    }
+
+    /// Detaches everything, stops the workers and counts the frames: the number that leaked.
+    pub fn stop(mut self) -> usize {
+        for mut port in std::mem::take(&mut self.ports) {
+            self.unbind_port(&mut port);
+        }
+        for worker in &self.workers {
+            let _ = worker.commands.send(Command::Stop);
+        }
+        self.node.wake_all();
+        for worker in &mut self.workers {
+            if let Some(thread) = worker.thread.take()
+                && thread.join().is_err()
+            {
+                tracing::error!(cpu = worker.cpu, "a worker panicked");
+            }
+        }
+        self.memory.leaked()
+    }
+}
+
+fn placeholder() -> LivePort {
+    LivePort { name: String::new(), slot: 0, members: Vec::new(), mode: PortMode::Auto, queues: None }
+}
+
+/// Rings that leave half of a worker's frames for packets under way.
+fn ring_sizes(frames_per_worker: usize, queues: usize) -> RingSizes {
+    let fill = (frames_per_worker / (2 * queues)).clamp(64, 4096);
+    let fill = if fill.is_power_of_two() { fill } else { fill.next_power_of_two() / 2 } as u32;
+    let half = (fill / 2).max(64);
+    RingSizes { rx: half, tx: half, fill, completion: half }
+}
+
+/// CPUs of the workers: as configured, or one per queue as far as CPUs reach, the first one left to others.
+fn worker_cpus(config: &Config) -> Vec<usize> {
+    if let Workers::Cpus(cpus) = &config.system.workers {
+        return cpus.iter().map(|cpu| cpu.get() as usize).collect();
+    }
+    let cpus: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    let queues = config
+        .ports
+        .iter()
+        .flat_map(|port| port.all_devices().map(move |device| (port, device)))
+        .map(|(port, device)| {
+            let existing = XdpDevice::queue_count(device.as_str()).unwrap_or(1);
+            usize::from(port.queues.map_or(existing, |queues| existing.min(queues.get() as u16)))
+        })
+        .max()
+        .unwrap_or(1);
+    match cpus.as_slice() {
+        [] => vec![0],
+        [only] => vec![*only],
+        [_, rest @ ..] => rest.iter().copied().take(queues.max(1)).collect(),
+    }
+}
+
+fn start_workers(node: &Arc<Node>, pools: Vec<FramePool>, cpus: &[usize], started: Instant) -> Vec<WorkerHandle> {
+    let start = |(id, (pool, cpu)): (usize, (FramePool, &usize))| {
+        let (sender, receiver) = unbounded();
+        let (node, cpu) = (Arc::clone(node), *cpu);
+        let run = move || worker_loop(id, cpu, &node, pool, &receiver, started);
+        let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(run);
+        WorkerHandle { cpu, commands: sender, thread: thread.ok() }
+    };
+    pools.into_iter().zip(cpus).enumerate().map(start).collect()
+}
+
+fn worker_loop(id: usize, cpu: usize, node: &Arc<Node>, pool: FramePool, commands: &Receiver<Command>, started: Instant) {
+    if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
+        tracing::warn!(worker = id, cpu, "cannot pin the worker to its CPU");
+    }
+    let mut worker = Worker::new(id, node, pool);
+    let counters = &node.counters[id];
+    let clock = || Nanos(started.elapsed().as_nanos() as u64);
+    let mut last_work = clock();
+    let mut last_turn = last_work;
+    let mut turns = 0u32;
+    let (mut busy, mut window) = (Duration::ZERO, last_work);
+    loop {
+        let now = clock();
+        turns = turns.wrapping_add(1);
+        let worked = worker.turn(now);
+        counters.turns.store(u64::from(turns), Ordering::Relaxed);
+        if worked {
+            let gap = now.since(last_turn).as_nanos() as u64;
+            if gap > counters.longest_gap_ns.load(Ordering::Relaxed) {
+                counters.longest_gap_ns.store(gap, Ordering::Relaxed);
+            }
+            last_work = now;
+            busy += clock().since(now);
+        }
+        if now.since(window) >= BUSY_WINDOW {
+            let permille = busy.as_nanos() * 1000 / now.since(window).as_nanos().max(1);
+            counters.busy_permille.store(permille as u64, Ordering::Relaxed);
+            (busy, window) = (Duration::ZERO, now);
+        }
+        last_turn = now;
+        let idle = !worked && now.since(last_work) >= SPIN;
+        if idle || turns.is_multiple_of(COMMAND_TURNS) {
+            while let Ok(command) = commands.try_recv() {
+                match command {
+                    Command::Attach { port, member, io } => worker.attach(port, member, io),
+                    Command::Detach { port, member } => worker.detach(port, member),
+                    Command::Status(sender) => {
+                        let _ = sender.send(worker.queue_status());
+                    }
+                    Command::Stop => {
+                        worker.stop();
+                        return;
+                    }
+                }
+            }
+        }
+        if idle {
+            worker.sleep(now, LONGEST_SLEEP);
+            let woken = clock();
+            (last_work, last_turn) = (woken, woken);
+        }
+    }
+}

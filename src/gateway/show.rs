@@ -1,0 +1,486 @@
+//! What the gateway says of itself: the answers to `show` and the export of lost packets.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use pcap_file::DataLink;
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
+
+use super::Gateway;
+use crate::config::{InterfaceName, Mac, PortMode, Prefix, SCHEMA};
+use crate::control::{
+    Counter, DropEntry, DropsExport, Fault, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState, PortStatus,
+    RouteEntry, RouteKind, RoutePage, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
+};
+use crate::io::xdp::Mode;
+use crate::neighbours::{State, mac_from_u64};
+use crate::packet::DropReason;
+use crate::tables::rib::{Hop, Target};
+use crate::tables::{NO_INTERFACE, same_prefix_v4, same_prefix_v6};
+use crate::telemetry::{DropRecord, Totals, WorkerCounters};
+
+impl Gateway {
+    pub(super) fn show_version(&self) -> Version {
+        Version {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: self.config().system.name.to_string(),
+            schema: SCHEMA,
+            generation: self.node().tables.load().generation,
+            config: self.file_name.clone(),
+            uptime_s: self.started().elapsed().as_secs(),
+            pid: std::process::id(),
+        }
+    }
+
+    pub(super) fn show_ports(&self) -> Vec<PortStatus> {
+        let queues = self.queue_status();
+        let interfaces = self.interface_sums();
+        self.config()
+            .ports
+            .iter()
+            .zip(self.ports())
+            .map(|(config, live)| {
+                let bound = live.members.iter().find_map(|member| member.xdp.as_ref()).map(|xdp| xdp.bound());
+                let link = live.members.iter().find_map(|member| member.link);
+                let down = live.why_down();
+                let broken: Vec<String> = live
+                    .members
+                    .iter()
+                    .filter_map(|m| {
+                        let problem = m.problem.clone().or_else(|| match m.link {
+                            Some(link) if !link.carrier => Some(String::from("no carrier")),
+                            _ => None,
+                        });
+                        problem.map(|problem| format!("{}: {problem}", m.device))
+                    })
+                    .collect();
+                let mine = || queues.iter().filter(|queue| queue.port == live.slot);
+                let sum = |field: fn(&crate::worker::QueueStatus) -> u64| mine().map(field).sum::<u64>();
+                let tables = self.node().tables.load();
+                let on_port = || {
+                    tables.interfaces.iter().zip(&interfaces).filter(|(i, _)| i.port == live.slot && i.header[6..12] != [0; 6])
+                };
+                PortStatus {
+                    name: config.name.clone(),
+                    devices: config.all_devices().cloned().collect(),
+                    lag: config.lag,
+                    active: config
+                        .all_devices()
+                        .zip(&live.members)
+                        .filter(|(_, m)| m.xdp.is_some() && m.link.is_some_and(|link| link.carrier))
+                        .map(|(device, _)| device.clone())
+                        .collect(),
+                    state: match (&down, broken.is_empty()) {
+                        (Some(_), _) => LinkState::Down,
+                        (None, true) => LinkState::Up,
+                        (None, false) => LinkState::Degraded,
+                    },
+                    why: down.or_else(|| (!broken.is_empty()).then(|| broken.join("; "))),
+                    mode: bound.and_then(|bound| match bound.mode {
+                        Mode::Auto => None,
+                        Mode::ZeroCopy => Some(PortMode::ZeroCopy),
+                        Mode::Copy => Some(PortMode::Copy),
+                        Mode::Generic => Some(PortMode::Generic),
+                    }),
+                    zero_copy: bound.is_some_and(|bound| bound.zero_copy),
+                    multi_buffer: bound.is_some_and(|bound| bound.multi_buffer),
+                    queues: mine().count() as u32,
+                    mtu_bytes: link.map_or(0, |link| link.mtu_bytes),
+                    mac: link.and_then(|link| Mac::new(link.mac).ok()),
+                    rx_packets: sum(|queue| queue.rx_frames),
+                    rx_bytes: on_port().map(|(_, sums)| sums.rx_bytes).sum(),
+                    tx_packets: sum(|queue| queue.tx_frames),
+                    tx_bytes: on_port().map(|(_, sums)| sums.tx_bytes).sum(),
+                    rx_ring_full: sum(|queue| queue.stats.rx_ring_full),
+                    rx_fill_empty: sum(|queue| queue.stats.rx_fill_empty),
+                    rx_dropped: sum(|queue| queue.stats.rx_dropped),
+                    tx_ring_full: sum(|queue| queue.tx_ring_full),
+                }
+            })
+            .collect()
+    }
+
+    pub(super) fn show_interfaces(&self) -> Vec<InterfaceStatus> {
+        let tables = self.node().tables.load();
+        let sums = self.interface_sums();
+        self.config()
+            .interfaces
+            .iter()
+            .map(|config| {
+                let slot = usize::from(self.compiler.interfaces.get(config.name.as_str()).unwrap_or(NO_INTERFACE));
+                let live = tables.interfaces.get(slot);
+                let up = live.is_some_and(|interface| interface.up);
+                let port = self.ports().iter().find(|port| port.name == config.port.as_str());
+                let sums = sums.get(slot).copied().unwrap_or_default();
+                InterfaceStatus {
+                    name: config.name.clone(),
+                    port: config.port.clone(),
+                    vlan: config.vlan,
+                    vrf: config.vrf.clone(),
+                    zone: config.zone.clone(),
+                    addresses: config.addresses.clone(),
+                    mac: live.and_then(|interface| Mac::new(mac_from_u64(interface.mac)).ok()),
+                    mtu_bytes: u32::from(config.mtu.bytes()),
+                    state: if up { LinkState::Up } else { LinkState::Down },
+                    why: if up { None } else { port.and_then(super::LivePort::why_down) },
+                    rx_packets: sums.rx_packets,
+                    rx_bytes: sums.rx_bytes,
+                    tx_packets: sums.tx_packets,
+                    tx_bytes: sums.tx_bytes,
+                    drops: sums.drops,
+                }
+            })
+            .collect()
+    }
+
+    fn interface_sums(&self) -> Vec<Sums> {
+        let slots = self.node().tables.load().interfaces.len();
+        let sum = |slot: usize| {
+            let mut sums = Sums::default();
+            for worker in &self.node().counters {
+                let counters = &worker.interfaces[slot];
+                sums.rx_packets += counters.rx_packets.load(Ordering::Relaxed);
+                sums.rx_bytes += counters.rx_bytes.load(Ordering::Relaxed);
+                sums.tx_packets += counters.tx_packets.load(Ordering::Relaxed);
+                sums.tx_bytes += counters.tx_bytes.load(Ordering::Relaxed);
+                sums.drops += counters.drops.load(Ordering::Relaxed);
+            }
+            sums
+        };
+        (0..slots).map(sum).collect()
+    }
+
+    // ---- routes
+
+    pub(super) fn show_routes(&self, query: &RoutesQuery) -> Result<RoutePage, Fault> {
+        let mut page = RoutePage { generation: self.node().tables.load().generation, ..RoutePage::default() };
+        let vrfs: Vec<_> = self.config().vrf_names().into_iter().filter(|n| query.vrf.as_ref().is_none_or(|w| w == n)).collect();
+        if let (Some(wanted), true) = (&query.vrf, vrfs.is_empty()) {
+            return Err(Fault::not_found(format!("no VRF `{wanted}`")));
+        }
+        for name in vrfs {
+            let Some(slot) = self.compiler.vrfs.get(name.as_str()) else { continue };
+            let mut keys: Vec<(IpNet, Found)> = self.system_routes(slot);
+            if let Some(routes) = self.compiler.rib().routes(slot) {
+                keys.extend(routes.v4.iter().map(|(net, id)| (IpNet::V4(net), Found::Static(*id))));
+                keys.extend(routes.v6.iter().map(|(net, id)| (IpNet::V6(net), Found::Static(*id))));
+            }
+            keys.sort_by_key(|(net, found)| (*net, matches!(found, Found::Static(_))));
+            if let Some(prefix) = query.prefix {
+                keys.retain(|(net, _)| *net == prefix.net());
+            }
+            if let Some(addr) = query.lookup {
+                // Of those that hold the address the longest one that is active.
+                keys.retain(|(net, _)| net.contains(&addr));
+                let best = keys.iter().rev().max_by_key(|(net, found)| {
+                    (self.is_active(slot, found), net.prefix_len(), !matches!(found, Found::Static(_)))
+                });
+                keys = best.copied().into_iter().collect();
+            }
+            for (net, found) in keys {
+                page.total += 1;
+                if page.total <= query.offset {
+                    continue;
+                }
+                if page.routes.len() >= query.page() {
+                    page.next_offset.get_or_insert(page.total - 1);
+                    continue;
+                }
+                let Ok(prefix) = Prefix::new(net) else { continue };
+                page.routes.push(self.route_entry(&name, slot, prefix, found));
+            }
+        }
+        Ok(page)
+    }
+
+    fn system_routes(&self, vrf: u16) -> Vec<(IpNet, Found)> {
+        let tables = self.node().tables.load();
+        let mut routes = Vec::new();
+        for (slot, interface) in tables.interfaces.iter().enumerate().filter(|(_, i)| i.vrf == vrf) {
+            let slot = slot as u16;
+            let v4 = interface.info.v4.iter().map(|(addr, len)| (IpAddr::V4(*addr), *len));
+            let v6 = interface.info.v6.iter().map(|(addr, len)| (IpAddr::V6(*addr), *len));
+            for (addr, len) in v4.chain(v6) {
+                let Ok(net) = IpNet::new(addr, len) else { continue };
+                if net.prefix_len() < net.max_prefix_len() {
+                    routes.push((net.trunc(), Found::Connected(slot)));
+                }
+                routes.push((IpNet::from(addr), Found::Local(slot)));
+            }
+        }
+        routes
+    }
+
+    fn is_active(&self, vrf: u16, found: &Found) -> bool {
+        let tables = self.node().tables.load();
+        match found {
+            Found::Connected(slot) | Found::Local(slot) => tables.interface(*slot).up,
+            Found::Static(id) => match self.compiler.rib().target(*id) {
+                Target::Via(hops) => hops.iter().any(|hop| self.egress(hop).is_some_and(|(_, up)| up)),
+                Target::Vrf(other) => *other != vrf,
+                Target::Blackhole | Target::Unreachable => true,
+            },
+        }
+    }
+
+    /// The interface a next hop is reached by, and whether it is up.
+    fn egress(&self, hop: &Hop) -> Option<(u16, bool)> {
+        let tables = self.node().tables.load();
+        let slot = tables.interfaces.iter().position(|interface| {
+            interface.vrf == hop.vrf
+                && match hop.address {
+                    IpAddr::V4(addr) => interface.info.v4.iter().any(|(own, len)| same_prefix_v4(*own, addr, *len)),
+                    IpAddr::V6(addr) => interface.info.v6.iter().any(|(own, len)| same_prefix_v6(*own, addr, *len)),
+                }
+        })?;
+        Some((slot as u16, tables.interfaces[slot].up))
+    }
+
+    fn interface_name(&self, slot: u16) -> Option<InterfaceName> {
+        let tables = self.node().tables.load();
+        let wanted = &tables.interface(slot).info.name;
+        self.config().interfaces.iter().find(|interface| interface.name.as_str() == wanted).map(|i| i.name.clone())
+    }
+
+    fn route_entry(&self, vrf: &crate::config::VrfName, slot: u16, prefix: Prefix, found: Found) -> RouteEntry {
+        let active = self.is_active(slot, &found);
+        let mut entry = RouteEntry {
+            vrf: vrf.clone(),
+            prefix,
+            kind: RouteKind::Via,
+            via: Vec::new(),
+            interface: None,
+            source: RouteSource::Static,
+            active,
+            why: (!active).then(|| String::from("its interface is down")),
+        };
+        match found {
+            Found::Connected(interface) => {
+                (entry.kind, entry.source) = (RouteKind::Connected, RouteSource::Connected);
+                entry.interface = self.interface_name(interface);
+            }
+            Found::Local(interface) => {
+                (entry.kind, entry.source) = (RouteKind::Local, RouteSource::Local);
+                entry.interface = self.interface_name(interface);
+            }
+            Found::Static(id) => match self.compiler.rib().target(id) {
+                Target::Blackhole => entry.kind = RouteKind::Blackhole,
+                Target::Unreachable => entry.kind = RouteKind::Unreachable,
+                Target::Vrf(_) => {}
+                Target::Via(hops) => {
+                    entry.via = hops
+                        .iter()
+                        .map(|hop| {
+                            let egress = self.egress(hop);
+                            ViaEntry {
+                                address: hop.address,
+                                vrf: (hop.vrf != slot)
+                                    .then(|| crate::config::Name::new(self.compiler.vrfs.name(hop.vrf)).ok())
+                                    .flatten(),
+                                interface: egress.and_then(|(interface, _)| self.interface_name(interface)),
+                                active: egress.is_some_and(|(_, up)| up),
+                            }
+                        })
+                        .collect();
+                    if !active {
+                        entry.why = Some(String::from("none of its next hops is reachable: interface down"));
+                    }
+                }
+            },
+        }
+        entry
+    }
+
+    // ---- neighbours
+
+    pub(super) fn show_neighbours(&self, wanted: Option<&InterfaceName>) -> Vec<NeighbourEntry> {
+        let now = crate::time::Nanos(self.started().elapsed().as_nanos() as u64);
+        let mut entries: Vec<NeighbourEntry> = self
+            .node()
+            .neighbours
+            .entries()
+            .into_iter()
+            .filter_map(|entry| {
+                let state = match entry.word.state() {
+                    State::Incomplete => NeighbourState::Incomplete,
+                    State::Reachable => NeighbourState::Reachable,
+                    State::Stale => NeighbourState::Stale,
+                    State::Probe => NeighbourState::Probe,
+                    State::Failed => NeighbourState::Failed,
+                    State::Permanent => NeighbourState::Permanent,
+                    State::Empty | State::Deleted | State::Claimed | State::Idle => return None,
+                };
+                let interface = self.interface_name(entry.interface)?;
+                if wanted.is_some_and(|wanted| *wanted != interface) {
+                    return None;
+                }
+                let fixed = state == NeighbourState::Permanent;
+                Some(NeighbourEntry {
+                    interface,
+                    address: entry.address,
+                    mac: entry.word.is_usable().then(|| Mac::new(mac_from_u64(entry.word.mac())).ok()).flatten(),
+                    state,
+                    age_s: (!fixed).then(|| now.since(entry.since).as_secs()),
+                    is_static: fixed,
+                })
+            })
+            .collect();
+        entries.sort_by(|a, b| (a.interface.as_str(), a.address).cmp(&(b.interface.as_str(), b.address)));
+        entries
+    }
+
+    // ---- counters
+
+    fn totals(&self) -> Totals {
+        Totals::of(self.node().counters.iter().map(|counters| &**counters))
+    }
+
+    pub(super) fn show_counters(&self) -> Vec<Counter> {
+        let totals = self.totals();
+        let plain = [
+            ("received", totals.received, "Frames received from all ports."),
+            ("sent", totals.sent, "Frames given to all ports."),
+            ("punted", totals.punted, "Packets the gateway consumed itself: ARP, ND, ICMP to it."),
+            ("originated", totals.originated, "Packets the gateway made: answers, errors, requests, fragments."),
+            ("errors-limited", totals.errors_limited, "ICMP errors withheld by a rate limit."),
+        ];
+        let mut counters: Vec<Counter> = plain
+            .into_iter()
+            .map(|(name, value, explanation)| Counter {
+                name: name.to_owned(),
+                value,
+                explanation: explanation.to_owned(),
+            })
+            .collect();
+        counters.extend(DropReason::all().map(|reason| Counter {
+            name: format!("drop.{}", reason.name()),
+            value: totals.drops.iter().find(|(other, _)| *other == reason).map_or(0, |(_, count)| *count),
+            explanation: reason.explanation().to_owned(),
+        }));
+        let xdp = self.ports().iter().flat_map(|port| &port.members).filter_map(|member| {
+            let counters = member.xdp.as_ref()?.counters().ok()?;
+            Some((member.device.clone(), counters))
+        });
+        for (device, kernel) in xdp {
+            for (what, value, explanation) in [
+                ("redirected", kernel.redirected, "Frames the XDP program gave to a socket of ours."),
+                ("passed", kernel.passed, "Frames the XDP program gave to the kernel: VRRP, BFD, LACP, pair traffic."),
+                ("no-socket", kernel.no_socket, "Frames dropped because no socket sits on their queue."),
+            ] {
+                counters.push(Counter {
+                    name: format!("xdp.{device}.{what}"),
+                    value,
+                    explanation: explanation.to_owned(),
+                });
+            }
+        }
+        counters
+    }
+
+    pub(super) fn show_drops(&self) -> Vec<DropEntry> {
+        let records = self.drop_records();
+        let now = crate::time::Nanos(self.started().elapsed().as_nanos() as u64);
+        self.totals()
+            .drops
+            .into_iter()
+            .map(|(reason, count)| DropEntry {
+                reason: reason.name().to_owned(),
+                count,
+                explanation: reason.explanation().to_owned(),
+                last_s: records.iter().filter(|r| r.reason == reason).map(|r| now.since(r.time).as_secs()).min(),
+            })
+            .collect()
+    }
+
+    fn drop_records(&self) -> Vec<DropRecord> {
+        let mut records: Vec<DropRecord> =
+            self.node().recorders.iter().flat_map(|recorder| recorder.read()).collect();
+        records.sort_by_key(|record| record.time);
+        records
+    }
+
+    /// The recorder's packets as pcapng, each with reason, interface and generation in its comment.
+    pub(super) fn export_drops(&self) -> Result<DropsExport, Fault> {
+        let records = self.drop_records();
+        let failed = |error| Fault::refused(format!("cannot write pcapng: {error}"));
+        let mut writer = PcapNgWriter::new(Vec::new()).map_err(failed)?;
+        let tables = self.node().tables.load();
+        // Interface 0 stands for packets that had none yet; the others follow by slot.
+        let mut names = vec![Cow::Borrowed("none")];
+        names.extend(tables.interfaces.iter().map(|interface| Cow::Owned(interface.info.name.clone())));
+        for name in &names {
+            let mut block = InterfaceDescriptionBlock::new(DataLink::ETHERNET, 0);
+            block.options.push(InterfaceDescriptionOption::IfName(name.clone()));
+            block.options.push(InterfaceDescriptionOption::IfTsResol(9));
+            writer.write_pcapng_block(block).map_err(failed)?;
+        }
+        let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let start = wall.saturating_sub(self.started().elapsed());
+        for record in &records {
+            let interface = if record.interface == NO_INTERFACE { 0 } else { usize::from(record.interface) + 1 };
+            let name = names.get(interface).cloned().unwrap_or(Cow::Borrowed("deleted"));
+            let comment = format!(
+                "reason={} interface={name} generation={}: {}",
+                record.reason.name(),
+                record.generation,
+                record.reason.explanation()
+            );
+            let block = EnhancedPacketBlock {
+                interface_id: interface.min(names.len() - 1) as u32,
+                timestamp: start + Duration::from_nanos(record.time.0),
+                original_len: record.len,
+                data: Cow::Borrowed(&record.bytes),
+                options: vec![EnhancedPacketOption::Comment(Cow::Owned(comment))],
+            };
+            writer.write_pcapng_block(block).map_err(failed)?;
+        }
+        Ok(DropsExport { packets: records.len() as u64, pcapng: writer.into_inner() })
+    }
+
+    pub(super) fn show_workers(&self) -> Vec<WorkerStatus> {
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        self.node()
+            .counters
+            .iter()
+            .zip(self.worker_cpus())
+            .enumerate()
+            .map(|(id, (counters, cpu))| {
+                let counters: &WorkerCounters = counters;
+                WorkerStatus {
+                    id: id as u32,
+                    cpu: Some(cpu as u32),
+                    generation: load(&counters.generation),
+                    packets: load(&counters.received),
+                    bursts: load(&counters.bursts),
+                    loops: load(&counters.turns),
+                    busy_percent: load(&counters.busy_permille) as f32 / 10.0,
+                    // Asked for, the measurement starts anew.
+                    longest_gap_us: counters.longest_gap_ns.swap(0, Ordering::Relaxed) / 1000,
+                    frames_free: load(&counters.frames_free),
+                }
+            })
+            .collect()
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    rx_packets: u64,
+    rx_bytes: u64,
+    tx_packets: u64,
+    tx_bytes: u64,
+    drops: u64,
+}
+
+/// A route before it is put into words.
+#[derive(Clone, Copy)]
+enum Found {
+    Connected(u16),
+    Local(u16),
+    Static(u32),
+}

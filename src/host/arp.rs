@@ -1,0 +1,100 @@
+//! ARP (RFC 826, RFC 5227): answers for our addresses, learns from answers and from those who ask for us.
+
+use std::net::Ipv4Addr;
+
+use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
+
+use crate::host::{LinkTarget, OwnBytes};
+use crate::neighbours::{NeighbourTable, mac_from_u64, mac_to_u64, v4_key};
+use crate::packet::DropReason;
+use crate::packet::view::ethertype;
+use crate::tables::{Interface, same_prefix_v4};
+use crate::time::Nanos;
+
+/// Ethernet broadcast.
+const BROADCAST: u64 = 0xffff_ffff_ffff;
+
+/// Handles an ARP packet that came in on the interface in `slot`; the answer, if one is due.
+pub fn receive(
+    l3: &[u8],
+    slot: u16,
+    interface: &Interface,
+    neighbours: &NeighbourTable,
+    cap: u32,
+    now: Nanos,
+) -> Result<Option<(LinkTarget, OwnBytes)>, DropReason> {
+    let packet = ArpPacket::new_checked(l3).map_err(|_| DropReason::ArpInvalid)?;
+    let ArpRepr::EthernetIpv4 {
+        operation,
+        source_hardware_addr,
+        source_protocol_addr: sender,
+        target_hardware_addr: _,
+        target_protocol_addr: target,
+    } = ArpRepr::parse(&packet).map_err(|_| DropReason::ArpInvalid)?
+    else {
+        return Err(DropReason::ArpInvalid);
+    };
+    if !source_hardware_addr.is_unicast() || interface.owns_v4(sender) {
+        // Somebody claims one of our addresses, or a group address as his own.
+        return Err(DropReason::ArpInvalid);
+    }
+    let for_us = interface.owns_v4(target);
+    // RFC 5227 section 2.1.1: a probe has no sender address; it is answered and not learned.
+    if !sender.is_unspecified() {
+        let on_link = interface.info.v4.iter().any(|(own, len)| same_prefix_v4(*own, sender, *len));
+        if !on_link {
+            return Err(DropReason::ArpInvalid);
+        }
+        let mac = source_hardware_addr.0;
+        let confirmed = operation == ArpOperation::Reply && for_us;
+        if let Some(neighbour) = neighbours.find(slot, v4_key(sender.into())) {
+            neighbours.learn(neighbour, mac, confirmed, now);
+        } else if for_us && operation == ArpOperation::Request {
+            // RFC 826: who asks for us is about to talk to us. Others, gratuitous ones too, only update.
+            if let Ok(neighbour) = neighbours.find_or_insert(slot, v4_key(sender.into()), cap) {
+                neighbours.learn(neighbour, mac, false, now);
+            }
+        }
+    }
+    if operation != ArpOperation::Request || !for_us {
+        return Ok(None);
+    }
+    let reply = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Reply,
+        source_hardware_addr: EthernetAddress(mac_from_u64(interface.mac)),
+        source_protocol_addr: target,
+        target_hardware_addr: source_hardware_addr,
+        target_protocol_addr: sender,
+    };
+    let link =
+        LinkTarget { interface: slot, mac: mac_to_u64(source_hardware_addr.0), ethertype: ethertype::ARP };
+    Ok(Some((link, emit(&reply))))
+}
+
+/// A request for `target`: broadcast, or to the MAC it had when it was last heard of (RFC 1122 section 2.3.2.1).
+pub fn request(
+    slot: u16,
+    interface: &Interface,
+    target: Ipv4Addr,
+    unicast: Option<u64>,
+) -> Option<(LinkTarget, OwnBytes)> {
+    let repr = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr: EthernetAddress(mac_from_u64(interface.mac)),
+        source_protocol_addr: interface.source_v4(target)?,
+        target_hardware_addr: EthernetAddress([0; 6]),
+        target_protocol_addr: target,
+    };
+    let mac = unicast.unwrap_or(BROADCAST);
+    Some((LinkTarget { interface: slot, mac, ethertype: ethertype::ARP }, emit(&repr)))
+}
+
+fn emit(repr: &ArpRepr) -> OwnBytes {
+    let mut bytes = OwnBytes::new();
+    let _ = bytes.try_extend_from_slice(&[0; MAX_ARP_BYTES][..repr.buffer_len()]);
+    repr.emit(&mut ArpPacket::new_unchecked(&mut bytes[..]));
+    bytes
+}
+
+/// An Ethernet/IPv4 ARP packet has 28 bytes.
+const MAX_ARP_BYTES: usize = 28;

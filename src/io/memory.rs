@@ -1,0 +1,138 @@
+//! Ports in memory: what benchmarks and tests send and receive through.
+
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex};
+
+use crate::io::{Port, PortStats};
+use crate::mem::{FramePool, Frames};
+
+/// Frames that come in again and again, copied from memory that lies in one piece.
+#[derive(Clone, Debug, Default)]
+pub struct Template {
+    bytes: Vec<u8>,
+    /// Start and length of each frame.
+    frames: Vec<(u32, u32)>,
+}
+
+impl Template {
+    /// Appends a frame.
+    pub fn push(&mut self, frame: &[u8]) {
+        self.frames.push((self.bytes.len() as u32, frame.len() as u32));
+        self.bytes.extend_from_slice(frame);
+    }
+
+    /// Number of frames.
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// True without frames.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Frame number `index`.
+    pub fn frame(&self, index: usize) -> &[u8] {
+        let (start, len) = self.frames[index];
+        &self.bytes[start as usize..][..len as usize]
+    }
+
+    /// Bytes of all frames.
+    pub fn total_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Where sent frames go.
+#[derive(Clone, Debug, Default)]
+pub enum Sink {
+    /// Back into the pool.
+    #[default]
+    Discard,
+    /// Kept as bytes, for tests.
+    Keep(Arc<Mutex<Vec<Vec<u8>>>>),
+}
+
+/// A port in memory.
+#[derive(Debug, Default)]
+pub struct MemoryPort {
+    template: Arc<Template>,
+    next: usize,
+    /// Frames still to come in; `None` = for ever.
+    remaining: Option<usize>,
+    sink: Sink,
+    sent: u64,
+}
+
+impl MemoryPort {
+    /// A port that receives the template's frames, once or for ever.
+    pub fn new(template: Arc<Template>, for_ever: bool, sink: Sink) -> MemoryPort {
+        let remaining = if for_ever && !template.is_empty() { None } else { Some(template.len()) };
+        MemoryPort { template, next: 0, remaining, sink, sent: 0 }
+    }
+
+    /// As [`MemoryPort::new`], beginning with frame `first`: workers share a template and start apart.
+    pub fn starting_at(mut self, first: usize) -> MemoryPort {
+        self.next = first % self.template.len().max(1);
+        self
+    }
+
+    /// Frames sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+}
+
+impl Port for MemoryPort {
+    fn receive(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
+        let before = frames.len();
+        let limit = frames.remaining_capacity().min(self.remaining.unwrap_or(usize::MAX));
+        for _ in 0..limit {
+            let Some(frame) = pool.take_filled(self.template.frame(self.next)) else { break };
+            frames.push(frame);
+            self.next += 1;
+            if self.next == self.template.len() {
+                self.next = 0;
+            }
+        }
+        let count = frames.len() - before;
+        if let Some(remaining) = &mut self.remaining {
+            *remaining -= count;
+        }
+        count
+    }
+
+    fn send(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
+        let count = frames.len();
+        self.sent += count as u64;
+        for frame in frames.drain(..) {
+            if let Sink::Keep(kept) = &self.sink {
+                let mut bytes = frame.bytes().to_vec();
+                let mut at = frame.peek_next();
+                while let Some(segment) = at {
+                    bytes.extend_from_slice(segment.bytes());
+                    at = segment.peek_next();
+                }
+                kept.lock().expect("no holder panics").push(bytes);
+            }
+            pool.put(frame);
+        }
+        count
+    }
+
+    fn flush(&mut self, _pool: &mut FramePool) {}
+
+    fn held(&self) -> usize {
+        0
+    }
+
+    fn poll_fd(&self) -> Option<RawFd> {
+        None
+    }
+
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+
+    fn close(self: Box<Self>, _pool: &mut FramePool) {}
+}

@@ -1,0 +1,64 @@
+//! Adjacency: the checks before any rewrite (TTL, length, what must not be forwarded), and the next
+//! hop's MAC address.
+
+use crate::neighbours::v4_key;
+use crate::packet::view::{array, be32, be128};
+use crate::packet::{Burst, DropReason, Family, Packet, Verdict, flags};
+use crate::pipeline::Context;
+use crate::pipeline::route::NO_NEIGHBOUR;
+
+pub(super) fn run(burst: &mut Burst, cx: &Context<'_>) {
+    for packet in burst.iter_mut() {
+        if packet.meta.verdict == Verdict::Continue {
+            packet.meta.verdict = check(packet, cx).unwrap_or_else(Verdict::Drop);
+        }
+    }
+}
+
+#[inline]
+fn check(packet: &mut Packet, cx: &Context<'_>) -> Result<Verdict, DropReason> {
+    let meta = &mut packet.meta;
+    let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
+    let is_v4 = meta.family == Family::Ipv4;
+    if !meta.has(flags::OWN) {
+        // RFC 1812 section 5.3.4.
+        if meta.has(flags::LINK_GROUP) {
+            return Err(DropReason::LinkBroadcastNotForwarded);
+        }
+        let ttl = if is_v4 { l3[8] } else { l3[7] };
+        // RFC 1812 section 5.3.1, RFC 8200 section 3.
+        if ttl <= 1 {
+            return Err(DropReason::TtlExpired);
+        }
+        let link_local =
+            if is_v4 { be32(l3, 12) >> 16 == 0xa9fe } else { *array::<2>(l3, 8) == [0xfe, 0x80] };
+        if link_local {
+            return Err(DropReason::LinkLocalNotRouted);
+        }
+    }
+    let egress = cx.tables.interface(meta.egress);
+    if !egress.up {
+        return Err(DropReason::PortDown);
+    }
+    let too_long = meta.ip_len > egress.mtu_bytes;
+    if too_long && !is_v4 {
+        return Err(DropReason::PacketTooBig);
+    }
+    if too_long && meta.has(flags::DONT_FRAGMENT) {
+        return Err(DropReason::FragmentationNeeded);
+    }
+    if meta.neighbour == NO_NEIGHBOUR {
+        let addr = if is_v4 { v4_key(meta.dst_v4) } else { be128(l3, 24) };
+        match cx.neighbours.find(meta.egress, addr) {
+            Some(slot) => meta.neighbour = slot,
+            None => return Ok(Verdict::Resolve),
+        }
+    }
+    let word = cx.neighbours.word(meta.neighbour);
+    if !word.is_usable() {
+        return Ok(Verdict::Resolve);
+    }
+    cx.neighbours.mark_used(meta.neighbour, cx.now);
+    meta.dst_mac = word.mac();
+    Ok(if too_long { Verdict::Fragment } else { Verdict::Forward })
+}

@@ -1,0 +1,182 @@
+//! Route: longest prefix match for the whole burst, then what the matched route does.
+
+use std::net::IpAddr;
+
+use crate::mem::BURST;
+use crate::packet::view::be128;
+use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, hash};
+use crate::pipeline::{Context, Decision, Question};
+use crate::tables::{Action, Leaf, NextHop, Tables, Vrf};
+
+/// Neighbour slot of a directly connected destination that is looked up by address.
+pub const NO_NEIGHBOUR: u32 = u32::MAX;
+
+/// VRFs a packet may be handed through by routes that say "as that VRF does".
+const MAX_VRF_HOPS: usize = 4;
+
+pub(super) fn run(burst: &mut Burst, cx: &Context<'_>) {
+    // Usually all packets of a burst are IPv4 of one VRF: one batch. Otherwise one batch per VRF and
+    // family, found by repeated passes; `done` marks what an earlier pass took.
+    let mut done = [false; BURST];
+    let mut indices = [0u8; BURST];
+    let mut leaves: [Leaf; BURST] = [0; BURST];
+    for first in 0..burst.len() {
+        if done[first] || burst[first].meta.verdict != Verdict::Continue {
+            continue;
+        }
+        let (vrf_slot, family) = (burst[first].meta.vrf, burst[first].meta.family);
+        let vrf = &cx.tables.vrfs[usize::from(vrf_slot)];
+        let mut count = 0;
+        match family {
+            Family::Ipv4 => {
+                let mut addrs = [0u32; BURST];
+                for (index, packet) in burst.iter().enumerate().skip(first) {
+                    if belongs(&packet.meta, vrf_slot, family) {
+                        addrs[count] = packet.meta.dst_v4;
+                        indices[count] = index as u8;
+                        done[index] = true;
+                        count += 1;
+                    }
+                }
+                vrf.fib4.find_batch(&addrs[..count], &mut leaves[..count]);
+            }
+            _ => {
+                let mut addrs = [0u128; BURST];
+                for (index, packet) in burst.iter().enumerate().skip(first) {
+                    if belongs(&packet.meta, vrf_slot, family) {
+                        addrs[count] = be128(packet.frame.bytes(), usize::from(packet.meta.l3) + 24);
+                        indices[count] = index as u8;
+                        done[index] = true;
+                        count += 1;
+                    }
+                }
+                vrf.fib6.find_batch(&addrs[..count], &mut leaves[..count]);
+            }
+        }
+        for (index, leaf) in indices[..count].iter().zip(&leaves[..count]) {
+            let packet = &mut burst[usize::from(*index)];
+            apply(packet, vrf, *leaf, cx);
+        }
+        if count == burst.len() {
+            return;
+        }
+    }
+}
+
+#[inline]
+fn belongs(meta: &Meta, vrf: u16, family: Family) -> bool {
+    meta.verdict == Verdict::Continue && meta.vrf == vrf && meta.family == family
+}
+
+#[inline]
+fn apply(packet: &mut Packet, vrf: &Vrf, leaf: Leaf, cx: &Context<'_>) {
+    let action = match vrf.actions[usize::from(leaf)] {
+        // The common case, without a detour.
+        Action::Via(hop) => {
+            packet.meta.egress = hop.interface;
+            packet.meta.neighbour = hop.neighbour;
+            return;
+        }
+        other => other,
+    };
+    let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+    let meta = &packet.meta;
+    let flow_hash = || {
+        hash::of_packet(
+            cx.tables.settings.key,
+            meta.family,
+            l3,
+            meta.protocol,
+            (meta.src_port, meta.dst_port),
+        )
+    };
+    match follow(cx.tables, action, destination(meta, l3), flow_hash) {
+        Decision::Forward { egress, via } => {
+            packet.meta.egress = egress;
+            packet.meta.neighbour = via.unwrap_or(NO_NEIGHBOUR);
+        }
+        Decision::Local => packet.meta.verdict = Verdict::Punt,
+        // Multicast and link-local may be for the gateway itself: the slow path knows its groups.
+        Decision::Drop(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)
+            if meta.family == Family::Ipv6 =>
+        {
+            packet.meta.verdict = Verdict::Punt;
+        }
+        Decision::Drop(reason) => packet.meta.verdict = Verdict::Drop(reason),
+    }
+}
+
+fn destination(meta: &Meta, l3: &[u8]) -> IpAddr {
+    match meta.family {
+        Family::Ipv4 => IpAddr::V4(meta.dst_v4.into()),
+        _ => IpAddr::V6(be128(l3, 24).into()),
+    }
+}
+
+fn find(tables: &Tables, vrf: u16, addr: IpAddr) -> Action {
+    let vrf = &tables.vrfs[usize::from(vrf)];
+    let leaf = match addr {
+        IpAddr::V4(addr) => vrf.fib4.find(addr.into()),
+        IpAddr::V6(addr) => vrf.fib6.find(addr.into()),
+    };
+    vrf.actions[usize::from(leaf)]
+}
+
+/// Follows an action to what it comes to for one flow.
+fn follow(tables: &Tables, mut action: Action, dst: IpAddr, flow_hash: impl Fn() -> u64) -> Decision {
+    for _ in 0..MAX_VRF_HOPS {
+        let via = |hop: NextHop| Decision::Forward { egress: hop.interface, via: Some(hop.neighbour) };
+        return match action {
+            Action::NoRoute => Decision::Drop(DropReason::NoRoute),
+            Action::Drop(reason) => Decision::Drop(reason),
+            Action::Local => Decision::Local,
+            Action::Connected { interface } => Decision::Forward { egress: interface, via: None },
+            Action::Via(hop) => via(hop),
+            Action::Ecmp(group) => via(tables.groups[group as usize].select(flow_hash())),
+            Action::Vrf(vrf) => {
+                action = find(tables, vrf, dst);
+                continue;
+            }
+        };
+    }
+    // VRFs that point at each other.
+    Decision::Drop(DropReason::NoRoute)
+}
+
+/// The routing part of [`super::decide`].
+pub(super) fn decide(tables: &Tables, question: &Question) -> Decision {
+    let flow_hash = || {
+        let (key, ports) = (tables.settings.key, (question.src_port, question.dst_port));
+        match (question.src, question.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                hash::tuple_v4(key, src.into(), dst.into(), question.protocol, ports)
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                hash::tuple_v6(key, src.into(), dst.into(), question.protocol, ports)
+            }
+            _ => unreachable!("a packet has one family"),
+        }
+    };
+    follow(tables, find(tables, question.vrf, question.dst), question.dst, flow_hash)
+}
+
+/// True if a route leads to `addr`, through `interface` if one is named (RFC 3704 section 2.2 and 2.4).
+pub(super) fn leads_to(tables: &Tables, vrf: u16, addr: IpAddr, interface: Option<u16>) -> bool {
+    let mut action = find(tables, vrf, addr);
+    for _ in 0..MAX_VRF_HOPS {
+        let through = |egress: u16| interface.is_none_or(|wanted| wanted == egress);
+        return match action {
+            Action::NoRoute | Action::Drop(_) | Action::Local => false,
+            Action::Connected { interface } => through(interface),
+            Action::Via(hop) => through(hop.interface),
+            Action::Ecmp(group) => {
+                tables.groups[group as usize].hops().iter().any(|hop| through(hop.interface))
+            }
+            Action::Vrf(vrf) => {
+                action = find(tables, vrf, addr);
+                continue;
+            }
+        };
+    }
+    false
+}

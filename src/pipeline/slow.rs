@@ -1,0 +1,626 @@
+//! The slow path: what leaves the six stages with another verdict than "forward".
+//!
+//! Neighbours to resolve, packets to the gateway itself, fragments to cut, ICMP errors to send. All work
+//! is bounded: packets parked, solicitations open, packets emitted per burst, errors per second. What is
+//! parked carries frame, ingress and time only, and starts again at the first stage.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+
+use crate::host::{LinkTarget, OwnBytes, arp, icmp, nd};
+use crate::mem::{Frame, FramePool};
+use crate::neighbours::{self, NeighbourTable, State, addr_key};
+use crate::packet::view::{be128, ethertype, protocol};
+use crate::packet::{DropReason, Family, IcmpError, Ingress, Packet, Verdict, checksum, flags};
+use crate::pipeline::route::NO_NEIGHBOUR;
+use crate::pipeline::{Context, fragment, write_link_header};
+use crate::ratelimit::{Bucket, SourceBuckets};
+use crate::tables::{Interface, NO_INTERFACE, Tables};
+use crate::telemetry::add;
+use crate::time::Nanos;
+
+/// Packets a worker parks for all neighbours together.
+const MAX_PARKED: usize = 1024;
+/// Packets parked for one neighbour at most, whatever the config says.
+pub const MAX_QUEUE: usize = 16;
+/// Neighbours a worker asks for at the same time.
+const MAX_SOLICITATIONS: usize = 4096;
+/// Packets the gateway makes per burst: answers, errors, fragments, requests.
+const EMIT_BUDGET: usize = 256;
+/// Neighbour slots aged per turn of the owner.
+const SWEEP_SLOTS: u32 = 512;
+/// Time between two sweeps over the neighbour table.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// RFC 4861 section 10: MIN_DELAY_BETWEEN_RAS.
+const MIN_ADVERTISEMENT_GAP: Duration = Duration::from_secs(3);
+
+/// Length of the Ethernet header in front of the gateway's own packets.
+const OWN_L3: usize = 14;
+
+/// Frames the slow path made, for the worker to send on.
+#[derive(Default)]
+pub struct Emit {
+    /// Complete frames and the interface they leave by.
+    pub ready: Vec<(Frame, u16)>,
+    /// IP packets of the gateway's own, to be routed in a VRF.
+    pub own: Vec<(Frame, u16)>,
+}
+
+/// Node-wide rate limits: shared atomic words.
+#[derive(Debug, Default)]
+pub struct Limits {
+    /// ICMP errors of the node.
+    pub errors: Bucket,
+    /// ICMP errors per source prefix.
+    pub errors_by_source: SourceBuckets,
+}
+
+/// A packet that waits, as it came.
+pub struct Parked {
+    /// The packet.
+    pub frame: Frame,
+    /// Where it had come from.
+    pub ingress: Ingress,
+    /// When.
+    pub since: Nanos,
+}
+
+struct Queue {
+    neighbour: u32,
+    packets: ArrayVec<Parked, MAX_QUEUE>,
+}
+
+/// A question that was asked and is asked again until it is answered.
+struct Solicitation {
+    neighbour: u32,
+    due: Nanos,
+    sent: u32,
+    /// The MAC address to ask, when an old one is being confirmed.
+    unicast: Option<u64>,
+}
+
+struct AdvertisementTimer {
+    interface: u16,
+    due: Nanos,
+}
+
+/// The slow path of one worker.
+pub struct SlowPath {
+    /// What it made.
+    pub emit: Emit,
+    queues: Vec<Queue>,
+    parked: usize,
+    solicitations: Vec<Solicitation>,
+    /// One worker of the node ages the neighbour table and sends advertisements.
+    is_owner: bool,
+    sweep_due: Nanos,
+    sweep_at: u32,
+    advertisements: Vec<AdvertisementTimer>,
+    advertisements_epoch: u64,
+    last_solicited_advertisement: Nanos,
+}
+
+impl SlowPath {
+    /// The slow path of a worker; the owner does the node's periodic work as well.
+    pub fn new(is_owner: bool) -> SlowPath {
+        SlowPath {
+            emit: Emit::default(),
+            queues: Vec::new(),
+            parked: 0,
+            solicitations: Vec::new(),
+            is_owner,
+            sweep_due: Nanos(0),
+            sweep_at: 0,
+            advertisements: Vec::new(),
+            advertisements_epoch: 0,
+            last_solicited_advertisement: Nanos(0),
+        }
+    }
+
+    /// Handles a packet that is not forwarded. It is consumed, or comes back with the reason it is lost for.
+    pub fn handle(
+        &mut self,
+        packet: Packet,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+        limits: &Limits,
+    ) -> Option<(Packet, DropReason)> {
+        let result = match packet.meta.verdict {
+            Verdict::Drop(reason) => Err((packet, reason)),
+            Verdict::Punt => self.punt(packet, cx, pool),
+            Verdict::Resolve => self.resolve(packet, cx, pool),
+            Verdict::Fragment => self.fragment(packet, cx, pool),
+            Verdict::Continue | Verdict::Forward => unreachable!("the worker sends these on"),
+        };
+        let (packet, reason) = result.err()?;
+        if let Some(kind) = reason.icmp_error() {
+            self.error(kind, &packet, cx, pool, limits);
+        }
+        Some((packet, reason))
+    }
+
+    // ---- to the gateway itself
+
+    fn punt(
+        &mut self,
+        packet: Packet,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> Result<(), (Packet, DropReason)> {
+        if packet.meta.has(flags::OWN) {
+            return Err((packet, DropReason::NoHostPath));
+        }
+        match packet.meta.family {
+            Family::Other => {
+                let interface = cx.tables.interface(packet.meta.interface);
+                let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+                let cap = cx.tables.settings.neighbours_per_interface;
+                match arp::receive(l3, packet.meta.interface, interface, cx.neighbours, cap, cx.now) {
+                    Ok(answer) => self.consumed(packet, answer, cx, pool),
+                    Err(reason) => return Err((packet, reason)),
+                }
+                Ok(())
+            }
+            Family::Ipv4 => self.punt_v4(packet, cx, pool),
+            Family::Ipv6 => self.punt_v6(packet, cx, pool),
+        }
+    }
+
+    fn consumed(
+        &mut self,
+        packet: Packet,
+        answer: Option<(LinkTarget, OwnBytes)>,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) {
+        add(&cx.counters.punted, 1);
+        pool.put(packet.frame);
+        if let Some((link, bytes)) = answer {
+            self.emit_link(link, &bytes, cx, pool);
+        }
+    }
+
+    fn punt_v4(
+        &mut self,
+        mut packet: Packet,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> Result<(), (Packet, DropReason)> {
+        // Fragments to the gateway would need reassembly, which only host services need.
+        if packet.meta.protocol != protocol::ICMP || packet.meta.has(flags::FRAGMENT) {
+            return Err((packet, DropReason::NoHostPath));
+        }
+        let sum = message_sum(&packet);
+        let meta = packet.meta;
+        match icmp::receive_v4(&meta, &mut packet.frame.bytes_mut()[usize::from(meta.l3)..], sum) {
+            Ok(received) => self.icmp_received(packet, received, cx, pool),
+            Err(reason) => return Err((packet, reason)),
+        }
+        Ok(())
+    }
+
+    fn punt_v6(
+        &mut self,
+        mut packet: Packet,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> Result<(), (Packet, DropReason)> {
+        let meta = packet.meta;
+        let interface = cx.tables.interface(meta.interface);
+        let (from_l3, l4) = (usize::from(meta.l3), usize::from(meta.l4 - meta.l3));
+        let dst = Ipv6Addr::from(be128(packet.frame.bytes(), from_l3 + 24));
+        let scoped = dst.is_multicast() || dst.is_unicast_link_local();
+        if scoped && !nd::listens(interface, dst) {
+            let reason = if dst.is_multicast() {
+                DropReason::MulticastNotRouted
+            } else {
+                DropReason::LinkLocalNotRouted
+            };
+            return Err((packet, reason));
+        }
+        if meta.protocol != protocol::ICMPV6 || meta.has(flags::FRAGMENT) {
+            return Err((packet, DropReason::NoHostPath));
+        }
+        let end = from_l3 + usize::from(meta.ip_len);
+        let icmp_type = packet.frame.bytes().get(from_l3 + l4).copied().unwrap_or(0);
+        if nd::is_nd(icmp_type) {
+            let Some(l3) = packet.frame.bytes().get(from_l3..end) else {
+                return Err((packet, DropReason::NdInvalid));
+            };
+            let arrival = nd::Arrival { l3, l4, slot: meta.interface, interface };
+            let cap = cx.tables.settings.neighbours_per_interface;
+            let answer = match nd::receive(arrival, cx.neighbours, cap, cx.now) {
+                Ok(answer) => answer,
+                Err(reason) => return Err((packet, reason)),
+            };
+            // Advertisements to everybody on demand are rationed (RFC 4861 section 6.2.6).
+            let to_all = icmp_type == ROUTER_SOLICITATION
+                && answer.as_ref().is_some_and(|(link, _)| link.mac >> 40 & 1 == 1);
+            let answer = answer.filter(|_| !to_all || self.may_advertise(cx.now));
+            self.consumed(packet, answer, cx, pool);
+            return Ok(());
+        }
+        let sum = message_sum(&packet);
+        let len = usize::from(meta.ip_len) - l4;
+        match icmp::receive_v6(&meta, &mut packet.frame.bytes_mut()[from_l3..], sum, len, interface) {
+            Ok(received) => self.icmp_received(packet, received, cx, pool),
+            Err(reason) => return Err((packet, reason)),
+        }
+        Ok(())
+    }
+
+    fn may_advertise(&mut self, now: Nanos) -> bool {
+        let due = self.last_solicited_advertisement == Nanos(0)
+            || now.since(self.last_solicited_advertisement) >= MIN_ADVERTISEMENT_GAP;
+        if due {
+            self.last_solicited_advertisement = now;
+        }
+        due
+    }
+
+    fn icmp_received(
+        &mut self,
+        mut packet: Packet,
+        received: icmp::Received,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) {
+        add(&cx.counters.punted, 1);
+        match received {
+            icmp::Received::Echo if self.has_budget() => {
+                let meta = packet.meta;
+                let l3 = usize::from(meta.l3);
+                if !packet.frame.is_chained() {
+                    packet.frame.truncate(l3 + usize::from(meta.ip_len));
+                }
+                packet.frame.trim_front(l3);
+                add(&cx.counters.originated, 1);
+                self.push_own(packet.frame, meta.vrf);
+            }
+            _ => pool.put(packet.frame),
+        }
+    }
+
+    // ---- what the gateway sends by itself
+
+    fn has_budget(&self) -> bool {
+        self.emit.ready.len() + self.emit.own.len() < EMIT_BUDGET
+    }
+
+    /// `frame` begins at the IP header.
+    fn push_own(&mut self, mut frame: Frame, vrf: u16) {
+        let kind = icmp::ethertype_of(frame.bytes());
+        let header = frame.prepend(OWN_L3);
+        header[..12].fill(0);
+        header[12..14].copy_from_slice(&kind.to_be_bytes());
+        self.emit.own.push((frame, vrf));
+    }
+
+    fn emit_link(&mut self, link: LinkTarget, bytes: &[u8], cx: &Context<'_>, pool: &mut FramePool) -> bool {
+        let egress = cx.tables.interface(link.interface);
+        if !self.has_budget() || !egress.up {
+            return false;
+        }
+        let Some(mut frame) = pool.take_filled(bytes) else { return false };
+        write_link_header(&mut frame, 0, egress, link.mac, link.ethertype);
+        add(&cx.counters.originated, 1);
+        self.count_sent(link.interface, frame.len(), cx);
+        self.emit.ready.push((frame, link.interface));
+        true
+    }
+
+    fn count_sent(&self, interface: u16, bytes: usize, cx: &Context<'_>) {
+        let counters = &cx.counters.interfaces[usize::from(interface)];
+        add(&counters.tx_packets, 1);
+        add(&counters.tx_bytes, bytes as u64);
+    }
+
+    fn error(
+        &mut self,
+        kind: IcmpError,
+        packet: &Packet,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+        limits: &Limits,
+    ) {
+        let meta = &packet.meta;
+        let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
+        if meta.interface == NO_INTERFACE || !icmp::may_answer(meta, l3) || !self.has_budget() {
+            return;
+        }
+        let settings = &cx.tables.settings;
+        let src = match meta.family {
+            Family::Ipv4 => u128::from(crate::packet::view::be32(l3, 12) >> 8),
+            _ => be128(l3, 8) >> 64,
+        };
+        // The node's bucket last, so that one noisy source does not empty it.
+        let allowed = settings.icmp_rate > 0
+            && limits.errors_by_source.take(
+                settings.key,
+                src,
+                settings.icmp_source_rate,
+                settings.icmp_source_burst,
+                cx.now,
+            )
+            && limits.errors.take(settings.icmp_rate, settings.icmp_burst, cx.now);
+        if !allowed {
+            add(&cx.counters.errors_limited, 1);
+            return;
+        }
+        let ingress = cx.tables.interface(meta.interface);
+        let mtu = if kind == IcmpError::TooBig { cx.tables.interface(meta.egress).mtu_bytes } else { 0 };
+        if let Some(bytes) = icmp::error(kind, meta, l3, ingress, mtu)
+            && let Some(frame) = pool.take_filled(&bytes)
+        {
+            add(&cx.counters.originated, 1);
+            self.push_own(frame, ingress.vrf);
+        }
+    }
+
+    fn fragment(
+        &mut self,
+        packet: Packet,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> Result<(), (Packet, DropReason)> {
+        if self.emit.ready.len() + fragment::MAX_FRAGMENTS > EMIT_BUDGET * 2 {
+            return Err((packet, DropReason::NoBuffer));
+        }
+        let egress = packet.meta.egress;
+        match fragment::cut(&packet, cx.tables.interface(egress), pool) {
+            Ok(fragments) => {
+                add(&cx.counters.originated, fragments.len() as u64 - 1);
+                for frame in fragments {
+                    self.count_sent(egress, frame.total_len(), cx);
+                    self.emit.ready.push((frame, egress));
+                }
+                pool.put(packet.frame);
+                Ok(())
+            }
+            Err(reason) => Err((packet, reason)),
+        }
+    }
+
+    // ---- neighbours
+
+    fn resolve(
+        &mut self,
+        mut packet: Packet,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> Result<(), (Packet, DropReason)> {
+        let settings = &cx.tables.settings;
+        if packet.meta.neighbour == NO_NEIGHBOUR {
+            let addr = addr_key(destination(&packet));
+            match cx.neighbours.find_or_insert(packet.meta.egress, addr, settings.neighbours_per_interface) {
+                Ok(slot) => packet.meta.neighbour = slot,
+                Err(neighbours::TableFull) => return Err((packet, DropReason::NeighbourTableFull)),
+            }
+        }
+        let slot = packet.meta.neighbour;
+        if self.solicitations.len() < MAX_SOLICITATIONS && cx.neighbours.begin(slot, cx.now) {
+            self.solicit(slot, 1, None, cx, pool);
+            self.solicitations.push(Solicitation {
+                neighbour: slot,
+                due: cx.now.plus(neighbours::RETRANSMIT),
+                sent: 1,
+                unicast: None,
+            });
+        }
+        match cx.neighbours.word(slot).state() {
+            State::Failed => return Err((packet, DropReason::NeighbourFailed)),
+            State::Idle => return Err((packet, DropReason::NeighbourTableFull)),
+            _ => {}
+        }
+        self.park(packet, slot, cx, pool)
+    }
+
+    /// Queues a packet behind its neighbour; the oldest of a full queue goes (RFC 4861 section 7.2.2).
+    fn park(
+        &mut self,
+        packet: Packet,
+        slot: u32,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> Result<(), (Packet, DropReason)> {
+        if self.parked >= MAX_PARKED {
+            return Err((packet, DropReason::NeighbourQueueFull));
+        }
+        let index = self.queues.iter().position(|queue| queue.neighbour == slot).unwrap_or_else(|| {
+            self.queues.push(Queue { neighbour: slot, packets: ArrayVec::new() });
+            self.queues.len() - 1
+        });
+        let queue = &mut self.queues[index].packets;
+        if queue.len() >= cx.tables.settings.neighbour_queue.clamp(1, MAX_QUEUE) {
+            let oldest = queue.remove(0);
+            add(&cx.counters.drops[DropReason::NeighbourQueueFull.index()], 1);
+            pool.put(oldest.frame);
+            self.parked -= 1;
+        }
+        queue.push(Parked { frame: packet.frame, ingress: cx.ingress, since: cx.now });
+        self.parked += 1;
+        Ok(())
+    }
+
+    fn solicit(
+        &mut self,
+        slot: u32,
+        _sent: u32,
+        unicast: Option<u64>,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) {
+        let (interface_slot, target) = cx.neighbours.key_of(slot);
+        let interface = cx.tables.interface(interface_slot);
+        let request = match target {
+            IpAddr::V4(target) => arp::request(interface_slot, interface, target, unicast),
+            IpAddr::V6(target) => nd::solicit(interface_slot, interface, target, unicast),
+        };
+        if let Some((link, bytes)) = request {
+            self.emit_link(link, &bytes, cx, pool);
+        }
+    }
+
+    /// Packets whose neighbour has answered, or has not: they start again. At most a burst's worth.
+    pub fn restarts(
+        &mut self,
+        neighbours: &NeighbourTable,
+        out: &mut ArrayVec<Parked, { crate::mem::BURST }>,
+    ) {
+        let mut index = 0;
+        while index < self.queues.len() {
+            let queue = &mut self.queues[index];
+            let waiting = matches!(
+                neighbours.word(queue.neighbour).state(),
+                State::Incomplete | State::Idle | State::Claimed
+            );
+            if waiting || out.remaining_capacity() < queue.packets.len() {
+                index += 1;
+                continue;
+            }
+            self.parked -= queue.packets.len();
+            out.extend(queue.packets.drain(..));
+            self.queues.swap_remove(index);
+        }
+    }
+
+    /// True if packets are parked.
+    pub fn has_parked(&self) -> bool {
+        self.parked > 0
+    }
+
+    /// All parked packets, when the gateway stops.
+    pub fn take_parked(&mut self) -> impl Iterator<Item = Parked> {
+        self.parked = 0;
+        std::mem::take(&mut self.queues).into_iter().flat_map(|queue| queue.packets)
+    }
+
+    // ---- time
+
+    /// When [`SlowPath::timers`] has something to do next.
+    pub fn next_deadline(&self) -> Nanos {
+        let solicitation = self.solicitations.iter().map(|s| s.due).min();
+        let advertisement = self.advertisements.iter().map(|a| a.due).min();
+        let sweep = self.is_owner.then_some(self.sweep_due);
+        [solicitation, advertisement, sweep].into_iter().flatten().min().unwrap_or(Nanos(u64::MAX))
+    }
+
+    /// True while a sweep over the neighbour table is under way.
+    pub fn is_sweeping(&self) -> bool {
+        self.sweep_at != 0
+    }
+
+    /// Does what is due. Called once per turn; costs nothing while nothing is.
+    pub fn timers(&mut self, cx: &Context<'_>, pool: &mut FramePool) {
+        self.ask_again(cx, pool);
+        if self.is_owner {
+            self.sweep(cx, pool);
+            self.advertise(cx, pool);
+        }
+    }
+
+    fn ask_again(&mut self, cx: &Context<'_>, pool: &mut FramePool) {
+        let mut index = 0;
+        while index < self.solicitations.len() {
+            let Solicitation { neighbour, due, sent, unicast } = self.solicitations[index];
+            if due > cx.now {
+                index += 1;
+                continue;
+            }
+            let open = matches!(cx.neighbours.word(neighbour).state(), State::Incomplete | State::Probe);
+            if open && sent < neighbours::SOLICITATIONS {
+                self.solicit(neighbour, sent + 1, unicast, cx, pool);
+                let solicitation = &mut self.solicitations[index];
+                solicitation.sent += 1;
+                solicitation.due = due.plus(neighbours::RETRANSMIT);
+                index += 1;
+                continue;
+            }
+            if open {
+                cx.neighbours.fail(neighbour, cx.now);
+            }
+            self.solicitations.swap_remove(index);
+        }
+    }
+
+    fn sweep(&mut self, cx: &Context<'_>, pool: &mut FramePool) {
+        if self.sweep_at == 0 {
+            if cx.now < self.sweep_due {
+                return;
+            }
+            // Whole intervals, so that replay does not depend on when turns happen.
+            let interval = SWEEP_INTERVAL.as_nanos() as u64;
+            self.sweep_due = Nanos((cx.now.0 / interval + 1) * interval);
+        }
+        let mut reprobes: ArrayVec<u32, 64> = ArrayVec::new();
+        let reachable = cx.tables.settings.reachable;
+        cx.neighbours.sweep(self.sweep_at, SWEEP_SLOTS, reachable, cx.now, |reprobe| {
+            // More than 64 at once keep their address; they are asked in a later round.
+            let _ = reprobes.try_push(reprobe.slot);
+        });
+        for slot in reprobes {
+            let mac = cx.neighbours.word(slot).mac();
+            self.solicit(slot, 1, Some(mac), cx, pool);
+            if self.solicitations.len() < MAX_SOLICITATIONS {
+                let due = cx.now.plus(neighbours::RETRANSMIT);
+                self.solicitations.push(Solicitation { neighbour: slot, due, sent: 1, unicast: Some(mac) });
+            }
+        }
+        self.sweep_at += SWEEP_SLOTS;
+        if self.sweep_at >= cx.neighbours.capacity() {
+            self.sweep_at = 0;
+        }
+    }
+
+    fn advertise(&mut self, cx: &Context<'_>, pool: &mut FramePool) {
+        let epoch = cx.tables.epochs.interfaces;
+        if self.advertisements_epoch != epoch {
+            self.advertisements_epoch = epoch;
+            self.rebuild_advertisements(cx.tables, cx.now);
+        }
+        for index in 0..self.advertisements.len() {
+            let AdvertisementTimer { interface: slot, due } = self.advertisements[index];
+            if due > cx.now {
+                continue;
+            }
+            let interface = cx.tables.interface(slot);
+            let Some(advertisements) = interface.info.advertisements else { continue };
+            self.advertisements[index].due =
+                due.plus(Duration::from_secs(u64::from(advertisements.interval_s)));
+            if let Some((link, bytes)) = nd::router_advert(slot, interface, advertisements, None) {
+                self.emit_link(link, &bytes, cx, pool);
+            }
+        }
+    }
+
+    fn rebuild_advertisements(&mut self, tables: &Tables, now: Nanos) {
+        let old = std::mem::take(&mut self.advertisements);
+        let speaks = |interface: &Interface| interface.up && interface.info.advertisements.is_some();
+        for (slot, _) in tables.interfaces.iter().enumerate().filter(|(_, interface)| speaks(interface)) {
+            let slot = slot as u16;
+            let due = old.iter().find(|timer| timer.interface == slot).map_or(now, |timer| timer.due);
+            self.advertisements.push(AdvertisementTimer { interface: slot, due });
+        }
+    }
+}
+
+/// RFC 4861 section 4.1.
+const ROUTER_SOLICITATION: u8 = 133;
+
+fn destination(packet: &Packet) -> IpAddr {
+    match packet.meta.family {
+        Family::Ipv4 => IpAddr::V4(packet.meta.dst_v4.into()),
+        _ => IpAddr::V6(be128(packet.frame.bytes(), usize::from(packet.meta.l3) + 24).into()),
+    }
+}
+
+/// Unfolded checksum sum over the L4 message, through the whole chain.
+fn message_sum(packet: &Packet) -> u64 {
+    let meta = &packet.meta;
+    let header_len = meta.l4 - meta.l3;
+    checksum::add_chain(&packet.frame, usize::from(meta.l4), usize::from(meta.ip_len - header_len))
+}
+
+const _: () = assert!(ethertype::IPV4 != ethertype::IPV6);

@@ -1,0 +1,85 @@
+//! Shared rate limits: each bucket is one atomic word.
+//!
+//! A bucket holds the *theoretical arrival time* of the generic cell rate algorithm (ITU-T I.371): the
+//! time up to which its tokens are spent. That is a token bucket of `burst` tokens refilled at `rate`,
+//! without a timer and without a lock.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::packet::hash::{self, Key};
+use crate::time::Nanos;
+
+/// A token bucket in one word.
+#[derive(Debug, Default)]
+pub struct Bucket(AtomicU64);
+
+impl Bucket {
+    /// Takes a token; false if there is none. `rate` tokens a second, at most `burst` at once.
+    pub fn take(&self, rate: u32, burst: u32, now: Nanos) -> bool {
+        if rate == 0 || burst == 0 {
+            return false;
+        }
+        let interval = 1_000_000_000 / u64::from(rate);
+        // Time moved on by one, so that an untouched bucket (0) is full also at the start of the clock.
+        let now = now.0 + 1_000_000_000 * u64::from(burst);
+        let mut spent_to = self.0.load(Ordering::Relaxed);
+        loop {
+            let start = spent_to.max(now.saturating_sub(interval * u64::from(burst)));
+            let next = start + interval;
+            if next > now {
+                return false;
+            }
+            match self.0.compare_exchange_weak(spent_to, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(seen) => spent_to = seen,
+            }
+        }
+    }
+}
+
+/// Buckets per source prefix, by hash: two prefixes may share one, none can grow the table.
+#[derive(Debug)]
+pub struct SourceBuckets(Box<[Bucket]>);
+
+const SOURCE_BUCKETS: usize = 4096;
+
+impl Default for SourceBuckets {
+    fn default() -> SourceBuckets {
+        SourceBuckets((0..SOURCE_BUCKETS).map(|_| Bucket::default()).collect())
+    }
+}
+
+impl SourceBuckets {
+    /// Takes a token from the bucket of `prefix`.
+    pub fn take(&self, key: Key, prefix: u128, rate: u32, burst: u32, now: Nanos) -> bool {
+        self.0[hash::address(key, prefix, 0) as usize % SOURCE_BUCKETS].take(rate, burst, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_then_the_rate() {
+        let bucket = Bucket::default();
+        let taken = |ms: u64| (0..1000).filter(|_| bucket.take(10, 5, Nanos(ms * 1_000_000))).count();
+        assert_eq!(taken(0), 5);
+        assert_eq!(taken(50), 0);
+        assert_eq!(taken(100), 1);
+        assert_eq!(taken(400), 3);
+        assert_eq!(taken(10_000), 5);
+    }
+
+    #[test]
+    fn threads_share_one_bucket() {
+        let bucket = Bucket::default();
+        let total: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| (0..1000).filter(|_| bucket.take(10, 100, Nanos(5))).count()))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert_eq!(total, 100);
+    }
+}

@@ -1,0 +1,231 @@
+//! Deterministic replay and the benchmark: the shipped worker loop with captures and memory as ports.
+//!
+//! Replay runs N workers in lock-step on one thread; the clock is the capture's. The same config, captures
+//! and number of workers give the same bytes and counters on any machine.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::io::pcap::{self, CaptureError, CaptureWriter, Captured, PcapPort, ReplayClock};
+use crate::mem::{ChunkSize, MemoryError, PacketMemory};
+use crate::neighbours::NeighbourTable;
+use crate::packet::hash::{self, Key};
+use crate::packet::view::{be16, be32, be128, ethertype};
+use crate::tables::compile::{CompileError, Compiler, MAX_INTERFACES};
+use crate::tables::meaning::{self, PortFacts};
+use crate::telemetry::Totals;
+use crate::time::Nanos;
+use crate::worker::{Node, Worker};
+
+/// Neighbours a node holds; twice as many slots of 64 bytes.
+pub const NEIGHBOUR_CAPACITY: usize = 16_384;
+
+/// Turns of all workers without progress of the clock after which a replay would be stuck: more than any
+/// burst can cause by answering answers.
+const MAX_ROUNDS: usize = 1_000_000;
+
+/// What to replay.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Captures by port name.
+    pub inputs: Vec<(String, PathBuf)>,
+    /// Where `PORT.pcap` are written.
+    pub out: PathBuf,
+    /// Lock-step workers.
+    pub workers: usize,
+    /// How long the clock runs on behind the last packet.
+    pub linger: Duration,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Counters of all workers.
+    pub totals: Totals,
+    /// Frames written, by port name; ports that sent nothing are left out.
+    pub written: Vec<(String, u64)>,
+    /// Frames that did not come home: always 0, or a bug.
+    pub leaked_frames: usize,
+}
+
+/// Why a replay could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// A capture.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// Tables.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// Memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// `--in` names a port the config does not have.
+    #[error("--in {name}=...: the config has no port `{name}`; it has {known}")]
+    UnknownPort {
+        /// The name.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The output folder.
+    #[error("{path}: {source}")]
+    Output {
+        /// The folder.
+        path: PathBuf,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// Work without end.
+    #[error("the replay does not come to rest at {0:?}: this is a bug, please report it with the captures")]
+    Stuck(Nanos),
+}
+
+/// Compiles `config` for a node without devices.
+pub fn compile(config: &Config, workers: usize) -> Result<(Arc<Node>, Compiler), CompileError> {
+    let neighbours = Arc::new(NeighbourTable::new(NEIGHBOUR_CAPACITY, MAX_INTERFACES, Key::default()));
+    let mut compiler = Compiler::new(Arc::clone(&neighbours));
+    let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
+    let rib = meaning::rib(config, &mut compiler)?;
+    compiler.compile(meaning::input(config, &facts), rib)?.release(&neighbours);
+    let interfaces = compiler.interfaces.len();
+    let node = Node::new(Arc::clone(compiler.tables()), neighbours, workers, interfaces);
+    Ok((node, compiler))
+}
+
+/// Runs captures through the gateway.
+pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
+    let ports: Vec<String> = config.ports.iter().map(|port| port.name.to_string()).collect();
+    let mut inputs: Vec<Vec<Captured>> = vec![Vec::new(); ports.len()];
+    for (name, path) in &options.inputs {
+        let index = ports.iter().position(|port| port == name).ok_or_else(|| ReplayError::UnknownPort {
+            name: name.clone(),
+            known: ports.join(", "),
+        })?;
+        inputs[index].extend(pcap::read(path)?);
+    }
+    std::fs::create_dir_all(&options.out)
+        .map_err(|source| ReplayError::Output { path: options.out.clone(), source })?;
+    for input in &mut inputs {
+        input.sort_by_key(|captured| captured.time);
+    }
+    let mut times: Vec<Nanos> = inputs.iter().flatten().map(|captured| captured.time).collect();
+    times.sort_unstable();
+    times.dedup();
+    let (node, _compiler) = compile(config, options.workers)?;
+    let frames = config.system.frames.get() as usize;
+    let (memory, pools) = PacketMemory::new(options.workers, frames.min(16_384), ChunkSize::Bytes2048)?;
+    let clock = ReplayClock::default();
+    let outputs = outputs(&ports, &options.out);
+    let mut workers: Vec<Worker> =
+        pools.into_iter().enumerate().map(|(id, pool)| Worker::new(id, &node, pool)).collect();
+    for (port, input) in inputs.into_iter().enumerate() {
+        // Slots are given in configured order by the only compilation there is.
+        let slot = port as u16;
+        for (queue, input) in spread(input, options.workers).into_iter().enumerate() {
+            let io = PcapPort::new(input, clock.clone(), Arc::clone(&outputs[port]));
+            workers[queue].attach(slot, 0, Box::new(io));
+        }
+    }
+    let end = times.last().copied().unwrap_or_default().plus(options.linger);
+    for time in times {
+        advance(&mut workers, &clock, time)?;
+        settle(&mut workers, &clock, time)?;
+    }
+    advance(&mut workers, &clock, end)?;
+    if options.linger > Duration::ZERO {
+        settle(&mut workers, &clock, end)?;
+    }
+    workers.into_iter().for_each(Worker::stop);
+    let mut report = Report {
+        totals: Totals::of(node.counters.iter().map(|counters| &**counters)),
+        written: Vec::new(),
+        leaked_frames: memory.leaked(),
+    };
+    for (name, output) in ports.into_iter().zip(outputs) {
+        let count = output.lock().expect("no holder panics").finish()?;
+        if count > 0 {
+            report.written.push((name, count));
+        }
+    }
+    Ok(report)
+}
+
+fn outputs(ports: &[String], out: &Path) -> Vec<Arc<Mutex<CaptureWriter>>> {
+    let writer = |port: &String| Arc::new(Mutex::new(CaptureWriter::new(out.join(format!("{port}.pcap")))));
+    ports.iter().map(writer).collect()
+}
+
+/// Fires what falls due before `time`, each at its own time.
+fn advance(workers: &mut [Worker], clock: &ReplayClock, time: Nanos) -> Result<(), ReplayError> {
+    // Before the first packet there is nothing to be due: the clock jumps.
+    if clock.now() == Nanos(0) {
+        clock.set(time);
+        return Ok(());
+    }
+    loop {
+        let due = workers.iter().map(Worker::next_deadline).min().unwrap_or(time);
+        if due >= time {
+            return Ok(());
+        }
+        clock.set(due.max(clock.now()));
+        settle(workers, clock, clock.now())?;
+    }
+}
+
+/// Turns all workers in order until none has anything left to do at `time`.
+fn settle(workers: &mut [Worker], clock: &ReplayClock, time: Nanos) -> Result<(), ReplayError> {
+    clock.set(time);
+    for _ in 0..MAX_ROUNDS {
+        let mut worked = false;
+        for worker in workers.iter_mut() {
+            worked |= worker.turn(time);
+        }
+        if !worked {
+            return Ok(());
+        }
+    }
+    Err(ReplayError::Stuck(time))
+}
+
+/// Spreads frames over queues as a NIC would: by flow, non-IP to the first queue.
+fn spread(input: Vec<Captured>, queues: usize) -> Vec<VecDeque<Captured>> {
+    let mut spread = vec![VecDeque::new(); queues];
+    for captured in input {
+        let queue = flow_of(&captured.bytes) as usize % queues;
+        spread[queue].push_back(captured);
+    }
+    spread
+}
+
+/// A hash of the addresses and ports behind up to two tags: receive side scaling, in software.
+fn flow_of(frame: &[u8]) -> u64 {
+    let key = Key::default();
+    let mut at = 12;
+    while frame.len() >= at + 6 && matches!(be16(frame, at), ethertype::VLAN | ethertype::QINQ) {
+        at += 4;
+    }
+    if frame.len() < at + 2 {
+        return 0;
+    }
+    let l3 = &frame[at + 2..];
+    let ports = |l4: usize, protocol: u8| match l3.get(l4..l4 + 4) {
+        Some(ports) if matches!(protocol, 6 | 17 | 132) => (be16(ports, 0), be16(ports, 2)),
+        _ => (0, 0),
+    };
+    match be16(frame, at) {
+        ethertype::IPV4 if l3.len() >= 20 => {
+            let fragment = be16(l3, 6) & 0x3fff != 0;
+            let l4 = usize::from(l3[0] & 15) * 4;
+            let ports = if fragment { (0, 0) } else { ports(l4, l3[9]) };
+            hash::tuple_v4(key, be32(l3, 12), be32(l3, 16), l3[9], ports)
+        }
+        ethertype::IPV6 if l3.len() >= 40 => {
+            hash::tuple_v6(key, be128(l3, 8), be128(l3, 24), l3[6], ports(40, l3[6]))
+        }
+        _ => 0,
+    }
+}

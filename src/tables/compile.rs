@@ -1,0 +1,888 @@
+//! Compiles what the operator configured into [`Tables`]. Runs on the control thread.
+//!
+//! A VRF's leaves stand for *targets* (what a route was configured to do), its actions for what that
+//! means right now. A port that loses carrier therefore changes actions and no FIB: ECMP members are
+//! withdrawn at once, and only routes that lost their last next hop need a rebuilt FIB, so that a less
+//! specific route takes over.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+
+use super::ecmp::Group;
+use super::fib4::Fib4;
+use super::fib6::Fib6;
+use super::rib::{Hop, Rib, Target, TargetId};
+use super::*;
+use crate::neighbours::{NeighbourTable, addr_key};
+use crate::packet::view::ethertype;
+use crate::time::Nanos;
+
+/// Most ports of a node: the XDP program's socket map has room for them.
+pub const MAX_PORTS: usize = 64;
+/// Most interfaces a node can have had since its start.
+pub const MAX_INTERFACES: usize = 16_384;
+/// Most VRFs a node can have had since its start.
+pub const MAX_VRFS: usize = 16_384;
+
+/// Everything but the routes, in the tables' terms.
+#[derive(Clone, Debug, Default)]
+pub struct Input {
+    /// Node-wide behaviour.
+    pub settings: Settings,
+    /// Ports, in configured order.
+    pub ports: Vec<PortSpec>,
+    /// Interfaces, in configured order.
+    pub interfaces: Vec<InterfaceSpec>,
+    /// VRFs that exist beside those interfaces name.
+    pub vrfs: Vec<String>,
+    /// The operator's neighbours.
+    pub neighbours: Vec<NeighbourSpec>,
+}
+
+/// A port as the tables need it.
+#[derive(Clone, Debug)]
+pub struct PortSpec {
+    /// Name.
+    pub name: String,
+    /// How its devices share the work.
+    pub lag: Lag,
+    /// Members that may send, one bit each.
+    pub members_up: u8,
+}
+
+/// An interface as the tables need it.
+#[derive(Clone, Debug)]
+pub struct InterfaceSpec {
+    /// Name.
+    pub name: String,
+    /// Its port's name.
+    pub port: String,
+    /// VLAN tags.
+    pub tags: Tags,
+    /// TPID of the outer tag of a QinQ pair.
+    pub outer_tpid: u16,
+    /// VRF name.
+    pub vrf: String,
+    /// Addresses with prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Largest IP packet.
+    pub mtu_bytes: u16,
+    /// Our MAC address.
+    pub mac: [u8; 6],
+    /// Anti-spoofing.
+    pub source_check: SourceCheck,
+    /// Router advertisements.
+    pub advertisements: Option<Advertisements>,
+}
+
+/// A neighbour the operator configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeighbourSpec {
+    /// Interface name.
+    pub interface: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+}
+
+/// Why the tables could not be made. The config check finds most of this earlier, with a line number.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// Out of slots.
+    #[error("{what}: {source}")]
+    Slots {
+        /// Kind of thing.
+        what: &'static str,
+        /// The allocator's word.
+        source: NoSlot,
+    },
+    /// A name nobody defined.
+    #[error("{what} `{name}` is not defined")]
+    Unknown {
+        /// Kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// More than 65,535 different targets.
+    #[error("VRF `{vrf}` has more than 65535 different sets of next hops; let routes share next hops")]
+    TooManyTargets {
+        /// The VRF.
+        vrf: String,
+    },
+    /// Neighbour table too small.
+    #[error("the neighbour table has no room for the next hop {address}; raise `neighbours.capacity`")]
+    NeighboursFull {
+        /// The next hop.
+        address: IpAddr,
+    },
+}
+
+pub use super::slots::NoSlot;
+
+/// What a leaf stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum LeafKey {
+    /// Something that needs no configured route.
+    System(Action),
+    /// A configured target.
+    Target(TargetId),
+}
+
+/// The control thread's working copy of one VRF.
+#[derive(Clone, Debug, Default)]
+struct VrfState {
+    name: String,
+    routes4: PrefixMap<Ipv4Net, Leaf>,
+    routes6: PrefixMap<Ipv6Net, Leaf>,
+    /// What must not be overridden by configured routes: connected, own, martian.
+    system4: PrefixMap<Ipv4Net, LeafKey>,
+    system6: PrefixMap<Ipv6Net, LeafKey>,
+    keys: Vec<LeafKey>,
+    leaves: AHashMap<LeafKey, Leaf>,
+}
+
+/// Compiles tables and remembers what is needed to compile a small change quickly.
+pub struct Compiler {
+    /// Port slots.
+    pub ports: Slots,
+    /// Interface slots.
+    pub interfaces: Slots,
+    /// VRF slots.
+    pub vrfs: Slots,
+    neighbours: Arc<NeighbourTable>,
+    input: Input,
+    rib: Rib,
+    states: Vec<VrfState>,
+    /// Neighbour slots the current tables refer to.
+    pins: AHashMap<(u16, u128), u32>,
+    tables: Arc<Tables>,
+}
+
+/// Neighbour slots that only retired tables refer to: unpin once every worker has left those.
+#[derive(Debug, Default)]
+pub struct Retired(Vec<u32>);
+
+impl Retired {
+    /// Gives the slots free. Only when every worker has reported the new generation.
+    pub fn release(self, neighbours: &NeighbourTable) {
+        for slot in self.0 {
+            neighbours.unpin(slot);
+        }
+    }
+}
+
+impl Compiler {
+    /// A compiler with empty tables (generation 0).
+    pub fn new(neighbours: Arc<NeighbourTable>) -> Compiler {
+        let tables = Arc::new(Tables {
+            generation: 0,
+            epochs: Epochs::default(),
+            ports: Arc::from([]),
+            interfaces: Arc::from([]),
+            vrfs: Arc::from([]),
+            groups: Arc::from([]),
+            settings: Arc::default(),
+        });
+        let mut vrfs = Slots::default();
+        // The default VRF is slot 0 for ever.
+        let _ = vrfs.slot(DEFAULT_VRF, MAX_VRFS);
+        Compiler {
+            ports: Slots::default(),
+            interfaces: Slots::default(),
+            vrfs,
+            neighbours,
+            input: Input::default(),
+            rib: Rib::default(),
+            states: Vec::new(),
+            pins: AHashMap::new(),
+            tables,
+        }
+    }
+
+    /// The tables compiled last.
+    pub fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+
+    /// The configured routes.
+    pub fn rib(&self) -> &Rib {
+        &self.rib
+    }
+
+    /// What the tables were compiled from.
+    pub fn input(&self) -> &Input {
+        &self.input
+    }
+
+    /// Slot of a VRF by name, new if need be.
+    pub fn vrf_slot(&mut self, name: &str) -> Result<u16, CompileError> {
+        self.vrfs.slot(name, MAX_VRFS).map_err(|source| CompileError::Slots { what: "VRFs", source })
+    }
+
+    /// Compiles everything anew. On an error nothing has changed.
+    pub fn compile(&mut self, input: Input, rib: Rib) -> Result<Retired, CompileError> {
+        let slots_error = |what| move |source| CompileError::Slots { what, source };
+        // Slots given to names of a refused config stay tombstones; they harm nobody.
+        for port in &input.ports {
+            self.ports.slot(&port.name, MAX_PORTS).map_err(slots_error("ports"))?;
+        }
+        for vrf in input.vrfs.iter().chain(input.interfaces.iter().map(|interface| &interface.vrf)) {
+            self.vrfs.slot(vrf, MAX_VRFS).map_err(slots_error("VRFs"))?;
+        }
+        for interface in &input.interfaces {
+            self.interfaces.slot(&interface.name, MAX_INTERFACES).map_err(slots_error("interfaces"))?;
+        }
+        let interfaces = self.build_interfaces(&input)?;
+        let ports = self.build_ports(&input)?;
+        let mut build = Build {
+            interfaces: &interfaces,
+            neighbours: &self.neighbours,
+            rib: &rib,
+            pins: AHashMap::new(),
+            groups: Vec::new(),
+        };
+        let generation = self.tables.generation + 1;
+        let result = (0..self.vrfs.len() as u16)
+            .map(|slot| {
+                let mut state = VrfState { name: self.vrfs.name(slot).to_owned(), ..VrfState::default() };
+                build.system_routes(slot, &mut state);
+                build.configured_routes(slot, &mut state)?;
+                let vrf = build.vrf(&state, generation, None)?;
+                Ok((state, Arc::new(vrf)))
+            })
+            .collect::<Result<Vec<_>, CompileError>>()
+            .and_then(|vrfs| {
+                for neighbour in &input.neighbours {
+                    let interface = self.interfaces.get(&neighbour.interface).ok_or_else(|| {
+                        CompileError::Unknown { what: "interface", name: neighbour.interface.clone() }
+                    })?;
+                    build.pin(interface, neighbour.address)?;
+                }
+                Ok(vrfs)
+            });
+        let (pins, groups) = (build.pins, build.groups);
+        let vrfs = match result {
+            Ok(vrfs) => vrfs,
+            Err(error) => {
+                pins.values().for_each(|slot| self.neighbours.unpin(*slot));
+                return Err(error);
+            }
+        };
+        let (states, vrfs): (Vec<_>, Vec<_>) = vrfs.into_iter().unzip();
+        self.apply_static_neighbours(&input);
+        self.states = states;
+        self.tables = Arc::new(Tables {
+            generation,
+            epochs: Epochs { interfaces: generation, routes: generation, settings: generation },
+            ports,
+            interfaces,
+            vrfs: vrfs.into(),
+            groups: groups.into(),
+            settings: Arc::new(input.settings.clone()),
+        });
+        self.input = input;
+        self.rib = rib;
+        let retired = std::mem::replace(&mut self.pins, pins);
+        Ok(Retired(retired.into_values().collect()))
+    }
+
+    /// Changes routes: `(vrf slot, prefix, new target or None to delete)`. Only the VRFs named are
+    /// touched, and of their FIBs only what the prefixes cover. On an error nothing has changed.
+    pub fn change_routes(
+        &mut self,
+        changes: Vec<(u16, IpNet, Option<Target>)>,
+    ) -> Result<Retired, CompileError> {
+        let mut undo = Vec::with_capacity(changes.len());
+        let mut touched: AHashMap<u16, Vec<IpNet>> = AHashMap::new();
+        for (vrf, prefix, target) in changes {
+            let before = self.rib.get(vrf, prefix).map(|id| self.rib.target(id).clone());
+            let changed = match target {
+                Some(target) => self.rib.insert(vrf, prefix, target),
+                None => self.rib.remove(vrf, prefix),
+            };
+            if changed {
+                undo.push((vrf, prefix, before));
+                touched.entry(vrf).or_default().push(prefix.trunc());
+            }
+        }
+        let result = self.recompile_routes(&touched);
+        if result.is_err() {
+            for (vrf, prefix, before) in undo.into_iter().rev() {
+                match before {
+                    Some(target) => self.rib.insert(vrf, prefix, target),
+                    None => self.rib.remove(vrf, prefix),
+                };
+            }
+            self.undo_states(&touched);
+        }
+        result
+    }
+
+    /// Brings the working copies back to what the RIB says; nothing is published from them.
+    fn undo_states(&mut self, touched: &AHashMap<u16, Vec<IpNet>>) {
+        let tables = Arc::clone(&self.tables);
+        let mut build = Build {
+            interfaces: &tables.interfaces,
+            neighbours: &self.neighbours,
+            rib: &self.rib,
+            pins: AHashMap::new(),
+            groups: tables.groups.to_vec(),
+        };
+        for (slot, prefixes) in touched {
+            // What was compiled before compiles again: its targets and pins are known.
+            let _ = build.change(*slot, &mut self.states[usize::from(*slot)], prefixes);
+        }
+        build.pins.values().for_each(|slot| self.neighbours.unpin(*slot));
+    }
+
+    fn recompile_routes(&mut self, touched: &AHashMap<u16, Vec<IpNet>>) -> Result<Retired, CompileError> {
+        let tables = Arc::clone(&self.tables);
+        let generation = tables.generation + 1;
+        let mut build = Build {
+            interfaces: &tables.interfaces,
+            neighbours: &self.neighbours,
+            rib: &self.rib,
+            pins: AHashMap::new(),
+            groups: tables.groups.to_vec(),
+        };
+        let mut vrfs = tables.vrfs.to_vec();
+        for (slot, prefixes) in touched {
+            // Small changes patch the working copy in place and take it back on an error.
+            let state = &mut self.states[usize::from(*slot)];
+            let changed = build.change(*slot, state, prefixes);
+            let old = &tables.vrfs[usize::from(*slot)];
+            let made = changed.and_then(|changed| build.vrf(state, generation, Some((old, &changed))));
+            match made {
+                Ok(vrf) => {
+                    vrfs[usize::from(*slot)] = Arc::new(vrf);
+                }
+                Err(error) => {
+                    build.pins.values().for_each(|slot| self.neighbours.unpin(*slot));
+                    return Err(error);
+                }
+            }
+        }
+        let (pins, groups) = (build.pins, build.groups);
+        let mut retired = Vec::new();
+        for (key, slot) in pins {
+            // Pinned already by these tables: one pin is enough.
+            if self.pins.insert(key, slot).is_some() {
+                retired.push(slot);
+            }
+        }
+        self.tables = Arc::new(Tables {
+            generation,
+            epochs: Epochs { routes: generation, ..tables.epochs },
+            ports: Arc::clone(&tables.ports),
+            interfaces: Arc::clone(&tables.interfaces),
+            vrfs: vrfs.into(),
+            groups: groups.into(),
+            settings: Arc::clone(&tables.settings),
+        });
+        Ok(Retired(retired))
+    }
+
+    /// Ports went up or down: the quick first answer. Interfaces and actions follow at once; routes
+    /// that lost their last next hop answer "no route" until [`Compiler::compile`] has rebuilt the FIBs.
+    pub fn change_links(&mut self, ports: &[PortSpec]) -> Result<Retired, CompileError> {
+        let mut input = self.input.clone();
+        for port in &mut input.ports {
+            if let Some(new) = ports.iter().find(|new| new.name == port.name) {
+                port.members_up = new.members_up;
+            }
+        }
+        let interfaces = self.build_interfaces(&input)?;
+        let port_tables = self.build_ports(&input)?;
+        let tables = Arc::clone(&self.tables);
+        let generation = tables.generation + 1;
+        let mut build = Build {
+            interfaces: &interfaces,
+            neighbours: &self.neighbours,
+            rib: &self.rib,
+            pins: AHashMap::new(),
+            groups: tables.groups.to_vec(),
+        };
+        let mut vrfs = Vec::with_capacity(tables.vrfs.len());
+        for (slot, old) in tables.vrfs.iter().enumerate() {
+            let actions = build.actions(&self.states[slot], &[])?;
+            vrfs.push(Arc::new(Vrf {
+                name: old.name.clone(),
+                epoch: if actions == old.actions { old.epoch } else { generation },
+                fib4: Arc::clone(&old.fib4),
+                fib6: Arc::clone(&old.fib6),
+                actions,
+            }));
+        }
+        let (pins, groups) = (build.pins, build.groups);
+        let mut retired = Vec::new();
+        for (key, slot) in pins {
+            if self.pins.insert(key, slot).is_some() {
+                retired.push(slot);
+            }
+        }
+        self.tables = Arc::new(Tables {
+            generation,
+            epochs: Epochs { interfaces: generation, routes: generation, ..tables.epochs },
+            ports: port_tables,
+            interfaces,
+            vrfs: vrfs.into(),
+            groups: groups.into(),
+            settings: Arc::clone(&tables.settings),
+        });
+        self.input = input;
+        Ok(Retired(retired))
+    }
+
+    fn apply_static_neighbours(&self, input: &Input) {
+        let find = |neighbour: &NeighbourSpec| {
+            let interface = self.interfaces.get(&neighbour.interface)?;
+            self.neighbours.find(interface, addr_key(neighbour.address))
+        };
+        for old in self.input.neighbours.iter().filter(|old| {
+            !input.neighbours.iter().any(|new| new.interface == old.interface && new.address == old.address)
+        }) {
+            if let Some(slot) = find(old) {
+                self.neighbours.forget(slot, Nanos(0));
+            }
+        }
+        for new in &input.neighbours {
+            if let Some(slot) = find(new) {
+                self.neighbours.set_permanent(slot, new.mac, Nanos(0));
+            }
+        }
+    }
+
+    fn build_interfaces(&self, input: &Input) -> Result<Arc<[Interface]>, CompileError> {
+        let mut interfaces: Vec<Interface> =
+            (0..self.interfaces.len() as u16).map(|slot| tombstone(self.interfaces.name(slot))).collect();
+        for spec in &input.interfaces {
+            let unknown = |what, name: &str| CompileError::Unknown { what, name: name.to_owned() };
+            let slot = self.interfaces.get(&spec.name).ok_or_else(|| unknown("interface", &spec.name))?;
+            let port = self.ports.get(&spec.port).ok_or_else(|| unknown("port", &spec.port))?;
+            let vrf = self.vrfs.get(&spec.vrf).ok_or_else(|| unknown("VRF", &spec.vrf))?;
+            let up = input.ports.iter().any(|port| port.name == spec.port && port.members_up != 0);
+            interfaces[usize::from(slot)] = interface(spec, port, vrf, up);
+        }
+        Ok(interfaces.into())
+    }
+
+    fn build_ports(&self, input: &Input) -> Result<Arc<[PortTable]>, CompileError> {
+        let mut ports: Vec<PortTable> =
+            (0..self.ports.len() as u16).map(|slot| PortTable::empty(self.ports.name(slot))).collect();
+        for spec in &input.ports {
+            if let Some(slot) = self.ports.get(&spec.name) {
+                ports[usize::from(slot)].lag = spec.lag;
+                ports[usize::from(slot)].members_up = spec.members_up;
+            }
+        }
+        for spec in &input.interfaces {
+            let (Some(interface), Some(port)) = (self.interfaces.get(&spec.name), self.ports.get(&spec.port))
+            else {
+                continue;
+            };
+            let port = &mut ports[usize::from(port)];
+            match spec.tags {
+                Tags { outer: 0, .. } => port.untagged = interface,
+                Tags { outer, inner: 0 } => {
+                    let by_vlan = port.by_vlan.get_or_insert_with(|| Box::new([NO_INTERFACE; 4096]));
+                    by_vlan[usize::from(outer & 0xfff)] = interface;
+                }
+                Tags { outer, inner } => {
+                    port.by_pair.insert((outer, inner), interface);
+                }
+            }
+        }
+        Ok(ports.into())
+    }
+}
+
+/// Name of the VRF of whatever names none.
+pub const DEFAULT_VRF: &str = "default";
+
+/// What a deleted interface's slot holds.
+fn tombstone(name: &str) -> Interface {
+    Interface {
+        mac: 0,
+        header: [0; MAX_LINK_HEADER],
+        header_len: 14,
+        up: false,
+        mtu_bytes: 0,
+        vrf: 0,
+        port: 0,
+        source_check: SourceCheck::Off,
+        info: Arc::new(InterfaceInfo {
+            name: name.to_owned(),
+            tags: Tags::default(),
+            v4: vec![],
+            v6: vec![],
+            link_local: None,
+            advertisements: None,
+        }),
+    }
+}
+
+fn interface(spec: &InterfaceSpec, port: u16, vrf: u16, up: bool) -> Interface {
+    let mut header = [0; MAX_LINK_HEADER];
+    header[6..12].copy_from_slice(&spec.mac);
+    let mut len = 12;
+    let mut tag = |tpid: u16, vlan: u16| {
+        header[len..len + 2].copy_from_slice(&tpid.to_be_bytes());
+        header[len + 2..len + 4].copy_from_slice(&vlan.to_be_bytes());
+        len += 4;
+    };
+    match spec.tags {
+        Tags { outer: 0, .. } => {}
+        Tags { outer, inner: 0 } => tag(ethertype::VLAN, outer),
+        Tags { outer, inner } => {
+            tag(spec.outer_tpid, outer);
+            tag(ethertype::VLAN, inner);
+        }
+    }
+    let mut v4 = Vec::new();
+    let mut v6 = Vec::new();
+    let mut link_local = None;
+    for (address, prefix_len) in &spec.addresses {
+        match address {
+            IpAddr::V4(address) => v4.push((*address, *prefix_len)),
+            IpAddr::V6(address) if address.is_unicast_link_local() => link_local = Some(*address),
+            IpAddr::V6(address) => v6.push((*address, *prefix_len)),
+        }
+    }
+    if link_local.is_none() && !v6.is_empty() {
+        link_local = Some(eui64_link_local(spec.mac));
+    }
+    Interface {
+        mac: crate::neighbours::mac_to_u64(spec.mac),
+        header,
+        header_len: len as u8 + 2,
+        up,
+        mtu_bytes: spec.mtu_bytes,
+        vrf,
+        port,
+        source_check: spec.source_check,
+        info: Arc::new(InterfaceInfo {
+            name: spec.name.clone(),
+            tags: spec.tags,
+            v4,
+            v6,
+            link_local,
+            advertisements: spec.advertisements,
+        }),
+    }
+}
+
+/// The link-local address made from a MAC address (RFC 4291 appendix A).
+pub fn eui64_link_local(mac: [u8; 6]) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.map(u16::from);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
+}
+
+/// One compilation under way.
+struct Build<'a> {
+    interfaces: &'a [Interface],
+    neighbours: &'a NeighbourTable,
+    rib: &'a Rib,
+    pins: AHashMap<(u16, u128), u32>,
+    groups: Vec<Arc<Group>>,
+}
+
+/// Prefixes whose leaf changed.
+struct Changed {
+    v4: Vec<Ipv4Net>,
+    v6: Vec<Ipv6Net>,
+}
+
+impl Build<'_> {
+    fn pin(&mut self, interface: u16, address: IpAddr) -> Result<u32, CompileError> {
+        let key = addr_key(address);
+        if let Some(slot) = self.pins.get(&(interface, key)) {
+            return Ok(*slot);
+        }
+        let slot =
+            self.neighbours.pin(interface, key).map_err(|_| CompileError::NeighboursFull { address })?;
+        self.pins.insert((interface, key), slot);
+        Ok(slot)
+    }
+
+    /// The interface on which `hop` is on-link.
+    fn on_link(&self, hop: &Hop) -> Option<u16> {
+        self.interfaces
+            .iter()
+            .position(|interface| interface.vrf == hop.vrf && reaches(interface, hop.address))
+            .map(|at| at as u16)
+    }
+
+    fn resolve(&mut self, target: &Target) -> Result<Action, CompileError> {
+        let hops = match target {
+            Target::Blackhole => return Ok(Action::Drop(DropReason::Blackhole)),
+            Target::Unreachable => return Ok(Action::Drop(DropReason::UnreachableRoute)),
+            Target::Vrf(vrf) => return Ok(Action::Vrf(*vrf)),
+            Target::Via(hops) => hops,
+        };
+        let mut live = Vec::with_capacity(hops.len());
+        for hop in hops {
+            if let Some(interface) = self.on_link(hop)
+                && self.interfaces[usize::from(interface)].up
+            {
+                let neighbour = self.pin(interface, hop.address)?;
+                live.push((NextHop { interface, neighbour }, addr_key(hop.address)));
+            }
+        }
+        Ok(match live.as_slice() {
+            [] => Action::NoRoute,
+            [(hop, _)] => Action::Via(*hop),
+            _ => {
+                let group = Arc::new(Group::compile(&live));
+                let known = self.groups.iter().position(|known| *known == group);
+                let index = known.unwrap_or_else(|| {
+                    self.groups.push(group);
+                    self.groups.len() - 1
+                });
+                Action::Ecmp(index as u32)
+            }
+        })
+    }
+
+    /// Martians, our own addresses and connected networks of a VRF.
+    fn system_routes(&self, vrf: u16, state: &mut VrfState) {
+        let key = |action| LeafKey::System(action);
+        for (net, reason) in reserved_v4() {
+            state.system4.insert(net, key(Action::Drop(reason)));
+        }
+        for (net, reason) in reserved_v6() {
+            state.system6.insert(net, key(Action::Drop(reason)));
+        }
+        for (slot, interface) in self.interfaces.iter().enumerate().filter(|(_, i)| i.vrf == vrf && i.up) {
+            let connected = key(Action::Connected { interface: slot as u16 });
+            for (address, len) in &interface.info.v4 {
+                let net = Ipv4Net::new(*address, *len).expect("checked by config").trunc();
+                state.system4.insert(net, connected);
+                // RFC 3021: a /31 has neither network nor broadcast address.
+                if *len < 31 {
+                    let edge = key(Action::Drop(DropReason::BroadcastNotForwarded));
+                    state.system4.insert(Ipv4Net::from(net.network()), edge);
+                    state.system4.insert(Ipv4Net::from(net.broadcast()), edge);
+                }
+            }
+            for (address, len) in &interface.info.v6 {
+                state
+                    .system6
+                    .insert(Ipv6Net::new(*address, *len).expect("checked by config").trunc(), connected);
+            }
+        }
+        // Own addresses last: they win over everything, also where prefixes overlap.
+        for interface in self.interfaces.iter().filter(|i| i.vrf == vrf && i.up) {
+            for (address, _) in &interface.info.v4 {
+                state.system4.insert(Ipv4Net::from(*address), key(Action::Local));
+            }
+            for (address, _) in &interface.info.v6 {
+                state.system6.insert(Ipv6Net::from(*address), key(Action::Local));
+            }
+        }
+    }
+
+    fn leaf(state: &mut VrfState, key: LeafKey) -> Result<Leaf, CompileError> {
+        if state.keys.is_empty() {
+            state.keys.push(LeafKey::System(Action::NoRoute));
+        }
+        if let Some(leaf) = state.leaves.get(&key) {
+            return Ok(*leaf);
+        }
+        let leaf = Leaf::try_from(state.keys.len())
+            .map_err(|_| CompileError::TooManyTargets { vrf: state.name.clone() })?;
+        state.keys.push(key);
+        state.leaves.insert(key, leaf);
+        Ok(leaf)
+    }
+
+    /// The leaf of a prefix: what the system says, else what is configured and usable.
+    fn leaf_of(
+        &mut self,
+        state: &mut VrfState,
+        system: Option<LeafKey>,
+        target: Option<TargetId>,
+    ) -> Result<Option<Leaf>, CompileError> {
+        if let Some(key) = system {
+            return Self::leaf(state, key).map(Some);
+        }
+        let Some(id) = target else { return Ok(None) };
+        let key = LeafKey::Target(id);
+        if let Some(leaf) = state.leaves.get(&key) {
+            return Ok(Some(*leaf));
+        }
+        // A target without a usable next hop makes no route, so that a less specific one takes over.
+        let rib = self.rib;
+        if self.resolve(rib.target(id))? == Action::NoRoute {
+            return Ok(None);
+        }
+        Self::leaf(state, key).map(Some)
+    }
+
+    fn configured_routes(&mut self, vrf: u16, state: &mut VrfState) -> Result<(), CompileError> {
+        let rib = self.rib;
+        let mut routes4 = PrefixMap::new();
+        let mut routes6 = PrefixMap::new();
+        if let Some(routes) = rib.routes(vrf) {
+            // Targets repeat from route to route: remember the answer, usable or not.
+            let mut known: AHashMap<TargetId, Option<Leaf>> = AHashMap::new();
+            let mut leaf_of = |build: &mut Self, state: &mut VrfState, id| match known.get(&id) {
+                Some(leaf) => Ok::<_, CompileError>(*leaf),
+                None => {
+                    let leaf = build.leaf_of(state, None, Some(id))?;
+                    known.insert(id, leaf);
+                    Ok(leaf)
+                }
+            };
+            for (net, id) in &routes.v4 {
+                if let Some(leaf) = leaf_of(self, state, *id)? {
+                    routes4.insert(net, leaf);
+                }
+            }
+            for (net, id) in &routes.v6 {
+                if let Some(leaf) = leaf_of(self, state, *id)? {
+                    routes6.insert(net, leaf);
+                }
+            }
+        }
+        for (net, key) in state.system4.clone() {
+            routes4.insert(net, Self::leaf(state, key)?);
+        }
+        for (net, key) in state.system6.clone() {
+            routes6.insert(net, Self::leaf(state, key)?);
+        }
+        state.routes4 = routes4;
+        state.routes6 = routes6;
+        Ok(())
+    }
+
+    /// Brings the working copy up to date for `prefixes`.
+    fn change(
+        &mut self,
+        vrf: u16,
+        state: &mut VrfState,
+        prefixes: &[IpNet],
+    ) -> Result<Changed, CompileError> {
+        let mut changed = Changed { v4: vec![], v6: vec![] };
+        for prefix in prefixes {
+            let target = self.rib.get(vrf, *prefix);
+            match prefix {
+                IpNet::V4(net) => {
+                    let system = state.system4.get(net).copied();
+                    let leaf = self.leaf_of(state, system, target)?;
+                    let old = match leaf {
+                        Some(leaf) => state.routes4.insert(*net, leaf),
+                        None => state.routes4.remove(net),
+                    };
+                    if old != leaf {
+                        changed.v4.push(*net);
+                    }
+                }
+                IpNet::V6(net) => {
+                    let system = state.system6.get(net).copied();
+                    let leaf = self.leaf_of(state, system, target)?;
+                    let old = match leaf {
+                        Some(leaf) => state.routes6.insert(*net, leaf),
+                        None => state.routes6.remove(net),
+                    };
+                    if old != leaf {
+                        changed.v6.push(*net);
+                    }
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    /// What the leaves mean now. `known`: the answers of tables with the same interfaces.
+    fn actions(&mut self, state: &VrfState, known: &[Action]) -> Result<Box<[Action]>, CompileError> {
+        let rib = self.rib;
+        let mut actions = Vec::with_capacity(state.keys.len().max(1));
+        actions.extend_from_slice(known);
+        for key in state.keys.iter().skip(known.len()) {
+            actions.push(match key {
+                LeafKey::System(Action::Connected { interface })
+                    if !self.interfaces[usize::from(*interface)].up =>
+                {
+                    Action::NoRoute
+                }
+                LeafKey::System(action) => *action,
+                LeafKey::Target(id) => self.resolve(rib.target(*id))?,
+            });
+        }
+        if actions.is_empty() {
+            actions.push(Action::NoRoute);
+        }
+        Ok(actions.into())
+    }
+
+    fn vrf(
+        &mut self,
+        state: &VrfState,
+        epoch: u64,
+        old: Option<(&Arc<Vrf>, &Changed)>,
+    ) -> Result<Vrf, CompileError> {
+        let known = old.map_or(&[][..], |(old, _)| &old.actions);
+        let actions = self.actions(state, known)?;
+        let (fib4, fib6) = match old {
+            Some((old, changed)) => (
+                if changed.v4.is_empty() {
+                    Arc::clone(&old.fib4)
+                } else {
+                    Arc::new(old.fib4.with_changes(&state.routes4, &changed.v4))
+                },
+                if changed.v6.is_empty() {
+                    Arc::clone(&old.fib6)
+                } else {
+                    Arc::new(old.fib6.with_changes(&state.routes6, &changed.v6))
+                },
+            ),
+            None => (
+                Arc::new(Fib4::compile(state.routes4.iter().map(|(net, leaf)| (net, *leaf)))),
+                Arc::new(Fib6::compile(state.routes6.iter().map(|(net, leaf)| (net, *leaf)))),
+            ),
+        };
+        Ok(Vrf { name: state.name.clone(), epoch, fib4, fib6, actions })
+    }
+}
+
+fn reaches(interface: &Interface, address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => interface.info.v4.iter().any(|(own, len)| same_prefix_v4(*own, address, *len)),
+        IpAddr::V6(address) => interface.info.v6.iter().any(|(own, len)| same_prefix_v6(*own, address, *len)),
+    }
+}
+
+/// IPv4 destinations that are never routed (RFC 1812 section 5.3.7, RFC 6890, RFC 3927 section 2.7).
+fn reserved_v4() -> impl Iterator<Item = (Ipv4Net, DropReason)> {
+    use DropReason::*;
+    [
+        ([0, 0, 0, 0], 8, MartianDestination),
+        ([127, 0, 0, 0], 8, MartianDestination),
+        ([240, 0, 0, 0], 4, MartianDestination),
+        ([169, 254, 0, 0], 16, LinkLocalNotRouted),
+        ([224, 0, 0, 0], 4, MulticastNotRouted),
+        ([255, 255, 255, 255], 32, BroadcastNotForwarded),
+    ]
+    .into_iter()
+    .map(|(addr, len, reason)| (Ipv4Net::new(Ipv4Addr::from(addr), len).expect("literal"), reason))
+}
+
+/// IPv6 destinations that are never routed (RFC 4291, RFC 6890).
+fn reserved_v6() -> impl Iterator<Item = (Ipv6Net, DropReason)> {
+    use DropReason::*;
+    [
+        ("::/128", MartianDestination),
+        ("::1/128", MartianDestination),
+        ("::ffff:0:0/96", MartianDestination),
+        ("fe80::/10", LinkLocalNotRouted),
+        ("ff00::/8", MulticastNotRouted),
+    ]
+    .into_iter()
+    .map(|(net, reason)| (net.parse().expect("literal"), reason))
+}

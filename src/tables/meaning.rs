@@ -1,0 +1,126 @@
+//! From what was typed ([`Config`]) to what it means for the tables ([`Input`] and [`Rib`]).
+
+use std::net::IpAddr;
+
+use crate::config::{self, Config, RouteTarget, RouterAdvertisements, Vlan};
+use crate::packet::Tags;
+use crate::packet::hash::Key;
+use crate::tables::compile::{CompileError, Compiler, Input, InterfaceSpec, NeighbourSpec, PortSpec};
+use crate::tables::rib::{Hop, Rib, Target};
+use crate::tables::{Advertisements, Lag, Settings, SourceCheck};
+
+/// What is known of a port's devices when tables are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortFacts {
+    /// The MAC address of interfaces that name none.
+    pub mac: [u8; 6],
+    /// Members that may send, one bit each.
+    pub members_up: u8,
+}
+
+impl PortFacts {
+    /// The facts of replay and bench: up, with a MAC address that depends on the port's position only.
+    pub fn stable(index: usize) -> PortFacts {
+        PortFacts { mac: [0x02, 0x53, 0x47, 0, (index >> 8) as u8, index as u8], members_up: 1 }
+    }
+}
+
+/// Everything but the routes. `facts` are in the order of the config's ports.
+pub fn input(config: &Config, facts: &[PortFacts]) -> Input {
+    let ports = config.ports.iter().zip(facts).map(|(port, facts)| PortSpec {
+        name: port.name.to_string(),
+        lag: match port.lag {
+            None => Lag::None,
+            Some(config::Lag::ActiveBackup) => Lag::ActiveBackup,
+            Some(config::Lag::Static) => Lag::Static,
+        },
+        members_up: facts.members_up,
+    });
+    let interfaces = config.interfaces.iter().map(|interface| {
+        let port = config.ports.iter().position(|port| port.name == interface.port);
+        let own_mac = port.and_then(|port| facts.get(port)).map_or([0; 6], |facts| facts.mac);
+        InterfaceSpec {
+            name: interface.name.to_string(),
+            port: interface.port.to_string(),
+            tags: match interface.vlan {
+                None => Tags::default(),
+                Some(Vlan::Single(vlan)) => Tags { outer: vlan.get(), inner: 0 },
+                Some(Vlan::QinQ { outer, inner }) => Tags { outer: outer.get(), inner: inner.get() },
+            },
+            outer_tpid: interface.tpid.unwrap_or_default().ethertype(),
+            vrf: interface.vrf.to_string(),
+            addresses: interface.addresses.iter().map(|a| (a.address(), a.net().prefix_len())).collect(),
+            mtu_bytes: interface.mtu.bytes(),
+            mac: interface.mac.map_or(own_mac, config::Mac::bytes),
+            source_check: match interface.source_check {
+                config::SourceCheck::Off => SourceCheck::Off,
+                config::SourceCheck::Loose => SourceCheck::Loose,
+                config::SourceCheck::Strict => SourceCheck::Strict,
+            },
+            advertisements: match interface.router_advertisements {
+                RouterAdvertisements::Off => None,
+                RouterAdvertisements::On { interval_s, lifetime_s } => {
+                    Some(Advertisements { interval_s, lifetime_s })
+                }
+            },
+        }
+    });
+    let neighbours = config.neighbours.iter().map(|neighbour| NeighbourSpec {
+        interface: neighbour.interface.to_string(),
+        address: neighbour.address,
+        mac: neighbour.mac.bytes(),
+    });
+    Input {
+        settings: settings(config),
+        ports: ports.collect(),
+        interfaces: interfaces.collect(),
+        vrfs: config.vrf_names().iter().map(ToString::to_string).collect(),
+        neighbours: neighbours.collect(),
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let (high, low) = config.system.key.0.split_at(8);
+    let word = |half: &[u8]| half.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+    Settings {
+        name: config.system.name.to_string(),
+        key: Key(word(high), word(low)),
+        icmp_rate: config.icmp.rate.get(),
+        icmp_burst: config.icmp.burst.get(),
+        icmp_source_rate: config.icmp.per_source_rate.get(),
+        icmp_source_burst: config.icmp.per_source_burst.get(),
+        neighbours_per_interface: config.neighbour_limits.per_interface.get(),
+        neighbour_queue: config.neighbour_limits.queue.get() as usize,
+        reachable: std::time::Duration::from_secs(u64::from(config.neighbour_limits.reachable_s.get())),
+    }
+}
+
+/// The configured routes, with VRF slots from `compiler`.
+pub fn rib(config: &Config, compiler: &mut Compiler) -> Result<Rib, CompileError> {
+    let mut rib = Rib::default();
+    for route in config.all_routes() {
+        let vrf = compiler.vrf_slot(route.vrf.as_str())?;
+        rib.insert(vrf, route.prefix.net(), target(&route.target, vrf, compiler)?);
+    }
+    Ok(rib)
+}
+
+/// What a route's target means in `vrf`.
+pub fn target(target: &RouteTarget, vrf: u16, compiler: &mut Compiler) -> Result<Target, CompileError> {
+    Ok(match target {
+        RouteTarget::Blackhole => Target::Blackhole,
+        RouteTarget::Unreachable => Target::Unreachable,
+        RouteTarget::Via(hops) => {
+            let mut via = Vec::with_capacity(hops.len());
+            for hop in hops {
+                let vrf = match &hop.vrf {
+                    Some(name) => compiler.vrf_slot(name.as_str())?,
+                    None => vrf,
+                };
+                let address: IpAddr = hop.address;
+                via.push(Hop { address, vrf });
+            }
+            Target::Via(via)
+        }
+    })
+}

@@ -1,0 +1,116 @@
+//! A worker's counters. Only the owner writes, with plain loads and stores; readers add up the workers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::packet::DropReason;
+
+/// Adds to a counter of which the caller is the only writer.
+#[inline]
+pub fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+}
+
+/// Counters of one interface, as one worker saw it.
+#[derive(Debug, Default)]
+pub struct InterfaceCounters {
+    /// Packets received.
+    pub rx_packets: AtomicU64,
+    /// Bytes received, Ethernet header included.
+    pub rx_bytes: AtomicU64,
+    /// Packets sent.
+    pub tx_packets: AtomicU64,
+    /// Bytes sent, Ethernet header included.
+    pub tx_bytes: AtomicU64,
+    /// Packets lost that had come in here.
+    pub drops: AtomicU64,
+}
+
+/// Counters of one worker.
+#[derive(Debug)]
+pub struct WorkerCounters {
+    /// Frames received from ports.
+    pub received: AtomicU64,
+    /// Frames given to ports.
+    pub sent: AtomicU64,
+    /// Packets consumed by the gateway itself (ARP, ND, ICMP to us).
+    pub punted: AtomicU64,
+    /// Packets the gateway made: answers, errors, requests, and fragments beyond a packet's first.
+    pub originated: AtomicU64,
+    /// Bursts that held at least one frame.
+    pub bursts: AtomicU64,
+    /// Turns of the loop.
+    pub turns: AtomicU64,
+    /// ICMP errors not sent because of a rate limit.
+    pub errors_limited: AtomicU64,
+    /// Packets lost, by reason.
+    pub drops: [AtomicU64; DropReason::COUNT],
+    /// By interface slot.
+    pub interfaces: Box<[InterfaceCounters]>,
+    /// Generation of the tables the worker used last.
+    pub generation: AtomicU64,
+    /// Free frames in the pool, as of the last turn.
+    pub frames_free: AtomicU64,
+    /// Longest time between two turns under load since it was last asked for, in nanoseconds.
+    pub longest_gap_ns: AtomicU64,
+    /// Share of the last second spent in turns that did work, in thousandths.
+    pub busy_permille: AtomicU64,
+}
+
+impl WorkerCounters {
+    /// Counters for interface slots below `interfaces`.
+    pub fn new(interfaces: usize) -> WorkerCounters {
+        WorkerCounters {
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            punted: AtomicU64::new(0),
+            originated: AtomicU64::new(0),
+            bursts: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
+            errors_limited: AtomicU64::new(0),
+            drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
+            interfaces: (0..interfaces).map(|_| InterfaceCounters::default()).collect(),
+            generation: AtomicU64::new(0),
+            frames_free: AtomicU64::new(0),
+            longest_gap_ns: AtomicU64::new(0),
+            busy_permille: AtomicU64::new(0),
+        }
+    }
+}
+
+/// Sums over workers, as commands print them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Frames received.
+    pub received: u64,
+    /// Frames sent.
+    pub sent: u64,
+    /// Packets for the gateway itself.
+    pub punted: u64,
+    /// Packets made by the gateway.
+    pub originated: u64,
+    /// ICMP errors withheld by a rate limit.
+    pub errors_limited: u64,
+    /// Reasons that lost something, with their counts.
+    pub drops: Vec<(DropReason, u64)>,
+}
+
+impl Totals {
+    /// Adds up the workers.
+    pub fn of<'a>(workers: impl IntoIterator<Item = &'a WorkerCounters> + Clone) -> Totals {
+        let sum = |field: fn(&WorkerCounters) -> &AtomicU64| {
+            workers.clone().into_iter().map(|worker| field(worker).load(Ordering::Relaxed)).sum()
+        };
+        let drops = DropReason::all().map(|reason| {
+            let count = |worker: &WorkerCounters| worker.drops[reason.index()].load(Ordering::Relaxed);
+            (reason, workers.clone().into_iter().map(count).sum::<u64>())
+        });
+        Totals {
+            received: sum(|w| &w.received),
+            sent: sum(|w| &w.sent),
+            punted: sum(|w| &w.punted),
+            originated: sum(|w| &w.originated),
+            errors_limited: sum(|w| &w.errors_limited),
+            drops: drops.filter(|(_, count)| *count > 0).collect(),
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Counters and the drop recorder: written by one worker, read by anyone.
+
+mod counters;
+mod recorder;
+
+pub use counters::{InterfaceCounters, Totals, WorkerCounters, add};
+pub use recorder::{DropRecord, DropRecorder, RECORD_BYTES};

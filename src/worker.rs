@@ -1,0 +1,584 @@
+//! The run-to-completion loop: one worker = one thread. It takes every packet from a queue through the
+//! pipeline to a queue.
+//!
+//! Live gateway, replay and benchmark drive the same [`Worker::turn`]; they differ in the ports behind it
+//! and in who reads the clock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Cache};
+use arrayvec::ArrayVec;
+use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
+
+use crate::io::waker::{self, Waker};
+use crate::io::{Port, PortStats};
+use crate::mem::{BURST, Frame, FramePool, Frames};
+use crate::neighbours::NeighbourTable;
+use crate::packet::{Burst, DropReason, Ingress, Meta, Packet, Verdict, hash};
+use crate::pipeline::slow::Parked;
+use crate::pipeline::{Context, Limits, SlowPath, stages};
+use crate::tables::compile::MAX_PORTS;
+use crate::tables::{Lag, NO_INTERFACE, Tables};
+use crate::telemetry::{DropRecorder, WorkerCounters, add};
+use crate::time::Nanos;
+
+/// Devices of a LAG.
+pub const MAX_MEMBERS: usize = 8;
+
+/// Batches of finished frames under way to another worker.
+const HAND_OVER_BATCHES: usize = 256;
+
+/// Turns between two exchanges of frames with other workers' pools.
+const EXCHANGE_TURNS: u32 = 16;
+
+/// How often a sleeping worker looks whether another has resolved the neighbour its packets wait for.
+const PARKED_POLL: Duration = Duration::from_millis(1);
+
+/// A finished frame and the port and member it leaves by.
+type Outgoing = (Frame, u16, u8);
+
+/// What all threads of a node share.
+pub struct Node {
+    /// The published snapshot.
+    pub tables: Arc<ArcSwap<Tables>>,
+    /// Next hops and hosts.
+    pub neighbours: Arc<NeighbourTable>,
+    /// Node-wide rate limits.
+    pub limits: Limits,
+    /// By worker.
+    pub counters: Box<[CachePadded<WorkerCounters>]>,
+    /// By worker.
+    pub recorders: Box<[DropRecorder]>,
+    /// By worker: finished frames for queues only that worker has.
+    hand_over: Box<[ArrayQueue<ArrayVec<Outgoing, BURST>>]>,
+    /// By worker: wakes it where it blocks when idle. Replay and benchmarks never block.
+    wakers: Box<[Waker]>,
+    /// By worker: set while it blocks or is about to.
+    asleep: Box<[CachePadded<AtomicBool>]>,
+    /// By port and member: the workers that have a queue there, one bit each (the first 64 workers).
+    senders: Box<[AtomicU64]>,
+}
+
+impl Node {
+    /// A node of `workers` workers with counters for `interfaces` interface slots.
+    pub fn new(
+        tables: Arc<Tables>,
+        neighbours: Arc<NeighbourTable>,
+        workers: usize,
+        interfaces: usize,
+    ) -> Arc<Node> {
+        Arc::new(Node {
+            tables: Arc::new(ArcSwap::new(tables)),
+            neighbours,
+            limits: Limits::default(),
+            counters: (0..workers).map(|_| CachePadded::new(WorkerCounters::new(interfaces))).collect(),
+            recorders: (0..workers).map(|_| DropRecorder::default()).collect(),
+            hand_over: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
+            wakers: (0..workers).map(|_| Waker::new().expect("an eventfd: raise `ulimit -n`")).collect(),
+            asleep: (0..workers).map(|_| CachePadded::new(AtomicBool::new(false))).collect(),
+            senders: (0..MAX_PORTS * MAX_MEMBERS).map(|_| AtomicU64::new(0)).collect(),
+        })
+    }
+
+    fn sender_mask(&self, port: u16, member: u8) -> &AtomicU64 {
+        &self.senders[usize::from(port) * MAX_MEMBERS + usize::from(member)]
+    }
+
+    /// A worker with a queue on the port's member.
+    fn sender(&self, port: u16, member: u8) -> Option<usize> {
+        let mask = self.sender_mask(port, member).load(Ordering::Relaxed);
+        (mask != 0).then(|| mask.trailing_zeros() as usize)
+    }
+
+    /// Wakes a worker if it sleeps.
+    fn wake_if_asleep(&self, worker: usize) {
+        if self.asleep[worker].load(Ordering::SeqCst) {
+            self.wakers[worker].wake();
+        }
+    }
+
+    /// Wakes all workers, also those about to sleep: new tables or commands wait for them.
+    pub fn wake_all(&self) {
+        self.wakers.iter().for_each(Waker::wake);
+    }
+
+    /// True once every worker works with `generation` or a later one.
+    pub fn all_use(&self, generation: u64) -> bool {
+        self.counters.iter().all(|worker| worker.generation.load(Ordering::Acquire) >= generation)
+    }
+}
+
+/// One queue a worker serves.
+struct Queue {
+    port: u16,
+    member: u8,
+    io: Box<dyn Port>,
+    staged: Frames,
+    rx_frames: u64,
+    tx_frames: u64,
+    tx_ring_full: u64,
+}
+
+/// What a worker says of one of its queues.
+#[derive(Clone, Debug)]
+pub struct QueueStatus {
+    /// Port slot.
+    pub port: u16,
+    /// Member of the port's LAG.
+    pub member: u8,
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Frames sent.
+    pub tx_frames: u64,
+    /// Frames lost because the device took no more.
+    pub tx_ring_full: u64,
+    /// Frames the device holds.
+    pub held: usize,
+    /// What the device says.
+    pub stats: PortStats,
+}
+
+/// A worker.
+pub struct Worker {
+    node: Arc<Node>,
+    cache: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
+    queues: Vec<Queue>,
+    engine: Engine,
+    turns: u32,
+    scratch: Frames,
+}
+
+/// The part of a worker that runs packets through the pipeline.
+struct Engine {
+    id: usize,
+    pool: FramePool,
+    slow: SlowPath,
+    /// By port and member: index into the worker's queues, or `NO_QUEUE`.
+    routes: Box<[u16; MAX_PORTS * MAX_MEMBERS]>,
+    /// Frames for other workers' queues, by worker.
+    outgoing: Box<[ArrayVec<Outgoing, BURST>]>,
+    /// Reasons of which this burst has left a copy in the recorder.
+    recorded: u64,
+    /// The null pipeline of benchmarks: frames go straight back into the pool.
+    null_pipeline: bool,
+}
+
+const NO_QUEUE: u16 = u16::MAX;
+
+impl Worker {
+    /// Worker number `id` of `node`. Worker 0 also does the node's periodic work.
+    pub fn new(id: usize, node: &Arc<Node>, pool: FramePool) -> Worker {
+        Worker {
+            node: Arc::clone(node),
+            cache: Cache::new(Arc::clone(&node.tables)),
+            queues: Vec::new(),
+            engine: Engine {
+                id,
+                pool,
+                slow: SlowPath::new(id == 0),
+                routes: Box::new([NO_QUEUE; MAX_PORTS * MAX_MEMBERS]),
+                outgoing: (0..node.counters.len()).map(|_| ArrayVec::new()).collect(),
+                recorded: 0,
+                null_pipeline: false,
+            },
+            turns: 0,
+            scratch: Frames::new(),
+        }
+    }
+
+    /// Takes a queue over.
+    pub fn attach(&mut self, port: u16, member: u8, io: Box<dyn Port>) {
+        self.queues.push(Queue { port, member, io, staged: Frames::new(), rx_frames: 0, tx_frames: 0, tx_ring_full: 0 });
+        self.index_queues();
+    }
+
+    /// Closes the queues of a port's member; their frames come back.
+    pub fn detach(&mut self, port: u16, member: u8) {
+        let mut index = 0;
+        while index < self.queues.len() {
+            if self.queues[index].port != port || self.queues[index].member != member {
+                index += 1;
+                continue;
+            }
+            let queue = self.queues.remove(index);
+            self.engine.close(queue, &self.node);
+        }
+        self.index_queues();
+    }
+
+    fn index_queues(&mut self) {
+        let bit = 1u64 << (self.engine.id % 64);
+        let node = &self.node;
+        for (at, route) in self.engine.routes.iter_mut().enumerate() {
+            if *route != NO_QUEUE {
+                *route = NO_QUEUE;
+                node.senders[at].fetch_and(!bit, Ordering::Relaxed);
+            }
+        }
+        for (index, queue) in self.queues.iter().enumerate() {
+            let at = usize::from(queue.port) * MAX_MEMBERS + usize::from(queue.member);
+            if self.engine.routes[at] == NO_QUEUE {
+                self.engine.routes[at] = index as u16;
+                node.senders[at].fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// One round: a burst from each queue, what is due, what others handed over. True if there was work.
+    pub fn turn(&mut self, now: Nanos) -> bool {
+        let Worker { node, cache, queues, engine, turns, scratch } = self;
+        let node: &Node = node;
+        let tables: &Tables = cache.load();
+        engine.counters(node).generation.store(tables.generation, Ordering::Release);
+        let mut worked = false;
+        for index in 0..queues.len() {
+            let port = queues[index].port;
+            let count = queues[index].io.receive(&mut engine.pool, scratch);
+            if count == 0 {
+                continue;
+            }
+            worked = true;
+            queues[index].rx_frames += count as u64;
+            engine.received(count, node);
+            if engine.null_pipeline {
+                scratch.drain(..).for_each(|frame| engine.pool.put(frame));
+            } else {
+                engine.burst(scratch, Ingress::Port(port), false, tables, now, node, queues);
+            }
+        }
+        worked |= engine.housekeeping(tables, now, node, queues);
+        engine.flush(node, queues);
+        *turns = turns.wrapping_add(1);
+        if turns.is_multiple_of(EXCHANGE_TURNS) || !worked {
+            engine.pool.exchange();
+            engine.counters(node).frames_free.store(engine.pool.available() as u64, Ordering::Relaxed);
+        }
+        worked
+    }
+
+    /// When something is due without a packet.
+    pub fn next_deadline(&self) -> Nanos {
+        self.engine.slow.next_deadline()
+    }
+
+    /// Switches to the null pipeline: receive and put back, nothing else. For benchmarks.
+    pub fn set_null_pipeline(&mut self, null: bool) {
+        self.engine.null_pipeline = null;
+    }
+
+    /// What the queues say.
+    pub fn queue_status(&self) -> Vec<QueueStatus> {
+        let status = |queue: &Queue| QueueStatus {
+            port: queue.port,
+            member: queue.member,
+            rx_frames: queue.rx_frames,
+            tx_frames: queue.tx_frames,
+            tx_ring_full: queue.tx_ring_full,
+            held: queue.io.held(),
+            stats: queue.io.stats(),
+        };
+        self.queues.iter().map(status).collect()
+    }
+
+    /// Blocks until frames wait, something is due or somebody wakes us, but no longer than `limit`.
+    pub fn sleep(&self, now: Nanos, limit: Duration) {
+        let id = self.engine.id;
+        self.node.asleep[id].store(true, Ordering::SeqCst);
+        // Whoever handed something over before he saw us asleep did not wake us: look once more.
+        if self.node.hand_over[id].is_empty() {
+            let due = self.next_deadline().since(now);
+            let due = if self.engine.slow.has_parked() { due.min(PARKED_POLL) } else { due };
+            let mut fds: ArrayVec<std::os::fd::RawFd, { MAX_PORTS * 2 }> = ArrayVec::new();
+            fds.push(self.node.wakers[id].fd());
+            fds.extend(self.queues.iter().filter_map(|queue| queue.io.poll_fd()).take(fds.remaining_capacity()));
+            waker::wait(&fds, due.min(limit));
+        }
+        self.node.asleep[id].store(false, Ordering::SeqCst);
+        self.node.wakers[id].drain();
+    }
+
+    /// Closes all queues and gives every frame back. What was parked is lost, with its reason.
+    pub fn stop(mut self) {
+        for queue in std::mem::take(&mut self.queues) {
+            self.engine.close(queue, &self.node);
+        }
+        self.index_queues();
+        self.engine.stop(&self.node);
+    }
+}
+
+impl Engine {
+    fn counters<'n>(&self, node: &'n Node) -> &'n WorkerCounters {
+        &node.counters[self.id]
+    }
+
+    fn received(&self, count: usize, node: &Node) {
+        add(&self.counters(node).received, count as u64);
+        add(&self.counters(node).bursts, 1);
+    }
+
+    /// Runs frames that came from one place through the pipeline.
+    fn burst(
+        &mut self,
+        frames: &mut Frames,
+        ingress: Ingress,
+        restarted: bool,
+        tables: &Tables,
+        now: Nanos,
+        node: &Node,
+        queues: &mut [Queue],
+    ) {
+        let cx = Context {
+            now,
+            tables,
+            neighbours: &node.neighbours,
+            counters: &node.counters[self.id],
+            ingress,
+            restarted,
+        };
+        self.run(frames, &cx, node, queues);
+        self.send_emitted(&cx, node, queues);
+    }
+
+    fn run(&mut self, frames: &mut Frames, cx: &Context<'_>, node: &Node, queues: &mut [Queue]) {
+        let mut burst = Burst::new();
+        for frame in frames.drain(..) {
+            burst.push(Packet { frame, meta: Meta::default() });
+        }
+        for (_, stage) in stages() {
+            stage(&mut burst, cx);
+        }
+        self.recorded = 0;
+        for packet in burst.drain(..) {
+            if packet.meta.verdict == Verdict::Forward {
+                let egress = cx.tables.interface(packet.meta.egress);
+                self.transmit(packet.frame, egress.port, Some(&packet.meta), cx.tables, node, queues);
+            } else if let Some((packet, reason)) = self.slow.handle(packet, cx, &mut self.pool, &node.limits)
+            {
+                self.lose(packet, reason, cx, node);
+            }
+        }
+    }
+
+    /// Sends what the slow path made: finished frames, then packets of our own, which may make more.
+    fn send_emitted(&mut self, cx: &Context<'_>, node: &Node, queues: &mut [Queue]) {
+        let mut frames = Frames::new();
+        while !self.slow.emit.ready.is_empty() || !self.slow.emit.own.is_empty() {
+            let mut ready = std::mem::take(&mut self.slow.emit.ready);
+            for (frame, egress) in ready.drain(..) {
+                let port = cx.tables.interface(egress).port;
+                self.transmit(frame, port, None, cx.tables, node, queues);
+            }
+            // Keeps the allocation for the next burst.
+            self.slow.emit.ready = ready;
+            let Some((_, vrf)) = self.slow.emit.own.first() else { continue };
+            let vrf = *vrf;
+            let count = self.slow.emit.own.iter().take(BURST).take_while(|(_, other)| *other == vrf).count();
+            frames.extend(self.slow.emit.own.drain(..count).map(|(frame, _)| frame));
+            let cx = Context { ingress: Ingress::Own { vrf }, ..*cx };
+            self.run(&mut frames, &cx, node, queues);
+        }
+    }
+
+    /// What is due without a received packet: timers, restarts, frames from other workers.
+    fn housekeeping(&mut self, tables: &Tables, now: Nanos, node: &Node, queues: &mut [Queue]) -> bool {
+        let mut worked = false;
+        if self.slow.next_deadline() <= now || self.slow.is_sweeping() {
+            let cx = Context {
+                now,
+                tables,
+                neighbours: &node.neighbours,
+                counters: &node.counters[self.id],
+                ingress: Ingress::Own { vrf: 0 },
+                restarted: false,
+            };
+            self.slow.timers(&cx, &mut self.pool);
+            self.send_emitted(&cx, node, queues);
+            worked = true;
+        }
+        if self.slow.has_parked() {
+            let mut parked: ArrayVec<Parked, BURST> = ArrayVec::new();
+            self.slow.restarts(&node.neighbours, &mut parked);
+            worked |= !parked.is_empty();
+            let mut frames = Frames::new();
+            for Parked { frame, ingress, .. } in parked {
+                frames.push(frame);
+                self.burst(&mut frames, ingress, true, tables, now, node, queues);
+            }
+        }
+        while let Some(batch) = node.hand_over[self.id].pop() {
+            worked = true;
+            for (frame, port, member) in batch {
+                let index = self.routes[usize::from(port) * MAX_MEMBERS + usize::from(member)];
+                if index == NO_QUEUE {
+                    self.lose_frame(frame, node, DropReason::PortDown);
+                } else {
+                    self.stage(frame, usize::from(index), node, queues);
+                }
+            }
+        }
+        worked
+    }
+
+    /// Sends a finished frame by `port`. `meta` picks the member of a static LAG.
+    #[inline]
+    fn transmit(
+        &mut self,
+        frame: Frame,
+        port: u16,
+        meta: Option<&Meta>,
+        tables: &Tables,
+        node: &Node,
+        queues: &mut [Queue],
+    ) {
+        let table = &tables.ports[usize::from(port)];
+        let member = match table.lag {
+            Lag::None => 0,
+            Lag::ActiveBackup => (table.members_up.trailing_zeros() % MAX_MEMBERS as u32) as u8,
+            Lag::Static => static_member(&frame, meta, table.members_up, tables),
+        };
+        if table.members_up == 0 {
+            self.lose_frame(frame, node, DropReason::PortDown);
+            return;
+        }
+        let index = self.routes[usize::from(port) * MAX_MEMBERS + usize::from(member)];
+        if index != NO_QUEUE {
+            self.stage(frame, usize::from(index), node, queues);
+            return;
+        }
+        match node.sender(port, member) {
+            Some(worker) => self.hand_over((frame, port, member), worker, node),
+            None => self.lose_frame(frame, node, DropReason::PortDown),
+        }
+    }
+
+    #[inline]
+    fn stage(&mut self, frame: Frame, index: usize, node: &Node, queues: &mut [Queue]) {
+        let queue = &mut queues[index];
+        if queue.staged.is_full() {
+            self.send(queue, node);
+        }
+        queue.staged.push(frame);
+    }
+
+    /// Gives the staged frames to the device; what it does not take even after a flush is lost.
+    fn send(&mut self, queue: &mut Queue, node: &Node) {
+        let mut sent = queue.io.send(&mut self.pool, &mut queue.staged);
+        if !queue.staged.is_empty() {
+            queue.io.flush(&mut self.pool);
+            sent += queue.io.send(&mut self.pool, &mut queue.staged);
+        }
+        queue.tx_frames += sent as u64;
+        queue.tx_ring_full += queue.staged.len() as u64;
+        add(&self.counters(node).sent, sent as u64);
+        for frame in queue.staged.drain(..) {
+            self.lose_frame(frame, node, DropReason::TxRingFull);
+        }
+    }
+
+    fn flush(&mut self, node: &Node, queues: &mut [Queue]) {
+        for queue in queues.iter_mut() {
+            if !queue.staged.is_empty() {
+                self.send(queue, node);
+            }
+            queue.io.flush(&mut self.pool);
+        }
+        for worker in 0..self.outgoing.len() {
+            if !self.outgoing[worker].is_empty() {
+                self.send_over(worker, node);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, outgoing: Outgoing, worker: usize, node: &Node) {
+        if self.outgoing[worker].is_full() {
+            self.send_over(worker, node);
+        }
+        self.outgoing[worker].push(outgoing);
+    }
+
+    fn send_over(&mut self, worker: usize, node: &Node) {
+        let batch = std::mem::take(&mut self.outgoing[worker]);
+        match node.hand_over[worker].push(batch) {
+            Ok(()) => node.wake_if_asleep(worker),
+            Err(batch) => {
+                for (frame, ..) in batch {
+                    self.lose_frame(frame, node, DropReason::HandOverFull);
+                }
+            }
+        }
+    }
+
+    /// Loses a packet of which the metadata is known: counted per interface too, and recorded.
+    fn lose(&mut self, packet: Packet, reason: DropReason, cx: &Context<'_>, node: &Node) {
+        let interface = packet.meta.interface;
+        if interface != NO_INTERFACE {
+            add(&cx.counters.interfaces[usize::from(interface)].drops, 1);
+        }
+        self.record(&packet.frame, reason, interface, cx, node);
+        self.lose_frame(packet.frame, node, reason);
+    }
+
+    fn record(&mut self, frame: &Frame, reason: DropReason, interface: u16, cx: &Context<'_>, node: &Node) {
+        let bit = 1u64 << reason.index();
+        if self.recorded & bit == 0 {
+            self.recorded |= bit;
+            let bytes = &frame.bytes()[..frame.len().min(crate::telemetry::RECORD_BYTES)];
+            node.recorders[self.id].record(
+                cx.now,
+                reason,
+                interface,
+                cx.tables.generation,
+                frame.total_len(),
+                bytes,
+            );
+        }
+    }
+
+    fn lose_frame(&mut self, frame: Frame, node: &Node, reason: DropReason) {
+        add(&self.counters(node).drops[reason.index()], 1);
+        self.pool.put(frame);
+    }
+
+    fn close(&mut self, mut queue: Queue, node: &Node) {
+        for frame in queue.staged.drain(..) {
+            self.lose_frame(frame, node, DropReason::PortDown);
+        }
+        queue.io.close(&mut self.pool);
+    }
+
+    fn stop(&mut self, node: &Node) {
+        let parked: Vec<Parked> = self.slow.take_parked().collect();
+        for Parked { frame, .. } in parked {
+            self.lose_frame(frame, node, DropReason::Shutdown);
+        }
+        for worker in 0..self.outgoing.len() {
+            for (frame, ..) in std::mem::take(&mut self.outgoing[worker]) {
+                self.lose_frame(frame, node, DropReason::Shutdown);
+            }
+        }
+        while let Some(batch) = node.hand_over[self.id].pop() {
+            for (frame, ..) in batch {
+                self.lose_frame(frame, node, DropReason::Shutdown);
+            }
+        }
+        self.pool.exchange();
+    }
+}
+
+/// The member of a static LAG that carries a flow: the n-th that is up.
+fn static_member(frame: &Frame, meta: Option<&Meta>, members_up: u8, tables: &Tables) -> u8 {
+    let flow = meta.map_or(0, |meta| {
+        let l3 = usize::from(tables.interface(meta.egress).header_len);
+        let ports = (meta.src_port, meta.dst_port);
+        hash::of_packet(tables.settings.key, meta.family, &frame.bytes()[l3..], meta.protocol, ports)
+    });
+    let up = members_up.count_ones().max(1);
+    let wanted = ((flow >> 32) % u64::from(up)) as u32;
+    (0..8).filter(|member| members_up & 1 << member != 0).nth(wanted as usize).unwrap_or(0)
+}
+
+const _: () = assert!(DropReason::COUNT <= 64, "the recorder's mask has 64 bits");
