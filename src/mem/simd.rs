@@ -8,6 +8,8 @@
 
 use std::ops::{Deref, DerefMut};
 
+use super::prefetch::prefetch;
+
 /// Words of 32 bits per cache line of 64 bytes.
 pub const LINE_WORDS: usize = 16;
 
@@ -129,7 +131,17 @@ impl Trie<'_> {
     /// The value at a key. Panics on a trie whose places or bitmaps are wrong.
     #[inline(always)]
     pub fn find(&self, key: u32) -> u16 {
-        let mut entry = self.direct[(u64::from(key) >> (32 - self.top_bits)) as usize];
+        self.follow(key, self.direct[self.top(key)])
+    }
+
+    #[inline(always)]
+    fn top(&self, key: u32) -> usize {
+        (u64::from(key) >> (32 - self.top_bits)) as usize
+    }
+
+    /// The value at a key, given its direct entry.
+    #[inline(always)]
+    fn follow(&self, key: u32, mut entry: u32) -> u16 {
         let mut rest = key << self.top_bits;
         while entry & BLOCK != 0 {
             let block = &self.arena[(entry & PLACE) as usize..];
@@ -157,11 +169,11 @@ impl Trie<'_> {
         for (keys, values) in keys.chunks(LANES).zip(values.chunks_mut(LANES)) {
             let mut entries = [0; LANES];
             for (entry, key) in entries.iter_mut().zip(keys) {
-                *entry = self.direct[(u64::from(*key) >> (32 - self.top_bits)) as usize];
-                super::prefetch::prefetch(self.arena, (*entry & PLACE) as usize);
+                *entry = self.direct[self.top(*key)];
+                prefetch(self.arena, (*entry & PLACE) as usize);
             }
-            for (value, key) in values.iter_mut().zip(keys) {
-                *value = self.find(*key);
+            for ((value, key), entry) in values.iter_mut().zip(keys).zip(entries) {
+                *value = self.follow(*key, entry);
             }
         }
     }
@@ -190,15 +202,52 @@ impl Line {
 
     #[inline(always)]
     fn find(&self, key: u64) -> u16 {
-        let distance = (key.wrapping_sub(self.base) >> (self.shift & 63)).min(u64::from(u32::MAX)) as u32;
-        self.values[self.steps.iter().map(|step| u32::from(*step < distance)).sum::<u32>() as usize]
+        self.values[self.smaller(self.distance(key))]
+    }
+
+    /// How far a key is from `base`, in steps.
+    #[inline(always)]
+    fn distance(&self, key: u64) -> u32 {
+        (key.wrapping_sub(self.base) >> (self.shift & 63)).min(u64::from(u32::MAX)) as u32
+    }
+
+    /// Steps that are smaller than a distance.
+    #[inline(always)]
+    fn smaller(&self, distance: u32) -> usize {
+        #[cfg(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "popcnt"))]
+        // SAFETY: the whole program is compiled for CPUs with these features.
+        unsafe {
+            x86::smaller_steps(self, distance)
+        }
+        #[cfg(not(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "popcnt")))]
+        self.steps.iter().map(|step| usize::from(*step < distance)).sum()
     }
 }
 
-/// Separators of an inner node; `u64::MAX` where there is no further child.
+/// Separators of an inner node, [`ordered`]; `i64::MAX` where there is no further child.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Node([u64; FANOUT - 1]);
+struct Node([i64; FANOUT - 1]);
+
+/// A key as a signed number of the same order: AVX2 compares signed numbers only.
+#[inline(always)]
+fn ordered(key: u64) -> i64 {
+    (key ^ 1 << 63) as i64
+}
+
+impl Node {
+    /// Separators that are smaller than a key.
+    #[inline(always)]
+    fn smaller(&self, key: i64) -> usize {
+        #[cfg(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "popcnt"))]
+        // SAFETY: the whole program is compiled for CPUs with these features.
+        unsafe {
+            x86::smaller(self, key)
+        }
+        #[cfg(not(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "popcnt")))]
+        self.0.iter().map(|separator| usize::from(*separator < key)).sum()
+    }
+}
 
 /// Levels of inner nodes, at most: 9^10 lines would be 200 GB.
 const MAX_LEVELS: usize = 10;
@@ -206,8 +255,8 @@ const MAX_LEVELS: usize = 10;
 /// An implicit 9-way tree over [`Line`]s that are sorted by `base`.
 ///
 /// Invariant (memory safety of the batch search rests on it): on each level, node j has separators other
-/// than `u64::MAX` only for children that exist on the level below. A separator counts when it is smaller
-/// than the key, so `u64::MAX` never counts, and whatever the key, the search stays in bounds. The fields
+/// than `i64::MAX` only for children that exist on the level below. A separator counts when it is smaller
+/// than the key, so `i64::MAX` never counts, and whatever the key, the search stays in bounds. The fields
 /// are private and nothing changes them after `new`.
 pub struct SearchTree {
     /// All levels, the root's first.
@@ -222,6 +271,7 @@ impl SearchTree {
     /// their bases ascend; the first line also stands for all keys before its base.
     pub fn new(lines: Vec<Line>) -> SearchTree {
         assert!(!lines.is_empty(), "a search tree has at least one line");
+        assert!(u32::try_from(lines.len()).is_ok(), "a search tree of 256 GB");
         // Lines below one child, and nodes, of each level; bottom up.
         let mut shape = arrayvec::ArrayVec::<(usize, usize), MAX_LEVELS>::new();
         let (mut below, mut count) = (1, lines.len());
@@ -237,7 +287,7 @@ impl SearchTree {
             nodes.extend((0..count).map(|node| {
                 Node(std::array::from_fn(|separator| {
                     let child_line = (node * FANOUT + separator + 1) * below;
-                    lines.get(child_line).map_or(u64::MAX, |line| line.base.wrapping_sub(1))
+                    lines.get(child_line).map_or(i64::MAX, |line| ordered(line.base.wrapping_sub(1)))
                 }))
             }));
         }
@@ -252,12 +302,8 @@ impl SearchTree {
     /// The index of the line that decides about `key`.
     #[inline(always)]
     pub fn line_of(&self, key: u64) -> usize {
-        let mut at = 0;
-        for start in &self.levels {
-            let Node(separators) = &self.nodes[start + at];
-            at = at * FANOUT + separators.iter().map(|one| u64::from(*one < key)).sum::<u64>() as usize;
-        }
-        at
+        let key = ordered(key);
+        self.levels.iter().fold(0, |at, start| at * FANOUT + self.nodes[start + at].smaller(key))
     }
 
     /// The value at a key.
@@ -279,8 +325,7 @@ impl SearchTree {
             let mut at = [0; LANES];
             for start in &self.levels {
                 for (at, key) in at.iter_mut().zip(keys) {
-                    let Node(separators) = &self.nodes[start + *at];
-                    *at = *at * FANOUT + separators.iter().map(|one| u64::from(*one < *key)).sum::<u64>() as usize;
+                    *at = *at * FANOUT + self.nodes[start + *at].smaller(ordered(*key));
                 }
             }
             for ((value, key), at) in values.iter_mut().zip(keys).zip(at) {
@@ -299,7 +344,32 @@ impl SearchTree {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK, FANOUT, LANES, PLACE, STRIDE, SearchTree, Trie, WIDE};
+    use super::{BLOCK, FANOUT, LANES, Line, Node, PLACE, STRIDE, SearchTree, Trie, WIDE, ordered, prefetch};
+
+    #[cfg_attr(not(target_feature = "avx2"), expect(dead_code, reason = "only where AVX2 is given"))]
+    #[inline]
+    #[target_feature(enable = "avx2,popcnt")]
+    pub(super) fn smaller(node: &Node, key: i64) -> usize {
+        let key = _mm256_set1_epi64x(key);
+        let [low, high] = [0, 4].map(|half| {
+            // SAFETY: a Node is 64 bytes, aligned to 64; each half is 32, aligned to 32.
+            let separators = unsafe { _mm256_load_si256(node.0[half..].as_ptr().cast()) };
+            _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpgt_epi64(key, separators))) as u32
+        });
+        (low | high << 4).count_ones() as usize
+    }
+
+    #[cfg_attr(not(target_feature = "avx2"), expect(dead_code, reason = "only where AVX2 is given"))]
+    #[inline]
+    #[target_feature(enable = "avx2,popcnt")]
+    pub(super) fn smaller_steps(line: &Line, distance: u32) -> usize {
+        let sign = _mm256_set1_epi32(i32::MIN);
+        let distance = _mm256_xor_si256(sign, _mm256_set1_epi32(distance as i32));
+        // SAFETY: `steps` is 32 bytes; the load is unaligned.
+        let steps = unsafe { _mm256_loadu_si256(line.steps.as_ptr().cast()) };
+        let greater = _mm256_cmpgt_epi32(distance, _mm256_xor_si256(sign, steps));
+        (_mm256_movemask_ps(_mm256_castsi256_ps(greater)) as u32).count_ones() as usize
+    }
 
     /// Words of `table` at `index`, in the lanes of `wanted`; 0 elsewhere and beyond the end.
     #[inline]
@@ -307,10 +377,9 @@ mod x86 {
     fn gather(table: &[u32], index: __m512i, wanted: __mmask16) -> __m512i {
         let len = table.len().min(i32::MAX as usize) as i32;
         let inside = _mm512_mask_cmplt_epu32_mask(wanted, index, _mm512_set1_epi32(len));
+        let zero = _mm512_setzero_si512();
         // SAFETY: lanes outside of `table` are masked off, and an index below i32::MAX is not negative.
-        unsafe {
-            _mm512_mask_i32gather_epi32::<4>(_mm512_setzero_si512(), inside, index, table.as_ptr().cast())
-        }
+        unsafe { _mm512_mask_i32gather_epi32::<4>(zero, inside, index, table.as_ptr().cast()) }
     }
 
     /// Pairs of words of `table` at `index` and after it, in the lanes of `wanted`; 0 elsewhere and where
@@ -320,10 +389,9 @@ mod x86 {
     fn gather_pairs(table: &[u32], index: __m256i, wanted: __mmask8) -> __m512i {
         let len = table.len().min(i32::MAX as usize) as i32;
         let inside = _mm256_mask_cmplt_epu32_mask(wanted, index, _mm256_set1_epi32((len - 1).max(0)));
+        let zero = _mm512_setzero_si512();
         // SAFETY: lanes whose second word is outside of `table` are masked off; no index is negative.
-        unsafe {
-            _mm512_mask_i32gather_epi64::<4>(_mm512_setzero_si512(), inside, index, table.as_ptr().cast())
-        }
+        unsafe { _mm512_mask_i32gather_epi64::<4>(zero, inside, index, table.as_ptr().cast()) }
     }
 
     /// Set bits of eight bitmaps from bit 0 to the given bit, as 32-bit numbers.
@@ -360,7 +428,11 @@ mod x86 {
                     _mm512_castsi512_si256(bits),
                 );
                 let high = ranks(
-                    gather_pairs(trie.arena, _mm512_extracti64x4_epi64::<1>(place), (blocks >> 8) as __mmask8),
+                    gather_pairs(
+                        trie.arena,
+                        _mm512_extracti64x4_epi64::<1>(place),
+                        (blocks >> 8) as __mmask8,
+                    ),
                     _mm512_extracti64x4_epi64::<1>(bits),
                 );
                 let rank = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
@@ -382,52 +454,153 @@ mod x86 {
         }
     }
 
+    /// Keys whose lines are fetched ahead of their use: enough to keep all of a core's line-fill buffers
+    /// busy when the lines are not in its L2.
+    const AHEAD: usize = 64;
+    /// Searches that go down the tree side by side: their positions fit the general registers.
+    const ABREAST: usize = 8;
+
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
     pub(super) fn tree_find_batch(tree: &SearchTree, keys: &[u64], values: &mut [u16]) {
-        let mut keys = keys.chunks_exact(LANES);
-        let mut values = values.chunks_exact_mut(LANES);
-        for (keys, values) in (&mut keys).zip(&mut values) {
-            let (Ok(keys), Ok(values)) = (keys.try_into(), values.try_into()) else {
-                unreachable!("chunks_exact gives chunks of LANES")
-            };
-            tree_find_lanes(tree, keys, values);
-        }
-        let values = values.into_remainder();
-        if !values.is_empty() {
-            let mut few = [0; LANES];
-            few[..values.len()].copy_from_slice(keys.remainder());
-            let mut found = [0; LANES];
-            tree_find_lanes(tree, &few, &mut found);
-            values.copy_from_slice(&found[..values.len()]);
+        for (keys, values) in keys.chunks(AHEAD).zip(values.chunks_mut(AHEAD)) {
+            let mut at = [0; AHEAD];
+            let (groups, few) = keys.as_chunks::<ABREAST>();
+            let mut places = at.as_chunks_mut::<ABREAST>().0.iter_mut();
+            for (keys, at) in groups.iter().zip(&mut places) {
+                *at = tree_lines_of(tree, keys);
+            }
+            if let (false, Some(at)) = (few.is_empty(), places.next()) {
+                let mut keys = [0; ABREAST];
+                keys[..few.len()].copy_from_slice(few);
+                *at = tree_lines_of(tree, &keys);
+            }
+            for ((key, value), at) in keys.iter().zip(values).zip(at) {
+                debug_assert!((at as usize) < tree.lines.len());
+                // SAFETY: `at` came from `tree_lines_of`, whose results are lines by SearchTree's invariant.
+                let line = unsafe { tree.lines.get_unchecked(at as usize) };
+                *value = line_find(line, *key);
+            }
         }
     }
 
+    /// The lines that decide about some keys, on their way into the cache.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
-    fn tree_find_lanes(tree: &SearchTree, keys: &[u64; LANES], values: &mut [u16; LANES]) {
-        let mut at = [0usize; LANES];
+    fn tree_lines_of(tree: &SearchTree, keys: &[u64; ABREAST]) -> [u32; ABREAST] {
+        let keys: [__m512i; ABREAST] = std::array::from_fn(|lane| _mm512_set1_epi64(ordered(keys[lane])));
+        let mut at = [0; ABREAST];
         for start in &tree.levels {
-            for lane in 0..LANES {
+            for lane in 0..ABREAST {
                 debug_assert!(start + at[lane] < tree.nodes.len());
                 // SAFETY: `at` is a child that exists on this level: the root for the first, else by
                 // SearchTree's invariant.
                 let node = unsafe { tree.nodes.get_unchecked(start + at[lane]) };
                 // SAFETY: a Node is 64 bytes, aligned to 64.
                 let separators = unsafe { _mm512_load_si512(std::ptr::from_ref(node).cast()) };
-                let smaller = _mm512_cmplt_epu64_mask(separators, _mm512_set1_epi64(keys[lane] as i64));
-                at[lane] = at[lane] * FANOUT + smaller.count_ones() as usize;
+                let smaller = _mm512_cmplt_epi64_mask(separators, keys[lane]);
+                at[lane] = at[lane] * FANOUT + in_register(smaller.count_ones() as usize);
             }
         }
-        for lane in 0..LANES {
-            debug_assert!(at[lane] < tree.lines.len());
-            // SAFETY: as above, the lowest level's children are the lines.
-            let line = unsafe { tree.lines.get_unchecked(at[lane]) };
-            let distance = keys[lane].wrapping_sub(line.base) >> (line.shift & 63);
-            let distance = distance.min(u64::from(u32::MAX)) as i32;
-            // SAFETY: `steps` is 32 bytes; the load is unaligned.
-            let steps = unsafe { _mm256_loadu_si256(line.steps.as_ptr().cast()) };
-            let smaller = _mm256_cmplt_epu32_mask(steps, _mm256_set1_epi32(distance));
-            values[lane] = line.values[smaller.count_ones() as usize];
+        at.iter().for_each(|at| prefetch(&tree.lines, *at));
+        at.map(|at| at as u32)
+    }
+
+    /// The same number, in a general register. Without this the compiler sees that the lanes do the same
+    /// and moves their counts through vectors and memory, which halves the speed.
+    #[inline(always)]
+    fn in_register(mut number: usize) -> usize {
+        // SAFETY: no instruction at all; the operand stays as it is.
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(reg) number, options(pure, nomem, nostack, preserves_flags))
+        };
+        number
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+    fn line_find(line: &Line, key: u64) -> u16 {
+        // SAFETY: `steps` is 32 bytes; the load is unaligned.
+        let steps = unsafe { _mm256_loadu_si256(line.steps.as_ptr().cast()) };
+        let smaller = _mm256_cmplt_epu32_mask(steps, _mm256_set1_epi32(line.distance(key) as i32));
+        line.values[smaller.count_ones() as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_words_are_zero_also_where_old_ones_were() {
+        let mut words = Words::with_capacity(0);
+        words.resize(20);
+        words.fill(7);
+        words.resize(3);
+        words.resize(40);
+        assert_eq!(words[..3], [7; 3]);
+        assert!(words[3..].iter().all(|word| *word == 0));
+        assert_eq!(words.as_ptr() as usize % 64, 0);
+        assert_eq!(words.clone_with_spare(100)[..], words[..]);
+    }
+
+    /// Lines with one interval each, of which line i has the value i.
+    fn tree(lines: u64) -> SearchTree {
+        let step = u64::MAX / lines;
+        let line = |i: u64| Line {
+            base: i * step,
+            steps: [Line::UNUSED; FANOUT - 1],
+            shift: 63,
+            values: [i as u16; FANOUT],
+        };
+        SearchTree::new((0..lines).map(line).collect())
+    }
+
+    #[test]
+    fn trees_of_all_heights_and_batches_of_all_lengths_agree() {
+        for lines in [1, 2, 8, 9, 10, 80, 81, 82, 729, 730, 7000] {
+            let (tree, step) = (tree(lines), u64::MAX / lines);
+            let edges = (0..lines).flat_map(|i| [i * step, i * step + step - 1]);
+            let keys: Vec<u64> = edges.chain([u64::MAX]).collect();
+            let expected: Vec<u16> = keys.iter().map(|key| (key / step).min(lines - 1) as u16).collect();
+            let found: Vec<u16> = keys.iter().map(|key| tree.find(*key)).collect();
+            assert_eq!(found, expected, "{lines} lines, find");
+            for avx512 in [Avx512::detect(), None] {
+                for len in [0, 1, 7, 8, 9, 15, 16, 17, 63, 64, 65, keys.len()] {
+                    let keys = &keys[keys.len().saturating_sub(len)..];
+                    let mut found = vec![0; keys.len()];
+                    tree.find_batch(avx512, keys, &mut found);
+                    assert_eq!(
+                        found,
+                        expected[expected.len() - keys.len()..],
+                        "{lines} lines, batch of {len}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_search_stays_inside_whatever_the_lines_say() {
+        let line = |base| Line { base, steps: [0; FANOUT - 1], shift: 99, values: [1; FANOUT] };
+        let tree = SearchTree::new([5, 0, u64::MAX, 3, 0, 0, 9, 9, 9, 1, 0].map(line).to_vec());
+        let keys = [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 1 << 63, u64::MAX];
+        for avx512 in [Avx512::detect(), None] {
+            let mut found = [0; 12];
+            tree.find_batch(avx512, &keys, &mut found);
+            assert_eq!(found, [1; 12]);
+        }
+    }
+
+    #[test]
+    fn a_batch_over_a_broken_trie_reads_nothing_outside() {
+        let arena = [u32::MAX; 2];
+        let direct = [BLOCK | WIDE | PLACE, BLOCK | 1, BLOCK, 7];
+        let trie = Trie { direct: &direct, top_bits: 2, arena: &arena };
+        let mut found = [0; 3];
+        trie.find_batch(Avx512::detect(), &[3 << 30; 3], &mut found);
+        assert_eq!(found, [7; 3]);
+        if Avx512::detect().is_some() {
+            trie.find_batch(Avx512::detect(), &[0, 1 << 30, 2 << 30], &mut found);
         }
     }
 }

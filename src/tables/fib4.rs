@@ -75,7 +75,8 @@ impl Fib4 {
         let mut spans: Vec<_> = routes.into_iter().map(|(net, leaf)| span_of(&net, leaf)).collect();
         // Stable, and linear if sorted already, as from a RIB.
         spans.sort_by_key(|span| (span.first, !span.last));
-        let unique = 1 + spans.windows(2).filter(|w| (w[0].first, w[0].last) != (w[1].first, w[1].last)).count();
+        let unique =
+            1 + spans.windows(2).filter(|w| (w[0].first, w[0].last) != (w[1].first, w[1].last)).count();
         let routes = unique.min(spans.len());
         let intervals = sweep(Span { first: 0, last: u32::MAX, leaf: 0 }, spans);
 
@@ -298,7 +299,8 @@ fn words_below(arena: &Words, entry: u32) -> usize {
     if entry & BLOCK == 0 {
         return 0;
     }
-    block_of(arena, entry).len() + blocks_below(arena, entry).map(|entry| words_below(arena, entry)).sum::<usize>()
+    block_of(arena, entry).len()
+        + blocks_below(arena, entry).map(|entry| words_below(arena, entry)).sum::<usize>()
 }
 
 /// Whether two blocks without blocks below them say the same.
@@ -399,14 +401,16 @@ mod tests {
 
     #[test]
     fn a_small_table_costs_little() {
-        let routes = (0..20u32).map(|i| (Ipv4Net::new((0x0a00_0000 + (i << 8)).into(), 24).expect("/24"), 1 + i as Leaf));
+        let routes = (0..20u32)
+            .map(|i| (Ipv4Net::new((0x0a00_0000 + (i << 8)).into(), 24).expect("/24"), 1 + i as Leaf));
         let table = Fib4::compile(routes);
         assert!(table.memory_bytes() < 2048, "{} bytes", table.memory_bytes());
     }
 
     /// Prefixes that nest: cut from few addresses, with now and then a bit flipped.
     fn nested_prefix() -> impl Strategy<Value = Ipv4Net> {
-        let base = prop_oneof![Just(0u32), Just(u32::MAX), Just(0xc000_0200), Just(0xc000_02ff), any::<u32>()];
+        let base =
+            prop_oneof![Just(0u32), Just(u32::MAX), Just(0xc000_0200), Just(0xc000_02ff), any::<u32>()];
         (base, prop_oneof![Just(0u8), Just(32), Just(18), Just(24), 0..=32u8], proptest::option::of(0..32u32))
             .prop_map(|(base, len, flip)| {
                 let addr = flip.map_or(base, |bit| base ^ 1 << bit);

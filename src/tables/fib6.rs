@@ -85,7 +85,8 @@ impl Fib6 {
         let mut spans: Vec<_> = routes.into_iter().map(|(net, leaf)| span_of(&net, leaf)).collect();
         // Stable, and linear if sorted already, as from a RIB.
         spans.sort_by_key(|span| (span.first, !span.last));
-        let unique = 1 + spans.windows(2).filter(|w| (w[0].first, w[0].last) != (w[1].first, w[1].last)).count();
+        let unique =
+            1 + spans.windows(2).filter(|w| (w[0].first, w[0].last) != (w[1].first, w[1].last)).count();
         let routes = unique.min(spans.len());
         let (uppers, lowers) = split(Span { first: 0, last: u128::MAX, leaf: 0 }, spans);
         let upper = IntervalTree::compile(&uppers);
@@ -187,7 +188,8 @@ impl Fib6 {
 
     /// Memory held, in bytes.
     pub fn memory_bytes(&self) -> usize {
-        let lower: usize = self.lower.iter().map(|(_, tree)| tree.memory_bytes() + 2 * size_of::<usize>()).sum();
+        let lower: usize =
+            self.lower.iter().map(|(_, tree)| tree.memory_bytes() + 2 * size_of::<usize>()).sum();
         size_of::<Fib6>()
             + self.upper.memory_bytes()
             + lower
@@ -305,7 +307,8 @@ mod tests {
             Just((0x2001_0db8_0000_0002_u128 << 64) - 1),
             any::<u128>()
         ];
-        let len = prop_oneof![Just(0u8), Just(32), Just(48), Just(63), Just(64), Just(65), Just(128), 0..=128u8];
+        let len =
+            prop_oneof![Just(0u8), Just(32), Just(48), Just(63), Just(64), Just(65), Just(128), 0..=128u8];
         (base, len, proptest::option::of(0..128u32)).prop_map(|(base, len, flip)| {
             let addr = flip.map_or(base, |bit| base ^ 1 << bit);
             Ipv6Net::new(addr.into(), len).expect("0 to 128").trunc()

@@ -93,31 +93,26 @@ mod tests {
 
     #[test]
     fn nested_spans_resume_the_outer_one() {
-        assert_eq!(sweep_of(&[(16, 31, 1), (20, 23, 2), (20, 20, 3)]), [
-            (0, 0),
-            (16, 1),
-            (20, 3),
-            (21, 2),
-            (24, 1),
-            (32, 0)
-        ]);
+        assert_eq!(
+            sweep_of(&[(16, 31, 1), (20, 23, 2), (20, 20, 3)]),
+            [(0, 0), (16, 1), (20, 3), (21, 2), (24, 1), (32, 0)]
+        );
     }
 
     #[test]
     fn spans_that_end_together_resume_the_outermost() {
-        assert_eq!(sweep_of(&[(16, 31, 1), (24, 31, 2), (28, 31, 3), (32, 47, 4)]), [
-            (0, 0),
-            (16, 1),
-            (24, 2),
-            (28, 3),
-            (32, 4),
-            (48, 0)
-        ]);
+        assert_eq!(
+            sweep_of(&[(16, 31, 1), (24, 31, 2), (28, 31, 3), (32, 47, 4)]),
+            [(0, 0), (16, 1), (24, 2), (28, 3), (32, 4), (48, 0)]
+        );
     }
 
     #[test]
     fn equal_neighbours_merge_and_the_last_address_has_no_successor() {
-        assert_eq!(sweep_of(&[(0, u32::MAX, 7), (16, 31, 7), (u32::MAX, u32::MAX, 8)]), [(0, 7), (u32::MAX, 8)]);
+        assert_eq!(
+            sweep_of(&[(0, u32::MAX, 7), (16, 31, 7), (u32::MAX, u32::MAX, 8)]),
+            [(0, 7), (u32::MAX, 8)]
+        );
     }
 
     #[test]
