@@ -430,6 +430,26 @@ fn control_packets_go_to_the_kernel() {
     gateway.close();
 }
 
+/// An idle worker sleeps in poll() and is woken by a packet.
+#[test]
+fn a_packet_wakes_a_sleeping_worker() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("poll", Veth::default());
+    lab.enter("gw");
+    let mut gateway = Gateway::open(Mode::Auto);
+    gateway.turn();
+    let fd = gateway.queues[0][0].poll_fd().expect("AF_XDP ports have one");
+    assert!(!xdp_lab::is_readable(fd, Duration::ZERO));
+    lab.within("src", || Wire::open("s0").send(&test_packet(0, 60, 1)));
+    assert!(xdp_lab::is_readable(fd, Duration::from_secs(5)));
+    gateway.turn();
+    assert_eq!(gateway.received[0], [1]);
+    assert!(!xdp_lab::is_readable(fd, Duration::ZERO));
+    gateway.close();
+}
+
 /// The kernel never forwards: without a socket the program drops.
 #[test]
 fn an_empty_slot_drops() {
