@@ -130,6 +130,8 @@ fn forward(lab: &Lab, gateway: &mut Gateway, from: (&str, &str), to: (&str, &str
     let began = Instant::now();
     std::thread::scope(|scope| {
         let receiver = scope.spawn(|| {
+            // Also when a check below fails: the others must not wait for ever.
+            let _done = SetWhenDropped(&done);
             lab.enter(to.0);
             let wire = Wire::open(to.1);
             arrived.store(1, Ordering::Release); // ready; counts one too many from here on
@@ -142,7 +144,6 @@ fn forward(lab: &Lab, gateway: &mut Gateway, from: (&str, &str), to: (&str, &str
                 assert!(!std::mem::replace(&mut seen[sequence as usize], true), "packet {sequence} twice");
                 arrived.fetch_add(1, Ordering::Release);
             }
-            done.store(true, Ordering::Release);
             seen.iter().filter(|seen| !**seen).count()
         });
         scope.spawn(|| {
@@ -175,6 +176,14 @@ fn forward(lab: &Lab, gateway: &mut Gateway, from: (&str, &str), to: (&str, &str
                 .map(|side| { side.iter().map(|queue| queue.stats()).collect::<Vec<_>>() })
         );
     });
+}
+
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 const RIGHT: ((&str, &str), (&str, &str)) = (("src", "s0"), ("dst", "d0"));
@@ -532,7 +541,10 @@ fn a_device_vanishes_and_returns() {
     });
     xdp_lab::ip(&format!("-n {} link del g1", lab.ns("gw")));
     // Received on g0, sent to nowhere: the TX ring of g1 takes them, and close gives them back.
-    gateway.turn();
+    let before = gateway.received[0][0];
+    while gateway.received[0][0] < before + 500 {
+        gateway.turn();
+    }
     assert!(gateway.queues[1][0].held() > 0);
     for queue in gateway.queues[1].drain(..) {
         queue.close(&mut gateway.pools[0]);
