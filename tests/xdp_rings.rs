@@ -130,6 +130,8 @@ fn forward(lab: &Lab, gateway: &mut Gateway, from: (&str, &str), to: (&str, &str
     let began = Instant::now();
     std::thread::scope(|scope| {
         let receiver = scope.spawn(|| {
+            // Also when a check below fails: the others must not wait for ever.
+            let _done = SetWhenDropped(&done);
             lab.enter(to.0);
             let wire = Wire::open(to.1);
             arrived.store(1, Ordering::Release); // ready; counts one too many from here on
@@ -142,7 +144,6 @@ fn forward(lab: &Lab, gateway: &mut Gateway, from: (&str, &str), to: (&str, &str
                 assert!(!std::mem::replace(&mut seen[sequence as usize], true), "packet {sequence} twice");
                 arrived.fetch_add(1, Ordering::Release);
             }
-            done.store(true, Ordering::Release);
             seen.iter().filter(|seen| !**seen).count()
         });
         scope.spawn(|| {
@@ -175,6 +176,14 @@ fn forward(lab: &Lab, gateway: &mut Gateway, from: (&str, &str), to: (&str, &str
                 .map(|side| { side.iter().map(|queue| queue.stats()).collect::<Vec<_>>() })
         );
     });
+}
+
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 const RIGHT: ((&str, &str), (&str, &str)) = (("src", "s0"), ("dst", "d0"));
@@ -430,6 +439,26 @@ fn control_packets_go_to_the_kernel() {
     gateway.close();
 }
 
+/// An idle worker sleeps in poll() and is woken by a packet.
+#[test]
+fn a_packet_wakes_a_sleeping_worker() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("poll", Veth::default());
+    lab.enter("gw");
+    let mut gateway = Gateway::open(Mode::Auto);
+    gateway.turn();
+    let fd = gateway.queues[0][0].poll_fd().expect("AF_XDP ports have one");
+    assert!(!xdp_lab::is_readable(fd, Duration::ZERO));
+    lab.within("src", || Wire::open("s0").send(&test_packet(0, 60, 1)));
+    assert!(xdp_lab::is_readable(fd, Duration::from_secs(5)));
+    gateway.turn();
+    assert_eq!(gateway.received[0], [1]);
+    assert!(!xdp_lab::is_readable(fd, Duration::ZERO));
+    gateway.close();
+}
+
 /// The kernel never forwards: without a socket the program drops.
 #[test]
 fn an_empty_slot_drops() {
@@ -512,7 +541,10 @@ fn a_device_vanishes_and_returns() {
     });
     xdp_lab::ip(&format!("-n {} link del g1", lab.ns("gw")));
     // Received on g0, sent to nowhere: the TX ring of g1 takes them, and close gives them back.
-    gateway.turn();
+    let before = gateway.received[0][0];
+    while gateway.received[0][0] < before + 500 {
+        gateway.turn();
+    }
     assert!(gateway.queues[1][0].held() > 0);
     for queue in gateway.queues[1].drain(..) {
         queue.close(&mut gateway.pools[0]);
