@@ -93,8 +93,10 @@ pub enum BenchError {
     #[error("no frames: name at least one capture with --in PORT=FILE")]
     NoFrames,
     /// Packets were lost.
-    #[error("{dropped} of {packets} packets were dropped ({reasons}): the scenario does not measure forwarding. \
-             Mend the config (static neighbours, routes), or use --allow-drops")]
+    #[error(
+        "{dropped} of {packets} packets were dropped ({reasons}): the scenario does not measure forwarding. \
+             Mend the config (static neighbours, routes), or use --allow-drops"
+    )]
     Dropped {
         /// How many.
         dropped: u64,
@@ -121,10 +123,10 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, BenchError> {
     let ports: Vec<String> = config.ports.iter().map(|port| port.name.to_string()).collect();
     let mut templates: Vec<Template> = vec![Template::default(); ports.len()];
     for (name, path) in &options.inputs {
-        let index = ports.iter().position(|port| port == name).ok_or_else(|| ReplayError::UnknownPort {
-            name: name.clone(),
-            known: ports.join(", "),
-        })?;
+        let index = ports
+            .iter()
+            .position(|port| port == name)
+            .ok_or_else(|| ReplayError::UnknownPort { name: name.clone(), known: ports.join(", ") })?;
         for captured in crate::io::pcap::read(path).map_err(ReplayError::from)? {
             templates[index].push(&captured.bytes);
         }
@@ -136,7 +138,8 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, BenchError> {
     }
     let frame_bytes = templates.iter().map(|t| t.total_bytes()).sum::<usize>() as f64 / frames as f64;
     let (node, compiler) = replay::compile(config, options.workers).map_err(ReplayError::from)?;
-    let (memory, pools) = PacketMemory::new(options.workers, FRAMES, ChunkSize::Bytes2048).map_err(ReplayError::from)?;
+    let (memory, pools) =
+        PacketMemory::new(options.workers, FRAMES, ChunkSize::Bytes2048).map_err(ReplayError::from)?;
     let measured = measure(&node, pools, &templates, options);
     let totals = Totals::of(node.counters.iter().map(|counters| &**counters));
     if memory.leaked() != 0 {
@@ -151,7 +154,12 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, BenchError> {
     Ok(report(measured, &totals, &node, &compiler, &memory, options, frames, frame_bytes))
 }
 
-fn measure(node: &Arc<Node>, pools: Vec<FramePool>, templates: &[Arc<Template>], options: &Options) -> Vec<Measured> {
+fn measure(
+    node: &Arc<Node>,
+    pools: Vec<FramePool>,
+    templates: &[Arc<Template>],
+    options: &Options,
+) -> Vec<Measured> {
     let barrier = Barrier::new(options.workers);
     let closed = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -166,7 +174,8 @@ fn measure(node: &Arc<Node>, pools: Vec<FramePool>, templates: &[Arc<Template>],
                     for (port, template) in templates.iter().enumerate() {
                         // Workers start at different frames, so that they do not walk in step.
                         let first = template.len() / options.workers * id;
-                        let io = MemoryPort::new(Arc::clone(template), true, Sink::Discard).starting_at(first);
+                        let io =
+                            MemoryPort::new(Arc::clone(template), true, Sink::Discard).starting_at(first);
                         worker.attach(port as u16, 0, Box::new(io));
                     }
                     let measured = measure_worker(&mut worker, node, id, barrier, options);
@@ -181,7 +190,13 @@ fn measure(node: &Arc<Node>, pools: Vec<FramePool>, templates: &[Arc<Template>],
     })
 }
 
-fn measure_worker(worker: &mut Worker, node: &Node, id: usize, barrier: &Barrier, options: &Options) -> Measured {
+fn measure_worker(
+    worker: &mut Worker,
+    node: &Node,
+    id: usize,
+    barrier: &Barrier,
+    options: &Options,
+) -> Measured {
     let start = Instant::now();
     let clock = move || Nanos(start.elapsed().as_nanos() as u64);
     let received = || node.counters[id].received.load(Ordering::Relaxed);
@@ -194,7 +209,8 @@ fn measure_worker(worker: &mut Worker, node: &Node, id: usize, barrier: &Barrier
             worker.turn(clock());
         }
     }
-    let mut measured = Measured { full: vec![], null: vec![], bursts: vec![], elapsed: Duration::ZERO, packets: 0 };
+    let mut measured =
+        Measured { full: vec![], null: vec![], bursts: vec![], elapsed: Duration::ZERO, packets: 0 };
     for _ in 0..WINDOWS {
         for null in [true, false] {
             worker.set_null_pipeline(null);

@@ -101,10 +101,10 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
     let ports: Vec<String> = config.ports.iter().map(|port| port.name.to_string()).collect();
     let mut inputs: Vec<Vec<Captured>> = vec![Vec::new(); ports.len()];
     for (name, path) in &options.inputs {
-        let index = ports.iter().position(|port| port == name).ok_or_else(|| ReplayError::UnknownPort {
-            name: name.clone(),
-            known: ports.join(", "),
-        })?;
+        let index = ports
+            .iter()
+            .position(|port| port == name)
+            .ok_or_else(|| ReplayError::UnknownPort { name: name.clone(), known: ports.join(", ") })?;
         inputs[index].extend(pcap::read(path)?);
     }
     std::fs::create_dir_all(&options.out)

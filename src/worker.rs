@@ -19,7 +19,7 @@ use crate::mem::{BURST, Frame, FramePool, Frames};
 use crate::neighbours::NeighbourTable;
 use crate::packet::{Burst, DropReason, Ingress, Meta, Packet, Verdict, hash};
 use crate::pipeline::slow::Parked;
-use crate::pipeline::{Context, Limits, SlowPath, stages};
+use crate::pipeline::{self, Context, Limits, SlowPath};
 use crate::tables::compile::MAX_PORTS;
 use crate::tables::{Lag, NO_INTERFACE, Tables};
 use crate::telemetry::{DropRecorder, WorkerCounters, add};
@@ -191,7 +191,15 @@ impl Worker {
 
     /// Takes a queue over.
     pub fn attach(&mut self, port: u16, member: u8, io: Box<dyn Port>) {
-        self.queues.push(Queue { port, member, io, staged: Frames::new(), rx_frames: 0, tx_frames: 0, tx_ring_full: 0 });
+        self.queues.push(Queue {
+            port,
+            member,
+            io,
+            staged: Frames::new(),
+            rx_frames: 0,
+            tx_frames: 0,
+            tx_ring_full: 0,
+        });
         self.index_queues();
     }
 
@@ -293,7 +301,9 @@ impl Worker {
             let due = if self.engine.slow.has_parked() { due.min(PARKED_POLL) } else { due };
             let mut fds: ArrayVec<std::os::fd::RawFd, { MAX_PORTS * 2 }> = ArrayVec::new();
             fds.push(self.node.wakers[id].fd());
-            fds.extend(self.queues.iter().filter_map(|queue| queue.io.poll_fd()).take(fds.remaining_capacity()));
+            fds.extend(
+                self.queues.iter().filter_map(|queue| queue.io.poll_fd()).take(fds.remaining_capacity()),
+            );
             waker::wait(&fds, due.min(limit));
         }
         self.node.asleep[id].store(false, Ordering::SeqCst);
@@ -348,13 +358,22 @@ impl Engine {
         for frame in frames.drain(..) {
             burst.push(Packet { frame, meta: Meta::default() });
         }
-        for (_, stage) in stages() {
-            stage(&mut burst, cx);
-        }
+        pipeline::run(&mut burst, cx);
         self.recorded = 0;
+        // Most packets leave where the one before left.
+        let (mut last_egress, mut last_queue) = (NO_INTERFACE, 0);
         for packet in burst.drain(..) {
             if packet.meta.verdict == Verdict::Forward {
+                if packet.meta.egress == last_egress {
+                    self.stage(packet.frame, last_queue, node, queues);
+                    continue;
+                }
                 let egress = cx.tables.interface(packet.meta.egress);
+                if let Some(index) = self.only_queue(egress.port, cx.tables) {
+                    (last_egress, last_queue) = (packet.meta.egress, index);
+                    self.stage(packet.frame, index, node, queues);
+                    continue;
+                }
                 self.transmit(packet.frame, egress.port, Some(&packet.meta), cx.tables, node, queues);
             } else if let Some((packet, reason)) = self.slow.handle(packet, cx, &mut self.pool, &node.limits)
             {
@@ -455,7 +474,14 @@ impl Engine {
         }
     }
 
-    #[inline]
+    /// The worker's own queue on a port of one device that is up.
+    fn only_queue(&self, port: u16, tables: &Tables) -> Option<usize> {
+        let table = &tables.ports[usize::from(port)];
+        let index = self.routes[usize::from(port) * MAX_MEMBERS];
+        (table.lag == Lag::None && table.members_up != 0 && index != NO_QUEUE).then_some(usize::from(index))
+    }
+
+    #[inline(always)]
     fn stage(&mut self, frame: Frame, index: usize, node: &Node, queues: &mut [Queue]) {
         let queue = &mut queues[index];
         if queue.staged.is_full() {

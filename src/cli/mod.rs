@@ -1,9 +1,9 @@
 //! The command line: one file per command.
 
 pub mod bench;
-pub mod run;
 pub mod doctor;
 pub mod replay;
+pub mod run;
 
 use std::path::PathBuf;
 

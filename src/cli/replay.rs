@@ -93,7 +93,10 @@ fn print(report: &Report, args: &ReplayArgs) {
     println!("received    {:>12}", totals.received);
     println!("sent        {:>12}", totals.sent);
     println!("punted      {:>12}   consumed by the gateway itself: ARP, ND, ICMP to it", totals.punted);
-    println!("originated  {:>12}   made by the gateway: answers, errors, requests, fragments", totals.originated);
+    println!(
+        "originated  {:>12}   made by the gateway: answers, errors, requests, fragments",
+        totals.originated
+    );
     println!("dropped     {:>12}", totals.drops.iter().map(|(_, count)| count).sum::<u64>());
     for (reason, count) in &totals.drops {
         println!("  {:<28} {count:>6}   {}", reason.name(), reason.explanation());

@@ -60,8 +60,8 @@ pub fn run(args: &RunArgs) -> ExitCode {
 fn serve(config: Config, args: &RunArgs) -> Result<ExitCode, String> {
     // The socket first: a second gateway with the same config ends here, before it touches a device.
     let path = args.socket.clone().unwrap_or_else(|| config.control.socket.clone());
-    let mut server =
-        Server::bind(&path, config.control.group.as_deref(), Limits::default()).map_err(|error| error.to_string())?;
+    let mut server = Server::bind(&path, config.control.group.as_deref(), Limits::default())
+        .map_err(|error| error.to_string())?;
     let (mut signals, tell) = UnixStream::pair().map_err(|error| format!("signals: {error}"))?;
     signals.set_nonblocking(true).map_err(|error| format!("signals: {error}"))?;
     for signal in [SIGTERM, SIGINT] {

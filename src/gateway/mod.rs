@@ -212,7 +212,10 @@ impl Gateway {
                 new.name.as_str() == port.name
                     && new.mode == port.mode
                     && new.queues.map(|q| q.get() as u16) == port.queues
-                    && new.all_devices().map(|d| d.as_str()).eq(port.members.iter().map(|m| m.device.as_str()))
+                    && new
+                        .all_devices()
+                        .map(|d| d.as_str())
+                        .eq(port.members.iter().map(|m| m.device.as_str()))
             });
             if same { kept.push(port) } else { gone.push(port) }
         }
@@ -432,7 +435,8 @@ impl Gateway {
                 let mut live = std::mem::replace(&mut self.ports[port], placeholder());
                 live.members[member].link = None;
                 self.unbind(&mut live, member);
-                live.members[member].problem = Some(String::from("no such device; it is bound when it appears"));
+                live.members[member].problem =
+                    Some(String::from("no such device; it is bound when it appears"));
                 self.ports[port] = live;
                 true
             }
@@ -597,7 +601,12 @@ fn worker_cpus(config: &Config) -> Vec<usize> {
     }
 }
 
-fn start_workers(node: &Arc<Node>, pools: Vec<FramePool>, cpus: &[usize], started: Instant) -> Vec<WorkerHandle> {
+fn start_workers(
+    node: &Arc<Node>,
+    pools: Vec<FramePool>,
+    cpus: &[usize],
+    started: Instant,
+) -> Vec<WorkerHandle> {
     let start = |(id, (pool, cpu)): (usize, (FramePool, &usize))| {
         let (sender, receiver) = unbounded();
         let (node, cpu) = (Arc::clone(node), *cpu);
@@ -608,7 +617,14 @@ fn start_workers(node: &Arc<Node>, pools: Vec<FramePool>, cpus: &[usize], starte
     pools.into_iter().zip(cpus).enumerate().map(start).collect()
 }
 
-fn worker_loop(id: usize, cpu: usize, node: &Arc<Node>, pool: FramePool, commands: &Receiver<Command>, started: Instant) {
+fn worker_loop(
+    id: usize,
+    cpu: usize,
+    node: &Arc<Node>,
+    pool: FramePool,
+    commands: &Receiver<Command>,
+    started: Instant,
+) {
     if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
         tracing::warn!(worker = id, cpu, "cannot pin the worker to its CPU");
     }

@@ -23,7 +23,9 @@ impl Backend for Gateway {
             Request::ShowPorts {} => Ok(Reply::Ports(self.show_ports())),
             Request::ShowInterfaces {} => Ok(Reply::Interfaces(self.show_interfaces())),
             Request::ShowRoutes(query) => Ok(Reply::Routes(self.show_routes(&query)?)),
-            Request::ShowNeighbours { interface } => Ok(Reply::Neighbours(self.show_neighbours(interface.as_ref()))),
+            Request::ShowNeighbours { interface } => {
+                Ok(Reply::Neighbours(self.show_neighbours(interface.as_ref())))
+            }
             Request::ShowCounters {} => Ok(Reply::Counters(self.show_counters())),
             Request::ShowDrops {} => Ok(Reply::Drops(self.show_drops())),
             Request::ShowWorkers {} => Ok(Reply::Workers(self.show_workers())),
@@ -51,15 +53,16 @@ impl Gateway {
     ) -> Result<Reply, Fault> {
         let mut read = |path: &str| {
             let found = files.iter().find(|(name, _)| name == path).map(|(_, text)| text.clone());
-            found.ok_or_else(|| std::io::Error::new(std::io::ErrorKind::NotFound, "the client did not send it"))
+            found.ok_or_else(|| {
+                std::io::Error::new(std::io::ErrorKind::NotFound, "the client did not send it")
+            })
         };
         let config = Config::parse_with(text, file_name, &mut read).map_err(Fault::refused)?;
         let mut warnings = self.not_changed_live(&config);
         let generation = self.apply(config).map_err(Fault::refused)?;
         self.file_name = file_name.to_owned();
-        let down = |port: &super::LivePort| {
-            port.why_down().map(|why| format!("port {} is down: {why}", port.name))
-        };
+        let down =
+            |port: &super::LivePort| port.why_down().map(|why| format!("port {} is down: {why}", port.name));
         warnings.extend(self.ports().iter().filter_map(down));
         Ok(changed(generation, 1, begun, warnings))
     }
@@ -145,16 +148,20 @@ impl Gateway {
                 Patch::RouteDel(keys) => {
                     for key in keys {
                         if !self.has_route(key) && !added.contains(&(key.vrf.clone(), key.prefix)) {
-                            return Err(Fault::not_found(format!("no route {} in VRF {}", key.prefix, key.vrf)));
+                            return Err(Fault::not_found(format!(
+                                "no route {} in VRF {}",
+                                key.prefix, key.vrf
+                            )));
                         }
                     }
                 }
                 Patch::NeighbourAdd(neighbours) => {
                     for neighbour in neighbours {
                         let mut interfaces = self.config().interfaces.iter();
-                        let interface = interfaces
-                            .find(|interface| interface.name == neighbour.interface)
-                            .ok_or_else(|| Fault::not_found(format!("no interface {}", neighbour.interface)))?;
+                        let interface =
+                            interfaces.find(|interface| interface.name == neighbour.interface).ok_or_else(
+                                || Fault::not_found(format!("no interface {}", neighbour.interface)),
+                            )?;
                         config::check_neighbour(interface, neighbour.address).map_err(Fault::refused)?;
                     }
                 }

@@ -9,13 +9,15 @@ use ipnet::IpNet;
 use pcap_file::DataLink;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
-use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
 
 use super::Gateway;
 use crate::config::{InterfaceName, Mac, PortMode, Prefix, SCHEMA};
 use crate::control::{
-    Counter, DropEntry, DropsExport, Fault, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState, PortStatus,
-    RouteEntry, RouteKind, RoutePage, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
+    Counter, DropEntry, DropsExport, Fault, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState,
+    PortStatus, RouteEntry, RouteKind, RoutePage, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
 };
 use crate::io::xdp::Mode;
 use crate::neighbours::{State, mac_from_u64};
@@ -63,7 +65,11 @@ impl Gateway {
                 let sum = |field: fn(&crate::worker::QueueStatus) -> u64| mine().map(field).sum::<u64>();
                 let tables = self.node().tables.load();
                 let on_port = || {
-                    tables.interfaces.iter().zip(&interfaces).filter(|(i, _)| i.port == live.slot && i.header[6..12] != [0; 6])
+                    tables
+                        .interfaces
+                        .iter()
+                        .zip(&interfaces)
+                        .filter(|(i, _)| i.port == live.slot && i.header[6..12] != [0; 6])
                 };
                 PortStatus {
                     name: config.name.clone(),
@@ -112,7 +118,8 @@ impl Gateway {
             .interfaces
             .iter()
             .map(|config| {
-                let slot = usize::from(self.compiler.interfaces.get(config.name.as_str()).unwrap_or(NO_INTERFACE));
+                let slot =
+                    usize::from(self.compiler.interfaces.get(config.name.as_str()).unwrap_or(NO_INTERFACE));
                 let live = tables.interfaces.get(slot);
                 let up = live.is_some_and(|interface| interface.up);
                 let port = self.ports().iter().find(|port| port.name == config.port.as_str());
@@ -159,7 +166,12 @@ impl Gateway {
 
     pub(super) fn show_routes(&self, query: &RoutesQuery) -> Result<RoutePage, Fault> {
         let mut page = RoutePage { generation: self.node().tables.load().generation, ..RoutePage::default() };
-        let vrfs: Vec<_> = self.config().vrf_names().into_iter().filter(|n| query.vrf.as_ref().is_none_or(|w| w == n)).collect();
+        let vrfs: Vec<_> = self
+            .config()
+            .vrf_names()
+            .into_iter()
+            .filter(|n| query.vrf.as_ref().is_none_or(|w| w == n))
+            .collect();
         if let (Some(wanted), true) = (&query.vrf, vrfs.is_empty()) {
             return Err(Fault::not_found(format!("no VRF `{wanted}`")));
         }
@@ -234,8 +246,12 @@ impl Gateway {
         let slot = tables.interfaces.iter().position(|interface| {
             interface.vrf == hop.vrf
                 && match hop.address {
-                    IpAddr::V4(addr) => interface.info.v4.iter().any(|(own, len)| same_prefix_v4(*own, addr, *len)),
-                    IpAddr::V6(addr) => interface.info.v6.iter().any(|(own, len)| same_prefix_v6(*own, addr, *len)),
+                    IpAddr::V4(addr) => {
+                        interface.info.v4.iter().any(|(own, len)| same_prefix_v4(*own, addr, *len))
+                    }
+                    IpAddr::V6(addr) => {
+                        interface.info.v6.iter().any(|(own, len)| same_prefix_v6(*own, addr, *len))
+                    }
                 }
         })?;
         Some((slot as u16, tables.interfaces[slot].up))
@@ -244,10 +260,20 @@ impl Gateway {
     fn interface_name(&self, slot: u16) -> Option<InterfaceName> {
         let tables = self.node().tables.load();
         let wanted = &tables.interface(slot).info.name;
-        self.config().interfaces.iter().find(|interface| interface.name.as_str() == wanted).map(|i| i.name.clone())
+        self.config()
+            .interfaces
+            .iter()
+            .find(|interface| interface.name.as_str() == wanted)
+            .map(|i| i.name.clone())
     }
 
-    fn route_entry(&self, vrf: &crate::config::VrfName, slot: u16, prefix: Prefix, found: Found) -> RouteEntry {
+    fn route_entry(
+        &self,
+        vrf: &crate::config::VrfName,
+        slot: u16,
+        prefix: Prefix,
+        found: Found,
+    ) -> RouteEntry {
         let active = self.is_active(slot, &found);
         let mut entry = RouteEntry {
             vrf: vrf.clone(),
@@ -323,7 +349,11 @@ impl Gateway {
                 Some(NeighbourEntry {
                     interface,
                     address: entry.address,
-                    mac: entry.word.is_usable().then(|| Mac::new(mac_from_u64(entry.word.mac())).ok()).flatten(),
+                    mac: entry
+                        .word
+                        .is_usable()
+                        .then(|| Mac::new(mac_from_u64(entry.word.mac())).ok())
+                        .flatten(),
                     state,
                     age_s: (!fixed).then(|| now.since(entry.since).as_secs()),
                     is_static: fixed,
@@ -346,7 +376,11 @@ impl Gateway {
             ("received", totals.received, "Frames received from all ports."),
             ("sent", totals.sent, "Frames given to all ports."),
             ("punted", totals.punted, "Packets the gateway consumed itself: ARP, ND, ICMP to it."),
-            ("originated", totals.originated, "Packets the gateway made: answers, errors, requests, fragments."),
+            (
+                "originated",
+                totals.originated,
+                "Packets the gateway made: answers, errors, requests, fragments.",
+            ),
             ("errors-limited", totals.errors_limited, "ICMP errors withheld by a rate limit."),
         ];
         let mut counters: Vec<Counter> = plain
@@ -369,7 +403,11 @@ impl Gateway {
         for (device, kernel) in xdp {
             for (what, value, explanation) in [
                 ("redirected", kernel.redirected, "Frames the XDP program gave to a socket of ours."),
-                ("passed", kernel.passed, "Frames the XDP program gave to the kernel: VRRP, BFD, LACP, pair traffic."),
+                (
+                    "passed",
+                    kernel.passed,
+                    "Frames the XDP program gave to the kernel: VRRP, BFD, LACP, pair traffic.",
+                ),
                 ("no-socket", kernel.no_socket, "Frames dropped because no socket sits on their queue."),
             ] {
                 counters.push(Counter {
@@ -392,7 +430,11 @@ impl Gateway {
                 reason: reason.name().to_owned(),
                 count,
                 explanation: reason.explanation().to_owned(),
-                last_s: records.iter().filter(|r| r.reason == reason).map(|r| now.since(r.time).as_secs()).min(),
+                last_s: records
+                    .iter()
+                    .filter(|r| r.reason == reason)
+                    .map(|r| now.since(r.time).as_secs())
+                    .min(),
             })
             .collect()
     }
@@ -422,7 +464,8 @@ impl Gateway {
         let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let start = wall.saturating_sub(self.started().elapsed());
         for record in &records {
-            let interface = if record.interface == NO_INTERFACE { 0 } else { usize::from(record.interface) + 1 };
+            let interface =
+                if record.interface == NO_INTERFACE { 0 } else { usize::from(record.interface) + 1 };
             let name = names.get(interface).cloned().unwrap_or(Cow::Borrowed("deleted"));
             let comment = format!(
                 "reason={} interface={name} generation={}: {}",

@@ -3,11 +3,11 @@
 //! A [`Port`] here is one queue of a port, as one worker holds it. The worker and the pipeline cannot
 //! tell the implementations apart. `io` knows no protocol above the frame.
 
+pub mod link;
 pub mod memory;
 pub mod pcap;
 pub mod waker;
 pub mod xdp;
-pub mod link;
 
 use std::os::fd::RawFd;
 

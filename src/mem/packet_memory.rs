@@ -166,6 +166,13 @@ impl PacketMemory {
         at / self.chunk.bytes() / self.frames_per_worker
     }
 
+    /// Addresses of the chunks of `worker`.
+    pub(super) fn range_of(&self, worker: usize) -> std::ops::Range<usize> {
+        let bytes = self.frames_per_worker * self.chunk.bytes();
+        let start = self.base.as_ptr() as usize + worker * bytes;
+        start..start + bytes
+    }
+
     /// The ring on which frames of `worker` travel home.
     pub(super) fn returns(&self, worker: usize) -> &ArrayQueue<Frames> {
         &self.returns[worker]

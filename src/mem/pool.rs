@@ -11,6 +11,8 @@ use super::{BURST, Frames};
 pub struct FramePool {
     memory: Arc<PacketMemory>,
     worker: usize,
+    /// Addresses of this worker's own chunks.
+    own: std::ops::Range<usize>,
     free: Vec<Frame>,
     /// Frames of other workers that wait for a full batch, by worker.
     outbox: Box<[Frames]>,
@@ -19,7 +21,8 @@ pub struct FramePool {
 impl FramePool {
     pub(super) fn new(memory: Arc<PacketMemory>, worker: usize, free: Vec<Frame>) -> FramePool {
         let outbox = (0..memory.workers()).map(|_| Frames::new()).collect();
-        FramePool { memory, worker, free, outbox }
+        let own = memory.range_of(worker);
+        FramePool { memory, worker, own, free, outbox }
     }
 
     /// The memory all pools share.
@@ -76,7 +79,16 @@ impl FramePool {
 
     /// Takes a frame back, with its whole chain; those of other workers travel home in batches.
     #[inline]
-    pub fn put(&mut self, mut frame: Frame) {
+    pub fn put(&mut self, frame: Frame) {
+        if frame.is_chained() {
+            self.put_chain(frame);
+        } else {
+            self.put_one(frame);
+        }
+    }
+
+    #[cold]
+    fn put_chain(&mut self, mut frame: Frame) {
         while let Some(next) = frame.split_next() {
             self.put_one(frame);
             frame = next;
@@ -87,11 +99,16 @@ impl FramePool {
     #[inline]
     fn put_one(&mut self, mut frame: Frame) {
         frame.reset();
-        let home = self.memory.home_of(&frame);
-        if home == self.worker {
+        if self.own.contains(&(frame.chunk_ptr().as_ptr() as usize)) {
             self.free.push(frame);
             return;
         }
+        self.put_foreign(frame);
+    }
+
+    #[cold]
+    fn put_foreign(&mut self, frame: Frame) {
+        let home = self.memory.home_of(&frame);
         if self.outbox[home].is_full() {
             self.send_home(home);
         }

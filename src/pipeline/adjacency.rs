@@ -3,19 +3,18 @@
 
 use crate::neighbours::v4_key;
 use crate::packet::view::{array, be32, be128};
-use crate::packet::{Burst, DropReason, Family, Packet, Verdict, flags};
+use crate::packet::{DropReason, Family, Packet, Verdict, flags};
 use crate::pipeline::Context;
 use crate::pipeline::route::NO_NEIGHBOUR;
 
-pub(super) fn run(burst: &mut Burst, cx: &Context<'_>) {
-    for packet in burst.iter_mut() {
-        if packet.meta.verdict == Verdict::Continue {
-            packet.meta.verdict = check(packet, cx).unwrap_or_else(Verdict::Drop);
-        }
+#[inline(always)]
+pub(super) fn step(packet: &mut Packet, cx: &Context<'_>) {
+    if packet.meta.verdict == Verdict::Continue {
+        packet.meta.verdict = check(packet, cx).unwrap_or_else(Verdict::Drop);
     }
 }
 
-#[inline]
+#[inline(always)]
 fn check(packet: &mut Packet, cx: &Context<'_>) -> Result<Verdict, DropReason> {
     let meta = &mut packet.meta;
     let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];

@@ -2,7 +2,7 @@
 //! whether the frame is for us.
 
 use crate::packet::view::{be16, ethertype};
-use crate::packet::{Burst, DropReason, Family, Ingress, Packet, Tags, Verdict, flags};
+use crate::packet::{DropReason, Family, Ingress, Packet, Tags, Verdict, flags};
 use crate::pipeline::Context;
 use crate::tables::{NO_INTERFACE, PortTable, Tables};
 use crate::telemetry::add;
@@ -13,38 +13,56 @@ const TAG_BYTES: usize = 4;
 /// The VLAN ID's bits of a tag; priority tags have 0 there and belong to the untagged interface.
 const VID_MASK: u16 = 0xfff;
 
-pub(super) fn run(burst: &mut Burst, cx: &Context<'_>) {
+/// Packets and bytes of one interface in a row, counted together.
+pub(super) struct Tally {
+    interface: u16,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Default for Tally {
+    fn default() -> Tally {
+        Tally { interface: NO_INTERFACE, packets: 0, bytes: 0 }
+    }
+}
+
+impl Tally {
+    #[inline(always)]
+    fn add(&mut self, interface: u16, bytes: usize, cx: &Context<'_>) {
+        if interface != self.interface {
+            self.count(cx);
+            *self = Tally { interface, packets: 0, bytes: 0 };
+        }
+        self.packets += 1;
+        self.bytes += bytes as u64;
+    }
+
+    fn count(&self, cx: &Context<'_>) {
+        if self.interface != NO_INTERFACE && !cx.restarted {
+            let counters = &cx.counters.interfaces[usize::from(self.interface)];
+            add(&counters.rx_packets, self.packets);
+            add(&counters.rx_bytes, self.bytes);
+        }
+    }
+
+    pub(super) fn finish(self, cx: &Context<'_>) {
+        self.count(cx);
+    }
+}
+
+#[inline(always)]
+pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, tally: &mut Tally) {
     match cx.ingress {
         Ingress::Port(port) => {
-            let port = &cx.tables.ports[usize::from(port)];
-            let mut last = NO_INTERFACE;
-            let (mut packets, mut bytes) = (0u64, 0u64);
-            for packet in burst.iter_mut() {
-                let len = packet.frame.len() as u64;
-                receive(packet, port, cx.tables);
-                // Runs of one interface are counted together.
-                if packet.meta.interface != last {
-                    count(cx, last, packets, bytes);
-                    (last, packets, bytes) = (packet.meta.interface, 0, 0);
-                }
-                packets += 1;
-                bytes += len;
-            }
-            count(cx, last, packets, bytes);
+            let bytes = packet.frame.len();
+            receive(packet, &cx.tables.ports[usize::from(port)], cx.tables);
+            tally.add(packet.meta.interface, bytes, cx);
         }
-        Ingress::Own { vrf } => burst.iter_mut().for_each(|packet| own(packet, vrf)),
+        Ingress::Own { vrf } => own(packet, vrf),
     }
 }
 
-fn count(cx: &Context<'_>, interface: u16, packets: u64, bytes: u64) {
-    if interface != NO_INTERFACE && packets > 0 && !cx.restarted {
-        let counters = &cx.counters.interfaces[usize::from(interface)];
-        add(&counters.rx_packets, packets);
-        add(&counters.rx_bytes, bytes);
-    }
-}
-
-#[inline]
+#[inline(always)]
 fn receive(packet: &mut Packet, port: &PortTable, tables: &Tables) {
     let meta = &mut packet.meta;
     meta.interface = NO_INTERFACE;

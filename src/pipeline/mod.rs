@@ -1,7 +1,7 @@
-//! The packet path: one stage per file, in the order of [`stages`].
+//! The packet path: one stage per file, in the order of [`run`].
 //!
-//! Every stage works on a whole burst and looks only at packets whose verdict is still `Continue`. Stages
-//! meet in the packet's metadata and never call each other. What fails a check leaves untouched, so
+//! A stage looks only at packets whose verdict is still `Continue`. Stages meet in the packet's metadata
+//! and never call each other. What fails a check leaves untouched, so
 //! that errors can quote the packet as it came. Below the six stages stands the slow path
 //! ([`slow`]): neighbours to resolve, packets to the gateway, fragments, ICMP errors.
 //!
@@ -45,19 +45,26 @@ pub struct Context<'a> {
     pub restarted: bool,
 }
 
-/// One step of the packet path.
-pub type Stage = fn(&mut Burst, &Context<'_>);
-
-/// The packet path, in order.
-pub const fn stages() -> [(&'static str, Stage); 6] {
-    [
-        ("link", link::run),
-        ("network", network::run),
-        ("source", source::run),
-        ("route", route::run),
-        ("adjacency", adjacency::run),
-        ("rewrite", rewrite::run),
-    ]
+/// The packet path. Six stages, in this order; what one of them settles no later one touches.
+///
+/// `link`, `network` and `source` look at one packet after the other while its headers are at hand,
+/// `route` at the whole burst, so that the lookups overlap, `adjacency` and `rewrite` again at one after
+/// the other.
+pub fn run(burst: &mut Burst, cx: &Context<'_>) {
+    let mut received = link::Tally::default();
+    for packet in burst.iter_mut() {
+        link::step(packet, cx, &mut received);
+        network::step(packet);
+        source::step(packet, cx);
+    }
+    received.finish(cx);
+    route::run(burst, cx);
+    let mut sent = rewrite::Tally::default();
+    for packet in burst.iter_mut() {
+        adjacency::step(packet, cx);
+        rewrite::step(packet, cx, &mut sent);
+    }
+    sent.finish(cx);
 }
 
 /// The first packet of a flow, as policy sees it.

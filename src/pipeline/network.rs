@@ -1,8 +1,7 @@
 //! Network: IPv4 and IPv6 headers, checked as RFC 1812 section 5.2.2 and RFC 8200 say, and the ports behind them.
 
 use crate::packet::view::{array, be16, be32, protocol};
-use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, checksum, flags};
-use crate::pipeline::Context;
+use crate::packet::{DropReason, Family, Meta, Packet, Verdict, checksum, flags};
 
 /// Most IPv6 extension headers walked: DESIGN.md section 3.
 const MAX_EXTENSION_HEADERS: usize = 8;
@@ -13,85 +12,119 @@ const IPV6_BYTES: usize = 40;
 /// Loose and strict source route options (RFC 791 section 3.1), refused per RFC 7126.
 const SOURCE_ROUTE_OPTIONS: [u8; 2] = [131, 137];
 
-pub(super) fn run(burst: &mut Burst, _cx: &Context<'_>) {
-    for packet in burst.iter_mut() {
-        if packet.meta.verdict != Verdict::Continue {
-            continue;
-        }
-        let parsed = match packet.meta.family {
-            Family::Ipv4 => ipv4(packet),
-            Family::Ipv6 => ipv6(packet),
-            Family::Other => unreachable!("the link stage lets only IP through"),
-        };
-        if let Err(reason) = parsed {
-            packet.meta.verdict = Verdict::Drop(reason);
-        }
+#[inline(always)]
+pub(super) fn step(packet: &mut Packet) {
+    if packet.meta.verdict != Verdict::Continue {
+        return;
+    }
+    let parsed = match packet.meta.family {
+        Family::Ipv4 => ipv4(packet),
+        Family::Ipv6 => ipv6(packet),
+        Family::Other => unreachable!("the link stage lets only IP through"),
+    };
+    if let Err(reason) = parsed {
+        packet.meta.verdict = Verdict::Drop(reason);
     }
 }
 
 /// Bytes of the packet from the L3 header on, over the whole chain.
-#[inline]
+#[inline(always)]
 fn available(packet: &Packet) -> usize {
     let l3 = usize::from(packet.meta.l3);
     if packet.frame.is_chained() { packet.frame.total_len() - l3 } else { packet.frame.len() - l3 }
 }
 
-#[inline]
+#[inline(always)]
 fn ipv4(packet: &mut Packet) -> Result<(), DropReason> {
     let available = available(packet);
     let meta = &mut packet.meta;
-    let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
+    let Some(l3) = packet.frame.bytes().get(usize::from(meta.l3)..) else {
+        return Err(DropReason::Truncated);
+    };
     let Some(head) = l3.first_chunk::<IPV4_BYTES>() else {
         return Err(DropReason::Truncated);
     };
-    let header_len = usize::from(head[0] & 15) * 4;
     let ip_len = be16(head, 2);
+    if head[0] == VERSION_4_WITHOUT_OPTIONS {
+        if usize::from(ip_len) < IPV4_BYTES {
+            return Err(DropReason::Ipv4HeaderInvalid);
+        }
+        if usize::from(ip_len) > available {
+            return Err(DropReason::Truncated);
+        }
+        if !plain_header_is_valid(head) {
+            return Err(DropReason::Ipv4Checksum);
+        }
+        meta.l4 = meta.l3 + IPV4_BYTES as u16;
+        if let Some(ports) = l3.get(IPV4_BYTES..).and_then(|l4| l4.first_chunk::<4>()) {
+            note_ports(meta, head[9], ports);
+        }
+    } else {
+        let header_len = with_options(head, l3, ip_len, available)?;
+        meta.l4 = meta.l3 + header_len as u16;
+        if let Some(ports) = l3.get(header_len..).and_then(|l4| l4.first_chunk::<4>()) {
+            note_ports(meta, head[9], ports);
+        }
+    }
+    meta.ip_len = ip_len;
+    meta.protocol = head[9];
+    meta.dst_v4 = be32(head, 16);
+    let fragment = be16(head, 6);
+    if fragment != 0 {
+        note_fragment(meta, fragment);
+    }
+    Ok(())
+}
+
+/// Version 4, header of five words: nearly every packet.
+const VERSION_4_WITHOUT_OPTIONS: u8 = 0x45;
+
+/// The checksum of a header without options. The one's complement sum does not depend on byte order when
+/// it is compared with all ones (RFC 1071 section 2B).
+#[inline(always)]
+fn plain_header_is_valid(head: &[u8; IPV4_BYTES]) -> bool {
+    let (a, b) = (u64::from_le_bytes(*array(head, 0)), u64::from_le_bytes(*array(head, 8)));
+    let last = u64::from(u32::from_le_bytes(*array(head, 16)));
+    let sum = (a & 0xffff_ffff) + (a >> 32) + (b & 0xffff_ffff) + (b >> 32) + last;
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum == 0xffff
+}
+
+/// A header that is not the usual one: its length, if it is right.
+#[cold]
+fn with_options(
+    head: &[u8; IPV4_BYTES],
+    l3: &[u8],
+    ip_len: u16,
+    available: usize,
+) -> Result<usize, DropReason> {
+    let header_len = usize::from(head[0] & 15) * 4;
     if head[0] >> 4 != 4 || header_len < IPV4_BYTES || usize::from(ip_len) < header_len {
         return Err(DropReason::Ipv4HeaderInvalid);
     }
     if usize::from(ip_len) > available || l3.len() < header_len {
         return Err(DropReason::Truncated);
     }
-    if header_len == IPV4_BYTES {
-        // Two 8-byte loads and one of 4: carries collect in 128 bits.
-        let sum = u128::from(u64::from_le_bytes(*array(head, 0)))
-            + u128::from(u64::from_le_bytes(*array(head, 8)))
-            + u128::from(u32::from_le_bytes(*array(head, 16)));
-        // The one's complement sum does not depend on byte order when compared with all ones.
-        if fold_u128(sum) != 0xffff {
-            return Err(DropReason::Ipv4Checksum);
-        }
-    } else {
-        if !checksum::is_valid(&l3[..header_len]) {
-            return Err(DropReason::Ipv4Checksum);
-        }
-        check_options(&l3[IPV4_BYTES..header_len])?;
+    if !checksum::is_valid(&l3[..header_len]) {
+        return Err(DropReason::Ipv4Checksum);
     }
-    meta.ip_len = ip_len;
-    meta.protocol = head[9];
-    meta.dst_v4 = be32(head, 16);
-    meta.l4 = meta.l3 + header_len as u16;
-    let fragment = be16(head, 6);
-    if fragment != 0 {
-        if fragment & 0x4000 != 0 {
-            meta.flags |= flags::DONT_FRAGMENT;
-        }
-        if fragment & 0x3fff != 0 {
-            meta.flags |= flags::FRAGMENT;
-            if fragment & 0x1fff != 0 {
-                meta.flags |= flags::LATER_FRAGMENT;
-            }
-        }
-    }
-    read_ports(meta, &l3[header_len..]);
-    Ok(())
+    check_options(&l3[IPV4_BYTES..header_len])?;
+    Ok(header_len)
 }
 
-#[inline]
-fn fold_u128(sum: u128) -> u16 {
-    let sum = (sum as u64 as u128) + (sum >> 64);
-    let sum = u64::from(sum as u32) + (sum as u64 >> 32) + (sum >> 64) as u64;
-    checksum::fold(sum)
+fn note_fragment(meta: &mut Meta, fragment: u16) {
+    if fragment & 0x4000 != 0 {
+        meta.flags |= flags::DONT_FRAGMENT;
+    }
+    if fragment & 0x3fff != 0 {
+        meta.flags |= flags::FRAGMENT;
+        // A fragment's ports are those of its datagram only in the first one: none are used.
+        (meta.src_port, meta.dst_port) = (0, 0);
+        if fragment & 0x1fff != 0 {
+            meta.flags |= flags::LATER_FRAGMENT;
+        }
+    }
 }
 
 /// Walks the options; refuses source routes and lengths that leave the header.
@@ -112,6 +145,7 @@ fn check_options(mut options: &[u8]) -> Result<(), DropReason> {
     Ok(())
 }
 
+#[inline(never)]
 fn ipv6(packet: &mut Packet) -> Result<(), DropReason> {
     let available = available(packet);
     let meta = &mut packet.meta;
@@ -180,13 +214,17 @@ fn is_extension(next: u8) -> bool {
     )
 }
 
-#[inline]
 fn read_ports(meta: &mut Meta, l4: &[u8]) {
-    let has_ports = matches!(meta.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
-    if has_ports
-        && !meta.has(flags::FRAGMENT)
+    if !meta.has(flags::FRAGMENT)
         && let Some(ports) = l4.first_chunk::<4>()
     {
+        note_ports(meta, meta.protocol, ports);
+    }
+}
+
+#[inline(always)]
+fn note_ports(meta: &mut Meta, protocol: u8, ports: &[u8; 4]) {
+    if matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
         meta.src_port = be16(ports, 0);
         meta.dst_port = be16(ports, 2);
     }

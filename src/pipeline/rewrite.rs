@@ -2,38 +2,50 @@
 
 use crate::mem::Frame;
 use crate::packet::view::{array_mut, be16, ethertype};
-use crate::packet::{Burst, Family, Packet, Verdict, flags};
+use crate::packet::{Family, Packet, Verdict, flags};
 use crate::pipeline::Context;
 use crate::tables::{Interface, NO_INTERFACE};
 use crate::telemetry::add;
 
-pub(super) fn run(burst: &mut Burst, cx: &Context<'_>) {
-    let mut last = NO_INTERFACE;
-    let (mut packets, mut bytes) = (0u64, 0u64);
-    for packet in burst.iter_mut() {
-        if packet.meta.verdict != Verdict::Forward {
-            continue;
-        }
-        rewrite(packet, cx.tables.interface(packet.meta.egress));
-        if packet.meta.egress != last {
-            count(cx, last, packets, bytes);
-            (last, packets, bytes) = (packet.meta.egress, 0, 0);
-        }
-        packets += 1;
-        bytes += packet.frame.len() as u64;
-    }
-    count(cx, last, packets, bytes);
+/// Packets and bytes of one egress interface in a row, counted together.
+pub(super) struct Tally {
+    interface: u16,
+    packets: u64,
+    bytes: u64,
 }
 
-fn count(cx: &Context<'_>, interface: u16, packets: u64, bytes: u64) {
-    if interface != NO_INTERFACE && packets > 0 {
-        let counters = &cx.counters.interfaces[usize::from(interface)];
-        add(&counters.tx_packets, packets);
-        add(&counters.tx_bytes, bytes);
+impl Default for Tally {
+    fn default() -> Tally {
+        Tally { interface: NO_INTERFACE, packets: 0, bytes: 0 }
     }
 }
 
-#[inline]
+impl Tally {
+    pub(super) fn finish(self, cx: &Context<'_>) {
+        if self.interface != NO_INTERFACE {
+            let counters = &cx.counters.interfaces[usize::from(self.interface)];
+            add(&counters.tx_packets, self.packets);
+            add(&counters.tx_bytes, self.bytes);
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, tally: &mut Tally) {
+    if packet.meta.verdict != Verdict::Forward {
+        return;
+    }
+    let egress = packet.meta.egress;
+    rewrite(packet, cx.tables.interface(egress));
+    if egress != tally.interface {
+        std::mem::take(tally).finish(cx);
+        tally.interface = egress;
+    }
+    tally.packets += 1;
+    tally.bytes += packet.frame.len() as u64;
+}
+
+#[inline(always)]
 fn rewrite(packet: &mut Packet, egress: &Interface) {
     let meta = &packet.meta;
     let l3 = usize::from(meta.l3);
@@ -49,7 +61,7 @@ fn rewrite(packet: &mut Packet, egress: &Interface) {
 }
 
 /// Takes one off TTL or hop limit, and mends the IPv4 checksum (RFC 1624).
-#[inline]
+#[inline(always)]
 pub(super) fn decrement_ttl(l3: &mut [u8], family: Family) {
     if family == Family::Ipv4 {
         let header: &mut [u8; 20] = array_mut(l3, 0);
@@ -66,7 +78,7 @@ pub(super) fn decrement_ttl(l3: &mut [u8], family: Family) {
 }
 
 /// Puts the L2 header of `egress` in front of the packet whose L3 header begins at `l3`.
-#[inline]
+#[inline(always)]
 pub fn write_link_header(frame: &mut Frame, l3: usize, egress: &Interface, dst_mac: u64, kind: u16) {
     let len = usize::from(egress.header_len);
     if l3 > len {
@@ -82,7 +94,7 @@ pub fn write_link_header(frame: &mut Frame, l3: usize, egress: &Interface, dst_m
     }
 }
 
-#[inline]
+#[inline(always)]
 fn write<const LEN: usize>(frame: &mut Frame, egress: &Interface, dst_mac: u64, kind: u16) {
     let header: &mut [u8; LEN] = array_mut(frame.bytes_mut(), 0);
     header.copy_from_slice(&egress.header[..LEN]);

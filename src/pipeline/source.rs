@@ -3,43 +3,38 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::packet::view::{be32, be128};
-use crate::packet::{Burst, DropReason, Family, Verdict, flags};
+use crate::packet::{DropReason, Family, Meta, Packet, Verdict, flags};
 use crate::pipeline::{Context, route};
 use crate::tables::{NO_INTERFACE, SourceCheck, Tables};
 
-pub(super) fn run(burst: &mut Burst, cx: &Context<'_>) {
-    for packet in burst.iter_mut() {
-        if packet.meta.verdict != Verdict::Continue || packet.meta.has(flags::OWN) {
-            continue;
+#[inline(always)]
+pub(super) fn step(packet: &mut Packet, cx: &Context<'_>) {
+    if packet.meta.verdict != Verdict::Continue || packet.meta.has(flags::OWN) {
+        return;
+    }
+    let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+    if packet.meta.family == Family::Ipv4
+        && cx.tables.interface(packet.meta.interface).source_check == SourceCheck::Off
+    {
+        if is_martian_v4(be32(l3, 12)) {
+            packet.meta.verdict = Verdict::Drop(DropReason::MartianSource);
         }
-        let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
-        let checks_routes = cx.tables.interface(packet.meta.interface).source_check != SourceCheck::Off;
-        let result = match packet.meta.family {
-            Family::Ipv4 => {
-                let src = be32(l3, 12);
-                if is_martian_v4(src) {
-                    Err(DropReason::MartianSource)
-                } else if checks_routes {
-                    let (src, dst) = (Ipv4Addr::from(src).into(), Ipv4Addr::from(packet.meta.dst_v4).into());
-                    check(cx.tables, packet.meta.interface, packet.meta.vrf, src, dst)
-                } else {
-                    Ok(())
-                }
-            }
-            _ => {
-                let src = Ipv6Addr::from(be128(l3, 8)).into();
-                let dst = Ipv6Addr::from(be128(l3, 24)).into();
-                check(cx.tables, packet.meta.interface, packet.meta.vrf, src, dst)
-            }
-        };
-        if let Err(reason) = result {
-            packet.meta.verdict = Verdict::Drop(reason);
-        }
+    } else if let Err(reason) = check_packet(&packet.meta, l3, cx) {
+        packet.meta.verdict = Verdict::Drop(reason);
     }
 }
 
+#[inline(never)]
+fn check_packet(meta: &Meta, l3: &[u8], cx: &Context<'_>) -> Result<(), DropReason> {
+    let (src, dst): (IpAddr, IpAddr) = match meta.family {
+        Family::Ipv4 => (Ipv4Addr::from(be32(l3, 12)).into(), Ipv4Addr::from(meta.dst_v4).into()),
+        _ => (Ipv6Addr::from(be128(l3, 8)).into(), Ipv6Addr::from(be128(l3, 24)).into()),
+    };
+    check(cx.tables, meta.interface, meta.vrf, src, dst)
+}
+
 /// RFC 1812 section 5.3.7: 0/8, 127/8, multicast and class E (limited broadcast included).
-#[inline]
+#[inline(always)]
 fn is_martian_v4(src: u32) -> bool {
     let first = src >> 24;
     first == 0 || first == 127 || first >= 224
