@@ -201,7 +201,7 @@ impl<'a> Checks<'a, '_> {
 
     fn neighbours(&mut self) {
         let interfaces: AHashMap<&Name, &Interface> =
-            self.config.interfaces.iter().map(|interface| (&interface.name, interface)).collect();
+            self.config.interfaces.iter().rev().map(|interface| (&interface.name, interface)).collect();
         let mut seen = AHashMap::new();
         for (index, neighbour) in self.config.neighbours.iter().enumerate() {
             let key = |key: &str| format!("neighbour[{index}].{key}");

@@ -114,7 +114,8 @@ impl<'t> Source<'t> {
                     } else {
                         fault.span().filter(|_| !steps.is_empty()).and_then(|span| self.excerpt(span))
                     };
-                    let line = fault.span().map(|span| self.line(span.start));
+                    let span = fault.span().or_else(|| self.find(&key));
+                    let line = span.map(|span| self.line(span.start));
                     let allowed = allowed(message);
                     errors.push(ConfigError { file: self.file.clone(), line, key, value, allowed });
                     if steps.is_empty() || !remove(rest.get_mut(), &mut steps) {
@@ -243,6 +244,9 @@ fn allowed(message: &str) -> String {
         && message.starts_with("invalid ")
     {
         return format!("expected {expected}");
+    }
+    if message == "wanted string or table" {
+        return "a word in quotes is expected".to_owned(); // toml, of an enum
     }
     message.to_owned()
 }

@@ -44,22 +44,27 @@ pub(crate) fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err = NotAllowed>>
     deserializer.deserialize_str(Text(expecting, std::marker::PhantomData))
 }
 
-/// Reads an integer; what lies outside `u32` becomes `u32::MAX`, which no door admits.
-fn from_integer<'de, D: Deserializer<'de>>(deserializer: D, expecting: &'static str) -> Result<u32, D::Error> {
-    struct Integer(&'static str);
-    impl Visitor<'_> for Integer {
-        type Value = u32;
+/// Reads an integer and sends it through a door; what lies outside `u32` becomes `u32::MAX`, which no
+/// door admits.
+fn from_integer<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    expecting: &'static str,
+    door: impl Fn(u32) -> Result<T, NotAllowed>,
+) -> Result<T, D::Error> {
+    struct Integer<F>(&'static str, F);
+    impl<T, F: Fn(u32) -> Result<T, NotAllowed>> Visitor<'_> for Integer<F> {
+        type Value = T;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str(self.0)
         }
-        fn visit_i64<E: de::Error>(self, value: i64) -> Result<u32, E> {
-            Ok(u32::try_from(value).unwrap_or(u32::MAX))
+        fn visit_i64<E: de::Error>(self, value: i64) -> Result<T, E> {
+            (self.1)(u32::try_from(value).unwrap_or(u32::MAX)).map_err(E::custom)
         }
-        fn visit_u64<E: de::Error>(self, value: u64) -> Result<u32, E> {
-            Ok(u32::try_from(value).unwrap_or(u32::MAX))
+        fn visit_u64<E: de::Error>(self, value: u64) -> Result<T, E> {
+            (self.1)(u32::try_from(value).unwrap_or(u32::MAX)).map_err(E::custom)
         }
     }
-    deserializer.deserialize_u32(Integer(expecting))
+    deserializer.deserialize_u32(Integer(expecting, door))
 }
 
 /// A name given by the operator: 1 to 32 of `a-z 0-9 . _ -`. Cheap to copy.
@@ -209,7 +214,7 @@ impl<const MIN: u32, const MAX: u32> Ranged<MIN, MAX> {
 
 impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Ranged<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ranged::new(from_integer(deserializer, "a whole number")?).map_err(de::Error::custom)
+        from_integer(deserializer, "a whole number", Ranged::new)
     }
 }
 
@@ -240,8 +245,7 @@ impl VlanId {
 
 impl<'de> Deserialize<'de> for VlanId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<VlanId, D::Error> {
-        let vid = from_integer(deserializer, VlanId::ALLOWED)?;
-        VlanId::new(u16::try_from(vid).unwrap_or(u16::MAX)).map_err(de::Error::custom)
+        from_integer(deserializer, VlanId::ALLOWED, |vid| VlanId::new(u16::try_from(vid).unwrap_or(u16::MAX)))
     }
 }
 
@@ -430,8 +434,7 @@ impl Default for Mtu {
 
 impl<'de> Deserialize<'de> for Mtu {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Mtu, D::Error> {
-        let bytes = from_integer(deserializer, Mtu::ALLOWED)?;
-        Mtu::new(u16::try_from(bytes).unwrap_or(u16::MAX)).map_err(de::Error::custom)
+        from_integer(deserializer, Mtu::ALLOWED, |bytes| Mtu::new(u16::try_from(bytes).unwrap_or(u16::MAX)))
     }
 }
 

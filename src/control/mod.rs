@@ -1,0 +1,49 @@
+//! The control socket: JSON-RPC 2.0, one request or reply per line, over a Unix socket.
+//!
+//! [`Server`] runs on the control thread and owns everything a client can do to us: framing, limits,
+//! transactions, the audit line. What a request *means* is a [`Backend`]'s business. [`Client`] is the
+//! other end. `control` never touches a packet.
+//!
+//! ```text
+//! -> {"jsonrpc":"2.0","id":1,"method":"begin"}
+//! <- {"jsonrpc":"2.0","id":1,"result":{"staged":0,"staged_bytes":0}}
+//! -> {"jsonrpc":"2.0","id":2,"method":"route.add","params":{"routes":[["192.0.2.0/24","198.51.100.1"]]}}
+//! <- {"jsonrpc":"2.0","id":2,"result":{"staged":1,"staged_bytes":112}}
+//! -> {"jsonrpc":"2.0","id":3,"method":"commit"}
+//! <- {"jsonrpc":"2.0","id":3,"result":{"generation":7,"applied_us":912,"changed":1,"warnings":[]}}
+//! ```
+//!
+//! A transaction belongs to its connection: closing it aborts. Outside a transaction each changing
+//! request is a transaction of its own.
+
+mod base64;
+mod client;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+mod line;
+mod reply;
+mod request;
+mod rpc;
+mod server;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, ClientError, RouteStream};
+pub use reply::{
+    Changed, Counter, DropEntry, DropsExport, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState, PortStatus,
+    Reply, RouteEntry, RouteKind, RoutePage, RouteSource, Staged, Version, ViaEntry, WorkerStatus,
+};
+pub use request::{NeighbourKey, Patch, Request, RouteKey, RoutesQuery};
+pub use rpc::{Fault, FaultKind};
+pub use server::{Limits, Server};
+
+/// What stands behind the socket.
+pub trait Backend {
+    /// Answers one request completely: a change has been applied (no worker uses the old tables) or
+    /// nothing has changed.
+    ///
+    /// Of the enum only these arrive: `Show*`, `DropsExport`, `Apply` (with `text` and `files` filled
+    /// in) and `Commit` (with `patches`). The session answers the rest.
+    fn execute(&mut self, request: Request) -> Result<Reply, Fault>;
+}

@@ -1,0 +1,363 @@
+//! Everything the gateway answers. Units stand in the names; counts are totals since the start.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::base64;
+use crate::config::{
+    DeviceName, InterfaceAddress, InterfaceName, Lag, Mac, PortMode, PortName, Prefix, Vlan, VrfName, ZoneName,
+};
+
+/// The result of a request. Which variant it is follows from the method.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// To `ping`: `{}`.
+    Pong {},
+    /// To `show.version`.
+    Version(Version),
+    /// To `show.ports`.
+    Ports(Vec<PortStatus>),
+    /// To `show.interfaces`.
+    Interfaces(Vec<InterfaceStatus>),
+    /// To `show.routes`.
+    Routes(RoutePage),
+    /// To `show.neighbours`.
+    Neighbours(Vec<NeighbourEntry>),
+    /// To `show.counters`.
+    Counters(Vec<Counter>),
+    /// To `show.drops`.
+    Drops(Vec<DropEntry>),
+    /// To `show.workers`.
+    Workers(Vec<WorkerStatus>),
+    /// To `drops.export`.
+    DropsExport(DropsExport),
+    /// To `begin`, `abort`, `upload` and changes inside a transaction.
+    Staged(Staged),
+    /// To `apply`, `commit` and changes outside a transaction.
+    Changed(Changed),
+}
+
+/// What a connection has staged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    /// Single changes.
+    pub staged: u64,
+    /// Memory they hold; files brought near by `upload` count too.
+    pub staged_bytes: u64,
+}
+
+/// A change that has been applied: no packet uses the old tables any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The generation every worker now uses.
+    pub generation: u64,
+    /// From the request to the moment the last worker reported the generation.
+    pub applied_us: u64,
+    /// Single changes made.
+    pub changed: u64,
+    /// What the operator should know though nothing is wrong.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// What runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// The version of the binary.
+    pub version: String,
+    /// The node, `system.name`.
+    pub name: String,
+    /// The schema of configs it writes.
+    pub schema: u32,
+    /// The generation in use.
+    pub generation: u64,
+    /// The file the running config came from.
+    pub config: String,
+    /// Since the start.
+    pub uptime_s: u64,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// Whether something works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkState {
+    /// All of it.
+    Up,
+    /// It works, less well than configured: `why` says what is lost.
+    Degraded,
+    /// It does not: `why` says why.
+    Down,
+}
+
+/// A port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Its name.
+    pub name: PortName,
+    /// Its devices, one unless it is a LAG.
+    pub devices: Vec<DeviceName>,
+    /// How a LAG shares.
+    pub lag: Option<Lag>,
+    /// The devices of a LAG that carry traffic.
+    pub active: Vec<DeviceName>,
+    /// Whether it works.
+    pub state: LinkState,
+    /// Why not, and what to do.
+    pub why: Option<String>,
+    /// The mode in use; `None` while it is down.
+    pub mode: Option<PortMode>,
+    /// Whether frames are shared with the driver.
+    pub zero_copy: bool,
+    /// Whether frames longer than a buffer pass.
+    pub multi_buffer: bool,
+    /// Queues in use.
+    pub queues: u32,
+    /// Of the device.
+    pub mtu_bytes: u32,
+    /// Of the device.
+    pub mac: Option<Mac>,
+    /// Received.
+    pub rx_packets: u64,
+    /// Received, Ethernet headers included.
+    pub rx_bytes: u64,
+    /// Sent.
+    pub tx_packets: u64,
+    /// Sent, Ethernet headers included.
+    pub tx_bytes: u64,
+    /// Lost because the receive ring was full: the workers are too slow.
+    pub rx_ring_full: u64,
+    /// Lost because no empty frame was there to receive into.
+    pub rx_fill_empty: u64,
+    /// Lost in the device or kernel otherwise.
+    pub rx_dropped: u64,
+    /// Lost because the transmit ring was full.
+    pub tx_ring_full: u64,
+}
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: InterfaceName,
+    /// The port it is on.
+    pub port: PortName,
+    /// Its tags.
+    pub vlan: Option<Vlan>,
+    /// Its VRF.
+    pub vrf: VrfName,
+    /// Its zone.
+    pub zone: Option<ZoneName>,
+    /// The gateway's addresses on it.
+    pub addresses: Vec<InterfaceAddress>,
+    /// Our MAC on it; `None` while it is the device's and the device is away.
+    pub mac: Option<Mac>,
+    /// The longest IP packet.
+    pub mtu_bytes: u32,
+    /// Whether it works.
+    pub state: LinkState,
+    /// Why not.
+    pub why: Option<String>,
+    /// Received.
+    pub rx_packets: u64,
+    /// Received, Ethernet headers included.
+    pub rx_bytes: u64,
+    /// Sent.
+    pub tx_packets: u64,
+    /// Sent, Ethernet headers included.
+    pub tx_bytes: u64,
+    /// Packets that came in here and were dropped, for any reason.
+    pub drops: u64,
+}
+
+/// A page of routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutePage {
+    /// The generation they are of. Another one on the next page: start again for one consistent list.
+    pub generation: u64,
+    /// Routes that match, on all pages.
+    pub total: u64,
+    /// `offset` of the next page; `None`: this is the last.
+    pub next_offset: Option<u64>,
+    /// Ordered by VRF and prefix.
+    pub routes: Vec<RouteEntry>,
+}
+
+/// What a route does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteKind {
+    /// Forwards to next hops.
+    Via,
+    /// Delivers on the link of an interface.
+    Connected,
+    /// Is an address of the gateway.
+    Local,
+    /// Drops silently.
+    Blackhole,
+    /// Drops with an ICMP error.
+    Unreachable,
+}
+
+/// Where a route comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteSource {
+    /// Config or socket.
+    Static,
+    /// The network of an interface.
+    Connected,
+    /// An address of an interface.
+    Local,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteEntry {
+    /// Its VRF.
+    pub vrf: VrfName,
+    /// Its prefix.
+    pub prefix: Prefix,
+    /// What it does.
+    pub kind: RouteKind,
+    /// Its next hops.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub via: Vec<ViaEntry>,
+    /// The interface of a connected or local route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<InterfaceName>,
+    /// Where it comes from.
+    pub source: RouteSource,
+    /// Whether packets use it.
+    pub active: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// A next hop of a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViaEntry {
+    /// The neighbouring router.
+    pub address: IpAddr,
+    /// The VRF it is in, if not the route's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vrf: Option<VrfName>,
+    /// The interface packets leave by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<InterfaceName>,
+    /// Whether packets use it: its interface is up.
+    pub active: bool,
+}
+
+/// Where ARP or ND stand with a neighbour (RFC 4861 section 7.3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NeighbourState {
+    /// Asked, no answer yet.
+    Incomplete,
+    /// Confirmed lately.
+    Reachable,
+    /// Believed until used.
+    Stale,
+    /// Used; about to be asked.
+    Delay,
+    /// Being asked.
+    Probe,
+    /// Did not answer.
+    Failed,
+    /// Configured; never asked.
+    Permanent,
+}
+
+/// A neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighbourEntry {
+    /// Its interface.
+    pub interface: InterfaceName,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC, once known.
+    pub mac: Option<Mac>,
+    /// Where we stand with it.
+    pub state: NeighbourState,
+    /// Since it was last confirmed.
+    pub age_s: Option<u64>,
+    /// Configured rather than learned.
+    #[serde(rename = "static")]
+    pub is_static: bool,
+}
+
+/// A counter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// Its name, dotted: `interface.tenant-a.rx-packets`.
+    pub name: String,
+    /// What it counted.
+    pub value: u64,
+    /// What that is, in one line.
+    pub explanation: String,
+}
+
+/// A drop reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropEntry {
+    /// Its name: `no-route`.
+    pub reason: String,
+    /// Packets lost to it.
+    pub count: u64,
+    /// What it means and what to look at, in one line.
+    pub explanation: String,
+    /// Since the latest one.
+    pub last_s: Option<u64>,
+}
+
+/// A worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its number.
+    pub id: u32,
+    /// Its CPU.
+    pub cpu: Option<u32>,
+    /// The generation it uses.
+    pub generation: u64,
+    /// Packets received.
+    pub packets: u64,
+    /// Bursts with at least one packet.
+    pub bursts: u64,
+    /// Rounds of its loop.
+    pub loops: u64,
+    /// Share of its time spent on packets, over the last second.
+    pub busy_percent: f32,
+    /// Longest time between two rounds of its loop while there was work.
+    pub longest_gap_us: u64,
+    /// Free frames in its pool.
+    pub frames_free: u64,
+}
+
+/// The latest dropped packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropsExport {
+    /// How many.
+    pub packets: u64,
+    /// A pcapng file; Base64 on the wire.
+    #[serde(rename = "pcapng_base64", with = "as_base64")]
+    pub pcapng: Vec<u8>,
+}
+
+mod as_base64 {
+    use super::base64;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&base64::encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        base64::decode(&text).ok_or_else(|| D::Error::custom("not Base64"))
+    }
+}

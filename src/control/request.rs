@@ -1,0 +1,381 @@
+//! Everything a client can ask, as one enum. The list is the documentation.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::ser::{SerializeSeq as _, SerializeTuple as _, Serializer};
+use serde::{Deserialize, Serialize};
+
+use crate::config::route_file::parse_via;
+use crate::config::{InterfaceName, Name, Neighbour, NotAllowed, Prefix, Route, RouteTarget, VrfName};
+
+/// One request: `method` and `params` of JSON-RPC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "method", content = "params", deny_unknown_fields)]
+pub enum Request {
+    /// Is anyone there?
+    #[serde(rename = "ping")]
+    Ping {},
+    /// Version, generation, uptime.
+    #[serde(rename = "show.version")]
+    ShowVersion {},
+    /// Ports: devices, mode, counters.
+    #[serde(rename = "show.ports")]
+    ShowPorts {},
+    /// Interfaces: addresses, state, counters.
+    #[serde(rename = "show.interfaces")]
+    ShowInterfaces {},
+    /// Routes, by pages.
+    #[serde(rename = "show.routes")]
+    ShowRoutes(RoutesQuery),
+    /// Neighbours.
+    #[serde(rename = "show.neighbours")]
+    ShowNeighbours {
+        /// Only those of this interface.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        interface: Option<InterfaceName>,
+    },
+    /// All counters.
+    #[serde(rename = "show.counters")]
+    ShowCounters {},
+    /// Drop reasons that have counted.
+    #[serde(rename = "show.drops")]
+    ShowDrops {},
+    /// Workers: load and health.
+    #[serde(rename = "show.workers")]
+    ShowWorkers {},
+    /// The latest dropped packets as pcapng.
+    #[serde(rename = "drops.export")]
+    DropsExport {},
+
+    /// Brings a file near, piece by piece: appends `text` to the file `name` of this connection.
+    #[serde(rename = "upload")]
+    Upload {
+        /// `""`: the config itself; else the path of a route file, as the config has it.
+        name: String,
+        /// The next piece.
+        text: String,
+    },
+    /// Replaces the whole config, all or nothing. What was uploaded is used up.
+    #[serde(rename = "apply")]
+    Apply {
+        /// What errors call the config.
+        file_name: String,
+        /// The config; empty: as uploaded under `""`.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        text: String,
+        /// The route files, by path, as uploaded.
+        #[serde(skip)]
+        files: Vec<(String, String)>,
+    },
+    /// Adds or replaces static routes.
+    #[serde(rename = "route.add")]
+    RouteAdd {
+        /// `["192.0.2.0/24", "198.51.100.1,198.51.100.2@blue"]`, with a third element for the VRF;
+        /// `"blackhole"` or `"unreachable"` instead of next hops.
+        #[serde(with = "compact_routes")]
+        routes: Vec<Route>,
+    },
+    /// Removes static routes.
+    #[serde(rename = "route.del")]
+    RouteDel {
+        /// `["192.0.2.0/24"]` or `["192.0.2.0/24", "blue"]`
+        routes: Vec<RouteKey>,
+    },
+    /// Adds or replaces static neighbours.
+    #[serde(rename = "neighbour.add")]
+    NeighbourAdd {
+        /// Which.
+        neighbours: Vec<Neighbour>,
+    },
+    /// Removes neighbours, static or learned.
+    #[serde(rename = "neighbour.del")]
+    NeighbourDel {
+        /// Which.
+        neighbours: Vec<NeighbourKey>,
+    },
+
+    /// Opens a transaction: changes are staged until `commit`.
+    #[serde(rename = "begin")]
+    Begin {},
+    /// Applies what was staged, all or nothing, as one generation.
+    #[serde(rename = "commit")]
+    Commit {
+        /// What was staged, in order.
+        #[serde(skip)]
+        patches: Vec<Patch>,
+    },
+    /// Forgets what was staged.
+    #[serde(rename = "abort")]
+    Abort {},
+}
+
+/// Which routes to show.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoutesQuery {
+    /// Only this VRF.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vrf: Option<VrfName>,
+    /// Only this very prefix.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<Prefix>,
+    /// Only the route a packet to this address takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lookup: Option<IpAddr>,
+    /// Routes to pass over: `next_offset` of the page before.
+    pub offset: u64,
+    /// Most routes in the reply; absent or beyond 10000: 10000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+impl RoutesQuery {
+    /// About 1 MiB of reply.
+    pub const MOST: u32 = 10_000;
+
+    /// Routes on a page.
+    pub fn page(&self) -> usize {
+        self.limit.unwrap_or(Self::MOST).min(Self::MOST) as usize
+    }
+}
+
+/// One staged change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Patch {
+    /// Add or replace static routes.
+    RouteAdd(Vec<Route>),
+    /// Remove static routes.
+    RouteDel(Vec<RouteKey>),
+    /// Add or replace static neighbours.
+    NeighbourAdd(Vec<Neighbour>),
+    /// Remove neighbours.
+    NeighbourDel(Vec<NeighbourKey>),
+}
+
+impl Patch {
+    /// Single changes in it.
+    pub fn changes(&self) -> u64 {
+        let changes = match self {
+            Patch::RouteAdd(routes) => routes.len(),
+            Patch::RouteDel(routes) => routes.len(),
+            Patch::NeighbourAdd(neighbours) => neighbours.len(),
+            Patch::NeighbourDel(neighbours) => neighbours.len(),
+        };
+        changes as u64
+    }
+
+    /// Memory it holds, for the cap on staged changes.
+    pub fn memory_bytes(&self) -> usize {
+        // 16: what the allocator adds to each list of next hops.
+        let via = |route: &Route| match &route.target {
+            RouteTarget::Via(next_hops) => next_hops.capacity() * size_of_val(&next_hops[0]) + 16,
+            RouteTarget::Blackhole | RouteTarget::Unreachable => 0,
+        };
+        match self {
+            Patch::RouteAdd(routes) => {
+                routes.capacity() * size_of::<Route>() + routes.iter().map(via).sum::<usize>()
+            }
+            Patch::RouteDel(routes) => routes.capacity() * size_of::<RouteKey>(),
+            // Names are shared or under 64 bytes each.
+            Patch::NeighbourAdd(neighbours) => neighbours.capacity() * (size_of::<Neighbour>() + 64),
+            Patch::NeighbourDel(neighbours) => neighbours.capacity() * (size_of::<NeighbourKey>() + 64),
+        }
+    }
+}
+
+/// Names a static route. On the wire `[PREFIX]` or `[PREFIX, VRF]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RouteKey {
+    /// Its prefix.
+    pub prefix: Prefix,
+    /// Its VRF.
+    pub vrf: VrfName,
+}
+
+impl Serialize for RouteKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let words = if self.vrf.is_default_vrf() { 1 } else { 2 };
+        let mut tuple = serializer.serialize_tuple(words)?;
+        tuple.serialize_element(&self.prefix)?;
+        if words == 2 {
+            tuple.serialize_element(&self.vrf)?;
+        }
+        tuple.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for RouteKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RouteKey, D::Error> {
+        struct Words;
+        impl<'de> Visitor<'de> for Words {
+            type Value = RouteKey;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("[PREFIX] or [PREFIX, VRF]")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RouteKey, A::Error> {
+                let prefix = seq.next_element()?.ok_or_else(|| de::Error::invalid_length(0, &self))?;
+                let vrf = seq.next_element()?.unwrap_or_else(Name::default_vrf);
+                nothing_more(&mut seq, 2, &self)?;
+                Ok(RouteKey { prefix, vrf })
+            }
+        }
+        deserializer.deserialize_seq(Words)
+    }
+}
+
+fn nothing_more<'de, A: SeqAccess<'de>>(seq: &mut A, len: usize, expected: &dyn de::Expected) -> Result<(), A::Error> {
+    match seq.next_element::<de::IgnoredAny>()? {
+        None => Ok(()),
+        Some(_) => Err(de::Error::invalid_length(len + 1, expected)),
+    }
+}
+
+/// Names a neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NeighbourKey {
+    /// Its interface.
+    pub interface: InterfaceName,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// The second element of a route on the wire.
+struct Target(RouteTarget);
+
+impl FromStr for Target {
+    type Err = NotAllowed;
+    fn from_str(text: &str) -> Result<Target, NotAllowed> {
+        match text {
+            "blackhole" => Ok(Target(RouteTarget::Blackhole)),
+            "unreachable" => Ok(Target(RouteTarget::Unreachable)),
+            via => parse_via(via).map(Target).map_err(|(_, allowed)| allowed),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Target {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Target, D::Error> {
+        struct Word;
+        impl Visitor<'_> for Word {
+            type Value = Target;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("next hops, blackhole or unreachable")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Target, E> {
+                text.parse().map_err(|allowed| E::custom(format!("{text:?}: {allowed}")))
+            }
+        }
+        deserializer.deserialize_str(Word)
+    }
+}
+
+/// Routes as arrays of strings: a million of them must be read in well under a second, so there is no
+/// JSON value, no key and no copy of a string in between.
+mod compact_routes {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(routes: &[Route], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut seq = serializer.serialize_seq(Some(routes.len()))?;
+        for route in routes {
+            seq.serialize_element(&Compact(route))?;
+        }
+        seq.end()
+    }
+
+    struct Compact<'a>(&'a Route);
+
+    impl Serialize for Compact<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let words = if self.0.vrf.is_default_vrf() { 2 } else { 3 };
+            let mut tuple = serializer.serialize_tuple(words)?;
+            tuple.serialize_element(&self.0.prefix)?;
+            match &self.0.target {
+                RouteTarget::Blackhole => tuple.serialize_element("blackhole")?,
+                RouteTarget::Unreachable => tuple.serialize_element("unreachable")?,
+                RouteTarget::Via(next_hops) if next_hops.len() == 1 => tuple.serialize_element(&next_hops[0])?,
+                RouteTarget::Via(next_hops) => {
+                    let words: Vec<String> = next_hops.iter().map(ToString::to_string).collect();
+                    tuple.serialize_element(&words.join(","))?;
+                }
+            }
+            if words == 3 {
+                tuple.serialize_element(&self.0.vrf)?;
+            }
+            tuple.end()
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::Error> {
+        struct Routes;
+        impl<'de> Visitor<'de> for Routes {
+            type Value = Vec<Route>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of routes")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Route>, A::Error> {
+                let mut routes = Vec::new();
+                let mut last_vrf = Name::default_vrf();
+                while let Some(route) = seq.next_element_seed(OneRoute { last_vrf: &mut last_vrf })? {
+                    routes.push(route);
+                }
+                Ok(routes)
+            }
+        }
+        deserializer.deserialize_seq(Routes)
+    }
+
+    struct OneRoute<'a> {
+        last_vrf: &'a mut VrfName,
+    }
+
+    impl<'de> DeserializeSeed<'de> for OneRoute<'_> {
+        type Value = Route;
+        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Route, D::Error> {
+            deserializer.deserialize_seq(self)
+        }
+    }
+
+    impl<'de> Visitor<'de> for OneRoute<'_> {
+        type Value = Route;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("[PREFIX, NEXT-HOPS] or [PREFIX, NEXT-HOPS, VRF]")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Route, A::Error> {
+            let prefix = seq.next_element()?.ok_or_else(|| de::Error::invalid_length(0, &self))?;
+            let Target(target) = seq.next_element()?.ok_or_else(|| de::Error::invalid_length(1, &self))?;
+            let vrf = match seq.next_element_seed(SameName(self.last_vrf))? {
+                Some(vrf) => vrf,
+                None => return Ok(Route { prefix, vrf: Name::default_vrf(), target }),
+            };
+            nothing_more(&mut seq, 3, &"[PREFIX, NEXT-HOPS, VRF]")?;
+            Ok(Route { prefix, vrf, target })
+        }
+    }
+
+    /// A name that is mostly the one before: shared instead of allocated again.
+    struct SameName<'a>(&'a mut Name);
+
+    impl<'de> DeserializeSeed<'de> for SameName<'_> {
+        type Value = Name;
+        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Name, D::Error> {
+            deserializer.deserialize_str(self)
+        }
+    }
+
+    impl Visitor<'_> for SameName<'_> {
+        type Value = Name;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the name of a VRF")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Name, E> {
+            if self.0.as_str() != text {
+                *self.0 = Name::new(text).map_err(E::custom)?;
+            }
+            Ok(self.0.clone())
+        }
+    }
+}

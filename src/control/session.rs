@@ -1,0 +1,386 @@
+//! One connection without its socket: bytes in, bytes out, and the transaction in between.
+
+use std::time::Instant;
+
+use super::line::{Line, LineBuffer};
+use super::reply::{Changed, Reply, Staged};
+use super::request::{Patch, Request};
+use super::rpc::{self, Fault, FaultKind};
+use super::server::Limits;
+use super::Backend;
+
+/// Who is at the other end, for the audit line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub uid: u32,
+    pub pid: i32,
+}
+
+/// What all sessions share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// Memory staged by all of them.
+    pub staged_bytes: usize,
+}
+
+/// Whether a session can go on by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It has used its share; whole lines may wait.
+    More,
+    /// It needs input.
+    NeedsInput,
+    /// Too many answers wait to be read by the client.
+    OutputFull,
+    /// Nothing more is to be read; once the output is sent, close.
+    Closing,
+}
+
+#[derive(Debug, Default)]
+struct Transaction {
+    patches: Vec<Patch>,
+    changes: u64,
+    bytes: usize,
+    /// A change that was refused: what follows it was meant together with it.
+    spoiled: Option<String>,
+}
+
+/// The state of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    input: LineBuffer,
+    output: Vec<u8>,
+    /// How much of `output` was sent.
+    sent: usize,
+    transaction: Option<Transaction>,
+    uploads: Vec<(String, String)>,
+    uploaded_bytes: usize,
+    closing: bool,
+    /// Requests answered.
+    served: u64,
+    peer: Peer,
+}
+
+/// Memory of one uploaded file besides its text.
+const FILE_OVERHEAD_BYTES: usize = 128;
+
+/// Files one connection may upload for one `apply`.
+const MAX_FILES: usize = 1024;
+
+impl Session {
+    /// Requests and bytes served before the next client gets its turn. The bytes are those of lines
+    /// already done: one more line, of the longest kind, is the longest stall.
+    const TURN_LINES: usize = 64;
+    const TURN_BYTES: usize = 1 << 20;
+
+    pub(crate) fn new(peer: Peer) -> Session {
+        Session { peer, ..Session::default() }
+    }
+
+    /// Takes in what was read from the socket.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        if !self.closing {
+            self.input.push(bytes);
+        }
+    }
+
+    /// Serves whole lines until one of [`Turn`] holds.
+    pub(crate) fn run(&mut self, backend: &mut dyn Backend, shared: &mut Shared, limits: &Limits) -> Turn {
+        let mut bytes = 0;
+        for _ in 0..Self::TURN_LINES {
+            if self.closing {
+                return Turn::Closing;
+            }
+            if self.unsent().len() >= limits.output_bytes {
+                return Turn::OutputFull;
+            }
+            if bytes >= Self::TURN_BYTES {
+                return Turn::More;
+            }
+            // The line is lent by the buffer; the buffer stands aside while the rest of `self` works.
+            let mut input = std::mem::take(&mut self.input);
+            let turn = match input.next(limits.line_bytes) {
+                Line::Partial => Some(Turn::NeedsInput),
+                Line::TooLong => {
+                    let message = format!("a line has at most {} bytes; send large changes in pieces", limits.line_bytes);
+                    rpc::encode("null", &Err(Fault::new(FaultKind::Limit, message)), &mut self.output);
+                    self.closing = true;
+                    None
+                }
+                Line::Whole(line) => {
+                    bytes += line.len();
+                    if !line.iter().all(u8::is_ascii_whitespace) {
+                        self.serve_line(line, backend, shared, limits);
+                    }
+                    None
+                }
+            };
+            self.input = input;
+            if self.closing {
+                self.input.clear();
+            }
+            if let Some(turn) = turn {
+                return turn;
+            }
+        }
+        Turn::More
+    }
+
+    /// Requests answered so far.
+    pub(crate) fn served(&self) -> u64 {
+        self.served
+    }
+
+    /// What waits to be sent.
+    pub(crate) fn unsent(&self) -> &[u8] {
+        &self.output[self.sent..]
+    }
+
+    /// Notes that the first `bytes` of [`Session::unsent`] were sent.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.sent += bytes;
+        if self.sent == self.output.len() {
+            self.sent = 0;
+            self.output.clear();
+            self.output.shrink_to(64 * 1024);
+        }
+    }
+
+    /// Whether part of a request waits for its end.
+    pub(crate) fn is_half_way(&self) -> bool {
+        self.input.is_partial()
+    }
+
+    /// Whether it holds staged changes or uploaded files.
+    pub(crate) fn holds_staged(&self) -> bool {
+        self.transaction.is_some() || !self.uploads.is_empty()
+    }
+
+    /// Gives back what it holds of the shared cap. The transaction is aborted.
+    pub(crate) fn end(mut self, shared: &mut Shared) {
+        if let Some(transaction) = self.drop_transaction(shared) {
+            let (uid, pid, changes) = (self.peer.uid, self.peer.pid, transaction.changes);
+            tracing::info!(target: "softgate::audit", uid, pid, changes, "connection closed: transaction aborted");
+        }
+        self.drop_uploads(shared);
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.input.memory_bytes() + self.output.capacity()
+    }
+
+    fn serve_line(&mut self, line: &[u8], backend: &mut dyn Backend, shared: &mut Shared, limits: &Limits) {
+        self.served += 1;
+        let (id, request) = rpc::decode(line);
+        let answer = match request {
+            Ok(request) => self.serve(request, backend, shared, limits),
+            Err(fault) => {
+                self.spoil(&fault); // it may have been a change
+                Err(fault)
+            }
+        };
+        rpc::encode(id, &answer, &mut self.output);
+    }
+
+    fn serve(
+        &mut self,
+        request: Request,
+        backend: &mut dyn Backend,
+        shared: &mut Shared,
+        limits: &Limits,
+    ) -> Result<Reply, Fault> {
+        match request {
+            Request::Ping {} => Ok(Reply::Pong {}),
+            Request::ShowVersion {}
+            | Request::ShowPorts {}
+            | Request::ShowInterfaces {}
+            | Request::ShowRoutes(_)
+            | Request::ShowNeighbours { .. }
+            | Request::ShowCounters {}
+            | Request::ShowDrops {}
+            | Request::ShowWorkers {}
+            | Request::DropsExport {} => backend.execute(request),
+            Request::Upload { name, text } => self.upload(name, &text, shared, limits),
+            Request::Apply { file_name, text, .. } => self.apply(file_name, text, backend, shared),
+            Request::RouteAdd { routes } => {
+                self.change("route.add", Patch::RouteAdd(routes), backend, shared, limits)
+            }
+            Request::RouteDel { routes } => {
+                self.change("route.del", Patch::RouteDel(routes), backend, shared, limits)
+            }
+            Request::NeighbourAdd { neighbours } => {
+                self.change("neighbour.add", Patch::NeighbourAdd(neighbours), backend, shared, limits)
+            }
+            Request::NeighbourDel { neighbours } => {
+                self.change("neighbour.del", Patch::NeighbourDel(neighbours), backend, shared, limits)
+            }
+            Request::Begin {} => match self.transaction {
+                Some(_) => Err(Fault::new(FaultKind::Order, "a transaction is open already: commit or abort it")),
+                None => {
+                    self.transaction = Some(Transaction::default());
+                    Ok(self.staged())
+                }
+            },
+            Request::Commit { .. } => self.commit(backend, shared),
+            Request::Abort {} => match self.drop_transaction(shared) {
+                Some(_) => Ok(self.staged()),
+                None => Err(no_transaction()),
+            },
+        }
+    }
+
+    fn staged(&self) -> Reply {
+        let (changes, bytes) = self.transaction.as_ref().map_or((0, 0), |open| (open.changes, open.bytes));
+        Reply::Staged(Staged { staged: changes, staged_bytes: (bytes + self.uploaded_bytes) as u64 })
+    }
+
+    fn reserve(bytes: usize, shared: &mut Shared, limits: &Limits) -> Result<(), Fault> {
+        if shared.staged_bytes + bytes > limits.staged_bytes {
+            let most = limits.staged_bytes >> 20;
+            let message = format!("more than {most} MiB would be staged by all clients; commit in several transactions");
+            return Err(Fault::new(FaultKind::Limit, message));
+        }
+        shared.staged_bytes += bytes;
+        Ok(())
+    }
+
+    fn upload(&mut self, name: String, text: &str, shared: &mut Shared, limits: &Limits) -> Result<Reply, Fault> {
+        let known = self.uploads.iter().position(|(known, _)| *known == name);
+        if known.is_none() && self.uploads.len() >= MAX_FILES {
+            return Err(Fault::new(FaultKind::Limit, format!("a config has at most {MAX_FILES} files")));
+        }
+        let new_bytes = if known.is_none() { name.len() + FILE_OVERHEAD_BYTES } else { 0 };
+        let bytes = new_bytes + text.len();
+        Self::reserve(bytes, shared, limits)?;
+        self.uploaded_bytes += bytes;
+        let index = known.unwrap_or_else(|| {
+            self.uploads.push((name, String::new()));
+            self.uploads.len() - 1
+        });
+        self.uploads[index].1.push_str(text);
+        Ok(self.staged())
+    }
+
+    fn apply(
+        &mut self,
+        file_name: String,
+        text: String,
+        backend: &mut dyn Backend,
+        shared: &mut Shared,
+    ) -> Result<Reply, Fault> {
+        if self.transaction.is_some() {
+            let message = "apply replaces the whole config and is a transaction of its own: commit or abort first";
+            return Err(Fault::new(FaultKind::Order, message));
+        }
+        let mut files = std::mem::take(&mut self.uploads);
+        let uploaded = files.iter().position(|(name, _)| name.is_empty()).map(|index| files.swap_remove(index).1);
+        let answer = match (text.is_empty(), uploaded) {
+            (false, None) => Some(text),
+            (true, Some(uploaded)) => Some(uploaded),
+            _ => None,
+        };
+        let answer = match answer {
+            Some(text) => self.audited("apply", 1, Request::Apply { file_name, text, files }, backend),
+            None => {
+                let message = "apply takes the config either as text or uploaded under the name \"\"";
+                Err(Fault::new(FaultKind::InvalidParams, message))
+            }
+        };
+        self.drop_uploads(shared);
+        answer
+    }
+
+    /// Stages a change, or makes it at once where no transaction is open.
+    fn change(
+        &mut self,
+        method: &'static str,
+        patch: Patch,
+        backend: &mut dyn Backend,
+        shared: &mut Shared,
+        limits: &Limits,
+    ) -> Result<Reply, Fault> {
+        let changes = patch.changes();
+        let Some(transaction) = &mut self.transaction else {
+            return self.audited(method, changes, Request::Commit { patches: vec![patch] }, backend);
+        };
+        if let Some(fault) = &transaction.spoiled {
+            return Err(spoiled(fault));
+        }
+        let bytes = patch.memory_bytes() + size_of::<Patch>();
+        if let Err(fault) = Self::reserve(bytes, shared, limits) {
+            self.spoil(&fault);
+            return Err(fault);
+        }
+        transaction.bytes += bytes;
+        transaction.changes += changes;
+        transaction.patches.push(patch);
+        Ok(self.staged())
+    }
+
+    /// A transaction of which a part was refused is never committed.
+    fn spoil(&mut self, fault: &Fault) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.spoiled.get_or_insert_with(|| fault.message.clone());
+        }
+    }
+
+    fn commit(&mut self, backend: &mut dyn Backend, shared: &mut Shared) -> Result<Reply, Fault> {
+        let transaction = self.transaction.take().ok_or_else(no_transaction)?;
+        let answer = match &transaction.spoiled {
+            Some(fault) => Err(spoiled(fault)),
+            None => {
+                let commit = Request::Commit { patches: transaction.patches };
+                self.audited("commit", transaction.changes, commit, backend)
+            }
+        };
+        shared.staged_bytes -= transaction.bytes;
+        answer
+    }
+
+    fn drop_transaction(&mut self, shared: &mut Shared) -> Option<Transaction> {
+        let transaction = self.transaction.take()?;
+        shared.staged_bytes -= transaction.bytes;
+        Some(transaction)
+    }
+
+    fn drop_uploads(&mut self, shared: &mut Shared) {
+        self.uploads = Vec::new();
+        shared.staged_bytes -= std::mem::take(&mut self.uploaded_bytes);
+    }
+
+    /// A change leaves a line in the log: who, what, how it ended.
+    fn audited(
+        &self,
+        method: &'static str,
+        changes: u64,
+        request: Request,
+        backend: &mut dyn Backend,
+    ) -> Result<Reply, Fault> {
+        let Peer { uid, pid } = self.peer;
+        let start = Instant::now();
+        let answer = backend.execute(request);
+        let took_us = start.elapsed().as_micros() as u64;
+        match &answer {
+            Ok(Reply::Changed(Changed { generation, .. })) => {
+                tracing::info!(target: "softgate::audit", uid, pid, method, changes, generation, took_us, "changed");
+            }
+            Ok(_) => tracing::info!(target: "softgate::audit", uid, pid, method, changes, took_us, "done"),
+            Err(fault) => {
+                // One line, whatever the client wrote: names from requests stand in these messages.
+                let why: String = fault.message.chars().take(200).flat_map(char::escape_debug).collect();
+                tracing::warn!(target: "softgate::audit", uid, pid, method, changes, took_us, why, "refused");
+            }
+        }
+        answer
+    }
+}
+
+fn no_transaction() -> Fault {
+    Fault::new(FaultKind::Order, "no transaction is open on this connection: begin one")
+}
+
+fn spoiled(fault: &str) -> Fault {
+    let message = format!("a request of this transaction failed ({fault}); nothing of it is applied: abort and begin again");
+    Fault::new(FaultKind::Order, message)
+}
