@@ -1,4 +1,5 @@
 //! SoftGate: a software gateway for bare-metal networks.
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod io;

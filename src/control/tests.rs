@@ -241,7 +241,10 @@ fn a_client_gets_typed_answers() {
     assert_eq!(export.pcapng, [10, 13, 13, 10, 255]);
     running.fake.lock().unwrap().counters = 25_000;
     let mut pages = Vec::new();
-    client.routes(RoutesQuery::default(), |page| pages.push(page.len())).unwrap();
+    client.routes(RoutesQuery::default(), |page| {
+        pages.push(page.len());
+        true
+    }).unwrap();
     assert_eq!(pages, [10_000, 10_000, 5_000]);
     let text = "schema = 1\n[[route_file]]\npath = \"full.txt\"\n";
     let routes = "192.0.2.0/24 blackhole # é\n".repeat(1);
