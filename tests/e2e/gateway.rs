@@ -1,0 +1,283 @@
+//! The gateway under test: `softgate run` in the lab's namespace `gw`, and what one can ask of it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::lab::{Lab, repository, text};
+
+/// How long the gateway may take to say it is ready: binding is retried for some seconds after a crash.
+const READY_WITHIN: Duration = Duration::from_secs(15);
+/// How long it may take to end when asked to.
+const STOPPED_WITHIN: Duration = Duration::from_secs(10);
+
+/// The lab's config with what a test changes.
+#[derive(Clone)]
+pub struct Config {
+    pub workers: &'static str,
+    pub mode: &'static str,
+    pub mtu: u32,
+    pub uplink_mtu: u32,
+    /// Devices of the uplink; several make an active-backup LAG.
+    pub uplink: &'static [&'static str],
+    /// Further tables.
+    pub extra: String,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            workers: "[1]",
+            mode: "auto",
+            mtu: 1500,
+            uplink_mtu: 1500,
+            uplink: &["eth2"],
+            extra: String::new(),
+        }
+    }
+}
+
+impl Config {
+    /// As the operator would have typed it.
+    pub fn text(&self, socket: &Path) -> String {
+        let Config { workers, mode, mtu, uplink_mtu, uplink, extra } = self;
+        let devices = match uplink {
+            [one] => format!("device = \"{one}\""),
+            several => format!("devices = {several:?}\nlag = \"active-backup\""),
+        };
+        let socket = socket.display();
+        format!(
+            r#"
+schema = 1
+[system]
+name = "e2e"
+workers = {workers}
+[control]
+socket = "{socket}"
+[[port]]
+name = "trunk"
+device = "eth1"
+mode = "{mode}"
+[[port]]
+name = "uplink"
+{devices}
+mode = "{mode}"
+[[interface]]
+name = "tenant-a"
+port = "trunk"
+vlan = 100
+addresses = ["10.0.1.1/24", "2001:db8:1::1/64"]
+mtu = {mtu}
+[[interface]]
+name = "tenant-b"
+port = "trunk"
+vlan = [200, 10]
+addresses = ["10.0.2.1/24", "2001:db8:2::1/64"]
+mtu = {mtu}
+[[interface]]
+name = "outside"
+port = "uplink"
+addresses = ["198.51.100.2/24", "2001:db8:ff::2/64"]
+mtu = {uplink_mtu}
+{extra}"#
+        )
+    }
+
+    /// With these tables at the end.
+    pub fn with(mut self, extra: &str) -> Config {
+        self.extra.push_str(extra);
+        self
+    }
+}
+
+/// A running gateway; asked to stop when dropped.
+pub struct Gateway {
+    child: Child,
+    binary: PathBuf,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Gateway {
+    /// Starts the shipped binary and waits until it is ready.
+    pub fn start(lab: &Lab, config: &Config) -> Gateway {
+        Gateway::start_binary(lab, config, &binary())
+    }
+
+    /// Starts this binary and waits until it is ready.
+    pub fn start_binary(lab: &Lab, config: &Config, binary: &Path) -> Gateway {
+        let (socket, log, file) =
+            (lab.path("control.sock"), lab.path("softgate.log"), lab.path("softgate.toml"));
+        fs::write(&file, config.text(&socket)).expect("the config can be written");
+        let out = File::create(&log).expect("the log can be written");
+        let child = lab
+            .command("gw", &format!("{} run --config {}", binary.display(), file.display()))
+            .stdout(Stdio::from(out.try_clone().expect("one file, two handles")))
+            .stderr(Stdio::from(out))
+            .spawn()
+            .expect("ip netns exec runs");
+        let mut gateway = Gateway { child, binary: binary.to_owned(), socket, log };
+        let deadline = Instant::now() + READY_WITHIN;
+        while !gateway.log().contains("softgate ready") {
+            if let Some(status) = gateway.child.try_wait().expect("our own child") {
+                panic!("the gateway ended at once, {status}:\n{}", gateway.log());
+            }
+            assert!(Instant::now() < deadline, "the gateway does not get ready:\n{}", gateway.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        gateway
+    }
+
+    /// Its process id: `ip netns exec` becomes the gateway.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Where its control socket is.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// A client command, such as `show ports`: whether it succeeded, and what it said.
+    pub fn client(&self, command: &str) -> (ExitStatus, String) {
+        let output = Command::new(&self.binary)
+            .args(command.split_whitespace())
+            .arg("--socket")
+            .arg(&self.socket)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the client runs");
+        (output.status, text(&output))
+    }
+
+    /// A client command that must succeed.
+    pub fn ask(&self, command: &str) -> String {
+        let (status, said) = self.client(command);
+        assert!(status.success(), "softgate {command}: {status}\n{said}\n{}", self.log());
+        said
+    }
+
+    /// `show WHAT --json`.
+    pub fn show(&self, what: &str) -> Value {
+        let said = self.ask(&format!("show {what} --json"));
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("show {what} --json: {error}\n{said}"))
+    }
+
+    /// Packets lost so far, by reason; reasons that never struck are left out.
+    pub fn drops(&self) -> BTreeMap<String, u64> {
+        let shown = self.show("drops");
+        let mut drops = BTreeMap::new();
+        collect_drops(&shown, &mut drops);
+        drops.retain(|_, packets| *packets > 0);
+        drops
+    }
+
+    /// Applies a config file with these contents.
+    pub fn apply(&self, lab: &Lab, config: &str) -> (ExitStatus, String) {
+        let file = lab.path("next.toml");
+        fs::write(&file, config).expect("the config can be written");
+        self.client(&format!("apply {}", file.display()))
+    }
+
+    /// The signal, by name, as `kill` knows it.
+    pub fn signal(&self, signal: &str) {
+        let status =
+            Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(status.success(), "kill {signal}");
+    }
+
+    /// Dies without a chance to tidy up.
+    pub fn kill(mut self) {
+        self.signal("-KILL");
+        self.child.wait().expect("our own child");
+    }
+
+    /// Ends as an operator ends it, and proves that no frame leaked.
+    pub fn stop(mut self) -> String {
+        self.signal("-TERM");
+        let status = self.wait().unwrap_or_else(|| panic!("the gateway does not stop:\n{}", self.log()));
+        let log = self.log();
+        assert!(status.success(), "the gateway stopped with {status}:\n{log}");
+        assert!(log.contains("leaked_frames=0"), "frames leaked, or nobody counted:\n{log}");
+        log
+    }
+
+    fn wait(&mut self) -> Option<ExitStatus> {
+        let deadline = Instant::now() + STOPPED_WITHIN;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("our own child") {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        None
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- log of the gateway\n{}----", self.log());
+        }
+        if self.child.try_wait().ok().flatten().is_some() {
+            return;
+        }
+        self.signal("-TERM");
+        if self.wait().is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The binary under test: `SOFTGATE`, else the one Cargo built for these tests.
+fn binary() -> PathBuf {
+    std::env::var_os("SOFTGATE").map_or_else(|| env!("CARGO_BIN_EXE_softgate").into(), PathBuf::from)
+}
+
+/// The binary with the feature `afxdp`: `SOFTGATE_AFXDP`, else where `scripts/test` builds it.
+pub fn afxdp_binary() -> Option<PathBuf> {
+    let path = std::env::var_os("SOFTGATE_AFXDP")
+        .map_or_else(|| repository().join("target/afxdp/release/softgate"), PathBuf::from);
+    path.exists().then_some(path)
+}
+
+/// From `show drops`: every reason with its count.
+fn collect_drops(shown: &Value, drops: &mut BTreeMap<String, u64>) {
+    match shown {
+        Value::Array(list) => list.iter().for_each(|entry| collect_drops(entry, drops)),
+        Value::Object(entry) => {
+            if let (Some(reason), Some(packets)) = (entry.get("reason").and_then(Value::as_str), count(entry))
+            {
+                *drops.entry(reason.to_owned()).or_default() += packets;
+            } else {
+                entry.values().for_each(|value| collect_drops(value, drops));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn count(entry: &serde_json::Map<String, Value>) -> Option<u64> {
+    ["packets", "count"].iter().find_map(|key| entry.get(*key).and_then(Value::as_u64))
+}
+
+/// From `show ports`: what each queue of a port received.
+pub fn received_per_queue(shown: &Value, port: &str) -> Vec<u64> {
+    let ports = shown.as_array().or_else(|| shown["ports"].as_array()).expect("a list of ports");
+    let found = ports
+        .iter()
+        .find(|entry| entry["name"] == port)
+        .unwrap_or_else(|| panic!("no port {port}: {shown:#}"));
+    let queues = found["queues"].as_array().unwrap_or_else(|| panic!("no queues: {found:#}"));
+    queues.iter().map(|queue| queue["rx_packets"].as_u64().expect("rx_packets")).collect()
+}
