@@ -129,8 +129,8 @@ def trunk():
         yield 10 * sequence + 1, b(echo("2001:db8:2::10", "2001:db8:ff::1", sequence))
     # From one tenant to the other: one tag off, two on.
     for i in range(20):
-        yield 50 + i, a(udp("10.0.1.10", "10.0.2.10", 4000 + i, 53, b"question"))
-        yield 50 + i + 0.5, b(udp("10.0.2.10", "10.0.1.10", 53, 4000 + i, b"answer"))
+        yield 50 + i, a(udp("10.0.1.10", "10.0.2.10", 4000 + i, 7000, b"question"))
+        yield 50 + i + 0.5, b(udp("10.0.2.10", "10.0.1.10", 7000, 4000 + i, b"answer"))
     # A first probe of traceroute, for each family.
     yield 80, a(udp("10.0.1.10", "198.51.100.1", 40000, 33434, bytes(24), ttl=1))
     yield 81, b(udp("2001:db8:2::10", "2001:db8:ff::1", 40000, 33434, bytes(24), ttl=1))
