@@ -175,10 +175,13 @@ impl Gateway {
     /// Packets lost so far, by reason; reasons that never struck are left out.
     pub fn drops(&self) -> BTreeMap<String, u64> {
         let shown = self.show("drops");
-        let mut drops = BTreeMap::new();
-        collect_drops(&shown, &mut drops);
-        drops.retain(|_, packets| *packets > 0);
-        drops
+        let entries = shown.as_array().unwrap_or_else(|| panic!("show drops is a list: {shown:#}"));
+        let count = |entry: &Value| (entry["reason"].as_str().map(str::to_owned), entry["count"].as_u64());
+        let drops = entries.iter().map(|entry| match count(entry) {
+            (Some(reason), Some(packets)) => (reason, packets),
+            _ => panic!("no reason or no count: {entry:#}"),
+        });
+        drops.filter(|(_, packets)| *packets > 0).collect()
     }
 
     /// Applies a config file with these contents.
@@ -249,35 +252,4 @@ pub fn afxdp_binary() -> Option<PathBuf> {
     let path = std::env::var_os("SOFTGATE_AFXDP")
         .map_or_else(|| repository().join("target/afxdp/release/softgate"), PathBuf::from);
     path.exists().then_some(path)
-}
-
-/// From `show drops`: every reason with its count.
-fn collect_drops(shown: &Value, drops: &mut BTreeMap<String, u64>) {
-    match shown {
-        Value::Array(list) => list.iter().for_each(|entry| collect_drops(entry, drops)),
-        Value::Object(entry) => {
-            if let (Some(reason), Some(packets)) = (entry.get("reason").and_then(Value::as_str), count(entry))
-            {
-                *drops.entry(reason.to_owned()).or_default() += packets;
-            } else {
-                entry.values().for_each(|value| collect_drops(value, drops));
-            }
-        }
-        _ => {}
-    }
-}
-
-fn count(entry: &serde_json::Map<String, Value>) -> Option<u64> {
-    ["packets", "count"].iter().find_map(|key| entry.get(*key).and_then(Value::as_u64))
-}
-
-/// From `show ports`: what each queue of a port received.
-pub fn received_per_queue(shown: &Value, port: &str) -> Vec<u64> {
-    let ports = shown.as_array().or_else(|| shown["ports"].as_array()).expect("a list of ports");
-    let found = ports
-        .iter()
-        .find(|entry| entry["name"] == port)
-        .unwrap_or_else(|| panic!("no port {port}: {shown:#}"));
-    let queues = found["queues"].as_array().unwrap_or_else(|| panic!("no queues: {found:#}"));
-    queues.iter().map(|queue| queue["rx_packets"].as_u64().expect("rx_packets")).collect()
 }
