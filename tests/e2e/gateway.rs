@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::lab::{Lab, repository, text};
 
@@ -166,10 +168,25 @@ impl Gateway {
         said
     }
 
-    /// `show WHAT --json`.
+    /// The answer to `show.WHAT` on the control socket, past our own client.
     pub fn show(&self, what: &str) -> Value {
-        let said = self.ask(&format!("show {what} --json"));
-        serde_json::from_str(&said).unwrap_or_else(|error| panic!("show {what} --json: {error}\n{said}"))
+        let mut socket = UnixStream::connect(&self.socket).expect("the gateway's socket");
+        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out");
+        let request = json!({ "jsonrpc": "2.0", "id": 1, "method": format!("show.{what}"), "params": {} });
+        writeln!(socket, "{request}").expect("the gateway reads");
+        let mut line = String::new();
+        BufReader::new(socket).read_line(&mut line).expect("the gateway answers");
+        let mut reply: Value =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("show.{what}: {error}: {line}"));
+        assert!(reply["error"].is_null(), "show.{what}: {reply:#}");
+        reply["result"].take()
+    }
+
+    /// One port of `show ports`.
+    pub fn port(&self, name: &str) -> Value {
+        let ports = self.show("ports");
+        let found = ports.as_array().and_then(|ports| ports.iter().find(|port| port["name"] == name));
+        found.unwrap_or_else(|| panic!("no port {name}: {ports:#}")).clone()
     }
 
     /// Packets lost so far, by reason; reasons that never struck are left out.

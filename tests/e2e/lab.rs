@@ -1,9 +1,10 @@
 //! One test network of its own for each test: `scripts/lab` in namespaces with unique names.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -15,6 +16,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub struct Lab {
     prefix: String,
     dir: tempfile::TempDir,
+    servers: AtomicU32,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -38,6 +40,7 @@ impl Lab {
         let lab = Lab {
             prefix: format!("sgt{}x{number}-", std::process::id()),
             dir: tempfile::tempdir().expect("a directory for the test's files"),
+            servers: AtomicU32::new(0),
             _alone: alone,
         };
         let output = lab.script("up").args(options).output().expect("scripts/lab runs");
@@ -107,8 +110,24 @@ impl Lab {
 
     /// `iperf3 --json` from a host to one of `net`'s addresses.
     pub fn iperf(&self, host: &str, to: &str, options: &str) -> Iperf {
-        let command = format!("iperf3 --client {to} --json {options}");
-        Iperf::read(&command, &self.run(host, &command).text)
+        self.start_iperf(host, to, options).finish()
+    }
+
+    /// The same, to run beside the test. Each has a server of its own: one that has just served another
+    /// client is not always ready for the next.
+    pub fn start_iperf(&self, host: &str, to: &str, options: &str) -> Load {
+        let port = 5300 + self.servers.fetch_add(1, Ordering::Relaxed);
+        let quiet = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let server = quiet(&mut self.command("net", &format!("iperf3 --server --one-off --port {port}")));
+        let server = server.expect("iperf3 starts");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.must("net", &format!("ss -Htln sport = :{port}")).is_empty() {
+            assert!(Instant::now() < deadline, "iperf3 does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let command = format!("iperf3 --client {to} --port {port} --json {options}");
+        let client = self.command(host, &command).stdout(Stdio::piped()).spawn().expect("iperf3 starts");
+        Load { command, client, server }
     }
 }
 
@@ -122,14 +141,33 @@ impl Drop for Lab {
     }
 }
 
+/// A running `iperf3`.
+pub struct Load {
+    command: String,
+    client: Child,
+    server: Child,
+}
+
+impl Load {
+    /// Waits for its end.
+    pub fn finish(mut self) -> Iperf {
+        let output = self.client.wait_with_output().expect("our own child");
+        // The server ends by itself, unless no client ever reached it.
+        if !output.status.success() {
+            let _ = self.server.kill();
+        }
+        let _ = self.server.wait();
+        Iperf::read(&self.command, &text(&output))
+    }
+}
+
 /// A finished `iperf3 --json`.
 pub struct Iperf {
     report: Value,
 }
 
 impl Iperf {
-    /// Takes what iperf3 printed.
-    pub fn read(command: &str, text: &str) -> Iperf {
+    fn read(command: &str, text: &str) -> Iperf {
         let report: Value =
             serde_json::from_str(text).unwrap_or_else(|error| panic!("{command}: {error}\n{text}"));
         assert!(report["error"].is_null(), "{command}: {}", report["error"]);
