@@ -1,6 +1,6 @@
 //! `softgate run`: the gateway itself, in the foreground.
 
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -36,6 +36,7 @@ const SIGNALS: usize = 1;
 pub fn run(args: &Args, socket: Option<PathBuf>) -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(&args.log))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     let config = match Config::load(&args.config) {
