@@ -5,6 +5,7 @@
 //! without a timer and without a lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::packet::hash::{self, Key};
 use crate::time::Nanos;
@@ -34,6 +35,17 @@ impl Bucket {
                 Err(seen) => spent_to = seen,
             }
         }
+    }
+}
+
+impl SourceBuckets {
+    /// Takes the one token that `what` has every `interval`.
+    pub fn take_every(&self, key: Key, what: u128, interval: Duration, now: Nanos) -> bool {
+        let last = &self.0[hash::address(key, what, 1) as usize % SOURCE_BUCKETS].0;
+        let seen = last.load(Ordering::Relaxed);
+        let due = seen == 0 || now.since(Nanos(seen)) >= interval;
+        // Time 0 is "never": one later is as good.
+        due && last.compare_exchange(seen, now.0.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 

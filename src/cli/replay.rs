@@ -42,6 +42,7 @@ struct Json {
     sent: u64,
     punted: u64,
     originated: u64,
+    fragments: u64,
     errors_limited: u64,
     leaked_frames: usize,
     drops: std::collections::BTreeMap<&'static str, u64>,
@@ -74,6 +75,7 @@ fn print(report: &Report, args: &Args) -> Result<(), Trouble> {
             sent: totals.sent,
             punted: totals.punted,
             originated: totals.originated,
+            fragments: totals.fragments,
             errors_limited: totals.errors_limited,
             leaked_frames: report.leaked_frames,
             drops: totals.drops.iter().map(|(reason, count)| (reason.name(), *count)).collect(),
@@ -88,7 +90,8 @@ fn print(report: &Report, args: &Args) -> Result<(), Trouble> {
         ("received", totals.received, ""),
         ("sent", totals.sent, ""),
         ("punted", totals.punted, "consumed by the gateway itself: ARP, ND, ICMP to it"),
-        ("originated", totals.originated, "made by the gateway: answers, errors, requests, fragments"),
+        ("originated", totals.originated, "made by the gateway: answers, errors, requests"),
+        ("fragments", totals.fragments, "made beyond each packet's first"),
         ("dropped", dropped, ""),
     ] {
         let _ = writeln!(text, "{}", format!("{name:<12}{count:>12}   {says}").trim_end());

@@ -376,11 +376,8 @@ impl Gateway {
             ("received", totals.received, "Frames received from all ports."),
             ("sent", totals.sent, "Frames given to all ports."),
             ("punted", totals.punted, "Packets the gateway consumed itself: ARP, ND, ICMP to it."),
-            (
-                "originated",
-                totals.originated,
-                "Packets the gateway made: answers, errors, requests, fragments.",
-            ),
+            ("originated", totals.originated, "Packets the gateway made: answers, errors, requests."),
+            ("fragments", totals.fragments, "Fragments made beyond each packet's first."),
             ("errors-limited", totals.errors_limited, "ICMP errors withheld by a rate limit."),
         ];
         let mut counters: Vec<Counter> = plain

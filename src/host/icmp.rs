@@ -102,7 +102,8 @@ fn turn_round(message: &mut [u8], from: u8, to: u8, added: u16) {
 
 /// May an error be sent about this packet? RFC 1812 section 4.3.2.7, RFC 4443 section 2.4e.
 pub fn may_answer(meta: &Meta, l3: &[u8]) -> bool {
-    if meta.has(flags::OWN) || meta.has(flags::LINK_GROUP) || meta.has(flags::LATER_FRAGMENT) {
+    let later_fragment = meta.has(flags::LATER_FRAGMENT);
+    if meta.has(flags::OWN) || meta.has(flags::LINK_GROUP) {
         return false;
     }
     let icmp_type = l3.get(usize::from(meta.l4 - meta.l3)).copied();
@@ -117,13 +118,14 @@ pub fn may_answer(meta: &Meta, l3: &[u8]) -> bool {
             // Only queries may be answered with errors: echo, timestamp, information, address mask.
             let query = |kind| matches!(kind, 0 | 8 | 13..=18);
             let error = meta.protocol == protocol::ICMP && !icmp_type.is_some_and(query);
-            single_host(src) && single_host(dst) && !error
+            // RFC 1812 section 4.3.2.7 spares later fragments; RFC 4443 does not.
+            single_host(src) && single_host(dst) && !error && !later_fragment
         }
         Family::Ipv6 => {
             let src = Ipv6Addr::from(be128(l3, 8));
             let dst = Ipv6Addr::from(be128(l3, 24));
             let error = meta.protocol == protocol::ICMPV6
-                && !icmp_type.is_some_and(|kind| kind >= V6_ECHO && kind != V6_REDIRECT);
+                && (later_fragment || !icmp_type.is_some_and(|kind| kind >= V6_ECHO && kind != V6_REDIRECT));
             !src.is_unspecified() && !src.is_multicast() && !dst.is_multicast() && !error
         }
         Family::Other => false,

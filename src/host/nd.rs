@@ -27,6 +27,9 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// All routers on the link.
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
+/// RFC 2464 section 2.
+const ETHERNET_MTU: u16 = 1500;
+
 /// RFC 4861 section 6.2.1: AdvValidLifetime, 30 days.
 const PREFIX_VALID: Duration = Duration::from_secs(2_592_000);
 /// RFC 4861 section 6.2.1: AdvPreferredLifetime, 7 days.
@@ -133,12 +136,9 @@ pub fn receive(
             if let Some(mac) = mac {
                 learn_sender(neighbours, slot, src, mac, cap, now);
             }
-            let Some(advertisements) = interface.info.advertisements else { return Ok(None) };
-            Ok(match mac {
-                // RFC 4861 section 6.2.6: a unicast answer is allowed where the sender is known.
-                Some(mac) => router_advert(slot, interface, advertisements, Some((src, mac))),
-                None => router_advert(slot, interface, advertisements, None),
-            })
+            // RFC 4861 section 6.2.6: the usual answer goes to all nodes, so that others are spared asking.
+            let advertisements = interface.info.advertisements;
+            Ok(advertisements.and_then(|advertisements| router_advert(slot, interface, advertisements)))
         }
         // Other routers' advertisements and redirects are for hosts.
         NdiscRepr::RouterAdvert { .. } | NdiscRepr::Redirect { .. } => Ok(None),
@@ -203,15 +203,15 @@ pub fn solicit(
     Some((target(slot, mac), emit(&repr, src, dst)))
 }
 
-/// A router advertisement, to all nodes or to one that asked.
+/// A router advertisement to all nodes.
 pub fn router_advert(
     slot: u16,
     interface: &Interface,
     advertisements: Advertisements,
-    to: Option<(Ipv6Addr, [u8; 6])>,
 ) -> Option<(LinkTarget, OwnBytes)> {
-    let src = interface.info.link_local?;
-    let (dst, mac) = to.map_or((ALL_NODES, multicast_mac(ALL_NODES)), |(addr, mac)| (addr, mac_to_u64(mac)));
+    let (src, dst) = (interface.info.link_local?, ALL_NODES);
+    // RFC 4861 section 6.2.1: AdvLinkMTU is sent where it says something.
+    let mtu = (interface.mtu_bytes != ETHERNET_MTU).then_some(u32::from(interface.mtu_bytes));
     let fixed = NdiscRepr::RouterAdvert {
         hop_limit: 64,
         flags: NdiscRouterFlags::empty(),
@@ -219,7 +219,7 @@ pub fn router_advert(
         reachable_time: Duration::ZERO,
         retrans_time: Duration::ZERO,
         lladdr: Some(own_lladdr(interface)),
-        mtu: Some(u32::from(interface.mtu_bytes)),
+        mtu,
         prefix_info: None,
     };
     let mut bytes = emit(&fixed, src, dst);
@@ -250,7 +250,7 @@ pub fn router_advert(
         option.emit(&mut NdiscOption::new_unchecked(&mut bytes[at..]));
     }
     finish(&mut bytes, src, dst);
-    Some((target(slot, mac), bytes))
+    Some((target(slot, multicast_mac(dst)), bytes))
 }
 
 fn target(slot: u16, mac: u64) -> LinkTarget {

@@ -2,7 +2,7 @@
 //! hop's MAC address.
 
 use crate::neighbours::v4_key;
-use crate::packet::view::{array, be32, be128};
+use crate::packet::view::{be32, be128};
 use crate::packet::{DropReason, Family, Packet, Verdict, flags};
 use crate::pipeline::Context;
 use crate::pipeline::route::NO_NEIGHBOUR;
@@ -29,10 +29,13 @@ fn check(packet: &mut Packet, cx: &Context<'_>) -> Result<Verdict, DropReason> {
         if ttl <= 1 {
             return Err(DropReason::TtlExpired);
         }
-        let link_local =
-            if is_v4 { be32(l3, 12) >> 16 == 0xa9fe } else { *array::<2>(l3, 8) == [0xfe, 0x80] };
-        if link_local {
-            return Err(DropReason::LinkLocalNotRouted);
+        if is_v4 {
+            // 169.254/16, RFC 3927 section 2.7.
+            if be32(l3, 12) >> 16 == 0xa9fe {
+                return Err(DropReason::LinkLocalNotRouted);
+            }
+        } else {
+            stays_on_its_link(be128(l3, 8))?;
         }
     }
     let egress = cx.tables.interface(meta.egress);
@@ -60,4 +63,13 @@ fn check(packet: &mut Packet, cx: &Context<'_>) -> Result<Verdict, DropReason> {
     cx.neighbours.mark_used(meta.neighbour, cx.now);
     meta.dst_mac = word.mac();
     Ok(if too_long { Verdict::Fragment } else { Verdict::Forward })
+}
+
+/// Sources that may speak on their link and are never routed (RFC 4291 sections 2.5.2 and 2.5.6).
+fn stays_on_its_link(src: u128) -> Result<(), DropReason> {
+    if src == 0 {
+        return Err(DropReason::MartianSource);
+    }
+    // fe80::/10
+    if src >> 118 == 0x3fa { Err(DropReason::LinkLocalNotRouted) } else { Ok(()) }
 }

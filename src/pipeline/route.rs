@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::mem::BURST;
 use crate::packet::view::be128;
-use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, hash};
+use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags, hash};
 use crate::pipeline::{Context, Decision, Question};
 use crate::tables::{Action, Leaf, NextHop, Tables, Vrf};
 
@@ -101,6 +101,12 @@ fn apply(packet: &mut Packet, vrf: &Vrf, leaf: Leaf, cx: &Context<'_>) {
             if meta.family == Family::Ipv6 =>
         {
             packet.meta.verdict = Verdict::Punt;
+        }
+        // RFC 1812 section 5.3.4: not for us and in a broadcast frame, so it is nobody's business.
+        Decision::Drop(DropReason::NoRoute | DropReason::Blackhole | DropReason::UnreachableRoute)
+            if meta.has(flags::LINK_GROUP) =>
+        {
+            packet.meta.verdict = Verdict::Drop(DropReason::LinkBroadcastNotForwarded);
         }
         Decision::Drop(reason) => packet.meta.verdict = Verdict::Drop(reason),
     }

@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 use crate::host::{LinkTarget, OwnBytes, arp, icmp, nd};
 use crate::mem::{Frame, FramePool};
 use crate::neighbours::{self, NeighbourTable, State, addr_key};
-use crate::packet::view::{be128, ethertype, protocol};
+use crate::packet::view::{array, be128, ethertype, protocol};
 use crate::packet::{DropReason, Family, IcmpError, Ingress, Packet, Verdict, checksum, flags};
 use crate::pipeline::route::NO_NEIGHBOUR;
 use crate::pipeline::{Context, fragment, write_link_header};
@@ -36,6 +36,10 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// RFC 4861 section 10: MIN_DELAY_BETWEEN_RAS.
 const MIN_ADVERTISEMENT_GAP: Duration = Duration::from_secs(3);
 
+/// When a new interface is first advertised: within RFC 4861 section 10's MAX_INITIAL_RTR_ADVERT_INTERVAL, and
+/// not before hosts that ask at once have been answered.
+const FIRST_ADVERTISEMENT: Duration = Duration::from_secs(3);
+
 /// Length of the Ethernet header in front of the gateway's own packets.
 const OWN_L3: usize = 14;
 
@@ -55,6 +59,8 @@ pub struct Limits {
     pub errors: Bucket,
     /// ICMP errors per source prefix.
     pub errors_by_source: SourceBuckets,
+    /// Router advertisements on demand, per interface.
+    pub advertisements: SourceBuckets,
 }
 
 /// A packet that waits, as it came.
@@ -99,7 +105,6 @@ pub struct SlowPath {
     sweep_at: u32,
     advertisements: Vec<AdvertisementTimer>,
     advertisements_epoch: u64,
-    last_solicited_advertisement: Nanos,
 }
 
 impl SlowPath {
@@ -115,7 +120,6 @@ impl SlowPath {
             sweep_at: 0,
             advertisements: Vec::new(),
             advertisements_epoch: 0,
-            last_solicited_advertisement: Nanos(0),
         }
     }
 
@@ -129,7 +133,7 @@ impl SlowPath {
     ) -> Option<(Packet, DropReason)> {
         let result = match packet.meta.verdict {
             Verdict::Drop(reason) => Err((packet, reason)),
-            Verdict::Punt => self.punt(packet, cx, pool),
+            Verdict::Punt => self.punt(packet, cx, pool, limits),
             Verdict::Resolve => self.resolve(packet, cx, pool),
             Verdict::Fragment => self.fragment(packet, cx, pool),
             Verdict::Continue | Verdict::Forward => unreachable!("the worker sends these on"),
@@ -148,6 +152,7 @@ impl SlowPath {
         packet: Packet,
         cx: &Context<'_>,
         pool: &mut FramePool,
+        limits: &Limits,
     ) -> Result<(), (Packet, DropReason)> {
         if packet.meta.has(flags::OWN) {
             return Err((packet, DropReason::NoHostPath));
@@ -164,7 +169,7 @@ impl SlowPath {
                 Ok(())
             }
             Family::Ipv4 => self.punt_v4(packet, cx, pool),
-            Family::Ipv6 => self.punt_v6(packet, cx, pool),
+            Family::Ipv6 => self.punt_v6(packet, cx, pool, limits),
         }
     }
 
@@ -206,6 +211,7 @@ impl SlowPath {
         mut packet: Packet,
         cx: &Context<'_>,
         pool: &mut FramePool,
+        limits: &Limits,
     ) -> Result<(), (Packet, DropReason)> {
         let meta = packet.meta;
         let interface = cx.tables.interface(meta.interface);
@@ -235,10 +241,16 @@ impl SlowPath {
                 Ok(answer) => answer,
                 Err(reason) => return Err((packet, reason)),
             };
-            // Advertisements to everybody on demand are rationed (RFC 4861 section 6.2.6).
-            let to_all = icmp_type == ROUTER_SOLICITATION
-                && answer.as_ref().is_some_and(|(link, _)| link.mac >> 40 & 1 == 1);
-            let answer = answer.filter(|_| !to_all || self.may_advertise(cx.now));
+            // Advertisements on demand are rationed per interface (RFC 4861 section 6.2.6).
+            let answer = answer.filter(|_| {
+                icmp_type != ROUTER_SOLICITATION
+                    || limits.advertisements.take_every(
+                        cx.tables.settings.key,
+                        u128::from(meta.interface),
+                        MIN_ADVERTISEMENT_GAP,
+                        cx.now,
+                    )
+            });
             self.consumed(packet, answer, cx, pool);
             return Ok(());
         }
@@ -249,15 +261,6 @@ impl SlowPath {
             Err(reason) => return Err((packet, reason)),
         }
         Ok(())
-    }
-
-    fn may_advertise(&mut self, now: Nanos) -> bool {
-        let due = self.last_solicited_advertisement == Nanos(0)
-            || now.since(self.last_solicited_advertisement) >= MIN_ADVERTISEMENT_GAP;
-        if due {
-            self.last_solicited_advertisement = now;
-        }
-        due
     }
 
     fn icmp_received(
@@ -275,9 +278,18 @@ impl SlowPath {
                 if !packet.frame.is_chained() {
                     packet.frame.truncate(l3 + usize::from(meta.ip_len));
                 }
+                let asker = neighbours::mac_to_u64(*array(packet.frame.bytes(), 6));
                 packet.frame.trim_front(l3);
                 add(&cx.counters.originated, 1);
-                self.push_own(packet.frame, meta.vrf);
+                if to_link_local(&packet.frame, meta.family) {
+                    // No route leads to a link-local address: back to where the question came from.
+                    let egress = cx.tables.interface(meta.interface);
+                    write_link_header(&mut packet.frame, 0, egress, asker, ethertype::IPV6);
+                    self.count_sent(meta.interface, packet.frame.total_len(), cx);
+                    self.emit.ready.push((packet.frame, meta.interface));
+                } else {
+                    self.push_own(packet.frame, meta.vrf);
+                }
             }
             _ => pool.put(packet.frame),
         }
@@ -371,7 +383,7 @@ impl SlowPath {
         let egress = packet.meta.egress;
         match fragment::cut(&packet, cx.tables.interface(egress), pool) {
             Ok(fragments) => {
-                add(&cx.counters.originated, fragments.len() as u64 - 1);
+                add(&cx.counters.fragments, fragments.len() as u64 - 1);
                 for frame in fragments {
                     self.count_sent(egress, frame.total_len(), cx);
                     self.emit.ready.push((frame, egress));
@@ -589,7 +601,7 @@ impl SlowPath {
             let Some(advertisements) = interface.info.advertisements else { continue };
             self.advertisements[index].due =
                 due.plus(Duration::from_secs(u64::from(advertisements.interval_s)));
-            if let Some((link, bytes)) = nd::router_advert(slot, interface, advertisements, None) {
+            if let Some((link, bytes)) = nd::router_advert(slot, interface, advertisements) {
                 self.emit_link(link, &bytes, cx, pool);
             }
         }
@@ -600,7 +612,10 @@ impl SlowPath {
         let speaks = |interface: &Interface| interface.up && interface.info.advertisements.is_some();
         for (slot, _) in tables.interfaces.iter().enumerate().filter(|(_, interface)| speaks(interface)) {
             let slot = slot as u16;
-            let due = old.iter().find(|timer| timer.interface == slot).map_or(now, |timer| timer.due);
+            let due = old
+                .iter()
+                .find(|timer| timer.interface == slot)
+                .map_or(now.plus(FIRST_ADVERTISEMENT), |timer| timer.due);
             self.advertisements.push(AdvertisementTimer { interface: slot, due });
         }
     }
@@ -623,4 +638,7 @@ fn message_sum(packet: &Packet) -> u64 {
     checksum::add_chain(&packet.frame, usize::from(meta.l4), usize::from(meta.ip_len - header_len))
 }
 
-const _: () = assert!(ethertype::IPV4 != ethertype::IPV6);
+/// True for an IPv6 packet (`frame` begins at its header) whose destination is link-local.
+fn to_link_local(frame: &Frame, family: Family) -> bool {
+    family == Family::Ipv6 && Ipv6Addr::from(be128(frame.bytes(), 24)).is_unicast_link_local()
+}

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::packet::view::{be32, be128};
+use crate::packet::view::{be32, be128, protocol};
 use crate::packet::{DropReason, Family, Meta, Packet, Verdict, flags};
 use crate::pipeline::{Context, route};
 use crate::tables::{NO_INTERFACE, SourceCheck, Tables};
@@ -30,6 +30,10 @@ fn check_packet(meta: &Meta, l3: &[u8], cx: &Context<'_>) -> Result<(), DropReas
         Family::Ipv4 => (Ipv4Addr::from(be32(l3, 12)).into(), Ipv4Addr::from(meta.dst_v4).into()),
         _ => (Ipv6Addr::from(be128(l3, 8)).into(), Ipv6Addr::from(be128(l3, 24)).into()),
     };
+    // Neighbour discovery from `::` is judged by its own rules, and never forwarded.
+    if meta.protocol == protocol::ICMPV6 && src.is_unspecified() {
+        return Ok(());
+    }
     check(cx.tables, meta.interface, meta.vrf, src, dst)
 }
 

@@ -34,8 +34,10 @@ pub struct WorkerCounters {
     pub sent: AtomicU64,
     /// Packets consumed by the gateway itself (ARP, ND, ICMP to us).
     pub punted: AtomicU64,
-    /// Packets the gateway made: answers, errors, requests, and fragments beyond a packet's first.
+    /// Packets the gateway made: answers, errors, requests.
     pub originated: AtomicU64,
+    /// Fragments made beyond a packet's first.
+    pub fragments: AtomicU64,
     /// Bursts that held at least one frame.
     pub bursts: AtomicU64,
     /// Turns of the loop.
@@ -64,6 +66,7 @@ impl WorkerCounters {
             sent: AtomicU64::new(0),
             punted: AtomicU64::new(0),
             originated: AtomicU64::new(0),
+            fragments: AtomicU64::new(0),
             bursts: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             errors_limited: AtomicU64::new(0),
@@ -88,6 +91,8 @@ pub struct Totals {
     pub punted: u64,
     /// Packets made by the gateway.
     pub originated: u64,
+    /// Fragments made beyond each packet's first.
+    pub fragments: u64,
     /// ICMP errors withheld by a rate limit.
     pub errors_limited: u64,
     /// Reasons that lost something, with their counts.
@@ -109,6 +114,7 @@ impl Totals {
             sent: sum(|w| &w.sent),
             punted: sum(|w| &w.punted),
             originated: sum(|w| &w.originated),
+            fragments: sum(|w| &w.fragments),
             errors_limited: sum(|w| &w.errors_limited),
             drops: drops.filter(|(_, count)| *count > 0).collect(),
         }
