@@ -34,6 +34,9 @@ pub fn receive(
     else {
         return Err(DropReason::ArpInvalid);
     };
+    if !matches!(operation, ArpOperation::Request | ArpOperation::Reply) {
+        return Err(DropReason::ArpInvalid);
+    }
     if !source_hardware_addr.is_unicast() || interface.owns_v4(sender) {
         // Somebody claims one of our addresses, or a group address as his own.
         return Err(DropReason::ArpInvalid);

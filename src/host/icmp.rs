@@ -31,8 +31,12 @@ const V6_REDIRECT: u8 = 137;
 pub enum Received {
     /// Read and forgotten: errors about our own packets, source quench (RFC 6633), timestamps.
     Consumed,
-    /// An echo: the packet itself, turned round in place, is the answer.
-    Echo,
+    /// An echo: the packet itself, turned round in place, is the answer, from this many bytes behind its old
+    /// beginning on.
+    Echo {
+        /// Bytes of extension headers that do not come back.
+        skip: usize,
+    },
 }
 
 /// Reads an ICMP message to us and turns an echo round in place (RFC 1122 section 3.2.2.6: all of its data
@@ -53,7 +57,7 @@ pub fn receive_v4(meta: &Meta, l3: &mut [u8], message_sum: u64) -> Result<Receiv
     let sum = checksum::of(&l3[..l4]);
     l3[10..12].copy_from_slice(&sum.to_be_bytes());
     turn_round(&mut l3[l4..], V4_ECHO, V4_ECHO_REPLY, 0);
-    Ok(Received::Echo)
+    Ok(Received::Echo { skip: 0 })
 }
 
 /// As [`receive_v4`], for everything of ICMPv6 that is not neighbour discovery.
@@ -89,7 +93,12 @@ pub fn receive_v6(
     let difference = u32::from(after) + u32::from(!before);
     let difference = ((difference & 0xffff) + (difference >> 16)) as u16;
     turn_round(&mut l3[l4..], V6_ECHO, V6_ECHO_REPLY, difference);
-    Ok(Received::Echo)
+    // Extension headers were said to us and are not said back: the IPv6 header moves up to the message.
+    let options = l4 - IPV6_BYTES;
+    l3[4..6].copy_from_slice(&(message_len as u16).to_be_bytes());
+    l3[6] = protocol::ICMPV6;
+    l3.copy_within(..IPV6_BYTES, options);
+    Ok(Received::Echo { skip: options })
 }
 
 /// Changes the type, and the checksum by that and by what else was added to the sum (RFC 1624).

@@ -66,12 +66,11 @@ pub(super) fn decrement_ttl(l3: &mut [u8], family: Family) {
     if family == Family::Ipv4 {
         let header: &mut [u8; 20] = array_mut(l3, 0);
         header[8] -= 1;
-        // The TTL is the upper byte of its word: the word fell by 0x0100, so the checksum rises by it,
-        // with the carry added back. ~(~C + ~m + m') = C + 0x0100 in one's complement; C = 0xffff
-        // cannot occur in a valid header that is not all zeros.
-        let sum = u32::from(be16(header, 10)) + 0x0100;
+        // The TTL is the upper byte of its word, which fell by 0x0100: ~m + m' is 0xfeff (RFC 1624 eqn. 3).
+        // Adding 0x0100 to the checksum itself (RFC 1141) would leave 0xffff where 0x0000 belongs.
+        let sum = u32::from(!be16(header, 10)) + 0xfeff;
         let sum = (sum & 0xffff) + (sum >> 16);
-        header[10..12].copy_from_slice(&(sum as u16).to_be_bytes());
+        header[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
     } else {
         l3[7] -= 1;
     }
@@ -118,7 +117,9 @@ mod tests {
                 let sum = checksum::of(&header);
                 header[10..12].copy_from_slice(&sum.to_be_bytes());
                 decrement_ttl(&mut header, Family::Ipv4);
-                assert!(checksum::is_valid(&header), "ttl {ttl} id {id:#06x}");
+                let mut anew = header;
+                anew[10..12].fill(0);
+                assert_eq!(be16(&header, 10), checksum::of(&anew), "ttl {ttl} id {id:#06x}");
             }
         }
     }

@@ -272,14 +272,14 @@ impl SlowPath {
     ) {
         add(&cx.counters.punted, 1);
         match received {
-            icmp::Received::Echo if self.has_budget() => {
+            icmp::Received::Echo { skip } if self.has_budget() => {
                 let meta = packet.meta;
                 let l3 = usize::from(meta.l3);
                 if !packet.frame.is_chained() {
                     packet.frame.truncate(l3 + usize::from(meta.ip_len));
                 }
                 let asker = neighbours::mac_to_u64(*array(packet.frame.bytes(), 6));
-                packet.frame.trim_front(l3);
+                packet.frame.trim_front(l3 + skip);
                 add(&cx.counters.originated, 1);
                 if to_link_local(&packet.frame, meta.family) {
                     // No route leads to a link-local address: back to where the question came from.
