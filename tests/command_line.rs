@@ -54,7 +54,10 @@ fn a_wrong_config_is_1_and_a_missing_one_2() {
     let file = write(folder.path(), "gw.toml", "schema = 1\n[system]\nwrokers = 1\n");
     let (code, out, err) = softgate(&["check", &file]);
     assert_eq!((code, out.as_str()), (1, ""));
-    assert_eq!(err, format!("{file}:3: system.wrokers: unknown key; known here: name, workers, frames, key\n"));
+    assert_eq!(
+        err,
+        format!("{file}:3: system.wrokers: unknown key; known here: name, workers, frames, key\n")
+    );
     let (code, _, err) = softgate(&["check", "/nonexistent/gw.toml"]);
     assert_eq!(code, 2);
     assert!(err.starts_with("/nonexistent/gw.toml: cannot be read: No such file"), "{err}");
@@ -118,11 +121,14 @@ impl Backend for Gateway {
                     let file = files.iter().find(|(name, _)| name == path);
                     file.map(|(_, text)| text.clone()).ok_or_else(|| std::io::ErrorKind::NotFound.into())
                 };
-                fake.applied = Some(Config::parse_with(&text, &file_name, &mut read).map_err(Fault::refused)?);
+                fake.applied =
+                    Some(Config::parse_with(&text, &file_name, &mut read).map_err(Fault::refused)?);
                 changed(1)
             }
             Request::ShowRoutes(_) => Ok(Reply::Routes(RoutePage::default())),
-            Request::DropsExport {} => Ok(Reply::DropsExport(DropsExport { packets: 2, pcapng: vec![1, 2, 3] })),
+            Request::DropsExport {} => {
+                Ok(Reply::DropsExport(DropsExport { packets: 2, pcapng: vec![1, 2, 3] }))
+            }
             _ => Ok(Reply::Version(Version { version: "0.1.0".into(), generation: 7, ..Version::default() })),
         }
     }
@@ -155,7 +161,8 @@ fn with_gateway(test: impl FnOnce(Ask<'_>, &Mutex<Fake>, &PathBuf)) {
 #[test]
 fn a_gateway_is_changed_and_shown() {
     with_gateway(|ask, fake, folder| {
-        let (code, out, err) = ask(&["add", "route", "192.0.2.0/24", "via", "198.51.100.1,198.51.100.2@blue"]);
+        let (code, out, err) =
+            ask(&["add", "route", "192.0.2.0/24", "via", "198.51.100.1,198.51.100.2@blue"]);
         assert_eq!(
             (code, out.as_str(), err.as_str()),
             (0, "1 added: generation 7, in use by every worker after 912 us\n", "")
@@ -182,7 +189,10 @@ fn a_gateway_is_changed_and_shown() {
         let bad = write(folder, "bad.txt", "10.0.0.1/8 blackhole\n");
         let (code, _, err) = ask(&["add", "route", "--file", &bad]);
         assert_eq!(code, 1);
-        assert_eq!(err, format!("{bad}:1: prefix: 10.0.0.1/8: host bits are set; the network is 10.0.0.0/8\n"));
+        assert_eq!(
+            err,
+            format!("{bad}:1: prefix: 10.0.0.1/8: host bits are set; the network is 10.0.0.0/8\n")
+        );
 
         let (code, out, _) = ask(&["show", "version", "--json"]);
         assert!(code == 0 && out.contains("\"generation\": 7"), "{out}");

@@ -85,7 +85,10 @@ fn a_line_of_one_gigabyte_costs_a_few_megabytes_and_nobody_else_waits() {
         assert!(most - before < 64 << 20, "{} bytes for one client", most - before);
         let mut answer = String::new();
         BufReader::new(&stream).read_line(&mut answer).unwrap();
-        assert!(answer.contains("a line has at most 4194304 bytes; send large changes in pieces"), "{answer}");
+        assert!(
+            answer.contains("a line has at most 4194304 bytes; send large changes in pieces"),
+            "{answer}"
+        );
     });
 }
 

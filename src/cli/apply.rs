@@ -18,7 +18,8 @@ pub struct Args {
 
 pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
     let read = |path: &Path| {
-        config::read_file(path).map_err(|error| Trouble::Unable(format!("{}: cannot be read: {error}", path.display())))
+        config::read_file(path)
+            .map_err(|error| Trouble::Unable(format!("{}: cannot be read: {error}", path.display())))
     };
     let text = read(&args.file)?;
     let mut files = Vec::new();
@@ -39,7 +40,10 @@ pub(super) fn print_changed(changed: &Changed, what: &str, json: bool) -> Result
         eprintln!("warning: {warning}");
     }
     let Changed { generation, applied_us, .. } = changed;
-    print(&format!("{what}: generation {generation}, in use by every worker after {}\n", duration(*applied_us)))
+    print(&format!(
+        "{what}: generation {generation}, in use by every worker after {}\n",
+        duration(*applied_us)
+    ))
 }
 
 fn duration(us: u64) -> String {

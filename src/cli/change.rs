@@ -23,9 +23,11 @@ pub struct AddArgs {
 #[derive(Debug, Subcommand)]
 enum Add {
     /// Add or replace a static route, or all routes of a file as one change
-    #[command(override_usage = "softgate add route PREFIX via ADDRESS[@VRF][,ADDRESS...] [--vrf VRF]\n       \
+    #[command(
+        override_usage = "softgate add route PREFIX via ADDRESS[@VRF][,ADDRESS...] [--vrf VRF]\n       \
         softgate add route PREFIX blackhole|unreachable [--vrf VRF]\n       \
-        softgate add route --file FILE [--vrf VRF]")]
+        softgate add route --file FILE [--vrf VRF]"
+    )]
     Route {
         /// PREFIX via ADDRESS[@VRF][,ADDRESS...], PREFIX blackhole or PREFIX unreachable
         #[arg(value_name = "ROUTE", required_unless_present = "file", num_args = 2..)]
@@ -148,7 +150,8 @@ fn counted(changed: &Changed, done: &str) -> String {
 }
 
 fn read(file: &Path) -> Result<String, Trouble> {
-    config::read_file(file).map_err(|error| Trouble::Unable(format!("{}: cannot be read: {error}", file.display())))
+    config::read_file(file)
+        .map_err(|error| Trouble::Unable(format!("{}: cannot be read: {error}", file.display())))
 }
 
 /// The first word of every line.
@@ -156,9 +159,9 @@ fn prefixes(text: &str, file: &Path) -> Result<Vec<Prefix>, Trouble> {
     let mut prefixes = Vec::new();
     for (line, words) in route_file::lines(text) {
         let word = words.split_ascii_whitespace().next().unwrap_or_default();
-        let prefix = word
-            .parse()
-            .map_err(|allowed| Trouble::Wrong(format!("{}:{line}: prefix: {word}: {allowed}", file.display())))?;
+        let prefix = word.parse().map_err(|allowed| {
+            Trouble::Wrong(format!("{}:{line}: prefix: {word}: {allowed}", file.display()))
+        })?;
         prefixes.push(prefix);
     }
     Ok(prefixes)

@@ -14,7 +14,8 @@ pub struct Args {
 
 pub(super) fn run(args: Args) -> Result<(), Trouble> {
     let file = args.file.display();
-    std::fs::File::open(&args.file).map_err(|error| Trouble::Unable(format!("{file}: cannot be read: {error}")))?;
+    std::fs::File::open(&args.file)
+        .map_err(|error| Trouble::Unable(format!("{file}: cannot be read: {error}")))?;
     let config = Config::load(&args.file)?;
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     print(&format!(

@@ -11,8 +11,8 @@ use super::table::{list, or_dash, table, text};
 use super::{Trouble, connect, print, print_json};
 use crate::config::{InterfaceName, Lag, PortMode, Prefix, VrfName};
 use crate::control::{
-    Counter, DropEntry, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState, PortStatus, Request, RouteEntry,
-    RouteKind, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
+    Counter, DropEntry, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState, PortStatus, Request,
+    RouteEntry, RouteKind, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
 };
 
 /// Arguments of `show`.
@@ -73,8 +73,12 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
         What::Routes { prefix, vrf, lookup, limit } => {
             show_routes(socket, RoutesQuery { vrf, prefix, lookup, ..RoutesQuery::default() }, limit, json)
         }
-        What::Neighbours { interface } => ask(socket, Request::ShowNeighbours { interface }, json, neighbours),
-        What::Counters { all } => ask(socket, Request::ShowCounters {}, json, |list: &Vec<Counter>| counters(list, all)),
+        What::Neighbours { interface } => {
+            ask(socket, Request::ShowNeighbours { interface }, json, neighbours)
+        }
+        What::Counters { all } => {
+            ask(socket, Request::ShowCounters {}, json, |list: &Vec<Counter>| counters(list, all))
+        }
         What::Drops => ask(socket, Request::ShowDrops {}, json, drops),
         What::Workers => ask(socket, Request::ShowWorkers {}, json, workers),
         What::Version => ask(socket, Request::ShowVersion {}, json, version),
@@ -129,7 +133,8 @@ fn json_items(page: &[RouteEntry], first: bool) -> String {
     for (index, route) in page.iter().enumerate() {
         text.push_str(if first && index == 0 { "\n  " } else { ",\n  " });
         text.push_str(
-            &serde_json::to_string(route).unwrap_or_else(|error| unreachable!("replies are plain data: {error}")),
+            &serde_json::to_string(route)
+                .unwrap_or_else(|error| unreachable!("replies are plain data: {error}")),
         );
     }
     text
@@ -149,8 +154,18 @@ fn state(state: LinkState, why: Option<&String>) -> String {
 
 fn ports(list_of: &Vec<PortStatus>) -> String {
     let mut table = table([
-        "PORT", "DEVICES", "MODE", ">QUEUES", ">MTU", "MAC", ">RX-PACKETS", ">RX-BYTES", ">TX-PACKETS", ">TX-BYTES",
-        ">LOST", "STATE",
+        "PORT",
+        "DEVICES",
+        "MODE",
+        ">QUEUES",
+        ">MTU",
+        "MAC",
+        ">RX-PACKETS",
+        ">RX-BYTES",
+        ">TX-PACKETS",
+        ">TX-BYTES",
+        ">LOST",
+        "STATE",
     ]);
     for port in list_of {
         let devices = match port.lag {
@@ -190,8 +205,20 @@ fn ports(list_of: &Vec<PortStatus>) -> String {
 
 fn interfaces(list_of: &Vec<InterfaceStatus>) -> String {
     let mut table = table([
-        "INTERFACE", "PORT", "VLAN", "VRF", "ZONE", "ADDRESSES", "MAC", ">MTU", ">RX-PACKETS", ">RX-BYTES",
-        ">TX-PACKETS", ">TX-BYTES", ">DROPS", "STATE",
+        "INTERFACE",
+        "PORT",
+        "VLAN",
+        "VRF",
+        "ZONE",
+        "ADDRESSES",
+        "MAC",
+        ">MTU",
+        ">RX-PACKETS",
+        ">RX-BYTES",
+        ">TX-PACKETS",
+        ">TX-BYTES",
+        ">DROPS",
+        "STATE",
     ]);
     for interface in list_of {
         table.add_row([
@@ -283,14 +310,27 @@ fn counters(list_of: &[Counter], all: bool) -> String {
 fn drops(list_of: &Vec<DropEntry>) -> String {
     let mut table = table(["REASON", ">PACKETS", ">LAST-S", "EXPLANATION"]);
     for drop in list_of {
-        table.add_row([drop.reason.clone(), drop.count.to_string(), or_dash(drop.last_s), drop.explanation.clone()]);
+        table.add_row([
+            drop.reason.clone(),
+            drop.count.to_string(),
+            or_dash(drop.last_s),
+            drop.explanation.clone(),
+        ]);
     }
     text(&table)
 }
 
 fn workers(list_of: &Vec<WorkerStatus>) -> String {
     let mut table = table([
-        ">WORKER", ">CPU", ">GENERATION", ">PACKETS", ">BURSTS", ">LOOPS", ">BUSY-%", ">LONGEST-GAP-US", ">FRAMES-FREE",
+        ">WORKER",
+        ">CPU",
+        ">GENERATION",
+        ">PACKETS",
+        ">BURSTS",
+        ">LOOPS",
+        ">BUSY-%",
+        ">LONGEST-GAP-US",
+        ">FRAMES-FREE",
     ]);
     for worker in list_of {
         table.add_row([

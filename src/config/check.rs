@@ -64,7 +64,11 @@ impl<'a> Checks<'a, '_> {
         let mut first: AHashMap<&Name, usize> = AHashMap::new();
         for (index, name) in names.enumerate() {
             if let Some(other) = first.insert(name, index) {
-                self.fault(format!("{table}[{index}].name"), name, format!("already the name of {table}[{other}]"));
+                self.fault(
+                    format!("{table}[{index}].name"),
+                    name,
+                    format!("already the name of {table}[{other}]"),
+                );
                 first.insert(name, other);
             }
         }
@@ -76,8 +80,10 @@ impl<'a> Checks<'a, '_> {
             match (&port.device, port.devices.is_empty()) {
                 (Some(_), true) => {}
                 (None, false) if port.lag.is_some() => {}
-                (None, false) => self
-                    .table_fault(format!("port[{index}].devices"), "devices need lag = \"active-backup\" or \"static\""),
+                (None, false) => self.table_fault(
+                    format!("port[{index}].devices"),
+                    "devices need lag = \"active-backup\" or \"static\"",
+                ),
                 _ => self.table_fault(format!("port[{index}]"), "a port has one of: device, devices"),
             }
             if port.lag.is_some() && port.devices.is_empty() {
@@ -85,7 +91,11 @@ impl<'a> Checks<'a, '_> {
             }
             // More active devices than this have never been seen in one LAG (802.1AX hardware: 8 to 16).
             if port.devices.len() > 16 {
-                self.fault(format!("port[{index}].devices"), port.devices.len(), "a LAG has at most 16 devices");
+                self.fault(
+                    format!("port[{index}].devices"),
+                    port.devices.len(),
+                    "a LAG has at most 16 devices",
+                );
             }
             for device in port.all_devices() {
                 if let Some(other) = devices.insert(device, index) {
@@ -112,10 +122,16 @@ impl<'a> Checks<'a, '_> {
             if let Some(other) = tags.insert((&interface.port, interface.vlan), index) {
                 let (port, other) = (&interface.port, &self.config.interfaces[other].name);
                 match interface.vlan {
-                    Some(vlan) => {
-                        self.fault(key("vlan"), vlan, format!("interface {other} already has this VLAN of port {port}"))
-                    }
-                    None => self.fault(key("port"), port, format!("interface {other} is already its untagged one")),
+                    Some(vlan) => self.fault(
+                        key("vlan"),
+                        vlan,
+                        format!("interface {other} already has this VLAN of port {port}"),
+                    ),
+                    None => self.fault(
+                        key("port"),
+                        port,
+                        format!("interface {other} is already its untagged one"),
+                    ),
                 }
             }
             if interface.tpid.is_some() && !matches!(interface.vlan, Some(Vlan::QinQ { .. })) {
@@ -129,7 +145,11 @@ impl<'a> Checks<'a, '_> {
         let has_ipv6 = interface.addresses.iter().any(|address| address.address().is_ipv6());
         if has_ipv6 && interface.mtu < Mtu::IPV6_LEAST {
             let mtu = interface.mtu.bytes();
-            self.fault(format!("interface[{index}].mtu"), mtu, "IPv6 needs an MTU of 1280 or more (RFC 8200 section 5)");
+            self.fault(
+                format!("interface[{index}].mtu"),
+                mtu,
+                "IPv6 needs an MTU of 1280 or more (RFC 8200 section 5)",
+            );
         }
         if matches!(interface.router_advertisements, RouterAdvertisements::On { .. }) && !has_ipv6 {
             let key = format!("interface[{index}].router_advertisements");
@@ -144,7 +164,10 @@ impl<'a> Checks<'a, '_> {
         for (index, interface) in self.config.interfaces.iter().enumerate() {
             let other = *first.entry(&interface.vrf).or_insert(interface);
             let stateless = self.config.vrfs.iter().any(|vrf| vrf.name == interface.vrf && vrf.stateless);
-            if other.zone.is_some() != interface.zone.is_some() && !stateless && reported.insert(&interface.vrf) {
+            if other.zone.is_some() != interface.zone.is_some()
+                && !stateless
+                && reported.insert(&interface.vrf)
+            {
                 let (vrf, this, that) = (&interface.vrf, &interface.name, &other.name);
                 let (with, without) = if interface.zone.is_some() { (this, that) } else { (that, this) };
                 let allowed = format!(
@@ -179,7 +202,9 @@ impl<'a> Checks<'a, '_> {
                 while around.last().is_some_and(|(outer, ..)| !outer.contains(&net)) {
                     around.pop();
                 }
-                if let Some(&(outer, other, other_at)) = around.iter().rev().find(|(_, other, _)| *other != index) {
+                if let Some(&(outer, other, other_at)) =
+                    around.iter().rev().find(|(_, other, _)| *other != index)
+                {
                     // The later one of the file is at fault.
                     let (at_fault, with) = match index > other {
                         true => ((index, at), (outer, other)),
@@ -207,7 +232,11 @@ impl<'a> Checks<'a, '_> {
             let key = |key: &str| format!("neighbour[{index}].{key}");
             let Some(interface) = interfaces.get(&neighbour.interface) else {
                 let known = list(self.config.interfaces.iter().map(|interface| &interface.name));
-                self.fault(key("interface"), &neighbour.interface, format!("no such interface; known: {known}"));
+                self.fault(
+                    key("interface"),
+                    &neighbour.interface,
+                    format!("no such interface; known: {known}"),
+                );
                 continue;
             };
             let address = neighbour.address;
@@ -230,8 +259,9 @@ impl<'a> Checks<'a, '_> {
         }
         let count = config.all_routes().count();
         let mut seen: AHashSet<(u32, IpNet)> = AHashSet::with_capacity(count);
-        let tables = std::iter::once((None, &config.routes[..]))
-            .chain(config.route_files.iter().enumerate().map(|(file, table)| (Some(file), &table.routes[..])));
+        let tables = std::iter::once((None, &config.routes[..])).chain(
+            config.route_files.iter().enumerate().map(|(file, table)| (Some(file), &table.routes[..])),
+        );
         for (file, routes) in tables {
             for (index, route) in routes.iter().enumerate() {
                 let mut wrong = links.check_route(route).err();
@@ -315,7 +345,8 @@ impl<'a> Links<'a> {
         self.check_vrf(&route.vrf).map_err(|why| ("vrf", route.vrf.to_string(), why))?;
         let prefix = route.prefix.net();
         let vrf = self.vrf_index(&route.vrf).unwrap_or_else(|| unreachable!("checked above"));
-        if let Some(connected) = self.connected[vrf as usize].iter().find(|connected| connected.net == prefix) {
+        if let Some(connected) = self.connected[vrf as usize].iter().find(|connected| connected.net == prefix)
+        {
             let allowed = format!("the connected network of interface {}", connected.interface.name);
             return Err(("prefix", prefix.to_string(), allowed));
         }

@@ -8,9 +8,9 @@ mod error;
 mod read;
 pub mod route_file;
 mod sections;
-mod value;
 #[cfg(test)]
 mod tests;
+mod value;
 
 use std::io;
 use std::path::Path;
@@ -21,12 +21,12 @@ use serde::Serialize;
 pub use check::{Links, check_neighbour};
 pub use error::{ConfigError, ConfigErrors};
 pub use sections::{
-    Control, Cpu, Icmp, Interface, Lag, Neighbour, NeighbourLimits, Pair, Port, PortMode, Route, RouteFile, RouteTarget,
-    RouterAdvertisements, SourceCheck, System, Vrf, Workers,
+    Control, Cpu, Icmp, Interface, Lag, Neighbour, NeighbourLimits, Pair, Port, PortMode, Route, RouteFile,
+    RouteTarget, RouterAdvertisements, SourceCheck, System, Vrf, Workers,
 };
 pub use value::{
-    DeviceName, HashKey, InterfaceAddress, InterfaceName, Mac, Mtu, Name, NextHop, NotAllowed, PortName, Prefix, Ranged,
-    Tpid, Vlan, VlanId, VrfName, ZoneName,
+    DeviceName, HashKey, InterfaceAddress, InterfaceName, Mac, Mtu, Name, NextHop, NotAllowed, PortName,
+    Prefix, Ranged, Tpid, Vlan, VlanId, VrfName, ZoneName,
 };
 
 /// The schema this binary writes. It reads this one and the one before (there is none before 1).
@@ -76,7 +76,17 @@ pub struct Config {
 
 /// The top-level keys, in the order of the manual.
 const KEYS: [&str; 12] = [
-    "schema", "system", "control", "pair", "icmp", "neighbours", "port", "vrf", "interface", "neighbour", "route",
+    "schema",
+    "system",
+    "control",
+    "pair",
+    "icmp",
+    "neighbours",
+    "port",
+    "vrf",
+    "interface",
+    "neighbour",
+    "route",
     "route_file",
 ];
 
@@ -144,9 +154,12 @@ impl Config {
         // Across tables only when each is right by itself: a port with a bad name is not a missing port.
         if errors.is_empty() {
             check::check(&config, &mut |fault| {
-                errors.push(locate(fault, &config, |key, value, allowed| source.error(key, value, allowed), |file| {
-                    route_texts.get(file).map(String::as_str)
-                }));
+                errors.push(locate(
+                    fault,
+                    &config,
+                    |key, value, allowed| source.error(key, value, allowed),
+                    |file| route_texts.get(file).map(String::as_str),
+                ));
             });
         }
         errors.sort();

@@ -30,8 +30,8 @@ enum Step {
 impl<'t> Source<'t> {
     pub(crate) fn parse(text: &'t str, file: &str, errors: &mut ConfigErrors) -> Source<'t> {
         let (tree, faults) = DeTable::parse_recoverable(text);
-        let line_starts =
-            std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1));
+        let line_starts = std::iter::once(0)
+            .chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1));
         let source = Source { file: file.into(), text, tree, line_starts: line_starts.collect() };
         for fault in faults {
             let line = fault.span().map(|span| source.line(span.start));
@@ -75,7 +75,9 @@ impl<'t> Source<'t> {
             return Vec::new();
         };
         let elements = array.iter().enumerate();
-        elements.filter_map(|(index, element)| self.value(element, &format!("{key}[{index}]"), errors)).collect()
+        elements
+            .filter_map(|(index, element)| self.value(element, &format!("{key}[{index}]"), errors))
+            .collect()
     }
 
     fn value<T: DeserializeOwned>(
@@ -97,7 +99,8 @@ impl<'t> Source<'t> {
             }
             let message = fault.message();
             let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
-            let follows = |key: &str| removed.iter().any(|steps| steps.last() == Some(&Step::Key(key.to_owned())));
+            let follows =
+                |key: &str| removed.iter().any(|steps| steps.last() == Some(&Step::Key(key.to_owned())));
             match missing {
                 Some(key) if follows(key) => return None,
                 Some(key) => {

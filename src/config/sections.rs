@@ -8,8 +8,8 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::value::{
-    DeviceName, HashKey, InterfaceAddress, InterfaceName, Mac, Mtu, Name, NextHop, NotAllowed, PortName, Prefix, Ranged,
-    Tpid, Vlan, VrfName, ZoneName,
+    DeviceName, HashKey, InterfaceAddress, InterfaceName, Mac, Mtu, Name, NextHop, NotAllowed, PortName,
+    Prefix, Ranged, Tpid, Vlan, VrfName, ZoneName,
 };
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -461,7 +461,9 @@ impl TryFrom<RouteAsTyped> for Route {
             (Some(next_hops), false, false) => RouteTarget::via(next_hops)?,
             (None, true, false) => RouteTarget::Blackhole,
             (None, false, true) => RouteTarget::Unreachable,
-            _ => return Err(NotAllowed::new("a route has one of: via, blackhole = true, unreachable = true")),
+            _ => {
+                return Err(NotAllowed::new("a route has one of: via, blackhole = true, unreachable = true"));
+            }
         };
         Ok(Route { prefix: typed.prefix, vrf: typed.vrf, target })
     }

@@ -95,7 +95,10 @@ fn the_vocabulary_of_the_manual_is_read() {
     let qinq = Vlan::QinQ { outer: VlanId::new(200).unwrap(), inner: VlanId::new(10).unwrap() };
     assert_eq!(config.interfaces[1].vlan, Some(qinq));
     assert_eq!(config.interfaces[1].tpid, Some(Tpid::Dot1q));
-    assert_eq!(config.interfaces[2].router_advertisements, RouterAdvertisements::On { interval_s: 60, lifetime_s: 0 });
+    assert_eq!(
+        config.interfaces[2].router_advertisements,
+        RouterAdvertisements::On { interval_s: 60, lifetime_s: 0 }
+    );
     let RouteTarget::Via(next_hops) = &config.routes[0].target else { panic!() };
     assert_eq!(next_hops[0].to_string(), "198.51.100.1@default");
     assert_eq!(config.vrf_names().iter().map(Name::as_str).collect::<Vec<_>>(), ["default", "blue"]);
@@ -105,7 +108,10 @@ fn the_vocabulary_of_the_manual_is_read() {
 fn what_is_saved_reads_back_the_same() {
     let config = good();
     let text = config.to_toml();
-    assert_eq!(Config::parse(&text, "saved.toml").unwrap_or_else(|errors| panic!("{errors}\n{text}")), config);
+    assert_eq!(
+        Config::parse(&text, "saved.toml").unwrap_or_else(|errors| panic!("{errors}\n{text}")),
+        config
+    );
     let empty = Config::default();
     assert_eq!(Config::parse(&empty.to_toml(), "empty.toml").unwrap(), empty);
 }
@@ -131,161 +137,307 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
         (
             "vlan = 100\n",
             "vlan = \"x\"\n",
-            &["gw.toml:31: interface[0].vlan: \"x\": expected a VLAN ID (1 to 4094), or [outer, inner] for QinQ"],
+            &[
+                "gw.toml:31: interface[0].vlan: \"x\": expected a VLAN ID (1 to 4094), or [outer, inner] for QinQ",
+            ],
         ),
-        ("vlan = [200, 10]", "vlan = [200, 4095]", &[
-            "gw.toml:43: interface[1].vlan[1]: 4095: a VLAN ID is 1 to 4094",
-        ]),
-        ("vlan = [200, 10]", "vlan = [200]", &[
-            "gw.toml:43: interface[1].vlan: [200]: two VLAN IDs for QinQ: [outer, inner]",
-        ]),
-        ("tpid = \"802.1q\"", "tpid = \"9100\"", &[
-            "gw.toml:44: interface[1].tpid: \"9100\": allowed: 802.1ad, 802.1q",
-        ]),
+        (
+            "vlan = [200, 10]",
+            "vlan = [200, 4095]",
+            &["gw.toml:43: interface[1].vlan[1]: 4095: a VLAN ID is 1 to 4094"],
+        ),
+        (
+            "vlan = [200, 10]",
+            "vlan = [200]",
+            &["gw.toml:43: interface[1].vlan: [200]: two VLAN IDs for QinQ: [outer, inner]"],
+        ),
+        (
+            "tpid = \"802.1q\"",
+            "tpid = \"9100\"",
+            &["gw.toml:44: interface[1].tpid: \"9100\": allowed: 802.1ad, 802.1q"],
+        ),
         ("mtu = 9000", "mtu = 10000", &["gw.toml:35: interface[0].mtu: 10000: an MTU is 576 to 9216 bytes"]),
         ("mtu = 9000", "mtu = -1", &["gw.toml:35: interface[0].mtu: -1: an MTU is 576 to 9216 bytes"]),
-        ("mtu = 9000", "mtu = 1000", &[
-            "gw.toml:35: interface[0].mtu: 1000: IPv6 needs an MTU of 1280 or more (RFC 8200 section 5)",
-        ]),
-        ("02:00:00:00:00:01", "02:00:00:00:00", &[
-            "gw.toml:36: interface[0].mac: \"02:00:00:00:00\": a MAC is six hexadecimal pairs, 02:00:00:00:00:01",
-        ]),
-        ("02:00:00:00:00:01", "03:00:00:00:00:01", &[
-            "gw.toml:36: interface[0].mac: \"03:00:00:00:00:01\": a unicast MAC is needed: the lowest bit of its first byte must be 0",
-        ]),
-        ("\"10.0.1.2/24\"", "\"10.0.1.2/33\"", &[
-            "gw.toml:34: interface[0].addresses[0]: \"10.0.1.2/33\": prefix length is 0 to 32",
-        ]),
-        ("\"10.0.1.2/24\"", "\"10.0.1.2\"", &[
-            "gw.toml:34: interface[0].addresses[0]: \"10.0.1.2\": write ADDRESS/LENGTH, 10.0.1.0/24 or 2001:db8:1::/64",
-        ]),
-        ("\"10.0.1.2/24\"", "\"10.0.1.0/24\"", &[
-            "gw.toml:34: interface[0].addresses[0]: \"10.0.1.0/24\": the network address of 10.0.1.0/24: use a host address",
-        ]),
-        ("\"10.0.1.2/24\"", "\"10.0.1.255/24\"", &[
-            "gw.toml:34: interface[0].addresses[0]: \"10.0.1.255/24\": the broadcast address of 10.0.1.0/24: use a host address",
-        ]),
-        ("\"2001:db8:1::2/64\"", "\"2001:db8:1::/64\"", &[
-            "gw.toml:34: interface[0].addresses[1]: \"2001:db8:1::/64\": the subnet-router anycast address of 2001:db8:1::/64: use a host address",
-        ]),
-        ("\"10.0.1.2/24\"", "\"224.0.0.5/24\"", &[
-            "gw.toml:34: interface[0].addresses[0]: \"224.0.0.5/24\": a unicast address is needed (not 0/8, 127/8, 224/4 or 240/4)",
-        ]),
-        ("source_check = \"strict\"", "source_check = true", &[
-            "gw.toml:37: interface[0].source_check: true: a word in quotes is expected",
-        ]),
-        ("interval_s = 60", "interval_s = 2", &[
-            "gw.toml:53: interface[2].router_advertisements: { interval_s = 2, lifetime_s = 0 }: interval_s is 4 to 1800 (RFC 4861 section 6.2.1)",
-        ]),
-        ("name = \"gw-a\"", "name = \"GW A\"", &[
-            "gw.toml:4: system.name: \"GW A\": a name is 1 to 32 characters of a-z 0-9 . _ -",
-        ]),
-        ("workers = [1]", "workers = \"all\"", &[
-            "gw.toml:5: system.workers: \"all\": \"auto\" or a list of CPU numbers, [1, 2]",
-        ]),
-        ("workers = [1]", "workers = [1, 1]", &["gw.toml:5: system.workers: [1, 1]: CPU 1 stands there twice"]),
+        (
+            "mtu = 9000",
+            "mtu = 1000",
+            &["gw.toml:35: interface[0].mtu: 1000: IPv6 needs an MTU of 1280 or more (RFC 8200 section 5)"],
+        ),
+        (
+            "02:00:00:00:00:01",
+            "02:00:00:00:00",
+            &[
+                "gw.toml:36: interface[0].mac: \"02:00:00:00:00\": a MAC is six hexadecimal pairs, 02:00:00:00:00:01",
+            ],
+        ),
+        (
+            "02:00:00:00:00:01",
+            "03:00:00:00:00:01",
+            &[
+                "gw.toml:36: interface[0].mac: \"03:00:00:00:00:01\": a unicast MAC is needed: the lowest bit of its first byte must be 0",
+            ],
+        ),
+        (
+            "\"10.0.1.2/24\"",
+            "\"10.0.1.2/33\"",
+            &["gw.toml:34: interface[0].addresses[0]: \"10.0.1.2/33\": prefix length is 0 to 32"],
+        ),
+        (
+            "\"10.0.1.2/24\"",
+            "\"10.0.1.2\"",
+            &[
+                "gw.toml:34: interface[0].addresses[0]: \"10.0.1.2\": write ADDRESS/LENGTH, 10.0.1.0/24 or 2001:db8:1::/64",
+            ],
+        ),
+        (
+            "\"10.0.1.2/24\"",
+            "\"10.0.1.0/24\"",
+            &[
+                "gw.toml:34: interface[0].addresses[0]: \"10.0.1.0/24\": the network address of 10.0.1.0/24: use a host address",
+            ],
+        ),
+        (
+            "\"10.0.1.2/24\"",
+            "\"10.0.1.255/24\"",
+            &[
+                "gw.toml:34: interface[0].addresses[0]: \"10.0.1.255/24\": the broadcast address of 10.0.1.0/24: use a host address",
+            ],
+        ),
+        (
+            "\"2001:db8:1::2/64\"",
+            "\"2001:db8:1::/64\"",
+            &[
+                "gw.toml:34: interface[0].addresses[1]: \"2001:db8:1::/64\": the subnet-router anycast address of 2001:db8:1::/64: use a host address",
+            ],
+        ),
+        (
+            "\"10.0.1.2/24\"",
+            "\"224.0.0.5/24\"",
+            &[
+                "gw.toml:34: interface[0].addresses[0]: \"224.0.0.5/24\": a unicast address is needed (not 0/8, 127/8, 224/4 or 240/4)",
+            ],
+        ),
+        (
+            "source_check = \"strict\"",
+            "source_check = true",
+            &["gw.toml:37: interface[0].source_check: true: a word in quotes is expected"],
+        ),
+        (
+            "interval_s = 60",
+            "interval_s = 2",
+            &[
+                "gw.toml:53: interface[2].router_advertisements: { interval_s = 2, lifetime_s = 0 }: interval_s is 4 to 1800 (RFC 4861 section 6.2.1)",
+            ],
+        ),
+        (
+            "name = \"gw-a\"",
+            "name = \"GW A\"",
+            &["gw.toml:4: system.name: \"GW A\": a name is 1 to 32 characters of a-z 0-9 . _ -"],
+        ),
+        (
+            "workers = [1]",
+            "workers = \"all\"",
+            &["gw.toml:5: system.workers: \"all\": \"auto\" or a list of CPU numbers, [1, 2]"],
+        ),
+        (
+            "workers = [1]",
+            "workers = [1, 1]",
+            &["gw.toml:5: system.workers: [1, 1]: CPU 1 stands there twice"],
+        ),
         ("workers = [1]", "key = \"12\"", &["gw.toml:5: system.key: \"12\": a key is 32 hexadecimal digits"]),
         ("port = 5405", "port = 70000", &["gw.toml:11: pair.port: 70000: allowed is 1 to 65535"]),
-        ("mode = \"auto\"", "mode = \"fast\"", &[
-            "gw.toml:16: port[0].mode: \"fast\": allowed: auto, zero-copy, copy, generic",
-        ]),
-        ("device = \"eth1\"", "device = \"a/b\"", &[
-            "gw.toml:15: port[0].device: \"a/b\": a device name is 1 to 15 characters without blanks, '/' and ':'",
-        ]),
-        ("\"192.0.2.0/24\"", "\"192.0.2.1/24\"", &[
-            "gw.toml:61: route[1].prefix: \"192.0.2.1/24\": host bits are set; the network is 192.0.2.0/24",
-        ]),
-        ("\"198.51.100.1@default\"", "\"fe80::1\"", &[
-            "gw.toml:58: route[0].via[0]: \"fe80::1\": a link-local next hop does not say on which interface; use the router's global address",
-        ]),
-        ("address = \"10.0.1.10\"", "address = \"ten\"", &[
-            "gw.toml:70: neighbour[0].address: \"ten\": invalid IP address syntax",
-        ]),
+        (
+            "mode = \"auto\"",
+            "mode = \"fast\"",
+            &["gw.toml:16: port[0].mode: \"fast\": allowed: auto, zero-copy, copy, generic"],
+        ),
+        (
+            "device = \"eth1\"",
+            "device = \"a/b\"",
+            &[
+                "gw.toml:15: port[0].device: \"a/b\": a device name is 1 to 15 characters without blanks, '/' and ':'",
+            ],
+        ),
+        (
+            "\"192.0.2.0/24\"",
+            "\"192.0.2.1/24\"",
+            &[
+                "gw.toml:61: route[1].prefix: \"192.0.2.1/24\": host bits are set; the network is 192.0.2.0/24",
+            ],
+        ),
+        (
+            "\"198.51.100.1@default\"",
+            "\"fe80::1\"",
+            &[
+                "gw.toml:58: route[0].via[0]: \"fe80::1\": a link-local next hop does not say on which interface; use the router's global address",
+            ],
+        ),
+        (
+            "address = \"10.0.1.10\"",
+            "address = \"ten\"",
+            &["gw.toml:70: neighbour[0].address: \"ten\": invalid IP address syntax"],
+        ),
         // Keys.
-        ("mtu = 9000", "mut = 9000", &[
-            "gw.toml:35: interface[0].mut: unknown key; known here: name, port, vlan, tpid, zone, vrf, addresses, mtu, mac, source_check, router_advertisements",
-        ]),
+        (
+            "mtu = 9000",
+            "mut = 9000",
+            &[
+                "gw.toml:35: interface[0].mut: unknown key; known here: name, port, vlan, tpid, zone, vrf, addresses, mtu, mac, source_check, router_advertisements",
+            ],
+        ),
         ("port = \"lan\"\nvlan = 100", "vlan = 100", &["gw.toml:28: interface[0]: the key port is missing"]),
-        ("[pair]\n", "[peer]\n", &[
-            "gw.toml:10: peer: unknown key; known here: schema, system, control, pair, icmp, neighbours, port, vrf, interface, neighbour, route, route_file",
-        ]),
-        ("schema = 1\n", "\n", &["gw.toml:1: schema: the key schema is missing; write schema = 1 on the first line"]),
-        ("schema = 1\n", "schema = 7\n", &[
-            "gw.toml:1: schema: 7: this binary reads schema 1; the file is for a newer softgate",
-        ]),
+        (
+            "[pair]\n",
+            "[peer]\n",
+            &[
+                "gw.toml:10: peer: unknown key; known here: schema, system, control, pair, icmp, neighbours, port, vrf, interface, neighbour, route, route_file",
+            ],
+        ),
+        (
+            "schema = 1\n",
+            "\n",
+            &["gw.toml:1: schema: the key schema is missing; write schema = 1 on the first line"],
+        ),
+        (
+            "schema = 1\n",
+            "schema = 7\n",
+            &["gw.toml:1: schema: 7: this binary reads schema 1; the file is for a newer softgate"],
+        ),
         ("schema = 1\n", "schema = 0\n", &["gw.toml:1: schema: 0: this binary reads schema 1"]),
         // Across keys.
-        ("name = \"up\"", "name = \"lan\"", &[
-            "gw.toml:19: port[1].name: lan: already the name of port[0]",
-            "gw.toml:51: interface[2].port: up: no such port; known: lan, lan",
-        ]),
-        ("name = \"tenant-b\"", "name = \"tenant-a\"", &[
-            "gw.toml:41: interface[1].name: tenant-a: already the name of interface[0]",
-        ]),
-        ("port = \"lan\"\nvlan = 100", "port = \"dmz\"\nvlan = 100", &[
-            "gw.toml:30: interface[0].port: dmz: no such port; known: lan, up",
-        ]),
-        ("vlan = [200, 10]\ntpid = \"802.1q\"", "vlan = 100", &[
-            "gw.toml:43: interface[1].vlan: 100: interface tenant-a already has this VLAN of port lan",
-        ]),
-        ("vlan = [200, 10]\n", "vlan = 200\n", &[
-            "gw.toml:44: interface[1].tpid: tpid goes with a QinQ pair, vlan = [outer, inner]",
-        ]),
-        ("\"10.0.2.2/24\"", "\"10.0.1.200/25\"", &[
-            "gw.toml:46: interface[1].addresses[0]: 10.0.1.200/25: overlaps 10.0.1.0/24 of interface tenant-a in VRF blue",
-        ]),
-        ("\"10.0.2.2/24\"", "\"10.0.2.2/24\", \"10.0.2.2/24\"", &[
-            "gw.toml:46: interface[1].addresses[1]: 10.0.2.2/24: the address stands there twice",
-        ]),
-        ("router_advertisements = false", "router_advertisements = true", &[
-            "gw.toml:47: interface[1].router_advertisements: router advertisements need an IPv6 address on the interface",
-        ]),
-        ("stateless = true\n", "\n", &[
-            "gw.toml:40: interface[1].zone: VRF blue mixes interfaces with a zone (tenant-a) and without (tenant-b): give all of them a zone, or write [[vrf]] name = \"blue\", stateless = true",
-        ]),
-        ("\"eth2\", \"eth3\"", "\"eth1\", \"eth3\"", &[
-            "gw.toml:20: port[1].devices: eth1: the device is already used by port[0]",
-        ]),
-        ("lag = \"active-backup\"\n", "\n", &[
-            "gw.toml:20: port[1].devices: devices need lag = \"active-backup\" or \"static\"",
-        ]),
-        ("device = \"eth1\"", "lag = \"static\"\ndevice = \"eth1\"", &[
-            "gw.toml:15: port[0].lag: lag goes with devices = [...]",
-        ]),
+        (
+            "name = \"up\"",
+            "name = \"lan\"",
+            &[
+                "gw.toml:19: port[1].name: lan: already the name of port[0]",
+                "gw.toml:51: interface[2].port: up: no such port; known: lan, lan",
+            ],
+        ),
+        (
+            "name = \"tenant-b\"",
+            "name = \"tenant-a\"",
+            &["gw.toml:41: interface[1].name: tenant-a: already the name of interface[0]"],
+        ),
+        (
+            "port = \"lan\"\nvlan = 100",
+            "port = \"dmz\"\nvlan = 100",
+            &["gw.toml:30: interface[0].port: dmz: no such port; known: lan, up"],
+        ),
+        (
+            "vlan = [200, 10]\ntpid = \"802.1q\"",
+            "vlan = 100",
+            &["gw.toml:43: interface[1].vlan: 100: interface tenant-a already has this VLAN of port lan"],
+        ),
+        (
+            "vlan = [200, 10]\n",
+            "vlan = 200\n",
+            &["gw.toml:44: interface[1].tpid: tpid goes with a QinQ pair, vlan = [outer, inner]"],
+        ),
+        (
+            "\"10.0.2.2/24\"",
+            "\"10.0.1.200/25\"",
+            &[
+                "gw.toml:46: interface[1].addresses[0]: 10.0.1.200/25: overlaps 10.0.1.0/24 of interface tenant-a in VRF blue",
+            ],
+        ),
+        (
+            "\"10.0.2.2/24\"",
+            "\"10.0.2.2/24\", \"10.0.2.2/24\"",
+            &["gw.toml:46: interface[1].addresses[1]: 10.0.2.2/24: the address stands there twice"],
+        ),
+        (
+            "router_advertisements = false",
+            "router_advertisements = true",
+            &[
+                "gw.toml:47: interface[1].router_advertisements: router advertisements need an IPv6 address on the interface",
+            ],
+        ),
+        (
+            "stateless = true\n",
+            "\n",
+            &[
+                "gw.toml:40: interface[1].zone: VRF blue mixes interfaces with a zone (tenant-a) and without (tenant-b): give all of them a zone, or write [[vrf]] name = \"blue\", stateless = true",
+            ],
+        ),
+        (
+            "\"eth2\", \"eth3\"",
+            "\"eth1\", \"eth3\"",
+            &["gw.toml:20: port[1].devices: eth1: the device is already used by port[0]"],
+        ),
+        (
+            "lag = \"active-backup\"\n",
+            "\n",
+            &["gw.toml:20: port[1].devices: devices need lag = \"active-backup\" or \"static\""],
+        ),
+        (
+            "device = \"eth1\"",
+            "lag = \"static\"\ndevice = \"eth1\"",
+            &["gw.toml:15: port[0].lag: lag goes with devices = [...]"],
+        ),
         ("device = \"eth1\"\n", "\n", &["gw.toml:13: port[0]: a port has one of: device, devices"]),
-        ("blackhole = true", "blackhole = true\nvia = [\"198.51.100.1\"]", &[
-            "gw.toml:60: route[1]: a route has one of: via, blackhole = true, unreachable = true",
-        ]),
-        ("\"198.51.100.3@default\"", "\"198.51.100.1@default\"", &[
-            "gw.toml:55: route[0]: a next hop stands there twice",
-        ]),
-        ("\"198.51.100.3@default\"", "\"198.51.101.3@default\"", &[
-            "gw.toml:58: route[0].via: 198.51.101.3@default: not on the link of any interface of VRF default, which connects to 198.51.100.0/24, 2001:db8:ffff::/64",
-        ]),
-        ("\"198.51.100.3@default\"", "\"198.51.100.3@red\"", &[
-            "gw.toml:58: route[0].via: 198.51.100.3@red: no such VRF; known: blue, default",
-        ]),
-        ("\"198.51.100.3@default\"", "\"198.51.100.2@default\"", &[
-            "gw.toml:58: route[0].via: 198.51.100.2@default: the gateway's own address on interface uplink",
-        ]),
-        ("\"198.51.100.3@default\"", "\"2001:db8:ffff::1@default\"", &[
-            "gw.toml:58: route[0].via: 2001:db8:ffff::1@default: an IPv4 route needs an IPv4 next hop",
-        ]),
-        ("\"192.0.2.0/24\"", "\"198.51.100.0/24\"", &[
-            "gw.toml:61: route[1].prefix: 198.51.100.0/24: the connected network of interface uplink",
-        ]),
-        ("\"2001:db8:2::/48\"\nunreachable", "\"192.0.2.0/24\"\nunreachable", &[
-            "gw.toml:65: route[2].prefix: 192.0.2.0/24: VRF default already has a route to it",
-        ]),
-        ("interface = \"tenant-a\"", "interface = \"tenant-z\"", &[
-            "gw.toml:69: neighbour[0].interface: tenant-z: no such interface; known: tenant-a, tenant-b, uplink",
-        ]),
-        ("address = \"10.0.1.10\"", "address = \"10.0.2.10\"", &[
-            "gw.toml:70: neighbour[0].address: 10.0.2.10: not on the link of interface tenant-a, which connects to 10.0.1.0/24, 2001:db8:1::/64",
-        ]),
-        ("address = \"10.0.1.10\"", "address = \"10.0.1.2\"", &[
-            "gw.toml:70: neighbour[0].address: 10.0.1.2: the gateway's own address on interface tenant-a",
-        ]),
+        (
+            "blackhole = true",
+            "blackhole = true\nvia = [\"198.51.100.1\"]",
+            &["gw.toml:60: route[1]: a route has one of: via, blackhole = true, unreachable = true"],
+        ),
+        (
+            "\"198.51.100.3@default\"",
+            "\"198.51.100.1@default\"",
+            &["gw.toml:55: route[0]: a next hop stands there twice"],
+        ),
+        (
+            "\"198.51.100.3@default\"",
+            "\"198.51.101.3@default\"",
+            &[
+                "gw.toml:58: route[0].via: 198.51.101.3@default: not on the link of any interface of VRF default, which connects to 198.51.100.0/24, 2001:db8:ffff::/64",
+            ],
+        ),
+        (
+            "\"198.51.100.3@default\"",
+            "\"198.51.100.3@red\"",
+            &["gw.toml:58: route[0].via: 198.51.100.3@red: no such VRF; known: blue, default"],
+        ),
+        (
+            "\"198.51.100.3@default\"",
+            "\"198.51.100.2@default\"",
+            &[
+                "gw.toml:58: route[0].via: 198.51.100.2@default: the gateway's own address on interface uplink",
+            ],
+        ),
+        (
+            "\"198.51.100.3@default\"",
+            "\"2001:db8:ffff::1@default\"",
+            &["gw.toml:58: route[0].via: 2001:db8:ffff::1@default: an IPv4 route needs an IPv4 next hop"],
+        ),
+        (
+            "\"192.0.2.0/24\"",
+            "\"198.51.100.0/24\"",
+            &["gw.toml:61: route[1].prefix: 198.51.100.0/24: the connected network of interface uplink"],
+        ),
+        (
+            "\"2001:db8:2::/48\"\nunreachable",
+            "\"192.0.2.0/24\"\nunreachable",
+            &["gw.toml:65: route[2].prefix: 192.0.2.0/24: VRF default already has a route to it"],
+        ),
+        (
+            "interface = \"tenant-a\"",
+            "interface = \"tenant-z\"",
+            &[
+                "gw.toml:69: neighbour[0].interface: tenant-z: no such interface; known: tenant-a, tenant-b, uplink",
+            ],
+        ),
+        (
+            "address = \"10.0.1.10\"",
+            "address = \"10.0.2.10\"",
+            &[
+                "gw.toml:70: neighbour[0].address: 10.0.2.10: not on the link of interface tenant-a, which connects to 10.0.1.0/24, 2001:db8:1::/64",
+            ],
+        ),
+        (
+            "address = \"10.0.1.10\"",
+            "address = \"10.0.1.2\"",
+            &["gw.toml:70: neighbour[0].address: 10.0.1.2: the gateway's own address on interface tenant-a"],
+        ),
     ];
     let wrong = table.iter().filter(|(from, to, expected)| !broken(from, to, expected)).count();
     assert_eq!(wrong, 0, "of {} cases", table.len());
@@ -293,10 +445,15 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
 
 #[test]
 fn several_errors_are_named_at_once() {
-    let text = "schema = 1\n[system]\nname = \"A\"\nwrokers = 1\n[[port]]\nname = \"B\"\nmode = 7\nspeed = 1\n";
+    let text =
+        "schema = 1\n[system]\nname = \"A\"\nwrokers = 1\n[[port]]\nname = \"B\"\nmode = 7\nspeed = 1\n";
     let errors = Config::parse(text, "x.toml").unwrap_err().to_string();
     let keys: Vec<&str> = errors.lines().map(|line| line.split(": ").nth(1).unwrap()).collect();
-    assert_eq!(keys, ["system.name", "system.wrokers", "port[0].name", "port[0].mode", "port[0].speed"], "{errors}");
+    assert_eq!(
+        keys,
+        ["system.name", "system.wrokers", "port[0].name", "port[0].mode", "port[0].speed"],
+        "{errors}"
+    );
 }
 
 #[test]
@@ -351,7 +508,10 @@ fn errors_in_route_files_have_their_own_lines() {
     let missing = Config::parse_with("schema = 1\n[[route_file]]\npath = \"a\"\n", "gw.toml", &mut |_| {
         Err(io::Error::new(io::ErrorKind::NotFound, "no such file"))
     });
-    assert_eq!(missing.unwrap_err().to_string(), "gw.toml:3: route_file[0].path: a: cannot be read: no such file");
+    assert_eq!(
+        missing.unwrap_err().to_string(),
+        "gw.toml:3: route_file[0].path: a: cannot be read: no such file"
+    );
 }
 
 #[test]

@@ -347,7 +347,9 @@ impl Mac {
     /// Checks and takes an address: not a group address (IEEE 802-2014 section 8.2.2), not zero.
     pub fn new(bytes: [u8; 6]) -> Result<Mac, NotAllowed> {
         if bytes[0] & 1 != 0 {
-            return Err(NotAllowed::new("a unicast MAC is needed: the lowest bit of its first byte must be 0"));
+            return Err(NotAllowed::new(
+                "a unicast MAC is needed: the lowest bit of its first byte must be 0",
+            ));
         }
         if bytes == [0; 6] {
             return Err(NotAllowed::new("a MAC of zeros belongs to nobody"));
@@ -568,10 +570,16 @@ impl InterfaceAddress {
         }
         // RFC 3021: a /31 has neither a network nor a broadcast address.
         if net.prefix_len() < 31 && address == net.network() {
-            return Err(NotAllowed::because(format!("the network address of {}: use a host address", net.trunc())));
+            return Err(NotAllowed::because(format!(
+                "the network address of {}: use a host address",
+                net.trunc()
+            )));
         }
         if net.prefix_len() < 31 && address == net.broadcast() {
-            return Err(NotAllowed::because(format!("the broadcast address of {}: use a host address", net.trunc())));
+            return Err(NotAllowed::because(format!(
+                "the broadcast address of {}: use a host address",
+                net.trunc()
+            )));
         }
         // RFC 1122 section 3.2.1.3, RFC 1112 section 4.
         let [first, ..] = address.octets();
@@ -590,7 +598,9 @@ impl InterfaceAddress {
             return Err(NotAllowed::new("a unicast address is needed (not ::, ::1 or ff00::/8)"));
         }
         if address.to_ipv4_mapped().is_some() {
-            return Err(NotAllowed::new("an IPv4-mapped address never stands on a wire (RFC 4038 section 4.2)"));
+            return Err(NotAllowed::new(
+                "an IPv4-mapped address never stands on a wire (RFC 4038 section 4.2)",
+            ));
         }
         // RFC 4291 section 2.6.1; RFC 6164: a /127 has no such anycast address.
         if net.prefix_len() < 127 && address == net.network() {
@@ -665,8 +675,9 @@ impl FromStr for NextHop {
             Some((address, vrf)) => (address, Some(Name::new(vrf)?)),
             None => (text, None),
         };
-        let address: IpAddr =
-            address.parse().map_err(|_| NotAllowed::new("a next hop is an address, or ADDRESS@VRF to leak"))?;
+        let address: IpAddr = address
+            .parse()
+            .map_err(|_| NotAllowed::new("a next hop is an address, or ADDRESS@VRF to leak"))?;
         if address.is_multicast() || address.is_unspecified() || address.is_loopback() {
             return Err(NotAllowed::new("a next hop is a unicast address"));
         }

@@ -51,8 +51,12 @@ impl Client {
         let path = path.as_ref();
         let unreachable = |error: io::Error| {
             let hint = match error.kind() {
-                io::ErrorKind::NotFound => "no gateway runs there; start `softgate run`, or give --socket PATH",
-                io::ErrorKind::ConnectionRefused => "the gateway that made the socket is gone; start `softgate run`",
+                io::ErrorKind::NotFound => {
+                    "no gateway runs there; start `softgate run`, or give --socket PATH"
+                }
+                io::ErrorKind::ConnectionRefused => {
+                    "the gateway that made the socket is gone; start `softgate run`"
+                }
                 io::ErrorKind::PermissionDenied => {
                     "only its owner, and the [control] group, may use it; try with sudo"
                 }
@@ -88,7 +92,12 @@ impl Client {
     }
 
     /// Replaces the whole config; `files` are its route files by the path in the config.
-    pub fn apply(&mut self, file_name: &str, text: &str, files: &[(String, String)]) -> Result<Changed, ClientError> {
+    pub fn apply(
+        &mut self,
+        file_name: &str,
+        text: &str,
+        files: &[(String, String)],
+    ) -> Result<Changed, ClientError> {
         let mut waiting = VecDeque::new();
         let config = std::iter::once(("", text));
         for (name, text) in config.chain(files.iter().map(|(name, text)| (name.as_str(), text.as_str()))) {

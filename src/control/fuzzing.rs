@@ -1,11 +1,11 @@
 //! What must hold whatever a client sends. Fuzz targets and property tests run this.
 
+use super::Backend;
 use super::reply::{Changed, Reply, Version};
 use super::request::Request;
 use super::rpc::Fault;
 use super::server::Limits;
 use super::session::{Session, Shared, Turn};
-use super::Backend;
 
 /// A gateway without one: counts what it is asked to change.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -47,7 +47,8 @@ fn converse(data: &[u8], piece: usize) -> Vec<u8> {
     'input: for bytes in data.chunks(piece.max(1)) {
         session.push(bytes);
         // Vectors double; both buffers keep 64 KiB for the next message.
-        let most = 2 * (bytes.len() + limits.line_bytes + limits.output_bytes + 8 * limits.line_bytes + (64 << 10));
+        let most =
+            2 * (bytes.len() + limits.line_bytes + limits.output_bytes + 8 * limits.line_bytes + (64 << 10));
         assert!(session.memory_bytes() <= 2 * most, "{} bytes of memory", session.memory_bytes());
         loop {
             let turn = session.run(&mut backend, &mut shared, &limits);
@@ -81,7 +82,10 @@ pub fn control(data: &[u8]) {
         assert_eq!(answer.last(), Some(&b'\n'), "answers are whole lines");
         let answer: serde_json::Value = serde_json::from_slice(answer).expect("every answer is JSON");
         assert_eq!(answer["jsonrpc"], "2.0");
-        assert!(answer.get("result").is_some() != answer.get("error").is_some(), "either a result or an error");
+        assert!(
+            answer.get("result").is_some() != answer.get("error").is_some(),
+            "either a result or an error"
+        );
     }
     let pieces = converse(data, usize::from(*first) + 1);
     assert_eq!(whole, pieces, "how bytes arrive changes nothing");

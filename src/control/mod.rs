@@ -31,8 +31,9 @@ mod tests;
 
 pub use client::{Client, ClientError, RouteStream};
 pub use reply::{
-    Changed, Counter, DropEntry, DropsExport, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState, PortStatus,
-    Reply, RouteEntry, RouteKind, RoutePage, RouteSource, Staged, Version, ViaEntry, WorkerStatus,
+    Changed, Counter, DropEntry, DropsExport, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState,
+    PortStatus, Reply, RouteEntry, RouteKind, RoutePage, RouteSource, Staged, Version, ViaEntry,
+    WorkerStatus,
 };
 pub use request::{NeighbourKey, Patch, Request, RouteKey, RoutesQuery};
 pub use rpc::{Fault, FaultKind};

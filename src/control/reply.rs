@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::base64;
 use crate::config::{
-    DeviceName, InterfaceAddress, InterfaceName, Lag, Mac, PortMode, PortName, Prefix, Vlan, VrfName, ZoneName,
+    DeviceName, InterfaceAddress, InterfaceName, Lag, Mac, PortMode, PortName, Prefix, Vlan, VrfName,
+    ZoneName,
 };
 
 /// The result of a request. Which variant it is follows from the method.

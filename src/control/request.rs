@@ -226,7 +226,11 @@ impl<'de> Deserialize<'de> for RouteKey {
     }
 }
 
-fn nothing_more<'de, A: SeqAccess<'de>>(seq: &mut A, len: usize, expected: &dyn de::Expected) -> Result<(), A::Error> {
+fn nothing_more<'de, A: SeqAccess<'de>>(
+    seq: &mut A,
+    len: usize,
+    expected: &dyn de::Expected,
+) -> Result<(), A::Error> {
     match seq.next_element::<de::IgnoredAny>()? {
         None => Ok(()),
         Some(_) => Err(de::Error::invalid_length(len + 1, expected)),
@@ -296,7 +300,9 @@ mod compact_routes {
             match &self.0.target {
                 RouteTarget::Blackhole => tuple.serialize_element("blackhole")?,
                 RouteTarget::Unreachable => tuple.serialize_element("unreachable")?,
-                RouteTarget::Via(next_hops) if next_hops.len() == 1 => tuple.serialize_element(&next_hops[0])?,
+                RouteTarget::Via(next_hops) if next_hops.len() == 1 => {
+                    tuple.serialize_element(&next_hops[0])?
+                }
                 RouteTarget::Via(next_hops) => {
                     let words: Vec<String> = next_hops.iter().map(ToString::to_string).collect();
                     tuple.serialize_element(&words.join(","))?;

@@ -109,13 +109,20 @@ pub(crate) fn decode(line: &[u8]) -> (&str, Result<Request, Fault>) {
     let invalid = |message: String| Fault::new(FaultKind::InvalidRequest, message);
     let envelope: Envelope<'_> = match serde_json::from_slice(line) {
         Ok(envelope) => envelope,
-        Err(error) if error.is_data() => return ("null", Err(invalid(format!("not a JSON-RPC request: {error}")))),
+        Err(error) if error.is_data() => {
+            return ("null", Err(invalid(format!("not a JSON-RPC request: {error}"))));
+        }
         Err(error) => return ("null", Err(Fault::new(FaultKind::Parse, format!("not JSON: {error}")))),
     };
     let id = match envelope.id.map(RawValue::get) {
         Some(id) if id.len() <= MAX_ID_BYTES && !id.starts_with(['{', '[', 't', 'f']) => id,
         Some(_) => return ("null", Err(invalid("id is a number or a string of at most 256 bytes".into()))),
-        None => return ("null", Err(invalid("id is missing: every request is answered, notifications are not served".into()))),
+        None => {
+            return (
+                "null",
+                Err(invalid("id is missing: every request is answered, notifications are not served".into())),
+            );
+        }
     };
     if envelope.jsonrpc != "2.0" {
         return (id, Err(invalid("jsonrpc is \"2.0\"".into())));
@@ -126,7 +133,8 @@ pub(crate) fn decode(line: &[u8]) -> (&str, Result<Request, Fault>) {
         let message = error.to_string();
         match message.starts_with("unknown variant") {
             true => {
-                let known = message.split_once("expected one of ").map_or("", |(_, known)| known).replace('`', "");
+                let known =
+                    message.split_once("expected one of ").map_or("", |(_, known)| known).replace('`', "");
                 let method: String = envelope.method.chars().take(64).collect();
                 Fault::new(FaultKind::NoSuchMethod, format!("no method {method:?}; known: {known}"))
             }
@@ -169,7 +177,10 @@ impl<'de> Deserializer<'de> for Call<'de, '_> {
 impl<'a> MapAccess<'a> for Call<'a, '_> {
     type Error = serde_json::Error;
 
-    fn next_key_seed<K: DeserializeSeed<'a>>(&mut self, seed: K) -> Result<Option<K::Value>, serde_json::Error> {
+    fn next_key_seed<K: DeserializeSeed<'a>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, serde_json::Error> {
         let key = match self.next {
             Part::Method => "method",
             Part::Params => "params",
@@ -203,7 +214,10 @@ pub(crate) fn encode(id: &str, answer: &Result<Reply, Fault>, out: &mut Vec<u8>)
         }
         Err(fault) => {
             out.extend_from_slice(b",\"error\":");
-            serde_json::to_writer(&mut *out, &WireFault { code: fault.kind.code(), message: Cow::Borrowed(&fault.message) })
+            serde_json::to_writer(
+                &mut *out,
+                &WireFault { code: fault.kind.code(), message: Cow::Borrowed(&fault.message) },
+            )
         }
     };
     written.unwrap_or_else(|error| unreachable!("replies are plain data and memory takes them: {error}"));

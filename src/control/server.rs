@@ -14,9 +14,9 @@ use mio::net::{UnixListener, UnixStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::Backend;
 use super::rpc::{self, Fault, FaultKind};
 use super::session::{Peer, Session, Shared, Turn};
-use super::Backend;
 
 /// What clients may cost.
 #[derive(Clone, Debug)]
@@ -61,8 +61,9 @@ const OTHERS: usize = usize::MAX / 2;
 
 /// Clients accepted before those that are there get their turn.
 const ACCEPTS_PER_TURN: usize = 64;
-/// Bytes read from a client in one turn.
+/// Bytes read from a client and requests served in one turn, however fast it sends more.
 const READ_PER_TURN: usize = 1 << 20;
+const REQUESTS_PER_TURN: u64 = 64;
 const READ_CHUNK: usize = 64 * 1024;
 
 /// The control socket and all its clients.
@@ -130,14 +131,16 @@ impl Server {
     /// Only the owner may connect; with `group` (name or number) its members too.
     pub fn bind(path: impl AsRef<Path>, group: Option<&str>, limits: Limits) -> io::Result<Server> {
         let path = path.as_ref().to_owned();
-        let explain = |what: String| move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
+        let explain =
+            |what: String| move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder).map_err(explain(format!("cannot make the folder {}", folder.display())))?;
+            fs::create_dir_all(folder)
+                .map_err(explain(format!("cannot make the folder {}", folder.display())))?;
         }
         let lock = lock(&path)?;
         remove_stale(&path)?;
-        let listener =
-            listen(&path, group).map_err(explain(format!("cannot make the control socket {}", path.display())))?;
+        let listener = listen(&path, group)
+            .map_err(explain(format!("cannot make the control socket {}", path.display())))?;
         let mut listener = UnixListener::from_std(listener);
         let poll = Poll::new()?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
@@ -266,7 +269,8 @@ impl Server {
             match oldest.min_by_key(|(_, client)| client.last_request).map(|(number, _)| *number) {
                 Some(number) => self.close(number),
                 None => {
-                    let message = format!("all {} connections of the control socket are taken", self.limits.clients);
+                    let message =
+                        format!("all {} connections of the control socket are taken", self.limits.clients);
                     let mut line = Vec::new();
                     rpc::encode("null", &Err(Fault::new(FaultKind::Limit, message)), &mut line);
                     // Best effort: the socket is new, its buffer empty; whoever left already is not missed.
@@ -275,8 +279,10 @@ impl Server {
                 }
             }
         }
-        let peer = rustix::net::sockopt::socket_peercred(&stream)
-            .map_or(Peer { uid: u32::MAX, pid: 0 }, |peer| Peer { uid: peer.uid.as_raw(), pid: peer.pid.as_raw_pid() });
+        let peer =
+            rustix::net::sockopt::socket_peercred(&stream).map_or(Peer { uid: u32::MAX, pid: 0 }, |peer| {
+                Peer { uid: peer.uid.as_raw(), pid: peer.pid.as_raw_pid() }
+            });
         let number = self.next_client;
         self.next_client += 1;
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -339,7 +345,8 @@ impl Client {
     }
 
     fn is_overdue(&self, limits: &Limits, now: Instant) -> bool {
-        let past = |since: Option<Instant>, most| since.is_some_and(|since| now.duration_since(since) >= most);
+        let past =
+            |since: Option<Instant>, most| since.is_some_and(|since| now.duration_since(since) >= most);
         let idle = self.session.holds_staged() && past(Some(self.last_request), limits.idle_transaction);
         past(self.half_since, limits.half_request) || past(self.unread_since, limits.unread) || idle
     }
@@ -358,6 +365,7 @@ impl Client {
         }
         self.output_full = false;
         let mut read = 0;
+        let before = self.session.served();
         loop {
             let served = self.session.served();
             let turn = self.session.run(backend, shared, limits);
@@ -395,7 +403,7 @@ impl Client {
             if !self.readable || self.end_of_input {
                 break;
             }
-            if read >= READ_PER_TURN {
+            if read >= READ_PER_TURN || self.session.served() - before >= REQUESTS_PER_TURN {
                 return After::Busy;
             }
             match self.stream.read(scratch) {
@@ -446,7 +454,8 @@ fn lock(path: &Path) -> io::Result<File> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let name = PathBuf::from(name);
-    let explain = |error: io::Error| io::Error::new(error.kind(), format!("cannot lock {}: {error}", name.display()));
+    let explain =
+        |error: io::Error| io::Error::new(error.kind(), format!("cannot lock {}: {error}", name.display()));
     let file = File::options().write(true).create(true).truncate(false).open(&name).map_err(explain)?;
     file.set_permissions(Permissions::from_mode(0o600)).map_err(explain)?;
     match file.try_lock() {

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
+use super::Backend;
 use super::line::{Line, LineBuffer};
 use super::reply::{Changed, Reply, Staged};
 use super::request::{Patch, Request};
 use super::rpc::{self, Fault, FaultKind};
 use super::server::Limits;
-use super::Backend;
 
 /// Who is at the other end, for the audit line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,7 +102,10 @@ impl Session {
             let turn = match input.next(limits.line_bytes) {
                 Line::Partial => Some(Turn::NeedsInput),
                 Line::TooLong => {
-                    let message = format!("a line has at most {} bytes; send large changes in pieces", limits.line_bytes);
+                    let message = format!(
+                        "a line has at most {} bytes; send large changes in pieces",
+                        limits.line_bytes
+                    );
                     rpc::encode("null", &Err(Fault::new(FaultKind::Limit, message)), &mut self.output);
                     self.closing = true;
                     None
@@ -216,7 +219,9 @@ impl Session {
                 self.change("neighbour.del", Patch::NeighbourDel(neighbours), backend, shared, limits)
             }
             Request::Begin {} => match self.transaction {
-                Some(_) => Err(Fault::new(FaultKind::Order, "a transaction is open already: commit or abort it")),
+                Some(_) => {
+                    Err(Fault::new(FaultKind::Order, "a transaction is open already: commit or abort it"))
+                }
                 None => {
                     self.transaction = Some(Transaction::default());
                     Ok(self.staged())
@@ -238,14 +243,22 @@ impl Session {
     fn reserve(bytes: usize, shared: &mut Shared, limits: &Limits) -> Result<(), Fault> {
         if shared.staged_bytes + bytes > limits.staged_bytes {
             let most = limits.staged_bytes >> 20;
-            let message = format!("more than {most} MiB would be staged by all clients; commit in several transactions");
+            let message = format!(
+                "more than {most} MiB would be staged by all clients; commit in several transactions"
+            );
             return Err(Fault::new(FaultKind::Limit, message));
         }
         shared.staged_bytes += bytes;
         Ok(())
     }
 
-    fn upload(&mut self, name: String, text: &str, shared: &mut Shared, limits: &Limits) -> Result<Reply, Fault> {
+    fn upload(
+        &mut self,
+        name: String,
+        text: &str,
+        shared: &mut Shared,
+        limits: &Limits,
+    ) -> Result<Reply, Fault> {
         let known = self.uploads.iter().position(|(known, _)| *known == name);
         if known.is_none() && self.uploads.len() >= MAX_FILES {
             return Err(Fault::new(FaultKind::Limit, format!("a config has at most {MAX_FILES} files")));
@@ -270,11 +283,13 @@ impl Session {
         shared: &mut Shared,
     ) -> Result<Reply, Fault> {
         if self.transaction.is_some() {
-            let message = "apply replaces the whole config and is a transaction of its own: commit or abort first";
+            let message =
+                "apply replaces the whole config and is a transaction of its own: commit or abort first";
             return Err(Fault::new(FaultKind::Order, message));
         }
         let mut files = std::mem::take(&mut self.uploads);
-        let uploaded = files.iter().position(|(name, _)| name.is_empty()).map(|index| files.swap_remove(index).1);
+        let uploaded =
+            files.iter().position(|(name, _)| name.is_empty()).map(|index| files.swap_remove(index).1);
         let answer = match (text.is_empty(), uploaded) {
             (false, None) => Some(text),
             (true, Some(uploaded)) => Some(uploaded),
@@ -381,6 +396,8 @@ fn no_transaction() -> Fault {
 }
 
 fn spoiled(fault: &str) -> Fault {
-    let message = format!("a request of this transaction failed ({fault}); nothing of it is applied: abort and begin again");
+    let message = format!(
+        "a request of this transaction failed ({fault}); nothing of it is applied: abort and begin again"
+    );
     Fault::new(FaultKind::Order, message)
 }
