@@ -61,8 +61,9 @@ const OTHERS: usize = usize::MAX / 2;
 
 /// Clients accepted before those that are there get their turn.
 const ACCEPTS_PER_TURN: usize = 64;
-/// Bytes read from a client in one turn.
+/// Bytes read from a client and requests served in one turn, however fast it sends more.
 const READ_PER_TURN: usize = 1 << 20;
+const REQUESTS_PER_TURN: u64 = 64;
 const READ_CHUNK: usize = 64 * 1024;
 
 /// The control socket and all its clients.
@@ -364,6 +365,7 @@ impl Client {
         }
         self.output_full = false;
         let mut read = 0;
+        let before = self.session.served();
         loop {
             let served = self.session.served();
             let turn = self.session.run(backend, shared, limits);
@@ -401,7 +403,7 @@ impl Client {
             if !self.readable || self.end_of_input {
                 break;
             }
-            if read >= READ_PER_TURN {
+            if read >= READ_PER_TURN || self.session.served() - before >= REQUESTS_PER_TURN {
                 return After::Busy;
             }
             match self.stream.read(scratch) {
