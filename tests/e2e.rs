@@ -421,8 +421,15 @@ fn carrier_loss_withdraws_the_connected_route() {
     assert!(said.contains("Unreachable"), "{said}");
     lab.ping("a", CLIENT_B[0], "");
 
-    lab.must("net", "ip link set eth0 up");
-    lab.must("net", "ip -6 addr replace 2001:db8:ff::1/64 dev eth0 nodad");
+    // With the link the host lost what hung on it.
+    for command in [
+        "ip link set eth0 up",
+        "ip -6 addr replace 2001:db8:ff::1/64 dev eth0 nodad",
+        "ip route replace 10.0.0.0/16 via 198.51.100.2",
+        "ip -6 route replace 2001:db8::/32 via 2001:db8:ff::2",
+    ] {
+        lab.must("net", command);
+    }
     std::thread::sleep(Duration::from_millis(300));
     assert!(has_route(), "{:#}", gateway.show("routes"));
     lab.ping("a", NET[0], "");
