@@ -251,8 +251,11 @@ impl Worker {
             worked = true;
             queues[index].rx_frames += count as u64;
             engine.received(count, node);
+            let table = &tables.ports[usize::from(port)];
             if engine.null_pipeline {
                 scratch.drain(..).for_each(|frame| engine.pool.put(frame));
+            } else if table.lag == Lag::ActiveBackup && table.members_up & 1 << queues[index].member == 0 {
+                scratch.drain(..).for_each(|frame| engine.lose_frame(frame, node, DropReason::BackupDevice));
             } else {
                 engine.burst(scratch, Ingress::Port(port), false, tables, now, node, queues);
             }

@@ -339,7 +339,7 @@ fn lag_survives_the_loss_of_a_cable() {
     for (pulled, restored) in [("u2", true), ("u3", true), ("u2", false)] {
         let load = start_udp(&lab, "a", NET[0], 4);
         std::thread::sleep(Duration::from_millis(1500));
-        lab.must("net", &format!("ip link set {pulled} down"));
+        lab.must("sw", &format!("ip link set {pulled} down"));
         std::thread::sleep(Duration::from_millis(500));
         let port = gateway.port("uplink");
         assert_eq!(port["state"], "degraded", "{port:#}");
@@ -354,7 +354,7 @@ fn lag_survives_the_loss_of_a_cable() {
             "{pulled} pulled: {lost} of {sent} datagrams lost, so the switch-over took {lost} ms"
         );
         if restored {
-            lab.must("net", &format!("ip link set {pulled} up"));
+            lab.must("sw", &format!("ip link set {pulled} up"));
             std::thread::sleep(Duration::from_millis(300));
         }
     }
@@ -376,10 +376,10 @@ fn lost_device_of_a_lag_returns() {
     assert!(port["state"] == "degraded" && why.contains("eth2"), "show ports does not say why: {port:#}");
     // The device comes back under the same name, and then the other one goes.
     lab.must("gw", "ip link add eth2 index 201 numrxqueues 2 numtxqueues 2 type veth peer name u2 numrxqueues 2 numtxqueues 2");
-    lab.move_to_net("u2");
+    lab.plug_in("u2");
     lab.must("gw", "ip link set eth2 up");
     std::thread::sleep(Duration::from_secs(1));
-    lab.must("net", "ip link set u3 down");
+    lab.must("sw", "ip link set u3 down");
     std::thread::sleep(Duration::from_millis(300));
     lab.ping("a", NET[0], "");
     lab.ping("b", NET[1], "");
@@ -421,8 +421,15 @@ fn carrier_loss_withdraws_the_connected_route() {
     assert!(said.contains("Unreachable"), "{said}");
     lab.ping("a", CLIENT_B[0], "");
 
-    lab.must("net", "ip link set eth0 up");
-    lab.must("net", "ip -6 addr replace 2001:db8:ff::1/64 dev eth0 nodad");
+    // With the link the host lost what hung on it.
+    for command in [
+        "ip link set eth0 up",
+        "ip -6 addr replace 2001:db8:ff::1/64 dev eth0 nodad",
+        "ip route replace 10.0.0.0/16 via 198.51.100.2",
+        "ip -6 route replace 2001:db8::/32 via 2001:db8:ff::2",
+    ] {
+        lab.must("net", command);
+    }
     std::thread::sleep(Duration::from_millis(300));
     assert!(has_route(), "{:#}", gateway.show("routes"));
     lab.ping("a", NET[0], "");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
-use crate::config::{Config, PortMode, Workers};
+use crate::config::{Config, Lag, PortMode, Workers};
 use crate::io::Port;
 use crate::io::link::{LinkChange, LinkEvent, LinkState, LinkWatcher, OffloadGuard};
 use crate::io::xdp::{Mode, RingSizes, XdpDevice, XdpError, XdpProgram};
@@ -106,18 +106,45 @@ pub struct Member {
 pub struct LivePort {
     /// Name.
     pub name: String,
-    /// Slot in the tables and the program's maps.
+    /// Slot in the tables.
     pub slot: u16,
     /// Its devices.
     pub members: Vec<Member>,
     mode: PortMode,
     queues: Option<u16>,
+    lag: Option<Lag>,
+    /// The member of an active-backup LAG that carries the traffic, if it can.
+    active: usize,
+    /// MAC of a LAG: its first device's, whichever of them come and go later.
+    lag_mac: Option<[u8; 6]>,
 }
 
 impl LivePort {
-    fn members_up(&self) -> u8 {
+    fn can_carry(&self) -> u8 {
         let up = |member: &Member| member.xdp.is_some() && member.link.is_some_and(|link| link.carrier);
         self.members.iter().enumerate().filter(|(_, m)| up(m)).fold(0, |mask, (i, _)| mask | 1 << i)
+    }
+
+    /// The members that carry traffic, one bit each.
+    pub fn members_up(&self) -> u8 {
+        let up = self.can_carry();
+        match self.lag {
+            Some(Lag::ActiveBackup) if up & 1 << self.active != 0 => 1 << self.active,
+            Some(Lag::ActiveBackup) => up & up.wrapping_neg(), // the first
+            Some(Lag::Static) | None => up,
+        }
+    }
+
+    /// Keeps what a LAG has settled on: the active member stays when a better one returns, since the
+    /// switch has learned where we are.
+    fn settle(&mut self) {
+        let up = self.members_up();
+        if up != 0 {
+            self.active = up.trailing_zeros() as usize;
+        }
+        if self.lag.is_some() && self.lag_mac.is_none() {
+            self.lag_mac = self.members.iter().find_map(|member| member.link).map(|link| link.mac);
+        }
     }
 
     /// Why the port carries nothing; `None` if it does.
@@ -137,7 +164,8 @@ impl LivePort {
     }
 
     fn facts(&self, stable: PortFacts) -> PortFacts {
-        let mac = self.members.iter().find_map(|member| member.link).map_or(stable.mac, |link| link.mac);
+        let first = self.members.iter().find_map(|member| member.link).map(|link| link.mac);
+        let mac = self.lag_mac.or(first).unwrap_or(stable.mac);
         PortFacts { mac, members_up: self.members_up() }
     }
 }
@@ -222,7 +250,7 @@ impl Gateway {
         let mut ports = Vec::new();
         for (slot, port) in wanted {
             if let Some(at) = kept.iter().position(|old| old.name == port.name.as_str()) {
-                ports.push(kept.swap_remove(at));
+                ports.push(LivePort { lag: port.lag, ..kept.swap_remove(at) });
                 continue;
             }
             ports.push(LivePort {
@@ -230,6 +258,9 @@ impl Gateway {
                 slot,
                 mode: port.mode,
                 queues: port.queues.map(|queues| queues.get() as u16),
+                lag: port.lag,
+                active: 0,
+                lag_mac: None,
                 members: port
                     .all_devices()
                     .map(|device| Member {
@@ -316,6 +347,7 @@ impl Gateway {
 
     fn bind(&mut self, port: usize, member: usize) -> Result<(), XdpError> {
         let ring_users = self.queues_per_worker();
+        let program_slot = self.free_program_slot();
         let (slot, mode, wanted) = (self.ports[port].slot, self.ports[port].mode, self.ports[port].queues);
         let entry = &mut self.ports[port].members[member];
         if entry.xdp.is_some() {
@@ -339,7 +371,7 @@ impl Gateway {
                 .inspect_err(|error| tracing::warn!(%error, "offloads stay as they are"))
                 .ok();
             let rings = ring_sizes(self.memory.frames() / self.memory.workers(), ring_users.max(1));
-            XdpDevice::open(&self.program, &entry.device, slot, mode, queues, &self.memory, rings)
+            XdpDevice::open(&self.program, &entry.device, program_slot, mode, queues, &self.memory, rings)
         });
         let (device, queues) = match opened {
             Ok(opened) => opened,
@@ -367,6 +399,13 @@ impl Gateway {
         }
         self.node.wake_all();
         Ok(())
+    }
+
+    /// A place in the XDP program's maps: each device has its own, also the devices of one LAG.
+    fn free_program_slot(&self) -> u16 {
+        let bound = || self.ports.iter().flat_map(|port| &port.members).filter_map(|member| member.xdp.as_ref());
+        // `XdpDevice::open` refuses what lies beyond the maps.
+        (0..u16::MAX).find(|slot| bound().all(|device| device.slot() != *slot)).unwrap_or(u16::MAX)
     }
 
     /// Queues one worker serves when all ports are bound: what shares its frames.
@@ -465,6 +504,7 @@ impl Gateway {
 
     /// Publishes what the links allow: at once without rebuilding FIBs, then with.
     fn links_changed(&mut self) {
+        self.ports.iter_mut().for_each(LivePort::settle);
         let same = self.compiler.input().ports.iter().all(|known| {
             self.ports.iter().any(|port| port.name == known.name && port.members_up() == known.members_up)
         });
@@ -566,7 +606,16 @@ impl Gateway {
 }
 
 fn placeholder() -> LivePort {
-    LivePort { name: String::new(), slot: 0, members: Vec::new(), mode: PortMode::Auto, queues: None }
+    LivePort {
+        name: String::new(),
+        slot: 0,
+        members: Vec::new(),
+        mode: PortMode::Auto,
+        queues: None,
+        lag: None,
+        active: 0,
+        lag_mac: None,
+    }
 }
 
 /// Rings that leave half of a worker's frames for packets under way.

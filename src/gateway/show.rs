@@ -77,9 +77,9 @@ impl Gateway {
                     lag: config.lag,
                     active: config
                         .all_devices()
-                        .zip(&live.members)
-                        .filter(|(_, m)| m.xdp.is_some() && m.link.is_some_and(|link| link.carrier))
-                        .map(|(device, _)| device.clone())
+                        .enumerate()
+                        .filter(|(member, _)| live.members_up() & 1 << member != 0)
+                        .map(|(_, device)| device.clone())
                         .collect(),
                     state: match (&down, broken.is_empty()) {
                         (Some(_), _) => LinkState::Down,

@@ -83,6 +83,8 @@ pub enum DropReason {
     TxRingFull,
     /// The egress port is gone or has no queue.
     PortDown,
+    /// Received by a device of a LAG that stands by.
+    BackupDevice,
     /// The other worker's ring is full.
     HandOverFull,
     /// Parked when the gateway stopped.
@@ -235,6 +237,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "port-down",
             None,
             "The egress port has no carrier or no queue. `softgate show ports` says why.",
+        ),
+        (
+            BackupDevice,
+            "backup-device",
+            None,
+            "It came in on a device of an active-backup LAG that stands by: what switches flood to all their ports. The active device gets it, too.",
         ),
         (HandOverFull, "hand-over-full", None, "The ring to the worker that owns the egress queue is full."),
         (Shutdown, "shutdown", None, "Waited for a neighbour when the gateway stopped."),

@@ -183,7 +183,7 @@ impl Compiler {
         let tables = Arc::new(Tables {
             generation: 0,
             epochs: Epochs::default(),
-            ports: Arc::from([]),
+            ports: (0..MAX_PORTS).map(|_| PortTable::empty("")).collect(),
             interfaces: Arc::from([]),
             vrfs: Arc::from([]),
             groups: Arc::from([]),
@@ -473,8 +473,10 @@ impl Compiler {
     }
 
     fn build_ports(&self, input: &Input) -> Result<Arc<[PortTable]>, CompileError> {
-        let mut ports: Vec<PortTable> =
-            (0..self.ports.len() as u16).map(|slot| PortTable::empty(self.ports.name(slot))).collect();
+        // One for every slot there can be: a port's sockets receive from the moment they are bound, which
+        // may be before the first snapshot that knows the port.
+        let name = |slot| if slot < self.ports.len() { self.ports.name(slot as u16) } else { "" };
+        let mut ports: Vec<PortTable> = (0..MAX_PORTS).map(|slot| PortTable::empty(name(slot))).collect();
         for spec in &input.ports {
             if let Some(slot) = self.ports.get(&spec.name) {
                 ports[usize::from(slot)].lag = spec.lag;

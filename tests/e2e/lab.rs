@@ -101,11 +101,11 @@ impl Lab {
         );
     }
 
-    /// Plugs a new device of `gw` into the switch before `net`.
-    pub fn move_to_net(&self, device: &str) {
-        self.must("gw", &format!("ip link set {device} netns {}net", self.prefix));
-        self.must("net", &format!("ip link set {device} master br0 up"));
-        self.must("net", &format!("ethtool -K {device} tx off txvlan off tx-vlan-stag-hw-insert off"));
+    /// Plugs a new device of `gw` into the switch of the uplink.
+    pub fn plug_in(&self, device: &str) {
+        self.must("gw", &format!("ip link set {device} netns {}sw", self.prefix));
+        self.must("sw", &format!("ip link set {device} master br1 up"));
+        self.must("sw", &format!("ethtool -K {device} tx off txvlan off tx-vlan-stag-hw-insert off"));
     }
 
     /// `iperf3 --json` from a host to one of `net`'s addresses.

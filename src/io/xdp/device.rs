@@ -267,6 +267,11 @@ impl XdpDevice {
         self.ifindex
     }
 
+    /// Its place in the program's maps.
+    pub fn slot(&self) -> u16 {
+        self.slot
+    }
+
     /// What the XDP program did with its frames.
     pub fn counters(&self) -> Result<ProgramCounters, XdpError> {
         self.program.counters(self.slot)
