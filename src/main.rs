@@ -1,25 +1,11 @@
-//! The `softgate` binary: parses arguments and dispatches.
+//! The `softgate` binary: parses its arguments and does what they say.
+//!
+//! The commands are listed in [`softgate::cli::Command`].
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use softgate::cli;
-
-/// A software gateway for bare-metal networks
-#[derive(Parser)]
-#[command(version)]
-enum Softgate {
-    Run(cli::run::RunArgs),
-    Replay(cli::replay::ReplayArgs),
-    Bench(cli::bench::BenchArgs),
-    Doctor(cli::doctor::DoctorArgs),
-}
+use softgate::cli::Cli;
 
 fn main() -> ExitCode {
-    match Softgate::parse() {
-        Softgate::Run(args) => cli::run::run(&args),
-        Softgate::Replay(args) => cli::replay::run(&args),
-        Softgate::Bench(args) => cli::bench::run(&args),
-        Softgate::Doctor(args) => cli::doctor::run(args),
-    }
+    Cli::from_arguments().run()
 }

@@ -357,27 +357,30 @@ impl Engine {
     fn run(&mut self, frames: &mut Frames, cx: &Context<'_>, node: &Node, queues: &mut [Queue]) {
         let mut burst = Burst::new();
         for frame in frames.drain(..) {
-            burst.push(Packet { frame, meta: Meta::default() });
+            burst.push(Packet { frame, meta: Meta::FRESH });
         }
         pipeline::run(&mut burst, cx);
         self.recorded = 0;
         // Most packets leave where the one before left.
         let (mut last_egress, mut last_queue) = (NO_INTERFACE, 0);
-        for packet in burst.drain(..) {
-            if packet.meta.verdict == Verdict::Forward {
-                if packet.meta.egress == last_egress {
-                    self.stage(packet.frame, last_queue, node, queues);
+        for packet in burst.iter_mut() {
+            let (frame, meta) = (packet.frame.take(), &packet.meta);
+            if meta.verdict == Verdict::Forward {
+                if meta.egress == last_egress {
+                    self.stage(frame, last_queue, node, queues);
                     continue;
                 }
-                let egress = cx.tables.interface(packet.meta.egress);
-                if let Some(index) = self.only_queue(egress.port, cx.tables) {
-                    (last_egress, last_queue) = (packet.meta.egress, index);
-                    self.stage(packet.frame, index, node, queues);
-                    continue;
+                let port = cx.tables.interface(meta.egress).port;
+                if let Some(index) = self.only_queue(port, cx.tables) {
+                    (last_egress, last_queue) = (meta.egress, index);
+                    self.stage(frame, index, node, queues);
+                } else {
+                    self.transmit(frame, port, Some(meta), cx.tables, node, queues);
                 }
-                self.transmit(packet.frame, egress.port, Some(&packet.meta), cx.tables, node, queues);
-            } else if let Some((packet, reason)) = self.slow.handle(packet, cx, &mut self.pool, &node.limits)
-            {
+                continue;
+            }
+            let packet = Packet { frame, meta: *meta };
+            if let Some((packet, reason)) = self.slow.handle(packet, cx, &mut self.pool, &node.limits) {
                 self.lose(packet, reason, cx, node);
             }
         }

@@ -1,8 +1,9 @@
 //! `softgate bench`: what a packet costs in the shipped loop, measured in memory.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
+use super::Trouble;
 use crate::bench::{Options, Report, run as bench};
 use crate::config::Config;
 
@@ -11,7 +12,7 @@ use crate::config::Config;
 /// cycles_per_packet is what the gateway adds to the null pipeline (the same port, copy-in and burst loop,
 /// every frame put back at once): the median over 20 pairs of windows.
 #[derive(Clone, Debug, clap::Args)]
-pub struct BenchArgs {
+pub struct Args {
     /// The config; devices are not looked at
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
@@ -36,14 +37,8 @@ pub struct BenchArgs {
 }
 
 /// Runs the command.
-pub fn run(args: &BenchArgs) -> ExitCode {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(1);
-        }
-    };
+pub(super) fn run(args: &Args) -> Result<(), Trouble> {
+    let config = Config::load(&args.config)?;
     let options = Options {
         inputs: args.inputs.clone(),
         workers: usize::from(args.workers),
@@ -51,34 +46,31 @@ pub fn run(args: &BenchArgs) -> ExitCode {
         seconds: args.seconds.clamp(0.1, 3600.0),
         allow_drops: args.allow_drops,
     };
-    match bench(&config, &options) {
-        Ok(report) if args.json => {
-            println!("{}", serde_json::to_string(&report).expect("plain data"));
-            ExitCode::SUCCESS
-        }
-        Ok(report) => {
-            print(&report);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("softgate bench: {error}");
-            ExitCode::from(1)
-        }
+    let report =
+        bench(&config, &options).map_err(|error| Trouble::Wrong(format!("softgate bench: {error}")))?;
+    if args.json {
+        let line = serde_json::to_string(&report).unwrap_or_else(|error| unreachable!("plain data: {error}"));
+        return super::print(&format!("{line}\n"));
     }
+    super::print(&text(&report))
 }
 
-fn print(report: &Report) {
-    println!(
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
         "{:.1} TSC cycles per packet above the null pipeline ({:.1}), windows {:.1} to {:.1}",
         report.cycles_per_packet, report.null_cycles_per_packet, report.cycles_range.0, report.cycles_range.1
     );
-    println!(
+    let _ = writeln!(
+        text,
         "{:.2} Mpps, {:.2} Gbit/s on {} worker(s), copy-in included; {} packets",
         report.mpps, report.gbps, report.workers, report.packets
     );
     let (p50, p99, p999) = report.burst_ns;
-    println!("burst of up to 64 packets: p50 {p50} ns, p99 {p99} ns, p99.9 {p999} ns");
-    println!(
+    let _ = writeln!(text, "burst of up to 64 packets: p50 {p50} ns, p99 {p99} ns, p99.9 {p999} ns");
+    let _ = writeln!(
+        text,
         "{} frames of {:.0} bytes, {} routes in {:.2} MB of tables, packet memory on {} pages",
         report.frames,
         report.frame_bytes,
@@ -86,8 +78,9 @@ fn print(report: &Report) {
         report.fib_bytes as f64 / 1e6,
         report.pages
     );
-    println!("{}, TSC {:.2} GHz, Linux {}", report.cpu, report.tsc_ghz, report.kernel);
+    let _ = writeln!(text, "{}, TSC {:.2} GHz, Linux {}", report.cpu, report.tsc_ghz, report.kernel);
     for (reason, count) in &report.drops {
-        println!("dropped {count}: {reason}");
+        let _ = writeln!(text, "dropped {count}: {reason}");
     }
+    text
 }

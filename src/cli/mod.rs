@@ -1,11 +1,156 @@
-//! The command line: one file per command.
+//! The command line: one file per command, listed in [`Command`].
+//!
+//! Exit codes: 0 good, 1 the thing asked about is wrong, 2 usage or cannot reach.
 
+mod apply;
 pub mod bench;
+mod change;
+mod check;
 pub mod doctor;
+mod drops;
 pub mod replay;
 pub mod run;
+mod shell;
+mod show;
+mod table;
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{ConfigErrors, Control};
+use crate::control::{Client, ClientError};
+
+/// A software gateway for bare-metal networks.
+#[derive(Debug, Parser)]
+#[command(name = "softgate", version, about, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 good, 1 the thing asked about is wrong, 2 usage or cannot reach.")]
+pub struct Cli {
+    /// The control socket of the gateway to talk to
+    ///
+    /// Default: /run/softgate/control.sock; for `run` what the config says
+    #[arg(long, global = true, value_name = "PATH", env = "SOFTGATE_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the gateway in the foreground until SIGTERM or SIGINT
+    Run(run::Args),
+    /// Check a config without applying it
+    Check(check::Args),
+    /// Show what a running gateway does
+    Show(show::Args),
+    /// Replace the config of a running gateway, all or nothing
+    Apply(apply::Args),
+    /// Add or replace routes or neighbours
+    Add(change::AddArgs),
+    /// Remove routes or neighbours
+    Del(change::DelArgs),
+    /// The latest dropped packets
+    Drops(drops::Args),
+    /// Run captures through the gateway: neither root nor devices are needed
+    Replay(replay::Args),
+    /// Measure the packet path over frames in memory
+    Bench(bench::Args),
+    /// Probe devices: what works, what is lost, what to type to mend it
+    Doctor(doctor::DoctorArgs),
+    /// Print shell completions
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page, or write all of them into a folder
+    Man(shell::ManArgs),
+}
+
+impl Cli {
+    /// Reads the arguments of the process; on wrong usage says so and exits with 2.
+    pub fn from_arguments() -> Cli {
+        Cli::parse()
+    }
+
+    /// Does what was asked.
+    pub fn run(self) -> ExitCode {
+        let given = self.socket;
+        let socket = given.clone().unwrap_or_else(|| Control::DEFAULT_SOCKET.into());
+        let done = match self.command {
+            Command::Run(args) => return run::run(&args, given),
+            Command::Replay(args) => replay::run(&args),
+            Command::Bench(args) => bench::run(&args),
+            Command::Doctor(args) => return doctor::run(args),
+            Command::Check(args) => check::run(args),
+            Command::Show(args) => show::run(args, &socket),
+            Command::Apply(args) => apply::run(args, &socket),
+            Command::Add(args) => change::add(args, &socket),
+            Command::Del(args) => change::del(args, &socket),
+            Command::Drops(args) => drops::run(args, &socket),
+            Command::Completions(args) => shell::completions(args),
+            Command::Man(args) => shell::man(args),
+        };
+        report(done)
+    }
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The thing asked about is wrong: exit code 1.
+    Wrong(String),
+    /// Wrong usage, or something cannot be reached: exit code 2.
+    Unable(String),
+}
+
+impl From<ClientError> for Trouble {
+    fn from(error: ClientError) -> Trouble {
+        match error.is_refusal() {
+            true => Trouble::Wrong(error.to_string()),
+            false => Trouble::Unable(error.to_string()),
+        }
+    }
+}
+
+impl From<ConfigErrors> for Trouble {
+    fn from(errors: ConfigErrors) -> Trouble {
+        Trouble::Wrong(errors.to_string())
+    }
+}
+
+/// Says what went wrong, if anything did, and turns it into the exit code.
+pub fn report(done: Result<(), Trouble>) -> ExitCode {
+    let (message, code) = match done {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Trouble::Wrong(message)) => (message, 1),
+        Err(Trouble::Unable(message)) => (message, 2),
+    };
+    eprintln!("{message}");
+    ExitCode::from(code)
+}
+
+/// Prints to the standard output. A reader that has seen enough (`| head`) is no trouble.
+pub(crate) fn print(text: &str) -> Result<(), Trouble> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(Trouble::Unable(format!("cannot write the output: {error}"))),
+    }
+}
+
+/// Prints for programs.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Trouble> {
+    let mut text = serde_json::to_string_pretty(value)
+        .unwrap_or_else(|error| unreachable!("replies are plain data: {error}"));
+    text.push('\n');
+    print(&text)
+}
+
+fn connect(socket: &std::path::Path) -> Result<Client, Trouble> {
+    Ok(Client::connect(socket)?)
+}
 
 /// Parses `PORT=FILE`.
 fn parse_input(text: &str) -> Result<(String, PathBuf), String> {

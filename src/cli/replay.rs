@@ -1,11 +1,12 @@
 //! `softgate replay`: captures in, captures and counters out.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::Trouble;
 use crate::config::Config;
 use crate::replay::{Options, Report, run as replay};
 
@@ -14,7 +15,7 @@ use crate::replay::{Options, Report, run as replay};
 /// The clock is the capture's; the same config, captures and number of workers give the same bytes and
 /// counters on any machine. Neither root nor a network device is needed.
 #[derive(Clone, Debug, clap::Args)]
-pub struct ReplayArgs {
+pub struct Args {
     /// The config; devices are not looked at
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
@@ -48,33 +49,24 @@ struct Json {
 }
 
 /// Runs the command.
-pub fn run(args: &ReplayArgs) -> ExitCode {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(1);
-        }
-    };
+pub(super) fn run(args: &Args) -> Result<(), Trouble> {
+    let config = Config::load(&args.config)?;
     let options = Options {
         inputs: args.inputs.clone(),
         out: args.out.clone(),
         workers: usize::from(args.workers),
         linger: Duration::from_millis(args.linger),
     };
-    match replay(&config, &options) {
-        Ok(report) => {
-            print(&report, args);
-            ExitCode::from(u8::from(report.leaked_frames > 0))
-        }
-        Err(error) => {
-            eprintln!("softgate replay: {error}");
-            ExitCode::from(2)
-        }
+    let report =
+        replay(&config, &options).map_err(|error| Trouble::Unable(format!("softgate replay: {error}")))?;
+    print(&report, args)?;
+    match report.leaked_frames {
+        0 => Ok(()),
+        leaked => Err(Trouble::Wrong(format!("{leaked} frames leaked: this is a bug"))),
     }
 }
 
-fn print(report: &Report, args: &ReplayArgs) {
+fn print(report: &Report, args: &Args) -> Result<(), Trouble> {
     let totals = &report.totals;
     if args.json {
         let json = Json {
@@ -87,24 +79,25 @@ fn print(report: &Report, args: &ReplayArgs) {
             drops: totals.drops.iter().map(|(reason, count)| (reason.name(), *count)).collect(),
             written: report.written.iter().cloned().collect(),
         };
-        println!("{}", serde_json::to_string(&json).expect("plain data"));
-        return;
+        let line = serde_json::to_string(&json).unwrap_or_else(|error| unreachable!("plain data: {error}"));
+        return super::print(&format!("{line}\n"));
     }
-    println!("received    {:>12}", totals.received);
-    println!("sent        {:>12}", totals.sent);
-    println!("punted      {:>12}   consumed by the gateway itself: ARP, ND, ICMP to it", totals.punted);
-    println!(
-        "originated  {:>12}   made by the gateway: answers, errors, requests, fragments",
-        totals.originated
-    );
-    println!("dropped     {:>12}", totals.drops.iter().map(|(_, count)| count).sum::<u64>());
+    let mut text = String::new();
+    let dropped = totals.drops.iter().map(|(_, count)| count).sum::<u64>();
+    for (name, count, says) in [
+        ("received", totals.received, ""),
+        ("sent", totals.sent, ""),
+        ("punted", totals.punted, "consumed by the gateway itself: ARP, ND, ICMP to it"),
+        ("originated", totals.originated, "made by the gateway: answers, errors, requests, fragments"),
+        ("dropped", dropped, ""),
+    ] {
+        let _ = writeln!(text, "{}", format!("{name:<12}{count:>12}   {says}").trim_end());
+    }
     for (reason, count) in &totals.drops {
-        println!("  {:<28} {count:>6}   {}", reason.name(), reason.explanation());
+        let _ = writeln!(text, "  {:<28}{count:>8}   {}", reason.name(), reason.explanation());
     }
     for (port, frames) in &report.written {
-        println!("wrote {} ({frames} frames)", args.out.join(format!("{port}.pcap")).display());
+        let _ = writeln!(text, "wrote {} ({frames} frames)", args.out.join(format!("{port}.pcap")).display());
     }
-    if report.leaked_frames > 0 {
-        println!("LEAKED {} frames: this is a bug", report.leaked_frames);
-    }
+    super::print(&text)
 }

@@ -1,6 +1,6 @@
 //! `softgate run`: the gateway itself, in the foreground.
 
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -19,13 +19,10 @@ use crate::io::link::explain_bind_failure;
 /// Needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_IPC_LOCK (root has them). Everything is detached
 /// from the devices on exit.
 #[derive(Clone, Debug, clap::Args)]
-pub struct RunArgs {
+pub struct Args {
     /// The config
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// The control socket, instead of the config's
-    #[arg(long, value_name = "PATH", env = "SOFTGATE_SOCKET")]
-    pub socket: Option<PathBuf>,
     /// What is logged, for example `info` or `softgate=debug`
     #[arg(long, value_name = "FILTER", default_value = "info", env = "SOFTGATE_LOG")]
     pub log: String,
@@ -35,10 +32,11 @@ pub struct RunArgs {
 const LINKS: usize = 0;
 const SIGNALS: usize = 1;
 
-/// Runs the command.
-pub fn run(args: &RunArgs) -> ExitCode {
+/// Runs the command; `socket` instead of the config's if it was given.
+pub fn run(args: &Args, socket: Option<PathBuf>) -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(&args.log))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     let config = match Config::load(&args.config) {
@@ -48,7 +46,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    match serve(config, args) {
+    match serve(config, args, socket) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("softgate run: {error}");
@@ -57,9 +55,9 @@ pub fn run(args: &RunArgs) -> ExitCode {
     }
 }
 
-fn serve(config: Config, args: &RunArgs) -> Result<ExitCode, String> {
+fn serve(config: Config, args: &Args, socket: Option<PathBuf>) -> Result<ExitCode, String> {
     // The socket first: a second gateway with the same config ends here, before it touches a device.
-    let path = args.socket.clone().unwrap_or_else(|| config.control.socket.clone());
+    let path = socket.unwrap_or_else(|| config.control.socket.clone());
     let mut server = Server::bind(&path, config.control.group.as_deref(), Limits::default())
         .map_err(|error| error.to_string())?;
     let (mut signals, tell) = UnixStream::pair().map_err(|error| format!("signals: {error}"))?;

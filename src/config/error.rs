@@ -37,7 +37,7 @@ impl fmt::Display for ConfigError {
 }
 
 /// All faults that were found, in the order of the file. Never empty.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigErrors {
     /// The first faults, at most [`ConfigErrors::SHOWN`].
     pub errors: Vec<ConfigError>,
@@ -48,10 +48,6 @@ pub struct ConfigErrors {
 impl ConfigErrors {
     /// Faults kept: a screenful. A wrong file of a million routes must not become a million messages.
     pub const SHOWN: usize = 50;
-
-    pub(crate) fn none() -> ConfigErrors {
-        ConfigErrors { errors: Vec::new(), more: 0 }
-    }
 
     pub(crate) fn push(&mut self, error: ConfigError) {
         if self.errors.len() < Self::SHOWN {

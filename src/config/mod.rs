@@ -125,7 +125,7 @@ impl Config {
         file_name: &str,
         read: &mut dyn FnMut(&str) -> io::Result<String>,
     ) -> Result<Config, ConfigErrors> {
-        let mut errors = ConfigErrors::none();
+        let mut errors = ConfigErrors::default();
         let source = read::Source::parse(text, file_name, &mut errors);
         if !errors.is_empty() {
             errors.sort();
@@ -175,7 +175,7 @@ impl Config {
 
     /// Checks across tables, for a config that was built or changed without text. Errors have no line.
     pub fn validate(&self, file_name: &str) -> Result<(), ConfigErrors> {
-        let mut errors = ConfigErrors::none();
+        let mut errors = ConfigErrors::default();
         check::check(self, &mut |fault| {
             let at = |key: &str, value, allowed| ConfigError {
                 file: file_name.into(),
@@ -210,6 +210,18 @@ impl Config {
     }
 }
 
+/// The paths of the route files that a config names, right or wrong: whoever sends it sends them too.
+pub(crate) fn route_file_paths(text: &str) -> Vec<String> {
+    let (tree, _) = toml::de::DeTable::parse_recoverable(text);
+    let Some(files) = tree.get_ref().get("route_file").and_then(|files| files.get_ref().as_array()) else {
+        return Vec::new();
+    };
+    let path = |file: &toml::Spanned<toml::de::DeValue<'_>>| {
+        file.get_ref().as_table()?.get("path")?.get_ref().as_str().map(str::to_owned)
+    };
+    files.iter().filter_map(path).collect()
+}
+
 /// The path of a route file: relative ones are beside the config.
 pub(crate) fn beside(config: &Path, file: &str) -> std::path::PathBuf {
     config.parent().unwrap_or(Path::new("")).join(file)
@@ -227,7 +239,7 @@ pub(crate) fn read_file(path: &Path) -> io::Result<String> {
 }
 
 fn unreadable(file: &str, error: &io::Error) -> ConfigErrors {
-    let mut errors = ConfigErrors::none();
+    let mut errors = ConfigErrors::default();
     let allowed = format!("cannot be read: {error}");
     errors.push(ConfigError { file: file.into(), line: None, key: String::new(), value: None, allowed });
     errors

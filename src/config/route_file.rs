@@ -40,16 +40,17 @@ pub(crate) fn line_of(text: &str, index: usize) -> Option<u32> {
 }
 
 /// What stands on each line that is not empty, without comments.
-fn lines(text: &str) -> impl Iterator<Item = (u32, &str)> {
+pub(crate) fn lines(text: &str) -> impl Iterator<Item = (u32, &str)> {
     (1..).zip(text.lines()).filter_map(|(number, line)| {
         let words = line.split_once('#').map_or(line, |(words, _)| words).trim();
         (!words.is_empty()).then_some((number, words))
     })
 }
 
+/// Key, value and what is allowed.
 type Fault<'a> = (&'static str, &'a str, NotAllowed);
 
-fn parse_line<'a>(words: &'a str, vrf: &VrfName) -> Result<Route, Fault<'a>> {
+pub(crate) fn parse_line<'a>(words: &'a str, vrf: &VrfName) -> Result<Route, Fault<'a>> {
     let form = || ("route", words, NotAllowed::new(FORM));
     let mut split = words.split_ascii_whitespace();
     let prefix = split.next().ok_or_else(form)?;

@@ -75,17 +75,17 @@ impl Client {
         self.receive(id)
     }
 
-    /// All routes that match, page by page; each page goes to `page`.
+    /// All routes that match, page by page; each goes to `page`, which says whether it wants more.
     pub fn routes(
         &mut self,
         mut query: RoutesQuery,
-        mut page: impl FnMut(Vec<RouteEntry>),
+        mut page: impl FnMut(Vec<RouteEntry>) -> bool,
     ) -> Result<(), ClientError> {
         loop {
             let answer: RoutePage = self.call(&Request::ShowRoutes(query.clone()))?;
-            page(answer.routes);
+            let more = page(answer.routes);
             match answer.next_offset {
-                Some(next) if next > query.offset => query.offset = next,
+                Some(next) if more && next > query.offset => query.offset = next,
                 _ => return Ok(()),
             }
         }

@@ -46,6 +46,10 @@ fn converse(data: &[u8], piece: usize) -> Vec<u8> {
     let mut answers = Vec::new();
     'input: for bytes in data.chunks(piece.max(1)) {
         session.push(bytes);
+        // Vectors double; both buffers keep 64 KiB for the next message.
+        let most =
+            2 * (bytes.len() + limits.line_bytes + limits.output_bytes + 8 * limits.line_bytes + (64 << 10));
+        assert!(session.memory_bytes() <= 2 * most, "{} bytes of memory", session.memory_bytes());
         loop {
             let turn = session.run(&mut backend, &mut shared, &limits);
             assert!(shared.staged_bytes <= limits.staged_bytes, "the cap on staged bytes holds");

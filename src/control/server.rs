@@ -95,7 +95,7 @@ pub struct Server {
     path: PathBuf,
     /// Held locked as long as the socket is ours.
     _lock: File,
-    clock: fn() -> Instant,
+    clock: Box<dyn Fn() -> Instant + Send>,
     scratch: Vec<u8>,
 }
 
@@ -155,7 +155,7 @@ impl Server {
             limits,
             path,
             _lock: lock,
-            clock: Instant::now,
+            clock: Box::new(Instant::now),
             scratch: vec![0; READ_CHUNK],
         })
     }
@@ -186,10 +186,9 @@ impl Server {
         self.shared.staged_bytes
     }
 
-    /// Gives the server another clock (tests).
-    #[doc(hidden)]
-    pub fn set_clock(&mut self, clock: fn() -> Instant) {
-        self.clock = clock;
+    #[cfg(test)]
+    pub(crate) fn set_clock(&mut self, clock: impl Fn() -> Instant + Send + 'static) {
+        self.clock = Box::new(clock);
     }
 
     /// Waits for something to happen, at most `timeout`, and serves it: each client at most its share.

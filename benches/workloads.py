@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Writes the captures and routes that `scripts/bench` measures with: workloads.py DIR (needs numpy).
+
+Frames are 64 bytes in the capture (no FCS): Ethernet, for vl_* a tag of VLAN 100, IPv4 with TTL 64, UDP and
+zeros; checksums are right. Everything comes from fixed seeds, so that figures of different days and of
+other gateways can be compared.
+
+    fw_1, fw_64k, fw_1M   flows to 20.0.0.0/8, each once, in random order: H hosts x P ports as in FD.io CSIT
+    vl_1, vl_64k          the same on VLAN 100
+    rt_10k, rt_1M         one million packets, each to a random address in a random one of the routes
+    routes_10k, routes_1M .txt: route files of the config, lengths roughly as in the default-free zone,
+                          next hops 192.168.2.2 to .17 in turn
+"""
+
+import ipaddress
+import random
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+
+INSIDE_PORT = bytes.fromhex("02fe00000000")
+CLIENT = bytes.fromhex("020100000001")
+FRAME_BYTES = 64
+VLAN = 100
+
+# Name: (hosts, ports). The order matters: one random sequence serves all.
+FLOWS = {"1": (1, 1), "1k": (16, 63), "64k": (1024, 63), "1M": (16384, 63)}
+CAPTURES = {"fw": ("1", "64k", "1M"), "vl": ("1", "64k")}
+
+ROUTES = {"10k": 10_000, "1M": 1_000_000}
+RANDOM_DESTINATIONS = 1_000_000
+# Percent of prefix lengths.
+LENGTHS = [24] * 60 + [23] * 8 + [22] * 12 + [21] * 4 + [20] * 5 + [19] * 3 + [18] * 2 + [17] * 1 + [16] * 4 + [32] * 1
+# Networks of the clients, the loopback and the gateway.
+NO_ROUTES_IN = (10, 127, 192)
+
+
+def ipv4(text):
+    return int(ipaddress.IPv4Address(text))
+
+
+def big_endian(values, size):
+    """Each value as `size` bytes in network order."""
+    return values.astype(f">u{size}").view(np.uint8).reshape(-1, size)
+
+
+def ones_complement_sum(octets):
+    """Per row, the folded sum of its 16-bit words (RFC 1071); rows have an even length."""
+    words = octets.astype(np.uint32)
+    total = (words[:, 0::2] << 8).sum(1) + words[:, 1::2].sum(1)
+    for _ in range(3):
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def udp_frames(src, dst, src_port, dst_port, vlan=None):
+    """One frame per element of the four arrays."""
+    frames = np.zeros((len(src), FRAME_BYTES), np.uint8)
+    frames[:, 0:6] = np.frombuffer(INSIDE_PORT, np.uint8)
+    frames[:, 6:12] = np.frombuffer(CLIENT, np.uint8)
+    l3 = 14
+    if vlan is not None:
+        frames[:, 12:16] = [0x81, 0x00, vlan >> 8, vlan & 255]
+        l3 = 18
+    frames[:, l3 - 2 : l3] = [0x08, 0x00]
+
+    header = frames[:, l3 : l3 + 20]
+    header[:, 0] = 0x45
+    header[:, 2:4] = [0, FRAME_BYTES - l3]
+    header[:, 8] = 64  # TTL
+    header[:, 9] = 17  # UDP
+    header[:, 12:16] = big_endian(src, 4)
+    header[:, 16:20] = big_endian(dst, 4)
+    header[:, 10:12] = big_endian(~ones_complement_sum(header) & 0xFFFF, 2)
+
+    datagram = frames[:, l3 + 20 :]
+    length = FRAME_BYTES - l3 - 20
+    datagram[:, 0:2] = big_endian(src_port, 2)
+    datagram[:, 2:4] = big_endian(dst_port, 2)
+    datagram[:, 4:6] = [0, length]
+    # Pseudo header (RFC 768): addresses, protocol, length.
+    pseudo = ones_complement_sum(header[:, 12:20]) + 17 + length
+    total = ones_complement_sum(datagram) + pseudo
+    for _ in range(2):
+        total = (total & 0xFFFF) + (total >> 16)
+    check = ~total & 0xFFFF
+    check[check == 0] = 0xFFFF
+    datagram[:, 6:8] = big_endian(check, 2)
+    return frames
+
+
+def write_capture(path, frames):
+    count, length = frames.shape
+    records = np.zeros((count, 16 + length), np.uint8)
+    records[:, :16] = np.frombuffer(struct.pack("<IIII", 0, 0, length, length), np.uint8)
+    records[:, 16:] = frames
+    with open(path, "wb") as out:
+        out.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+        out.write(records.tobytes())
+
+
+def flow_captures(directory, numbers):
+    for name, (hosts, ports) in FLOWS.items():
+        index = numbers.permutation(hosts * ports)
+        host, port = index // ports, index % ports
+        fields = ipv4("10.0.0.1") + host, ipv4("20.0.0.1") + host, 1024 + port, np.full(len(host), 1234)
+        if name in CAPTURES["fw"]:
+            write_capture(directory / f"fw_{name}.pcap", udp_frames(*fields))
+        if name in CAPTURES["vl"]:
+            write_capture(directory / f"vl_{name}.pcap", udp_frames(*fields, vlan=VLAN))
+
+
+def route_captures(directory, numbers):
+    choice = random.Random(7)
+    for name, count in ROUTES.items():
+        seen = set()
+        while len(seen) < count:
+            length = choice.choice(LENGTHS)
+            network = choice.randrange(ipv4("1.0.0.0"), ipv4("223.0.0.0")) & (0xFFFFFFFF << (32 - length)) & 0xFFFFFFFF
+            if network >> 24 not in NO_ROUTES_IN:
+                seen.add((network, length))
+        routes = sorted(seen)
+        choice.shuffle(routes)
+        with open(directory / f"routes_{name}.txt", "w") as out:
+            for i, (network, length) in enumerate(routes):
+                octets = ".".join(str(network >> shift & 255) for shift in (24, 16, 8, 0))
+                out.write(f"{octets}/{length} via 192.168.2.{2 + i % 16}\n")
+
+        picked = numbers.integers(0, count, RANDOM_DESTINATIONS)
+        networks = np.array([route[0] for route in routes], np.int64)[picked]
+        lengths = np.array([route[1] for route in routes])[picked]
+        hosts = (numbers.random(RANDOM_DESTINATIONS) * (2.0 ** (32 - lengths))).astype(np.int64)
+        ports = 1024 + (np.arange(RANDOM_DESTINATIONS) % 60000)
+        sources = np.full(RANDOM_DESTINATIONS, ipv4("10.0.0.1"))
+        frames = udp_frames(sources, networks + hosts, ports, np.full(RANDOM_DESTINATIONS, 1234))
+        write_capture(directory / f"rt_{name}.pcap", frames)
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    directory = Path(sys.argv[1])
+    directory.mkdir(parents=True, exist_ok=True)
+    numbers = np.random.default_rng(1)
+    flow_captures(directory, numbers)
+    route_captures(directory, numbers)
+
+
+if __name__ == "__main__":
+    main()

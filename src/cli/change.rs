@@ -1,0 +1,168 @@
+//! `softgate add ...` and `softgate del ...`: routes and neighbours, by one or by the million.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+
+use super::apply::print_changed;
+use super::{Trouble, connect};
+use crate::config::{self, ConfigError, InterfaceName, Mac, Name, Neighbour, Prefix, VrfName, route_file};
+use crate::control::{Changed, NeighbourKey, Request, RouteKey};
+
+/// Arguments of `add`.
+#[derive(Debug, clap::Args)]
+pub struct AddArgs {
+    #[command(subcommand)]
+    what: Add,
+    /// Output for programs
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Add {
+    /// Add or replace a static route, or all routes of a file as one change
+    #[command(
+        override_usage = "softgate add route PREFIX via ADDRESS[@VRF][,ADDRESS...] [--vrf VRF]\n       \
+        softgate add route PREFIX blackhole|unreachable [--vrf VRF]\n       \
+        softgate add route --file FILE [--vrf VRF]"
+    )]
+    Route {
+        /// PREFIX via ADDRESS[@VRF][,ADDRESS...], PREFIX blackhole or PREFIX unreachable
+        #[arg(value_name = "ROUTE", required_unless_present = "file", num_args = 2..)]
+        route: Vec<String>,
+        /// A file with one such route per line
+        #[arg(long, conflicts_with = "route")]
+        file: Option<PathBuf>,
+        /// The VRF of the routes
+        #[arg(long, default_value = "default")]
+        vrf: VrfName,
+    },
+    /// Add or replace a static neighbour
+    Neighbour {
+        /// The interface it is on
+        interface: InterfaceName,
+        /// Its address
+        address: IpAddr,
+        /// Its MAC
+        mac: Mac,
+    },
+}
+
+/// Arguments of `del`.
+#[derive(Debug, clap::Args)]
+pub struct DelArgs {
+    #[command(subcommand)]
+    what: Del,
+    /// Output for programs
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Del {
+    /// Remove static routes as one change
+    Route {
+        /// Their prefixes
+        #[arg(value_name = "PREFIX", required_unless_present = "file")]
+        prefixes: Vec<Prefix>,
+        /// A file with a prefix at the beginning of each line; a route file will do
+        #[arg(long, conflicts_with = "prefixes")]
+        file: Option<PathBuf>,
+        /// The VRF of the routes
+        #[arg(long, default_value = "default")]
+        vrf: VrfName,
+    },
+    /// Remove a neighbour, static or learned
+    Neighbour {
+        /// The interface it is on
+        interface: InterfaceName,
+        /// Its address
+        address: IpAddr,
+    },
+}
+
+pub(super) fn add(args: AddArgs, socket: &Path) -> Result<(), Trouble> {
+    let changed: Changed = match args.what {
+        Add::Route { file: Some(file), vrf, .. } => {
+            let text = read(&file)?;
+            let mut wrong = config::ConfigErrors::default();
+            let routes = route_file::parse(&text, &vrf, |bad| {
+                wrong.push(ConfigError {
+                    file: file.display().to_string().into(),
+                    line: Some(bad.line),
+                    key: bad.key.to_owned(),
+                    value: Some(bad.value),
+                    allowed: bad.allowed.to_string(),
+                });
+            });
+            if !wrong.errors.is_empty() {
+                return Err(wrong.into());
+            }
+            let mut client = connect(socket)?;
+            let mut stream = client.change_routes()?;
+            for route in routes {
+                stream.add(route)?;
+            }
+            stream.commit()?
+        }
+        Add::Route { route, vrf, file: None } => {
+            let words = route.join(" ").replace(", ", ",");
+            let route = route_file::parse_line(&words, &vrf)
+                .map_err(|(_, value, allowed)| Trouble::Unable(format!("{value}: {allowed}")))?;
+            connect(socket)?.call(&Request::RouteAdd { routes: vec![route] })?
+        }
+        Add::Neighbour { interface, address, mac } => {
+            let neighbours = vec![Neighbour { interface, address, mac }];
+            connect(socket)?.call(&Request::NeighbourAdd { neighbours })?
+        }
+    };
+    print_changed(&changed, &counted(&changed, "added"), args.json)
+}
+
+pub(super) fn del(args: DelArgs, socket: &Path) -> Result<(), Trouble> {
+    let changed: Changed = match args.what {
+        Del::Route { file: Some(file), vrf, .. } => {
+            let text = read(&file)?;
+            let prefixes = prefixes(&text, &file)?;
+            let mut client = connect(socket)?;
+            let mut stream = client.change_routes()?;
+            for prefix in prefixes {
+                stream.del(RouteKey { prefix, vrf: vrf.clone() })?;
+            }
+            stream.commit()?
+        }
+        Del::Route { prefixes, vrf, file: None } => {
+            let key = |prefix| RouteKey { prefix, vrf: Name::clone(&vrf) };
+            connect(socket)?.call(&Request::RouteDel { routes: prefixes.into_iter().map(key).collect() })?
+        }
+        Del::Neighbour { interface, address } => {
+            let neighbours = vec![NeighbourKey { interface, address }];
+            connect(socket)?.call(&Request::NeighbourDel { neighbours })?
+        }
+    };
+    print_changed(&changed, &counted(&changed, "removed"), args.json)
+}
+
+fn counted(changed: &Changed, done: &str) -> String {
+    format!("{} {done}", changed.changed)
+}
+
+fn read(file: &Path) -> Result<String, Trouble> {
+    config::read_file(file)
+        .map_err(|error| Trouble::Unable(format!("{}: cannot be read: {error}", file.display())))
+}
+
+/// The first word of every line.
+fn prefixes(text: &str, file: &Path) -> Result<Vec<Prefix>, Trouble> {
+    let mut prefixes = Vec::new();
+    for (line, words) in route_file::lines(text) {
+        let word = words.split_ascii_whitespace().next().unwrap_or_default();
+        let prefix = word.parse().map_err(|allowed| {
+            Trouble::Wrong(format!("{}:{line}: prefix: {word}: {allowed}", file.display()))
+        })?;
+        prefixes.push(prefix);
+    }
+    Ok(prefixes)
+}

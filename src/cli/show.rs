@@ -1,0 +1,410 @@
+//! `softgate show ...`: aligned for people, `--json` for programs, the same data.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use clap::Subcommand;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::table::{list, or_dash, table, text};
+use super::{Trouble, connect, print, print_json};
+use crate::config::{InterfaceName, Lag, PortMode, Prefix, VrfName};
+use crate::control::{
+    Counter, DropEntry, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState, PortStatus, Request,
+    RouteEntry, RouteKind, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
+};
+
+/// Arguments of `show`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+    /// Output for programs
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Ports: devices, mode, state, traffic, losses
+    Ports,
+    /// Interfaces: addresses, state, traffic
+    Interfaces,
+    /// Routes in use and not in use
+    Routes {
+        /// Only the route to this very prefix
+        prefix: Option<Prefix>,
+        /// Only this VRF
+        #[arg(long)]
+        vrf: Option<VrfName>,
+        /// Only the route a packet to this address takes
+        #[arg(long, value_name = "ADDRESS", conflicts_with = "prefix")]
+        lookup: Option<IpAddr>,
+        /// At most this many
+        #[arg(long)]
+        limit: Option<u64>,
+    },
+    /// Neighbours, learned and static
+    Neighbours {
+        /// Only those of this interface
+        #[arg(long)]
+        interface: Option<InterfaceName>,
+    },
+    /// All counters
+    Counters {
+        /// Also those that are 0
+        #[arg(long)]
+        all: bool,
+    },
+    /// What was dropped, and why
+    Drops,
+    /// Workers: load and health
+    Workers,
+    /// Version, generation, uptime
+    Version,
+}
+
+pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
+    let json = args.json;
+    match args.what {
+        What::Ports => ask(socket, Request::ShowPorts {}, json, ports),
+        What::Interfaces => ask(socket, Request::ShowInterfaces {}, json, interfaces),
+        What::Routes { prefix, vrf, lookup, limit } => {
+            show_routes(socket, RoutesQuery { vrf, prefix, lookup, ..RoutesQuery::default() }, limit, json)
+        }
+        What::Neighbours { interface } => {
+            ask(socket, Request::ShowNeighbours { interface }, json, neighbours)
+        }
+        What::Counters { all } => {
+            ask(socket, Request::ShowCounters {}, json, |list: &Vec<Counter>| counters(list, all))
+        }
+        What::Drops => ask(socket, Request::ShowDrops {}, json, drops),
+        What::Workers => ask(socket, Request::ShowWorkers {}, json, workers),
+        What::Version => ask(socket, Request::ShowVersion {}, json, version),
+    }
+}
+
+fn ask<T: DeserializeOwned + Serialize>(
+    socket: &Path,
+    request: Request,
+    json: bool,
+    for_people: impl FnOnce(&T) -> String,
+) -> Result<(), Trouble> {
+    let answer: T = connect(socket)?.call(&request)?;
+    if json { print_json(&answer) } else { print(&for_people(&answer)) }
+}
+
+/// Page by page: a full table is a million of them.
+fn show_routes(socket: &Path, query: RoutesQuery, limit: Option<u64>, json: bool) -> Result<(), Trouble> {
+    let mut client = connect(socket)?;
+    let asked_for_one = query.prefix.is_some() || query.lookup.is_some();
+    let mut left = limit.unwrap_or(u64::MAX);
+    let mut shown = 0;
+    if json {
+        print("[")?;
+    }
+    let mut printed = Ok(());
+    let page_limit = limit.map(|limit| u32::try_from(limit).unwrap_or(u32::MAX));
+    client.routes(RoutesQuery { limit: page_limit, ..query }, |mut page| {
+        page.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        left -= page.len() as u64;
+        if printed.is_ok() && !page.is_empty() {
+            printed = match json {
+                true => print(&json_items(&page, shown == 0)),
+                false => print(&routes(&page, shown == 0)),
+            };
+        }
+        shown += page.len();
+        left > 0 && printed.is_ok()
+    })?;
+    printed?;
+    if json {
+        print("\n]\n")?;
+    }
+    if asked_for_one && shown == 0 {
+        return Err(Trouble::Wrong("no such route".into()));
+    }
+    Ok(())
+}
+
+fn json_items(page: &[RouteEntry], first: bool) -> String {
+    let mut text = String::new();
+    for (index, route) in page.iter().enumerate() {
+        text.push_str(if first && index == 0 { "\n  " } else { ",\n  " });
+        text.push_str(
+            &serde_json::to_string(route)
+                .unwrap_or_else(|error| unreachable!("replies are plain data: {error}")),
+        );
+    }
+    text
+}
+
+fn state(state: LinkState, why: Option<&String>) -> String {
+    let word = match state {
+        LinkState::Up => "up",
+        LinkState::Degraded => "degraded",
+        LinkState::Down => "down",
+    };
+    match why {
+        None => word.to_owned(),
+        Some(why) => format!("{word}: {why}"),
+    }
+}
+
+fn ports(list_of: &Vec<PortStatus>) -> String {
+    let mut table = table([
+        "PORT",
+        "DEVICES",
+        "MODE",
+        ">QUEUES",
+        ">MTU",
+        "MAC",
+        ">RX-PACKETS",
+        ">RX-BYTES",
+        ">TX-PACKETS",
+        ">TX-BYTES",
+        ">LOST",
+        "STATE",
+    ]);
+    for port in list_of {
+        let devices = match port.lag {
+            None => list(&port.devices),
+            Some(lag) => {
+                let lag = match lag {
+                    Lag::ActiveBackup => "active-backup",
+                    Lag::Static => "static",
+                };
+                format!("{} ({lag}, active {})", list(&port.devices), list(&port.active))
+            }
+        };
+        let mode = port.mode.map(|mode| match mode {
+            PortMode::Auto => "auto",
+            PortMode::ZeroCopy => "zero-copy",
+            PortMode::Copy => "copy",
+            PortMode::Generic => "generic",
+        });
+        let lost = port.rx_ring_full + port.rx_fill_empty + port.rx_dropped + port.tx_ring_full;
+        table.add_row([
+            port.name.to_string(),
+            devices,
+            or_dash(mode),
+            port.queues.to_string(),
+            port.mtu_bytes.to_string(),
+            or_dash(port.mac),
+            port.rx_packets.to_string(),
+            port.rx_bytes.to_string(),
+            port.tx_packets.to_string(),
+            port.tx_bytes.to_string(),
+            lost.to_string(),
+            state(port.state, port.why.as_ref()),
+        ]);
+    }
+    text(&table)
+}
+
+fn interfaces(list_of: &Vec<InterfaceStatus>) -> String {
+    let mut table = table([
+        "INTERFACE",
+        "PORT",
+        "VLAN",
+        "VRF",
+        "ZONE",
+        "ADDRESSES",
+        "MAC",
+        ">MTU",
+        ">RX-PACKETS",
+        ">RX-BYTES",
+        ">TX-PACKETS",
+        ">TX-BYTES",
+        ">DROPS",
+        "STATE",
+    ]);
+    for interface in list_of {
+        table.add_row([
+            interface.name.to_string(),
+            interface.port.to_string(),
+            or_dash(interface.vlan),
+            interface.vrf.to_string(),
+            or_dash(interface.zone.as_ref()),
+            list(&interface.addresses),
+            or_dash(interface.mac),
+            interface.mtu_bytes.to_string(),
+            interface.rx_packets.to_string(),
+            interface.rx_bytes.to_string(),
+            interface.tx_packets.to_string(),
+            interface.tx_bytes.to_string(),
+            interface.drops.to_string(),
+            state(interface.state, interface.why.as_ref()),
+        ]);
+    }
+    text(&table)
+}
+
+fn routes(page: &[RouteEntry], with_header: bool) -> String {
+    let mut table = table(["VRF", "PREFIX", "TARGET", "SOURCE", "STATE"]);
+    for route in page {
+        let target = match route.kind {
+            RouteKind::Via => format!("via {}", list(&route.via.iter().map(via).collect::<Vec<_>>())),
+            RouteKind::Connected => format!("on {}", or_dash(route.interface.as_ref())),
+            RouteKind::Local => format!("ours on {}", or_dash(route.interface.as_ref())),
+            RouteKind::Blackhole => "blackhole".to_owned(),
+            RouteKind::Unreachable => "unreachable".to_owned(),
+        };
+        let source = match route.source {
+            RouteSource::Static => "static",
+            RouteSource::Connected => "connected",
+            RouteSource::Local => "local",
+        };
+        let state = match (route.active, &route.why) {
+            (true, _) => "active".to_owned(),
+            (false, None) => "inactive".to_owned(),
+            (false, Some(why)) => format!("inactive: {why}"),
+        };
+        table.add_row([route.vrf.to_string(), route.prefix.to_string(), target, source.to_owned(), state]);
+    }
+    let text = text(&table);
+    match text.split_once('\n') {
+        Some((_, rows)) if !with_header => rows.to_owned(),
+        _ => text,
+    }
+}
+
+fn via(via: &ViaEntry) -> String {
+    let vrf = via.vrf.as_ref().map_or(String::new(), |vrf| format!("@{vrf}"));
+    let inactive = if via.active { "" } else { ", down" };
+    format!("{}{vrf} ({}{inactive})", via.address, or_dash(via.interface.as_ref()))
+}
+
+fn neighbours(list_of: &Vec<NeighbourEntry>) -> String {
+    let mut table = table(["INTERFACE", "ADDRESS", "MAC", "STATE", ">AGE-S"]);
+    for neighbour in list_of {
+        let state = match neighbour.state {
+            NeighbourState::Incomplete => "incomplete",
+            NeighbourState::Reachable => "reachable",
+            NeighbourState::Stale => "stale",
+            NeighbourState::Delay => "delay",
+            NeighbourState::Probe => "probe",
+            NeighbourState::Failed => "failed",
+            NeighbourState::Permanent => "permanent",
+        };
+        table.add_row([
+            neighbour.interface.to_string(),
+            neighbour.address.to_string(),
+            or_dash(neighbour.mac),
+            state.to_owned(),
+            or_dash(neighbour.age_s),
+        ]);
+    }
+    text(&table)
+}
+
+fn counters(list_of: &[Counter], all: bool) -> String {
+    let mut table = table(["COUNTER", ">VALUE", "EXPLANATION"]);
+    for counter in list_of.iter().filter(|counter| all || counter.value > 0) {
+        table.add_row([counter.name.clone(), counter.value.to_string(), counter.explanation.clone()]);
+    }
+    text(&table)
+}
+
+fn drops(list_of: &Vec<DropEntry>) -> String {
+    let mut table = table(["REASON", ">PACKETS", ">LAST-S", "EXPLANATION"]);
+    for drop in list_of {
+        table.add_row([
+            drop.reason.clone(),
+            drop.count.to_string(),
+            or_dash(drop.last_s),
+            drop.explanation.clone(),
+        ]);
+    }
+    text(&table)
+}
+
+fn workers(list_of: &Vec<WorkerStatus>) -> String {
+    let mut table = table([
+        ">WORKER",
+        ">CPU",
+        ">GENERATION",
+        ">PACKETS",
+        ">BURSTS",
+        ">LOOPS",
+        ">BUSY-%",
+        ">LONGEST-GAP-US",
+        ">FRAMES-FREE",
+    ]);
+    for worker in list_of {
+        table.add_row([
+            worker.id.to_string(),
+            or_dash(worker.cpu),
+            worker.generation.to_string(),
+            worker.packets.to_string(),
+            worker.bursts.to_string(),
+            worker.loops.to_string(),
+            format!("{:.1}", worker.busy_percent),
+            worker.longest_gap_us.to_string(),
+            worker.frames_free.to_string(),
+        ]);
+    }
+    text(&table)
+}
+
+fn version(version: &Version) -> String {
+    let Version { version, name, schema, generation, config, uptime_s, pid } = version;
+    let (days, hours, minutes, seconds) =
+        (uptime_s / 86400, uptime_s / 3600 % 24, uptime_s / 60 % 60, uptime_s % 60);
+    format!(
+        "softgate {version}, config schema {schema}\nnode        {name}\ngeneration  {generation}\nconfig      {config}\n\
+         uptime      {days} d {hours:02}:{minutes:02}:{seconds:02}\nprocess     {pid}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_json<T: DeserializeOwned>(text: &str) -> T {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn columns_are_aligned_and_numbers_to_the_right() {
+        let list = from_json(
+            r#"[{"reason":"no-route","count":7,"explanation":"no route to it","last_s":3},
+                {"reason":"ttl-expired","count":123456,"explanation":"a loop?","last_s":null}]"#,
+        );
+        let expected = "\
+REASON       PACKETS  LAST-S  EXPLANATION
+no-route           7       3  no route to it
+ttl-expired   123456       -  a loop?
+";
+        assert_eq!(drops(&list), expected);
+    }
+
+    #[test]
+    fn routes_say_where_they_lead() {
+        let page: Vec<RouteEntry> = from_json(
+            r#"[{"vrf":"blue","prefix":"0.0.0.0/0","kind":"via","source":"static","active":true,"via":[
+                    {"address":"198.51.100.1","vrf":"default","interface":"uplink","active":true},
+                    {"address":"198.51.100.3","interface":"uplink","active":false}]},
+                {"vrf":"blue","prefix":"10.0.1.0/24","kind":"connected","source":"connected","interface":"tenant-a",
+                 "active":false,"why":"port lan is down"},
+                {"vrf":"default","prefix":"10.0.0.0/8","kind":"blackhole","source":"static","active":true}]"#,
+        );
+        let expected = "\
+VRF      PREFIX       TARGET                                                       SOURCE     STATE
+blue     0.0.0.0/0    via 198.51.100.1@default (uplink), 198.51.100.3 (uplink, down)  static     active
+";
+        let shown = routes(&page, true);
+        assert_eq!(shown.lines().count(), 4);
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(shown.lines().nth(1).unwrap()), words(expected.lines().nth(1).unwrap()));
+        assert!(shown.contains("on tenant-a") && shown.contains("inactive: port lan is down"), "{shown}");
+        assert_eq!(routes(&page, false).lines().count(), 3);
+    }
+
+    #[test]
+    fn uptime_is_readable() {
+        let text = version(&Version { uptime_s: 90_061, ..Version::default() });
+        assert!(text.contains("1 d 01:01:01"), "{text}");
+    }
+}

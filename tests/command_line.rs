@@ -1,0 +1,226 @@
+//! The binary as an operator meets it: what it prints, and its exit codes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use softgate::config::Config;
+use softgate::control::{
+    Backend, Changed, DropsExport, Fault, Limits, Patch, Reply, Request, RoutePage, Server, Version,
+};
+
+fn softgate(arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } =
+        Command::new(env!("CARGO_BIN_EXE_softgate")).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_annotated_example_is_good() {
+    let (code, out, err) = softgate(&["check", "config/softgate.toml"]);
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (0, "config/softgate.toml: good: 2 ports, 3 interfaces, 2 VRFs, 4 routes, 1 neighbour\n", "")
+    );
+}
+
+#[test]
+fn what_the_annotated_example_has_in_comments_is_good_too() {
+    let text = std::fs::read_to_string("config/softgate.toml").unwrap();
+    let lines = text.lines().map(|line| match line.strip_prefix("# ") {
+        Some(rest) if rest.contains(" = ") && !rest.starts_with("path") && !rest.starts_with("vrf") => rest,
+        Some("[pair]") => "[pair]",
+        _ => line,
+    });
+    let uncommented = lines.collect::<Vec<_>>().join("\n");
+    let config = Config::parse(&uncommented, "softgate.toml").unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.pair.unwrap().port.get(), 5405);
+    assert_eq!(config.control.group.as_deref(), Some("adm"));
+    assert!(config.vrfs[0].stateless);
+}
+
+#[test]
+fn a_wrong_config_is_1_and_a_missing_one_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "gw.toml", "schema = 1\n[system]\nwrokers = 1\n");
+    let (code, out, err) = softgate(&["check", &file]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert_eq!(
+        err,
+        format!("{file}:3: system.wrokers: unknown key; known here: name, workers, frames, key\n")
+    );
+    let (code, _, err) = softgate(&["check", "/nonexistent/gw.toml"]);
+    assert_eq!(code, 2);
+    assert!(err.starts_with("/nonexistent/gw.toml: cannot be read: No such file"), "{err}");
+}
+
+#[test]
+fn wrong_usage_and_nobody_there_are_2() {
+    for arguments in [
+        &["fly"][..],
+        &["add", "route", "10.0.0.0/8", "over", "there"],
+        &["add", "route", "10.0.0.1/8", "blackhole"],
+        &["add", "neighbour", "lan", "10.0.0.1", "x"],
+        &["show", "routes", "10.0.0.1/8"],
+    ] {
+        let (code, out, err) = softgate(arguments);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {err}");
+        assert!(!err.is_empty());
+    }
+    let (code, _, err) = softgate(&["--socket", "/nonexistent/s", "show", "version"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("no gateway runs there; start `softgate run`, or give --socket PATH"), "{err}");
+}
+
+#[test]
+fn completions_and_manual() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, out, _) = softgate(&["completions", shell]);
+        assert_eq!(code, 0);
+        assert!(out.contains("neighbours"), "{shell}");
+    }
+    let (code, out, _) = softgate(&["man"]);
+    assert!(code == 0 && out.contains(".TH softgate 1"), "{out}");
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(softgate(&["man", folder.path().to_str().unwrap()]).0, 0);
+    assert!(folder.path().join("softgate-show-routes.1").exists());
+}
+
+#[derive(Default)]
+struct Fake {
+    patches: Vec<Patch>,
+    applied: Option<Config>,
+}
+
+struct Gateway(Arc<Mutex<Fake>>);
+
+impl Backend for Gateway {
+    fn execute(&mut self, request: Request) -> Result<Reply, Fault> {
+        let mut fake = self.0.lock().unwrap();
+        let changed = |changed| {
+            let warnings = Vec::new();
+            Ok(Reply::Changed(Changed { generation: 7, applied_us: 912, changed, warnings }))
+        };
+        match request {
+            Request::Commit { patches } => {
+                let changes = patches.iter().map(Patch::changes).sum();
+                fake.patches.extend(patches);
+                changed(changes)
+            }
+            Request::Apply { file_name, text, files } => {
+                let mut read = |path: &str| {
+                    let file = files.iter().find(|(name, _)| name == path);
+                    file.map(|(_, text)| text.clone()).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+                };
+                fake.applied =
+                    Some(Config::parse_with(&text, &file_name, &mut read).map_err(Fault::refused)?);
+                changed(1)
+            }
+            Request::ShowRoutes(_) => Ok(Reply::Routes(RoutePage::default())),
+            Request::DropsExport {} => {
+                Ok(Reply::DropsExport(DropsExport { packets: 2, pcapng: vec![1, 2, 3] }))
+            }
+            _ => Ok(Reply::Version(Version { version: "0.1.0".into(), generation: 7, ..Version::default() })),
+        }
+    }
+}
+
+type Ask<'a> = &'a dyn Fn(&[&str]) -> (i32, String, String);
+
+/// Runs `test` with a gateway; the test asks through the binary.
+fn with_gateway(test: impl FnOnce(Ask<'_>, &Mutex<Fake>, &PathBuf)) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let mut server = Server::bind(&path, None, Limits::default()).unwrap();
+    let (fake, stop) = (Arc::new(Mutex::new(Fake::default())), AtomicBool::new(false));
+    let socket = path.to_str().unwrap().to_owned();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut backend = Gateway(fake.clone());
+            while !stop.load(Ordering::Acquire) {
+                server.poll(&mut backend, Some(Duration::from_millis(10))).unwrap();
+            }
+        });
+        let ask = |arguments: &[&str]| softgate(&[&["--socket", &socket], arguments].concat());
+        let folder = folder.path().to_owned();
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&ask, &fake, &folder)));
+        stop.store(true, Ordering::Release);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+#[test]
+fn a_gateway_is_changed_and_shown() {
+    with_gateway(|ask, fake, folder| {
+        let (code, out, err) =
+            ask(&["add", "route", "192.0.2.0/24", "via", "198.51.100.1,198.51.100.2@blue"]);
+        assert_eq!(
+            (code, out.as_str(), err.as_str()),
+            (0, "1 added: generation 7, in use by every worker after 912 us\n", "")
+        );
+        let Some(Patch::RouteAdd(routes)) = fake.lock().unwrap().patches.pop() else { panic!() };
+        assert_eq!(routes[0].target.next_hops().len(), 2);
+
+        let file = write(folder, "routes.txt", "10.0.0.0/8 blackhole\n# x\n192.0.2.0/24 via 198.51.100.1\n");
+        let (code, out, _) = ask(&["add", "route", "--file", &file, "--vrf", "blue", "--json"]);
+        assert_eq!(code, 0);
+        let changed: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((&changed["generation"], &changed["changed"]), (&7.into(), &2.into()));
+        let Some(Patch::RouteAdd(routes)) = fake.lock().unwrap().patches.pop() else { panic!() };
+        assert!(routes.iter().all(|route| route.vrf.as_str() == "blue"));
+
+        assert_eq!(ask(&["del", "route", "--file", &file]).0, 0);
+        let Some(Patch::RouteDel(routes)) = fake.lock().unwrap().patches.pop() else { panic!() };
+        assert_eq!(routes.len(), 2);
+        assert_eq!(ask(&["del", "route", "10.0.0.0/8", "10.1.0.0/16", "--vrf", "blue"]).0, 0);
+        assert_eq!(ask(&["add", "neighbour", "lan", "10.0.0.1", "02:00:00:00:00:01"]).0, 0);
+        assert_eq!(ask(&["del", "neighbour", "lan", "10.0.0.1"]).0, 0);
+        assert_eq!(fake.lock().unwrap().patches.len(), 3);
+
+        let bad = write(folder, "bad.txt", "10.0.0.1/8 blackhole\n");
+        let (code, _, err) = ask(&["add", "route", "--file", &bad]);
+        assert_eq!(code, 1);
+        assert_eq!(
+            err,
+            format!("{bad}:1: prefix: 10.0.0.1/8: host bits are set; the network is 10.0.0.0/8\n")
+        );
+
+        let (code, out, _) = ask(&["show", "version", "--json"]);
+        assert!(code == 0 && out.contains("\"generation\": 7"), "{out}");
+        assert_eq!(ask(&["show", "routes"]), (0, String::new(), String::new()));
+        assert_eq!(ask(&["show", "routes", "--json"]), (0, "[\n]\n".into(), String::new()));
+        assert_eq!(ask(&["show", "routes", "10.0.0.0/8"]), (1, String::new(), "no such route\n".into()));
+
+        let capture = folder.join("drops.pcapng");
+        assert_eq!(ask(&["drops", "export", capture.to_str().unwrap()]).0, 0);
+        assert_eq!(std::fs::read(capture).unwrap(), [1, 2, 3]);
+    });
+}
+
+#[test]
+fn a_config_is_applied_with_its_route_files() {
+    with_gateway(|ask, fake, folder| {
+        write(folder, "full.txt", "203.0.113.0/24 blackhole\n");
+        let file = write(folder, "gw.toml", "schema = 1\n[[route_file]]\npath = \"full.txt\"\n");
+        let (code, out, err) = ask(&["apply", &file]);
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert_eq!(out, "applied: generation 7, in use by every worker after 912 us\n");
+        assert_eq!(fake.lock().unwrap().applied.as_ref().unwrap().all_routes().count(), 1);
+        let file = write(folder, "bad.toml", "schema = 1\nx = 1\n");
+        let (code, _, err) = ask(&["apply", &file]);
+        assert_eq!(code, 1);
+        assert!(err.starts_with(&format!("{file}:2: x: unknown key")), "{err}");
+        let file = write(folder, "lost.toml", "schema = 1\n[[route_file]]\npath = \"lost.txt\"\n");
+        let (code, _, err) = ask(&["apply", &file]);
+        assert!(code == 2 && err.contains("lost.txt: cannot be read: No such file"), "{err}");
+    });
+}

@@ -1,0 +1,176 @@
+//! The control socket under weight: a line of 1 GB, a million routes. Alone in its process, so that
+//! the process's memory is the server's.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use softgate::config::{Name, NextHop, Prefix, Route, RouteTarget};
+use softgate::control::{Backend, Changed, Client, Fault, Limits, Patch, Reply, Request, Server, Version};
+
+/// Counts.
+#[derive(Default)]
+struct Counting {
+    generation: u64,
+    prefixes: u64,
+}
+
+impl Backend for Counting {
+    fn execute(&mut self, request: Request) -> Result<Reply, Fault> {
+        match request {
+            Request::Commit { patches } => {
+                for patch in &patches {
+                    let Patch::RouteAdd(routes) = patch else { panic!("{patch:?}") };
+                    self.prefixes += routes.len() as u64;
+                }
+                self.generation += 1;
+                let (generation, changed) = (self.generation, self.prefixes);
+                Ok(Reply::Changed(Changed { generation, changed, ..Changed::default() }))
+            }
+            _ => Ok(Reply::Version(Version::default())),
+        }
+    }
+}
+
+/// One at a time: they measure memory and time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn with_server(test: impl FnOnce(&PathBuf)) {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let mut server = Server::bind(&path, None, Limits::default()).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut backend = Counting::default();
+            while !stop.load(Ordering::Acquire) {
+                server.poll(&mut backend, Some(Duration::from_millis(10))).unwrap();
+            }
+        });
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&path)));
+        stop.store(true, Ordering::Release);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+/// Resident memory of this process.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn a_line_of_one_gigabyte_costs_a_few_megabytes_and_nobody_else_waits() {
+    with_server(|path| {
+        let mut other = Client::connect(path).unwrap();
+        let before = resident_bytes();
+        let mut most = before;
+        let mut stream = UnixStream::connect(path).unwrap();
+        let chunk = vec![b'x'; 1 << 20];
+        let mut sent = 0u64;
+        while sent < 1 << 30 {
+            match stream.write_all(&chunk) {
+                Ok(()) => sent += chunk.len() as u64,
+                Err(_) => break, // closed on us, as it should
+            }
+            let _: Version = other.call(&Request::ShowVersion {}).unwrap();
+            most = most.max(resident_bytes());
+        }
+        assert!(sent < 64 << 20, "the server read {sent} bytes of one line");
+        assert!(most - before < 64 << 20, "{} bytes for one client", most - before);
+        let mut answer = String::new();
+        BufReader::new(&stream).read_line(&mut answer).unwrap();
+        assert!(
+            answer.contains("a line has at most 4194304 bytes; send large changes in pieces"),
+            "{answer}"
+        );
+    });
+}
+
+#[test]
+fn as_many_half_lines_as_there_are_places_stay_bounded() {
+    with_server(|path| {
+        let before = resident_bytes();
+        let half = vec![b'['; 4_000_000];
+        let mut held = Vec::new();
+        for _ in 0..60 {
+            let mut stream = UnixStream::connect(path).unwrap();
+            stream.write_all(&half).unwrap();
+            held.push(stream);
+        }
+        let mut other = Client::connect(path).unwrap();
+        let _: Version = other.call(&Request::ShowVersion {}).unwrap();
+        let used = resident_bytes() - before;
+        assert!(used < 640 << 20, "{used} bytes: more than twice the lines that are there");
+    });
+}
+
+fn route(n: u32) -> Route {
+    let net = ipnet::Ipv4Net::new((n << 8).into(), 24).unwrap();
+    let next_hop = NextHop { address: [198, 51, 100, (n % 200) as u8 + 1].into(), vrf: None };
+    Route {
+        prefix: Prefix::new(net.into()).unwrap(),
+        vrf: Name::default_vrf(),
+        target: RouteTarget::via(vec![next_hop]).unwrap(),
+    }
+}
+
+fn stream_routes(count: u32) -> Duration {
+    let mut took = Duration::ZERO;
+    with_server(|path| {
+        let routes: Vec<Route> = (0..count).map(route).collect();
+        let start = Instant::now();
+        let mut client = Client::connect(path).unwrap();
+        let mut stream = client.change_routes().unwrap();
+        for route in routes {
+            stream.add(route).unwrap();
+        }
+        let changed = stream.commit().unwrap();
+        took = start.elapsed();
+        assert_eq!((changed.generation, changed.changed), (1, u64::from(count)));
+    });
+    took
+}
+
+#[test]
+fn many_routes_are_one_transaction() {
+    stream_routes(100_000);
+}
+
+#[test]
+#[ignore = "prints a time; run it in release, on a quiet machine"]
+fn a_million_routes() {
+    println!("1,000,000 routes through the socket: {:?}", stream_routes(1_000_000));
+}
+
+#[test]
+#[ignore = "prints a time; run it in release, on a quiet machine"]
+fn a_config_of_many_routes() {
+    let head = "schema = 1\n[[port]]\nname = \"up\"\ndevice = \"eth1\"\n[[interface]]\nname = \"up\"\nport = \"up\"\n\
+        addresses = [\"198.51.100.254/24\"]\n";
+    let (mut text, mut file) = (String::from(head), String::new());
+    for n in 0..100_000u32 {
+        let net = std::net::Ipv4Addr::from(0x0a00_0000 + (n << 8));
+        text.push_str(&format!("[[route]]\nprefix = \"{net}/24\"\nvia = [\"198.51.100.{}\"]\n", n % 200 + 1));
+    }
+    for n in 0..1_000_000u32 {
+        let net = std::net::Ipv4Addr::from(0x2000_0000 + (n << 8));
+        file.push_str(&format!("{net}/24 via 198.51.100.{}\n", n % 200 + 1));
+    }
+    let start = Instant::now();
+    let config = softgate::config::Config::parse(&text, "gw.toml").unwrap();
+    println!("100,000 [[route]] parsed and checked: {:?}", start.elapsed());
+    let start = Instant::now();
+    assert_eq!(config.to_toml().matches("[[route]]").count(), 100_000);
+    println!("100,000 [[route]] written: {:?}", start.elapsed());
+    let text = head.to_owned() + "[[route_file]]\npath = \"full.txt\"\n";
+    let start = Instant::now();
+    let config = softgate::config::Config::parse_with(&text, "gw.toml", &mut |_| Ok(file.clone())).unwrap();
+    println!("a route file of 1,000,000 parsed and checked: {:?}", start.elapsed());
+    assert_eq!(config.all_routes().count(), 1_000_000);
+}
