@@ -10,6 +10,7 @@ pub mod mem;
 pub mod neighbours;
 pub mod packet;
 pub mod pipeline;
+pub mod publication;
 pub mod ratelimit;
 pub mod replay;
 pub mod tables;

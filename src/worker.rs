@@ -20,6 +20,7 @@ use crate::neighbours::NeighbourTable;
 use crate::packet::{Burst, DropReason, Ingress, Meta, Packet, Verdict, hash};
 use crate::pipeline::slow::Parked;
 use crate::pipeline::{self, Context, Limits, SlowPath};
+use crate::publication;
 use crate::tables::compile::MAX_PORTS;
 use crate::tables::{Lag, NO_INTERFACE, Tables};
 use crate::telemetry::{DropRecorder, WorkerCounters, add};
@@ -107,7 +108,7 @@ impl Node {
 
     /// True once every worker works with `generation` or a later one.
     pub fn all_use(&self, generation: u64) -> bool {
-        self.counters.iter().all(|worker| worker.generation.load(Ordering::Acquire) >= generation)
+        publication::all_use(self.counters.iter().map(|worker| &worker.generation), generation)
     }
 }
 
@@ -240,7 +241,7 @@ impl Worker {
         let Worker { node, cache, queues, engine, turns, scratch } = self;
         let node: &Node = node;
         let tables: &Tables = cache.load();
-        engine.counters(node).generation.store(tables.generation, Ordering::Release);
+        engine.counters(node).generation.note(tables.generation);
         let mut worked = false;
         for index in 0..queues.len() {
             let port = queues[index].port;

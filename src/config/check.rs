@@ -7,7 +7,7 @@ use ahash::{AHashMap, AHashSet};
 use ipnet::IpNet;
 
 use super::Config;
-use super::sections::{Interface, Route, RouterAdvertisements};
+use super::sections::{Interface, Port, Route, RouterAdvertisements};
 use super::value::{Mtu, Name, NextHop, Vlan, VrfName};
 
 /// Where a fault stands: under a key of the config, or in a route file.
@@ -89,12 +89,12 @@ impl<'a> Checks<'a, '_> {
             if port.lag.is_some() && port.devices.is_empty() {
                 self.table_fault(format!("port[{index}].lag"), "lag goes with devices = [...]");
             }
-            // More active devices than this have never been seen in one LAG (802.1AX hardware: 8 to 16).
-            if port.devices.len() > 16 {
+            // Workers and tables keep one bit per device (worker::MAX_MEMBERS).
+            if port.devices.len() > Port::MAX_DEVICES {
                 self.fault(
                     format!("port[{index}].devices"),
                     port.devices.len(),
-                    "a LAG has at most 16 devices",
+                    format!("a LAG has at most {} devices", Port::MAX_DEVICES),
                 );
             }
             for device in port.all_devices() {

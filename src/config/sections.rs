@@ -236,6 +236,9 @@ pub struct Port {
 }
 
 impl Port {
+    /// Most devices of a LAG.
+    pub const MAX_DEVICES: usize = 8;
+
     /// All its devices, however they were written.
     pub fn all_devices(&self) -> impl Iterator<Item = &DeviceName> {
         self.device.iter().chain(&self.devices)

@@ -494,7 +494,7 @@ impl Gateway {
                 WorkerStatus {
                     id: id as u32,
                     cpu: Some(cpu as u32),
-                    generation: load(&counters.generation),
+                    generation: counters.generation.generation(),
                     packets: load(&counters.received),
                     bursts: load(&counters.bursts),
                     loops: load(&counters.turns),

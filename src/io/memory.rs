@@ -54,7 +54,7 @@ pub enum Sink {
 }
 
 /// A port in memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryPort {
     template: Arc<Template>,
     next: usize,
@@ -62,6 +62,13 @@ pub struct MemoryPort {
     remaining: Option<usize>,
     sink: Sink,
     sent: u64,
+}
+
+impl Default for MemoryPort {
+    /// Receives nothing, and puts what is sent back into the pool.
+    fn default() -> MemoryPort {
+        MemoryPort::new(Arc::default(), false, Sink::Discard)
+    }
 }
 
 impl MemoryPort {
@@ -135,4 +142,22 @@ impl Port for MemoryPort {
     }
 
     fn close(self: Box<Self>, _pool: &mut FramePool) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::{ChunkSize, PacketMemory};
+
+    #[test]
+    fn a_default_port_receives_nothing() {
+        let (_memory, mut pools) = PacketMemory::new(1, 64, ChunkSize::Bytes2048).expect("memory");
+        assert_eq!(MemoryPort::default().receive(&mut pools[0], &mut Frames::new()), 0);
+        let empty = Arc::new(Template::default());
+        assert_eq!(
+            MemoryPort::new(empty, true, Sink::Discard).receive(&mut pools[0], &mut Frames::new()),
+            0,
+            "nothing for ever is nothing"
+        );
+    }
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::packet::DropReason;
+use crate::publication::Seen;
 
 /// Adds to a counter of which the caller is the only writer.
 #[inline]
@@ -49,7 +50,7 @@ pub struct WorkerCounters {
     /// By interface slot.
     pub interfaces: Box<[InterfaceCounters]>,
     /// Generation of the tables the worker used last.
-    pub generation: AtomicU64,
+    pub generation: Seen,
     /// Free frames in the pool, as of the last turn.
     pub frames_free: AtomicU64,
     /// Longest time between two turns under load since it was last asked for, in nanoseconds.
@@ -72,7 +73,7 @@ impl WorkerCounters {
             errors_limited: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             interfaces: (0..interfaces).map(|_| InterfaceCounters::default()).collect(),
-            generation: AtomicU64::new(0),
+            generation: Seen::default(),
             frames_free: AtomicU64::new(0),
             longest_gap_ns: AtomicU64::new(0),
             busy_permille: AtomicU64::new(0),
