@@ -1,4 +1,48 @@
 //! SoftGate: a software gateway for bare-metal networks.
+//!
+//! # Layers
+//!
+//! Imports point down, never up or sideways.
+//!
+//! ```text
+//! cli         commands; what a person types and reads
+//! gateway     the live node: devices, workers and tables held together by the control thread
+//! replay, bench   the same workers over captures and memory
+//! control     the socket: requests, framing, transactions; never touches a packet
+//! worker      the run-to-completion loop; the only place that moves frames between ports and pipeline
+//! pipeline    the packet path, one stage per file; sees no socket, file, lock or clock
+//! host        what the gateway says for itself: ARP, ND, ICMP; pure functions
+//! tables      immutable lookup tables, compiled from the config
+//! neighbours  the one shared table that changes under the workers: a slot is an atomic word
+//! config      what was typed, with legal values only
+//! packet, telemetry, ratelimit, time
+//! io          ports: AF_XDP, capture files, memory; knows no protocol above the frame
+//! mem         packet memory, frames, pools; with io the only home of `unsafe`
+//! ```
+//!
+//! # The life of a packet
+//!
+//! A worker's turn takes a burst of up to 64 frames from each of its queues ([`io::Port::receive`]), looks
+//! once at the published [`tables::Tables`] and once at the clock, and runs [`pipeline::run`] over it: *link*
+//! (tags, interface), *network* (IP header), *source* (martians, anti-spoofing), *route* (longest prefix match
+//! for the whole burst), *adjacency* (the checks before any rewrite, the next hop's MAC) and *rewrite* (TTL, L2
+//! header). What is to be forwarded is staged for the egress queue and sent at the end of the turn. Everything
+//! else goes to [`pipeline::slow`]: neighbours to resolve, packets to the gateway, fragments, ICMP errors. A
+//! packet that has to wait is parked as frame, ingress and time, and starts again at the first stage.
+//!
+//! # What always holds
+//!
+//! - Nothing is lost in silence: losing a packet takes a [`packet::DropReason`].
+//! - A packet never sees two generations of the tables: one snapshot per burst.
+//! - On the packet path there is no lock, no allocation, no log and one clock read per turn.
+//! - Frames are owned: by a worker's pool, by a packet, or by a port that gave them to the kernel. At the end
+//!   all come home, or [`mem::PacketMemory::leaked`] tells.
+//! - State is an immutable snapshot, or owned by one worker, or a shared table whose value is one atomic word.
+//! - A change is answered only when every worker has reported its generation; old tables are freed by the
+//!   control thread.
+//! - [`pipeline::decide`] is pure, and nothing else walks policy.
+//! - Time is an argument: the same captures give the same bytes.
+
 pub mod bench;
 pub mod cli;
 pub mod config;
