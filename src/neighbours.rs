@@ -429,10 +429,13 @@ impl NeighbourTable {
                 State::Reachable if age >= reachable => {
                     self.change(index, since, |w| (w == word).then(|| w.with(w.mac(), State::Stale)));
                 }
-                State::Stale if used > since && now.since(used) < reachable => {
-                    if self.change(index, now, |w| (w == word).then(|| w.with(w.mac(), State::Probe))) {
-                        reprobe(Reprobe { slot: index });
-                    }
+                State::Stale
+                    if used > since
+                        && now.since(used) < reachable
+                        && self
+                            .change(index, now, |w| (w == word).then(|| w.with(w.mac(), State::Probe))) =>
+                {
+                    reprobe(Reprobe { slot: index });
                 }
                 State::Stale if age >= FORGET_AFTER && now.since(used) >= FORGET_AFTER => {
                     self.release(index, word, pinned, now)

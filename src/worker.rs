@@ -335,6 +335,7 @@ impl Engine {
     }
 
     /// Runs frames that came from one place through the pipeline.
+    #[expect(clippy::too_many_arguments, reason = "what one burst needs, all of it borrowed from the worker")]
     fn burst(
         &mut self,
         frames: &mut Frames,
@@ -359,9 +360,7 @@ impl Engine {
 
     fn run(&mut self, frames: &mut Frames, cx: &Context<'_>, node: &Node, queues: &mut [Queue]) {
         let mut burst = Burst::new();
-        for frame in frames.drain(..) {
-            burst.push(Packet { frame, meta: Meta::FRESH });
-        }
+        burst.extend(frames.drain(..).map(|frame| Packet { frame, meta: Meta::FRESH }));
         pipeline::run(&mut burst, cx);
         self.recorded = 0;
         // Most packets leave where the one before left.

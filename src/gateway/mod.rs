@@ -403,7 +403,8 @@ impl Gateway {
 
     /// A place in the XDP program's maps: each device has its own, also the devices of one LAG.
     fn free_program_slot(&self) -> u16 {
-        let bound = || self.ports.iter().flat_map(|port| &port.members).filter_map(|member| member.xdp.as_ref());
+        let bound =
+            || self.ports.iter().flat_map(|port| &port.members).filter_map(|member| member.xdp.as_ref());
         // `XdpDevice::open` refuses what lies beyond the maps.
         (0..u16::MAX).find(|slot| bound().all(|device| device.slot() != *slot)).unwrap_or(u16::MAX)
     }

@@ -169,12 +169,11 @@ impl Frame {
     pub(super) fn extend_unchecked_room(&mut self, data: &[u8], chunk_bytes: usize) {
         self.assert_here();
         assert!(data.len() <= self.tailroom(chunk_bytes), "no tailroom left");
+        // SAFETY: the packet's end lies inside our chunk.
+        let end = unsafe { self.data_ptr().as_ptr().add(self.len()) };
         // SAFETY: the destination lies inside our chunk (asserted above) and `data`, borrowed safe
         // memory, cannot overlap the part of our chunk that no slice covers.
-        unsafe {
-            let end = self.data_ptr().as_ptr().add(self.len());
-            std::ptr::copy_nonoverlapping(data.as_ptr(), end, data.len());
-        }
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), end, data.len()) };
         self.len += data.len() as u16;
     }
 

@@ -72,17 +72,17 @@ pub mod flags {
     pub const OWN: u8 = 16;
 }
 
-/// What is known of a packet. With the frame it is one cache line.
-#[derive(Clone, Copy, Debug, Default)]
+/// What is known of a packet. With the frame it is one cache line. Laid out by hand, so that a fresh one is
+/// written in two wide moves.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Meta {
-    /// Where it stands.
-    pub verdict: Verdict,
-    /// IPv4, IPv6 or neither.
-    pub family: Family,
-    /// Upper-layer protocol, behind extension headers.
-    pub protocol: u8,
-    /// Bits of [`flags`].
-    pub flags: u8,
+    /// The next hop's MAC address in the lower 48 bits.
+    pub dst_mac: u64,
+    /// Slot of the next hop in the neighbour table.
+    pub neighbour: u32,
+    /// IPv4 destination, host order.
+    pub dst_v4: u32,
     /// Offset of the L3 header from the frame's start.
     pub l3: u16,
     /// Offset of the L4 header.
@@ -99,24 +99,23 @@ pub struct Meta {
     pub dst_port: u16,
     /// Egress interface slot.
     pub egress: u16,
-    /// The FIB's answer: index into the VRF's actions.
-    pub leaf: u16,
-    /// Slot of the next hop in the neighbour table.
-    pub neighbour: u32,
-    /// IPv4 destination, host order.
-    pub dst_v4: u32,
-    /// The next hop's MAC address in the lower 48 bits.
-    pub dst_mac: u64,
+    /// Where it stands.
+    pub verdict: Verdict,
+    /// IPv4, IPv6 or neither.
+    pub family: Family,
+    /// Upper-layer protocol, behind extension headers.
+    pub protocol: u8,
+    /// Bits of [`flags`].
+    pub flags: u8,
 }
 
 impl Meta {
     /// Nothing known. A constant, so that it is copied in a few wide moves and not put together field by
     /// field on the stack.
     pub const FRESH: Meta = Meta {
-        verdict: Verdict::Continue,
-        family: Family::Other,
-        protocol: 0,
-        flags: 0,
+        dst_mac: 0,
+        neighbour: 0,
+        dst_v4: 0,
         l3: 0,
         l4: 0,
         ip_len: 0,
@@ -125,10 +124,10 @@ impl Meta {
         src_port: 0,
         dst_port: 0,
         egress: 0,
-        leaf: 0,
-        neighbour: 0,
-        dst_v4: 0,
-        dst_mac: 0,
+        verdict: Verdict::Continue,
+        family: Family::Other,
+        protocol: 0,
+        flags: 0,
     };
 
     /// True if the bit is set.
@@ -140,6 +139,7 @@ impl Meta {
 
 /// A frame with its metadata.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Packet {
     /// The bytes.
     pub frame: Frame,

@@ -58,7 +58,7 @@ fn cut_into(
         ip[2..4].copy_from_slice(&((header.len() + len) as u16).to_be_bytes());
         let more = done + len < payload;
         // A fragment of a fragment keeps its offset, and "more" unless it was the last (RFC 791 section 3.2).
-        let word = old_word + (done / 8) as u16 | if more { MORE_FRAGMENTS } else { 0 };
+        let word = (old_word + (done / 8) as u16) | if more { MORE_FRAGMENTS } else { 0 };
         ip[6..8].copy_from_slice(&word.to_be_bytes());
         ip[10..12].fill(0);
         let sum = checksum::of(&ip[..header.len()]);
