@@ -3,66 +3,90 @@
 
 use crate::neighbours::v4_key;
 use crate::packet::view::{be32, be128};
-use crate::packet::{DropReason, Family, Packet, Verdict, flags};
+use crate::packet::{DropReason, Family, Meta, Packet, Verdict, flags};
 use crate::pipeline::Context;
 use crate::pipeline::route::NO_NEIGHBOUR;
+use crate::tables::NO_INTERFACE;
 
-#[inline(always)]
-pub(super) fn step(packet: &mut Packet, cx: &Context<'_>) {
-    if packet.meta.verdict == Verdict::Continue {
-        packet.meta.verdict = check(packet, cx).unwrap_or_else(Verdict::Drop);
+/// The next hop of the packet before: packets of a burst often share it, and then nothing is looked up.
+pub(super) struct Hop {
+    neighbour: u32,
+    egress: u16,
+    mtu_bytes: u16,
+    mac: u64,
+}
+
+impl Default for Hop {
+    fn default() -> Hop {
+        Hop { neighbour: NO_NEIGHBOUR, egress: NO_INTERFACE, mtu_bytes: 0, mac: 0 }
     }
 }
 
 #[inline(always)]
-fn check(packet: &mut Packet, cx: &Context<'_>) -> Result<Verdict, DropReason> {
+pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, last: &mut Hop) {
+    if packet.meta.verdict == Verdict::Continue {
+        packet.meta.verdict = check(packet, cx, last).unwrap_or_else(Verdict::Drop);
+    }
+}
+
+#[inline(always)]
+fn check(packet: &mut Packet, cx: &Context<'_>, last: &mut Hop) -> Result<Verdict, DropReason> {
     let meta = &mut packet.meta;
     let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
     let is_v4 = meta.family == Family::Ipv4;
     if !meta.has(flags::OWN) {
-        // RFC 1812 section 5.3.4.
-        if meta.has(flags::LINK_GROUP) {
-            return Err(DropReason::LinkBroadcastNotForwarded);
-        }
-        let ttl = if is_v4 { l3[8] } else { l3[7] };
-        // RFC 1812 section 5.3.1, RFC 8200 section 3.
-        if ttl <= 1 {
-            return Err(DropReason::TtlExpired);
-        }
-        if is_v4 {
-            // 169.254/16, RFC 3927 section 2.7.
-            if be32(l3, 12) >> 16 == 0xa9fe {
-                return Err(DropReason::LinkLocalNotRouted);
-            }
-        } else {
-            stays_on_its_link(be128(l3, 8))?;
-        }
+        may_leave(meta, l3, is_v4)?;
     }
-    let egress = cx.tables.interface(meta.egress);
-    if !egress.up {
-        return Err(DropReason::PortDown);
+    if meta.neighbour != last.neighbour || meta.egress != last.egress {
+        let egress = cx.tables.interface(meta.egress);
+        if !egress.up {
+            return Err(DropReason::PortDown);
+        }
+        *last = Hop { neighbour: NO_NEIGHBOUR, egress: meta.egress, mtu_bytes: egress.mtu_bytes, mac: 0 };
     }
-    let too_long = meta.ip_len > egress.mtu_bytes;
+    let too_long = meta.ip_len > last.mtu_bytes;
     if too_long && !is_v4 {
         return Err(DropReason::PacketTooBig);
     }
     if too_long && meta.has(flags::DONT_FRAGMENT) {
         return Err(DropReason::FragmentationNeeded);
     }
-    if meta.neighbour == NO_NEIGHBOUR {
-        let addr = if is_v4 { v4_key(meta.dst_v4) } else { be128(l3, 24) };
-        match cx.neighbours.find(meta.egress, addr) {
-            Some(slot) => meta.neighbour = slot,
-            None => return Ok(Verdict::Resolve),
+    if last.neighbour == NO_NEIGHBOUR {
+        if meta.neighbour == NO_NEIGHBOUR {
+            let addr = if is_v4 { v4_key(meta.dst_v4) } else { be128(l3, 24) };
+            match cx.neighbours.find(meta.egress, addr) {
+                Some(slot) => meta.neighbour = slot,
+                None => return Ok(Verdict::Resolve),
+            }
         }
+        let word = cx.neighbours.word(meta.neighbour);
+        if !word.is_usable() {
+            return Ok(Verdict::Resolve);
+        }
+        cx.neighbours.mark_used(meta.neighbour, cx.now);
+        (last.neighbour, last.mac) = (meta.neighbour, word.mac());
     }
-    let word = cx.neighbours.word(meta.neighbour);
-    if !word.is_usable() {
-        return Ok(Verdict::Resolve);
-    }
-    cx.neighbours.mark_used(meta.neighbour, cx.now);
-    meta.dst_mac = word.mac();
+    meta.dst_mac = last.mac;
     Ok(if too_long { Verdict::Fragment } else { Verdict::Forward })
+}
+
+/// What a received packet must not be to be forwarded.
+#[inline(always)]
+fn may_leave(meta: &Meta, l3: &[u8], is_v4: bool) -> Result<(), DropReason> {
+    // RFC 1812 section 5.3.4.
+    if meta.has(flags::LINK_GROUP) {
+        return Err(DropReason::LinkBroadcastNotForwarded);
+    }
+    let ttl = if is_v4 { l3[8] } else { l3[7] };
+    // RFC 1812 section 5.3.1, RFC 8200 section 3.
+    if ttl <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    if !is_v4 {
+        return stays_on_its_link(be128(l3, 8));
+    }
+    // 169.254/16, RFC 3927 section 2.7.
+    if be32(l3, 12) >> 16 == 0xa9fe { Err(DropReason::LinkLocalNotRouted) } else { Ok(()) }
 }
 
 /// Sources that may speak on their link and are never routed (RFC 4291 sections 2.5.2 and 2.5.6).

@@ -59,9 +59,9 @@ pub fn run(burst: &mut Burst, cx: &Context<'_>) {
     }
     received.finish(cx);
     route::run(burst, cx);
-    let mut sent = rewrite::Tally::default();
+    let (mut hop, mut sent) = (adjacency::Hop::default(), rewrite::Tally::default());
     for packet in burst.iter_mut() {
-        adjacency::step(packet, cx);
+        adjacency::step(packet, cx, &mut hop);
         rewrite::step(packet, cx, &mut sent);
     }
     sent.finish(cx);
