@@ -96,7 +96,8 @@ impl Case {
     fn read(folder: &Path) -> Result<Case, String> {
         let text = fs::read_to_string(folder.join("case.toml")).map_err(|e| format!("case.toml: {e}"))?;
         let expectation: Expectation = toml::from_str(&text).map_err(|e| format!("case.toml: {e}"))?;
-        if expectation.sentence.is_empty() || expectation.source.is_empty() || expectation.workers.is_empty() {
+        if expectation.sentence.is_empty() || expectation.source.is_empty() || expectation.workers.is_empty()
+        {
             return Err("case.toml: sentence, source and workers may not be empty".into());
         }
         let (mut inputs, mut outputs, mut received) = (BTreeMap::new(), BTreeMap::new(), 0);
@@ -248,7 +249,12 @@ impl Case {
                         hex_difference(&want.data, &have.data)
                     ))
                 } else if self.expectation.timestamps && want.time != have.time {
-                    Some(format!("sent at {:?}, expected at {:?}: {}", have.time, want.time, describe(&want.data)))
+                    Some(format!(
+                        "sent at {:?}, expected at {:?}: {}",
+                        have.time,
+                        want.time,
+                        describe(&want.data)
+                    ))
                 } else {
                     None
                 }
@@ -354,8 +360,13 @@ fn describe(data: &[u8]) -> String {
     match packet.vlan() {
         Some(VlanSlice::SingleVlan(tag)) => _ = write!(line, ", vlan {}", tag.vlan_identifier().value()),
         Some(VlanSlice::DoubleVlan(tags)) => {
-            let (outer, inner) = (tags.outer(), tags.inner());
-            _ = write!(line, ", vlan {}.{}", outer.vlan_identifier().value(), inner.vlan_identifier().value());
+            let (outer, inner) = (&tags.outer, &tags.inner);
+            _ = write!(
+                line,
+                ", vlan {}.{}",
+                outer.vlan_identifier().value(),
+                inner.vlan_identifier().value()
+            );
         }
         None => {}
     }
@@ -375,8 +386,12 @@ fn describe(data: &[u8]) -> String {
         None => {}
     }
     match &packet.transport {
-        Some(TransportSlice::Icmpv4(icmp)) => _ = write!(line, ", ICMP {}/{}", icmp.type_u8(), icmp.code_u8()),
-        Some(TransportSlice::Icmpv6(icmp)) => _ = write!(line, ", ICMPv6 {}/{}", icmp.type_u8(), icmp.code_u8()),
+        Some(TransportSlice::Icmpv4(icmp)) => {
+            _ = write!(line, ", ICMP {}/{}", icmp.type_u8(), icmp.code_u8())
+        }
+        Some(TransportSlice::Icmpv6(icmp)) => {
+            _ = write!(line, ", ICMPv6 {}/{}", icmp.type_u8(), icmp.code_u8())
+        }
         _ => {}
     }
     line + ", " + &describe_flow(data)
@@ -410,7 +425,8 @@ fn hex_difference(want: &[u8], have: &[u8]) -> String {
     let mut text = String::new();
     let hex = |row: &[u8]| row.iter().map(|b| format!("{b:02x} ")).collect::<String>();
     for start in (0..want.len().max(have.len())).step_by(16) {
-        let row = |data: &[u8]| data.get(start..).map_or(Vec::new(), |rest| rest[..rest.len().min(16)].to_vec());
+        let row =
+            |data: &[u8]| data.get(start..).map_or(Vec::new(), |rest| rest[..rest.len().min(16)].to_vec());
         let (a, b) = (row(want), row(have));
         if a == b {
             continue;
@@ -489,7 +505,10 @@ fn every_case_comes_out_to_the_byte() {
                         if let Some(reason) = &reason {
                             case.regenerate(&out, reason).expect("the case can be written");
                         }
-                        failures.lock().expect("no thread panics").insert((case.name.clone(), workers), wrong);
+                        failures
+                            .lock()
+                            .expect("no thread panics")
+                            .insert((case.name.clone(), workers), wrong);
                         if reason.is_some() {
                             break;
                         }
@@ -521,7 +540,13 @@ fn every_case_comes_out_to_the_byte() {
     let names: BTreeSet<_> = failures.keys().map(|(name, _)| name.as_str()).collect();
     let names: Vec<_> = names.into_iter().collect();
     println!("{} cases, {} runs, {} cases fail", cases.len(), runs.into_inner(), names.len());
-    assert!(failures.is_empty(), "{text}\n{} of {} cases fail: {}", names.len(), cases.len(), names.join(" "));
+    assert!(
+        failures.is_empty(),
+        "{text}\n{} of {} cases fail: {}",
+        names.len(),
+        cases.len(),
+        names.join(" ")
+    );
 }
 
 #[test]
@@ -551,7 +576,10 @@ fn a_difference_is_found_and_shown() {
     let mut other = expected.clone();
     other[1].data[22] ^= 1; // TTL
     let shown = case.compare_port("wan", &expected, &other).join("\n");
-    assert!(shown.contains("wan, frame 2: differs") && shown.contains("ttl 63") && shown.contains("^^"), "{shown}");
+    assert!(
+        shown.contains("wan, frame 2: differs") && shown.contains("ttl 63") && shown.contains("^^"),
+        "{shown}"
+    );
     other = expected.clone();
     other.swap(0, 1);
     assert_eq!(case.compare_port("wan", &expected, &other).len(), 2, "order counts");
