@@ -92,13 +92,13 @@ c.tx("wan", link(eth(GW_WAN, SERVER, 200, 10), hop(out)))
 c.answer("lan", solicit(HOST, H6, L6, tags=(100,)), advertise(GW_LAN, L6, HOST, H6, tags=(100,)))
 c.through("wan", link(eth(SERVER, GW_WAN, 200, 10), back), "lan", link(eth(GW_LAN, HOST, 100), hop(back)))
 
-c = Case("nd-of-a-link-local-next-hop", "A next hop given by its link-local address is asked for from the interface's own link-local address.",
-         "scapy script: RFC 4861 section 7.2.2, RFC 4291 section 2.5.6",
-         two_ports(route("2001:db8:9::/48", "fe80::fe", interface="wan"), neighbours=HOST_NEIGHBOURS))
-ip = v6(dst="2001:db8:9::9") / udp()
-c.rx("lan", from_host(ip)).tx("wan", solicit(GW_WAN, LL_WAN, "fe80::fe"), own=True)
-c.rx("wan", advertise(SERVER2, "fe80::fe", GW_WAN, LL_WAN), punt=True)
-released(c, ip, mac=SERVER2)
+c = Case("nd-from-link-local", "A link-local neighbour is asked for from our link-local address, and on its own link.",
+         "scapy script: RFC 4861 section 7.2.2, RFC 4291 section 2.5.6", two_ports(neighbours=""))
+for port, gw, own in (("lan", GW_LAN, LL_LAN), ("wan", GW_WAN, LL_WAN)):
+    asked = IPv6(src="fe80::fe", dst=own) / ICMPv6EchoRequest(id=1, seq=1, data=bytes(8))
+    c.rx(port, link(eth(SERVER2, gw), asked), punt=True).tx(port, solicit(gw, own, "fe80::fe"), own=True)
+    c.rx(port, advertise(SERVER2, "fe80::fe", gw, own), punt=True)
+    c.tx(port, link(eth(gw, SERVER2), IPv6(src=own, dst="fe80::fe", hlim=64) / ICMPv6EchoReply(id=1, seq=1, data=bytes(8))), own=True)
 
 c = Case("error-waits-for-its-neighbour", "An error and an echo reply to a sender not known yet wait for its address like any packet.",
          "scapy script: RFC 826, RFC 792", two_ports(neighbours=""))
