@@ -56,11 +56,9 @@ for ip in (v4(flags="MF", frag=0) / udp(88), v4(flags="MF", frag=12, proto=17) /
 # -- header checks -----------------------------------------------------------------------------------------
 c = Case("checksum-carry", "TTL decrement over every awkward header checksum: carries, 0xfeff, 0xffff's neighbours; RFC 1141's mistake stays away.",
          "scapy script: RFC 1624 sections 2 to 4, checksum computed from scratch", two_ports())
-base = int.from_bytes(bytes(v4(id=0) / udp(2))[10:12], "big")
+header = bytes(v4(id=0, chksum=0) / udp(2))[:20]
 for wanted in (0x0000, 0x0001, 0x00FF, 0x0100, 0xFDFF, 0xFEFE, 0xFEFF, 0xFF00, 0xFF01, 0xFFFD, 0xFFFE):
-    ident = next(i for i in range(0x10000) if ones_complement(
-        bytes(v4(id=0, chksum=0))[:2] + (30).to_bytes(2, "big") + i.to_bytes(2, "big")
-        + bytes(v4(chksum=0, proto=17))[6:20]) == wanted)
+    ident = next(i for i in range(0x10000) if ones_complement(header[:4] + i.to_bytes(2, "big") + header[6:]) == wanted)
     ip = v4(id=ident) / udp(2)
     assert int.from_bytes(bytes(ip)[10:12], "big") == wanted
     c.through("lan", from_host(ip), "wan", to_server(hop(ip)))
