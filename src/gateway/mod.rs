@@ -291,6 +291,8 @@ impl Gateway {
         let _ = self.watcher.follow(
             self.ports.iter().flat_map(|port| port.members.iter().map(|member| member.device.clone())),
         );
+        // Before the sockets: the first frame of a new port finds its interfaces.
+        self.publish(retired);
         let mut failed = None;
         for port in 0..self.ports.len() {
             for member in 0..self.ports[port].members.len() {
@@ -302,7 +304,6 @@ impl Gateway {
                 }
             }
         }
-        self.publish(retired);
         // What binding found out (a device that is not there) is in the tables now as well.
         self.links_changed();
         let own: Vec<std::net::IpAddr> =
