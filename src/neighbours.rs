@@ -25,6 +25,9 @@ pub const RETRANSMIT: Duration = Duration::from_secs(1);
 /// Solicitations before giving up. RFC 4861 section 10: MAX_MULTICAST_SOLICIT, MAX_UNICAST_SOLICIT.
 pub const SOLICITATIONS: u32 = 3;
 
+/// A neighbour is probed this long at most.
+const PROBE_TIME: Duration = RETRANSMIT.saturating_mul(SOLICITATIONS + 1);
+
 /// A stale neighbour nobody sent to for this long is forgotten; as Linux's `gc_stale_time` order of size.
 pub const FORGET_AFTER: Duration = Duration::from_secs(600);
 
@@ -437,6 +440,10 @@ impl NeighbourTable {
                 {
                     reprobe(Reprobe { slot: index });
                 }
+                // Whoever was to ask had no room for the question: asked again in a later round.
+                State::Probe if age > PROBE_TIME => {
+                    self.change(index, since, |w| (w == word).then(|| w.with(w.mac(), State::Stale)));
+                }
                 State::Stale if age >= FORGET_AFTER && now.since(used) >= FORGET_AFTER => {
                     self.release(index, word, pinned, now)
                 }
@@ -543,6 +550,28 @@ mod tests {
         }
         assert_eq!(table.find_or_insert(0, v4_key(8), 8), Err(TableFull));
         table.find_or_insert(1, v4_key(8), 8).expect("another interface has its own cap");
+    }
+
+    /// More than can be asked at once stayed in `Probe` for ever, unconfirmed and never forgotten.
+    #[test]
+    fn a_probe_that_nobody_sends_ends() {
+        let table = table();
+        let slot = table.find_or_insert(0, v4_key(1), 8).expect("room");
+        let sweep = |now| {
+            let mut found = 0;
+            table.sweep(0, table.capacity(), Duration::from_secs(30), at(now), |_| found += 1);
+            found
+        };
+        table.learn(slot, MAC, true, at(10));
+        sweep(40);
+        table.mark_used(slot, at(41));
+        assert_eq!((sweep(42), table.word(slot).state()), (1, State::Probe));
+        sweep(45);
+        assert_eq!(table.word(slot).state(), State::Probe, "there is still time for an answer");
+        sweep(47);
+        assert_eq!((table.word(slot).state(), table.word(slot).mac()), (State::Stale, mac_to_u64(MAC)));
+        table.mark_used(slot, at(48));
+        assert_eq!(sweep(49), 1, "asked again");
     }
 
     #[test]

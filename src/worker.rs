@@ -27,7 +27,7 @@ use crate::telemetry::{DropRecorder, WorkerCounters, add};
 use crate::time::Nanos;
 
 /// Devices of a LAG.
-pub const MAX_MEMBERS: usize = 8;
+pub const MAX_MEMBERS: usize = crate::config::Port::MAX_DEVICES;
 
 /// Batches of finished frames under way to another worker.
 const HAND_OVER_BATCHES: usize = 256;
@@ -366,8 +366,12 @@ impl Engine {
         // Most packets leave where the one before left.
         let (mut last_egress, mut last_queue) = (NO_INTERFACE, 0);
         for packet in burst.iter_mut() {
-            let (frame, meta) = (packet.frame.take(), &packet.meta);
+            let (mut frame, meta) = (packet.frame.take(), &packet.meta);
             if meta.verdict == Verdict::Forward {
+                if frame.is_chained() {
+                    let header_len = usize::from(cx.tables.interface(meta.egress).header_len);
+                    self.pool.truncate_chain(&mut frame, header_len + usize::from(meta.ip_len));
+                }
                 if meta.egress == last_egress {
                     self.stage(frame, last_queue, node, queues);
                     continue;

@@ -88,6 +88,7 @@ impl Frame {
     }
 
     /// Bytes of the whole chain.
+    #[inline]
     pub fn total_len(&self) -> usize {
         let mut total = self.len();
         let mut at = self.peek_next();

@@ -87,6 +87,24 @@ impl FramePool {
         }
     }
 
+    /// Shortens a packet to `len` bytes over its whole chain; segments that hold none of them come back.
+    #[cold]
+    pub fn truncate_chain(&mut self, frame: &mut Frame, len: usize) {
+        let mut rest = frame.split_next();
+        frame.truncate(len.min(frame.len()));
+        let mut left = len - frame.len();
+        while let Some(mut segment) = rest {
+            rest = segment.split_next();
+            segment.truncate(left.min(segment.len()));
+            left -= segment.len();
+            if segment.is_empty() {
+                self.put_one(segment);
+            } else {
+                frame.append(segment);
+            }
+        }
+    }
+
     #[cold]
     fn put_chain(&mut self, mut frame: Frame) {
         while let Some(next) = frame.split_next() {
@@ -192,6 +210,28 @@ mod tests {
         assert_eq!(pools[0].available(), 64);
         drop(pools);
         assert_eq!(memory.leaked(), 0);
+    }
+
+    #[test]
+    fn a_chain_is_shortened_anywhere() {
+        let (_memory, mut pools) = PacketMemory::new(1, 64, ChunkSize::Bytes2048).expect("memory");
+        let pool = &mut pools[0];
+        let data: Vec<u8> = (0..9000u32).map(|i| (i / 7) as u8).collect();
+        let segment = pool.segment_bytes();
+        for len in [0, 1, segment - 1, segment, segment + 1, 2 * segment, 8999, 9000, 9001] {
+            let mut frame = pool.take_filled(&data).expect("frames");
+            pool.truncate_chain(&mut frame, len);
+            let mut seen = Vec::new();
+            let mut at = Some(&frame);
+            while let Some(segment) = at {
+                assert!(!segment.is_empty() || len == 0);
+                seen.extend_from_slice(segment.bytes());
+                at = segment.peek_next();
+            }
+            assert_eq!(seen, data[..len.min(9000)]);
+            pool.put(frame);
+            assert_eq!(pool.available(), 64);
+        }
     }
 
     #[test]

@@ -48,6 +48,11 @@ fn cut_into(
     let old_word = be16(&first_header, 6);
     let mut reader = Reader { at: Some(&packet.frame), offset: l3 + header_len };
     let payload = usize::from(meta.ip_len) - header_len;
+    // A datagram ends at 65,535 bytes. Beyond it the 13 bits of the offset would run over, and what comes
+    // behind would pass for the datagram's beginning.
+    if usize::from(old_word & 0x1fff) * 8 + payload > usize::from(u16::MAX) {
+        return Err(DropReason::Ipv4HeaderInvalid);
+    }
     let mut done = 0;
     while done < payload {
         let header = if done == 0 { &first_header[..header_len] } else { &later_header[..later_len] };

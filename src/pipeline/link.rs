@@ -54,7 +54,7 @@ impl Tally {
 pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, tally: &mut Tally) {
     match cx.ingress {
         Ingress::Port(port) => {
-            let bytes = packet.frame.len();
+            let bytes = packet.frame.total_len();
             receive(packet, &cx.tables.ports[usize::from(port)], cx.tables);
             tally.add(packet.meta.interface, bytes, cx);
         }

@@ -36,20 +36,21 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, tally: &mut Tally) {
         return;
     }
     let egress = packet.meta.egress;
-    rewrite(packet, cx.tables.interface(egress));
+    let interface = cx.tables.interface(egress);
+    rewrite(packet, interface);
     if egress != tally.interface {
         std::mem::take(tally).finish(cx);
         tally.interface = egress;
     }
     tally.packets += 1;
-    tally.bytes += packet.frame.len() as u64;
+    tally.bytes += u64::from(interface.header_len) + u64::from(packet.meta.ip_len);
 }
 
 #[inline(always)]
 fn rewrite(packet: &mut Packet, egress: &Interface) {
     let meta = &packet.meta;
     let l3 = usize::from(meta.l3);
-    // Ethernet padding does not travel on.
+    // Ethernet padding does not travel on (the worker cuts it off chains).
     if !packet.frame.is_chained() {
         packet.frame.truncate(l3 + usize::from(meta.ip_len));
     }

@@ -1,0 +1,210 @@
+//! Instructions per packet, counted by callgrind: the same on any quiet or busy machine.
+//!
+//! `scripts/count-instructions` runs it and compares with `benches/instructions.txt`. Every scenario is
+//! measured twice, through the pipeline and through the null pipeline (received and put back at once);
+//! the difference is what a packet costs, as in `softgate bench`.
+
+#![allow(missing_docs, reason = "gungraun's macros make functions without")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use etherparse::PacketBuilder;
+use gungraun::{library_benchmark, library_benchmark_group, main};
+use softgate::config::Config;
+use softgate::io::memory::{MemoryPort, Sink, Template};
+use softgate::mem::{BURST, ChunkSize, PacketMemory};
+use softgate::replay;
+use softgate::time::Nanos;
+use softgate::worker::{Node, Worker};
+
+/// Turns before counting: lists have grown, the sweep over the neighbours that is due at the start (64 turns)
+/// is over.
+const WARM_UP_TURNS: u64 = 100;
+/// Turns counted, each with a full burst: 6,400 packets. scripts/count-instructions divides by that.
+const TURNS: u64 = 100;
+/// Different flows in the small scenarios, as in NUMBERS.md.
+const FLOWS: u32 = 1008;
+
+const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 1, 10];
+
+/// A worker that is ready to be counted.
+struct Bench {
+    worker: Worker,
+    node: Arc<Node>,
+}
+
+/// One gateway with all kinds of interfaces; what comes in decides what is exercised.
+fn config(more: &str) -> Config {
+    let interface = |name: &str, port: &str, tags: &str, net: u32| {
+        format!(
+            r#"
+[[interface]]
+name = "{name}"
+port = "{port}"
+{tags}
+mac = "02:00:00:00:00:01"
+addresses = ["10.0.{net}.1/24", "2001:db8:{net}::1/64"]
+"#
+        )
+    };
+    let neighbour = |interface: &str, address: &str| {
+        format!(
+            "\n[[neighbour]]\ninterface = \"{interface}\"\naddress = \"{address}\"\nmac = \"02:00:00:00:02:0b\"\n"
+        )
+    };
+    let mut text = String::from("schema = 1\n");
+    for (port, device) in [("lan", "eth1"), ("wan", "eth2")] {
+        text += &format!("[[port]]\nname = \"{port}\"\ndevice = \"{device}\"\n");
+    }
+    text += &interface("lan", "lan", "", 1);
+    text += &interface("vlan100", "lan", "vlan = 100", 2);
+    text += &interface("vlan200", "lan", "vlan = 200", 3);
+    text += &interface("qinq", "lan", "vlan = [300, 10]", 4);
+    text += &interface("wan", "wan", "", 5);
+    for (name, address) in [
+        ("wan", "10.0.5.2"),
+        ("wan", "10.0.5.3"),
+        ("wan", "10.0.5.4"),
+        ("wan", "10.0.5.5"),
+        ("wan", "2001:db8:5::2"),
+        ("vlan200", "10.0.3.2"),
+    ] {
+        text += &neighbour(name, address);
+    }
+    text += more;
+    Config::parse(&text, "instructions.toml").expect("the scenario's config")
+}
+
+fn route(prefix: &str, via: &str) -> String {
+    format!("\n[[route]]\nprefix = \"{prefix}\"\nvia = [\"{via}\"]\n")
+}
+
+/// 18 bytes of payload make the 60 bytes that are 64 on the wire.
+const PAYLOAD: [u8; 18] = [0; 18];
+
+fn ports(flow: u32) -> (u16, u16) {
+    (1024 + (flow % 48) as u16, 5000 + (flow / 48) as u16)
+}
+
+fn ipv4(tags: &[u16], src: [u8; 4], dst: [u8; 4], flow: u32) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2(HOST_MAC, GATEWAY_MAC);
+    let vlan = |vid: u16| vid.try_into().expect("a VLAN ID");
+    let ip = match tags {
+        [] => ethernet.ipv4(src, dst, 64),
+        [only] => ethernet.single_vlan(vlan(*only)).ipv4(src, dst, 64),
+        [outer, inner, ..] => ethernet.double_vlan(vlan(*outer), vlan(*inner)).ipv4(src, dst, 64),
+    };
+    let (src_port, dst_port) = ports(flow);
+    let mut frame = Vec::new();
+    ip.udp(src_port, dst_port).write(&mut frame, &PAYLOAD).expect("a vector takes everything");
+    frame
+}
+
+fn ipv6(flow: u32) -> Vec<u8> {
+    let src = [0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10];
+    let dst = [0x20, 1, 0xd, 0xb8, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, (flow >> 8) as u8, flow as u8];
+    let (src_port, dst_port) = ports(flow);
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(HOST_MAC, GATEWAY_MAC)
+        .ipv6(src, dst, 64)
+        .udp(src_port, dst_port)
+        .write(&mut frame, &PAYLOAD)
+        .expect("a vector takes everything");
+    frame
+}
+
+/// Xorshift: the same destinations in every run.
+fn random(state: &mut u32) -> u32 {
+    *state ^= *state << 13;
+    *state ^= *state >> 17;
+    *state ^= *state << 5;
+    *state
+}
+
+fn bench(config: &Config, frames: impl Iterator<Item = Vec<u8>>, null: bool) -> Bench {
+    let mut template = Template::default();
+    frames.for_each(|frame| template.push(&frame));
+    let (node, _compiler) = replay::compile(config, 1).expect("the scenario compiles");
+    let (_memory, mut pools) = PacketMemory::new(1, 4096, ChunkSize::Bytes2048).expect("packet memory");
+    let mut worker = Worker::new(0, &node, pools.remove(0));
+    worker.attach(0, 0, Box::new(MemoryPort::new(Arc::new(template), true, Sink::Discard)));
+    worker.attach(1, 0, Box::new(MemoryPort::default()));
+    // First proof, then counts (CONVENTIONS.md 23): what comes in goes out.
+    turn(&mut worker, WARM_UP_TURNS);
+    let counters = &node.counters[0];
+    let expected = WARM_UP_TURNS * BURST as u64;
+    assert_eq!(counters.received.load(Ordering::Relaxed), expected);
+    assert_eq!(counters.sent.load(Ordering::Relaxed), expected, "the scenario forwards everything");
+    worker.set_null_pipeline(null);
+    turn(&mut worker, 1);
+    Bench { worker, node }
+}
+
+/// At one time: nothing falls due while packets are counted.
+fn turn(worker: &mut Worker, turns: u64) {
+    for _ in 0..turns {
+        worker.turn(Nanos::from_secs(1));
+    }
+}
+
+fn ipv4_one_route(null: bool) -> Bench {
+    let frames = (0..FLOWS).map(|flow| ipv4(&[], [10, 0, 1, 10], [203, 0, 113, flow as u8], flow));
+    bench(&config(&route("0.0.0.0/0", "10.0.5.2")), frames, null)
+}
+
+fn vlan_to_vlan(null: bool) -> Bench {
+    let frames = (0..FLOWS).map(|flow| ipv4(&[100], [10, 0, 2, 10], [203, 0, 113, flow as u8], flow));
+    bench(&config(&route("0.0.0.0/0", "10.0.3.2")), frames, null)
+}
+
+fn ipv6_one_route(null: bool) -> Bench {
+    bench(&config(&route("::/0", "2001:db8:5::2")), (0..FLOWS).map(ipv6), null)
+}
+
+fn qinq_to_untagged(null: bool) -> Bench {
+    let frames = (0..FLOWS).map(|flow| ipv4(&[300, 10], [10, 0, 4, 10], [203, 0, 113, flow as u8], flow));
+    bench(&config(&route("0.0.0.0/0", "10.0.5.2")), frames, null)
+}
+
+/// 10,000 routes of /24 over four next hops, each packet to a random one.
+fn ipv4_10k_routes(null: bool) -> Bench {
+    const ROUTES: u32 = 10_000;
+    let network = |route: u32| [20 + (route >> 8) as u8, route as u8, (route * 7) as u8];
+    let routes: String = (0..ROUTES)
+        .map(|index| {
+            let [a, b, c] = network(index);
+            route(&format!("{a}.{b}.{c}.0/24"), &format!("10.0.5.{}", 2 + index % 4))
+        })
+        .collect();
+    let mut state = 2_463_534_242;
+    let frames = (0..8192).map(|flow| {
+        let [a, b, c] = network(random(&mut state) % ROUTES);
+        ipv4(&[], [10, 0, 1, 10], [a, b, c, random(&mut state) as u8], flow % FLOWS)
+    });
+    bench(&config(&routes), frames, null)
+}
+
+// The bench is given back, so that taking it down is not counted.
+#[library_benchmark]
+#[bench::ipv4_one_route(args = (false), setup = ipv4_one_route)]
+#[bench::ipv4_one_route_null(args = (true), setup = ipv4_one_route)]
+#[bench::vlan_to_vlan(args = (false), setup = vlan_to_vlan)]
+#[bench::vlan_to_vlan_null(args = (true), setup = vlan_to_vlan)]
+#[bench::ipv6_one_route(args = (false), setup = ipv6_one_route)]
+#[bench::ipv6_one_route_null(args = (true), setup = ipv6_one_route)]
+#[bench::qinq_to_untagged(args = (false), setup = qinq_to_untagged)]
+#[bench::qinq_to_untagged_null(args = (true), setup = qinq_to_untagged)]
+#[bench::ipv4_10k_routes(args = (false), setup = ipv4_10k_routes)]
+#[bench::ipv4_10k_routes_null(args = (true), setup = ipv4_10k_routes)]
+fn packets(mut bench: Bench) -> Bench {
+    turn(&mut bench.worker, TURNS);
+    let counted = (WARM_UP_TURNS + 1 + TURNS) * BURST as u64;
+    assert_eq!(bench.node.counters[0].received.load(Ordering::Relaxed), counted);
+    black_box(bench)
+}
+
+library_benchmark_group!(name = scenarios, benchmarks = packets);
+main!(library_benchmark_groups = scenarios);
