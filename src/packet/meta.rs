@@ -70,6 +70,8 @@ pub mod flags {
     pub const DONT_FRAGMENT: u8 = 8;
     /// Made by the gateway: neither TTL nor source are checked.
     pub const OWN: u8 = 16;
+    /// The ingress interface wants its sources checked against the routes.
+    pub const CHECK_SOURCE: u8 = 32;
 }
 
 /// What is known of a packet. With the frame it is one cache line. Laid out by hand, so that a fresh one is

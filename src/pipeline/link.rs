@@ -1,10 +1,10 @@
 //! Link: Ethernet II, 802.1Q and QinQ; port and tags give the interface, the destination MAC says
 //! whether the frame is for us.
 
-use crate::packet::view::{be16, ethertype};
+use crate::packet::view::{array, be16, ethertype};
 use crate::packet::{DropReason, Family, Ingress, Packet, Tags, Verdict, flags};
 use crate::pipeline::Context;
-use crate::tables::{NO_INTERFACE, PortTable, Tables};
+use crate::tables::{NO_INTERFACE, PortTable, SourceCheck, Tables};
 use crate::telemetry::add;
 
 /// Ethernet header without tags.
@@ -98,7 +98,11 @@ fn receive(packet: &mut Packet, port: &PortTable, tables: &Tables) {
     meta.interface = slot;
     meta.vrf = interface.vrf;
     meta.l3 = l3 as u16;
-    let mac = u64::from_be_bytes([0, 0, head[0], head[1], head[2], head[3], head[4], head[5]]);
+    if interface.source_check != SourceCheck::Off {
+        meta.flags |= flags::CHECK_SOURCE;
+    }
+    // One load of eight bytes; the destination MAC is the upper six.
+    let mac = u64::from_be_bytes(*array(head, 0)) >> 16;
     if mac != interface.mac {
         // The group bit is the lowest of the first byte (IEEE 802).
         if head[0] & 1 == 0 {

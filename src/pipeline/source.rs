@@ -13,9 +13,7 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>) {
         return;
     }
     let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
-    if packet.meta.family == Family::Ipv4
-        && cx.tables.interface(packet.meta.interface).source_check == SourceCheck::Off
-    {
+    if packet.meta.family == Family::Ipv4 && !packet.meta.has(flags::CHECK_SOURCE) {
         if is_martian_v4(be32(l3, 12)) {
             packet.meta.verdict = Verdict::Drop(DropReason::MartianSource);
         }
