@@ -1,4 +1,4 @@
-//! What the fuzz target `packet` found: frames through the worker loop, their bytes and the books afterwards.
+//! Frames through the worker loop, their bytes and the books afterwards: faults seen while the fuzz target was written.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
