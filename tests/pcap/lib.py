@@ -160,7 +160,8 @@ def config(*tables, ports=("lan", "wan"), extra=""):
     head = 'schema = 1\n\n[system]\nname = "golden"\n'
     if extra:
         head += "\n" + extra
-    return "\n".join([head, *(table("port", name=p, device=f"sg-{p}") for p in ports), *tables])
+    text = "".join([head, *(table("port", name=p, device=f"sg-{p}") for p in ports), *tables])
+    return re.sub(r"\n*\[\[", "\n\n[[", text)
 
 
 # -- the small network of most cases: host - lan - gateway - wan - server ---------------------------------
@@ -185,7 +186,7 @@ def v6(src=H6, dst=S6, **keys):
     return IPv6(src=src, dst=dst, **{"hlim": 64, **keys})
 
 
-def udp(length=32, sport=40000, dport=53):
+def udp(length=32, sport=40000, dport=50000):
     return UDP(sport=sport, dport=dport) / payload(length)
 
 

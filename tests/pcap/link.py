@@ -8,7 +8,7 @@ c = Case("forward-ipv4", "A UDP packet crosses the gateway both ways: new MAC ad
 for n in range(4):
     ip = v4(id=n) / udp(18 + n, sport=40000 + n)
     c.through("lan", from_host(ip), "wan", to_server(hop(ip)))
-    ip = v4(S4, H4, id=n, ttl=2 + n) / udp(500, 53, 40000 + n)
+    ip = v4(S4, H4, id=n, ttl=2 + n) / udp(500, 50000, 40000 + n)
     c.through("wan", from_server(ip), "lan", to_host(hop(ip)))
 
 c = Case("forward-ipv6", "A UDP packet crosses the gateway both ways: hop limit less one, traffic class and flow label untouched.",
@@ -16,7 +16,7 @@ c = Case("forward-ipv6", "A UDP packet crosses the gateway both ways: hop limit 
 for n in range(4):
     ip = v6(fl=0xABCDE, tc=0x28 + n) / udp(18 + n, sport=40000 + n)
     c.through("lan", from_host(ip), "wan", to_server(hop(ip)))
-    ip = v6(S6, H6, hlim=2 + n) / udp(500, 53, 40000 + n)
+    ip = v6(S6, H6, hlim=2 + n) / udp(500, 50000, 40000 + n)
     c.through("wan", from_server(ip), "lan", to_host(hop(ip)))
 
 c = Case("tos-and-ecn-untouched", "DSCP and ECN bits of a forwarded packet are nobody's business but the sender's.",

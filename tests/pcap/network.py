@@ -7,7 +7,7 @@ from scapy.all import IPOption_LSRR, IPOption_SSRR
 # -- upper layers are not a router's business --------------------------------------------------------------
 UPPER = [
     TCP(sport=40000, dport=443, flags="S", options=[("MSS", 1460), ("WScale", 7)]),
-    UDP(sport=40000, dport=53) / payload(20),
+    UDP(sport=40000, dport=50000) / payload(20),
     SCTP(sport=40000, dport=5000, tag=1) / payload(16),
     GRE(proto=0x0800) / IP(src="10.0.0.1", dst="10.0.0.2") / UDP() / payload(8),
 ]
@@ -135,7 +135,7 @@ for kind in (IPOption_LSRR, IPOption_SSRR):
 c = Case("ipv4-no-source-route-after-end", "Bytes behind the end-of-options mark, or inside another option, only look like a source route.",
          "scapy script: RFC 791 section 3.1 (end of option list)", two_ports())
 for options in ([IPOption(b"\x00"), IPOption(b"\x83\x07\x04\xcb\x00\x71\x01")], [IPOption(b"\x9e\x08\x83\x07\x04\x83\x83\x83")]):
-    ip = v4(options=options) / udp()
+    ip = v4(options=options, proto=253) / payload(32)
     assert b"\x83\x07\x04" in bytes(ip)[20:28]
     c.through("lan", from_host(ip), "wan", to_server(hop(ip)))
 
