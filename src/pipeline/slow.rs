@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 use crate::host::{LinkTarget, OwnBytes, arp, icmp, nd};
 use crate::mem::{Frame, FramePool};
 use crate::neighbours::{self, NeighbourTable, State, addr_key};
-use crate::packet::view::{array, be128, ethertype, protocol};
+use crate::packet::view::{be128, ethertype, protocol};
 use crate::packet::{DropReason, Family, IcmpError, Ingress, Packet, Verdict, checksum, flags};
 use crate::pipeline::route::NO_NEIGHBOUR;
 use crate::pipeline::{Context, fragment, write_link_header};
@@ -254,6 +254,19 @@ impl SlowPath {
             self.consumed(packet, answer, cx, pool);
             return Ok(());
         }
+        // The answer to a link-local asker leaves on this very link: its address is needed first.
+        let src = Ipv6Addr::from(be128(packet.frame.bytes(), from_l3 + 8));
+        if icmp_type == ECHO_REQUEST && src.is_unicast_link_local() {
+            let cap = cx.tables.settings.neighbours_per_interface;
+            match cx.neighbours.find_or_insert(meta.interface, src.into(), cap) {
+                Err(neighbours::TableFull) => return Err((packet, DropReason::NeighbourTableFull)),
+                Ok(slot) if !cx.neighbours.word(slot).is_usable() => {
+                    (packet.meta.egress, packet.meta.neighbour) = (meta.interface, slot);
+                    return self.resolve(packet, cx, pool);
+                }
+                Ok(slot) => packet.meta.dst_mac = cx.neighbours.word(slot).mac(),
+            }
+        }
         let sum = message_sum(&packet);
         let len = usize::from(meta.ip_len) - l4;
         match icmp::receive_v6(&meta, &mut packet.frame.bytes_mut()[from_l3..], sum, len, interface) {
@@ -278,13 +291,12 @@ impl SlowPath {
                 if !packet.frame.is_chained() {
                     packet.frame.truncate(l3 + usize::from(meta.ip_len));
                 }
-                let asker = neighbours::mac_to_u64(*array(packet.frame.bytes(), 6));
                 packet.frame.trim_front(l3 + skip);
                 add(&cx.counters.originated, 1);
                 if to_link_local(&packet.frame, meta.family) {
-                    // No route leads to a link-local address: back to where the question came from.
+                    // No route leads to a link-local address.
                     let egress = cx.tables.interface(meta.interface);
-                    write_link_header(&mut packet.frame, 0, egress, asker, ethertype::IPV6);
+                    write_link_header(&mut packet.frame, 0, egress, meta.dst_mac, ethertype::IPV6);
                     self.count_sent(meta.interface, packet.frame.total_len(), cx);
                     self.emit.ready.push((packet.frame, meta.interface));
                 } else {
@@ -620,6 +632,9 @@ impl SlowPath {
         }
     }
 }
+
+/// RFC 4443 section 4.1.
+const ECHO_REQUEST: u8 = 128;
 
 /// RFC 4861 section 4.1.
 const ROUTER_SOLICITATION: u8 = 133;
