@@ -74,18 +74,26 @@ fn converse(data: &[u8], piece: usize) -> Vec<u8> {
     answers
 }
 
+/// What every answer looks like.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answer<'a> {
+    jsonrpc: &'a str,
+    #[serde(rename = "id")]
+    _id: serde::de::IgnoredAny,
+    result: Option<serde::de::IgnoredAny>,
+    error: Option<serde::de::IgnoredAny>,
+}
+
 /// The control protocol. The first byte chooses how the rest is cut into reads.
 pub fn control(data: &[u8]) {
     let Some((first, data)) = data.split_first() else { return };
     let whole = converse(data, data.len());
     for answer in whole.split_inclusive(|byte| *byte == b'\n') {
         assert_eq!(answer.last(), Some(&b'\n'), "answers are whole lines");
-        let answer: serde_json::Value = serde_json::from_slice(answer).expect("every answer is JSON");
-        assert_eq!(answer["jsonrpc"], "2.0");
-        assert!(
-            answer.get("result").is_some() != answer.get("error").is_some(),
-            "either a result or an error"
-        );
+        let answer: Answer<'_> = serde_json::from_slice(answer).expect("every answer is JSON-RPC");
+        assert_eq!(answer.jsonrpc, "2.0");
+        assert!(answer.result.is_some() != answer.error.is_some(), "either a result or an error");
     }
     let pieces = converse(data, usize::from(*first) + 1);
     assert_eq!(whole, pieces, "how bytes arrive changes nothing");
