@@ -38,6 +38,9 @@ const EXCHANGE_TURNS: u32 = 16;
 /// How often a sleeping worker looks whether another has resolved the neighbour its packets wait for.
 const PARKED_POLL: Duration = Duration::from_millis(1);
 
+/// How often a sleeping worker looks at queues that cannot wake it (the crate `afxdp`).
+const BLIND_POLL: Duration = Duration::from_micros(50);
+
 /// A finished frame and the port and member it leaves by.
 type Outgoing = (Frame, u16, u8);
 
@@ -308,7 +311,8 @@ impl Worker {
             fds.extend(
                 self.queues.iter().filter_map(|queue| queue.io.poll_fd()).take(fds.remaining_capacity()),
             );
-            waker::wait(&fds, due.min(limit));
+            let blind = self.queues.iter().any(|queue| queue.io.poll_fd().is_none());
+            waker::wait(&fds, due.min(if blind { BLIND_POLL } else { limit }));
         }
         self.node.asleep[id].store(false, Ordering::SeqCst);
         self.node.wakers[id].drain();

@@ -571,7 +571,7 @@ fn afxdp_twin_forwards() {
             "no binary with the feature afxdp: scripts/test --only afxdp builds it",
         );
     };
-    let gateway = Gateway::start_binary(&lab, &Config::default(), &binary);
+    let gateway = Gateway::start_binary(&lab, &Config::default(), &binary, "--afxdp");
     assert!(gateway.log().contains("afxdp"), "the log does not name the back end:\n{}", gateway.log());
     everyone_pings(&lab);
     for net in NET {

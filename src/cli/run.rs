@@ -11,7 +11,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::config::Config;
 use crate::control::{Limits, Server};
-use crate::gateway::{Gateway, StartError};
+use crate::gateway::{BackEnd, Gateway, StartError};
 use crate::io::link::explain_bind_failure;
 
 /// Runs the gateway in the foreground until SIGTERM or SIGINT
@@ -23,6 +23,10 @@ pub struct Args {
     /// The config
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Uses the crate `afxdp` instead of our own ring layer: no jumbo frames, little sleep while idle
+    #[cfg(feature = "afxdp")]
+    #[arg(long)]
+    pub afxdp: bool,
     /// What is logged, for example `info` or `softgate=debug`
     #[arg(long, value_name = "FILTER", default_value = "info", env = "SOFTGATE_LOG")]
     pub log: String,
@@ -55,6 +59,20 @@ pub fn run(args: &Args, socket: Option<PathBuf>) -> ExitCode {
     }
 }
 
+#[cfg(feature = "afxdp")]
+fn back_end(args: &Args) -> BackEnd {
+    if args.afxdp {
+        tracing::info!("back end: the crate afxdp");
+        return BackEnd::Crate;
+    }
+    BackEnd::Own
+}
+
+#[cfg(not(feature = "afxdp"))]
+fn back_end(_: &Args) -> BackEnd {
+    BackEnd::Own
+}
+
 fn serve(config: Config, args: &Args, socket: Option<PathBuf>) -> Result<ExitCode, String> {
     // The socket first: a second gateway with the same config ends here, before it touches a device.
     let path = socket.unwrap_or_else(|| config.control.socket.clone());
@@ -67,7 +85,7 @@ fn serve(config: Config, args: &Args, socket: Option<PathBuf>) -> Result<ExitCod
         signal_hook::low_level::pipe::register(signal, tell).map_err(|error| format!("signals: {error}"))?;
     }
     let file_name = args.config.display().to_string();
-    let mut gateway = Gateway::start(config, &file_name).map_err(|error| explain(&error))?;
+    let mut gateway = Gateway::start(config, &file_name, back_end(args)).map_err(|error| explain(&error))?;
     let register = |server: &mut Server, fd, key| {
         server.register(fd, key).map_err(|error| format!("event loop: {error}"))
     };

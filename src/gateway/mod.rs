@@ -1,5 +1,6 @@
 //! The live gateway: devices, workers and tables held together by the control thread.
 
+mod device;
 mod requests;
 mod show;
 
@@ -15,6 +16,7 @@ use crate::config::{Config, Lag, PortMode, Workers};
 use crate::io::Port;
 use crate::io::link::{LinkChange, LinkEvent, LinkState, LinkWatcher, OffloadGuard};
 use crate::io::xdp::{Mode, RingSizes, XdpDevice, XdpError, XdpProgram};
+
 use crate::mem::{ChunkSize, FramePool, MemoryError, PacketMemory};
 use crate::neighbours::NeighbourTable;
 use crate::packet::hash::Key;
@@ -23,6 +25,7 @@ use crate::tables::compile::{CompileError, Compiler, MAX_INTERFACES, Retired};
 use crate::tables::meaning::{self, PortFacts};
 use crate::time::Nanos;
 use crate::worker::{Node, QueueStatus, Worker};
+pub use device::{BackEnd, Device};
 
 /// How long an idle worker keeps spinning before it blocks: longer than the gaps of busy traffic, short
 /// enough that an idle gateway costs nothing.
@@ -94,7 +97,7 @@ pub struct Member {
     /// Device name.
     pub device: String,
     /// Bound sockets and program; `None` while the device is not there.
-    pub xdp: Option<XdpDevice>,
+    pub xdp: Option<Device>,
     /// Why it carries nothing, if it does not.
     pub problem: Option<String>,
     /// What the kernel says of the device.
@@ -179,6 +182,7 @@ pub struct Gateway {
     node: Arc<Node>,
     memory: Arc<PacketMemory>,
     program: Arc<XdpProgram>,
+    back_end: BackEnd,
     ports: Vec<LivePort>,
     workers: Vec<WorkerHandle>,
     watcher: LinkWatcher,
@@ -187,7 +191,7 @@ pub struct Gateway {
 
 impl Gateway {
     /// Binds all devices and starts the workers.
-    pub fn start(config: Config, file_name: &str) -> Result<Gateway, StartError> {
+    pub fn start(config: Config, file_name: &str, back_end: BackEnd) -> Result<Gateway, StartError> {
         let system = |what| move |source| StartError::System { what, source };
         let mut watcher = LinkWatcher::open().map_err(system("watch the links"))?;
         watcher.read().map_err(system("read the links"))?;
@@ -207,6 +211,7 @@ impl Gateway {
             node,
             memory,
             program,
+            back_end,
             ports: Vec::new(),
             workers,
             watcher,
@@ -306,10 +311,7 @@ impl Gateway {
         }
         // What binding found out (a device that is not there) is in the tables now as well.
         self.links_changed();
-        let own: Vec<std::net::IpAddr> =
-            self.config.interfaces.iter().flat_map(|i| i.addresses.iter().map(|a| a.address())).collect();
-        self.program.set_own_addresses(&own)?;
-        self.program.set_pair_port(self.config.pair.as_ref().map(|pair| pair.port.get() as u16))?;
+        self.tell_programs()?;
         match failed {
             // A device that appears later is bound then; one that is there and cannot be bound is an error.
             Some(error) if must_bind => Err(error),
@@ -372,7 +374,16 @@ impl Gateway {
                 .inspect_err(|error| tracing::warn!(%error, "offloads stay as they are"))
                 .ok();
             let rings = ring_sizes(self.memory.frames() / self.memory.workers(), ring_users.max(1));
-            XdpDevice::open(&self.program, &entry.device, program_slot, mode, queues, &self.memory, rings)
+            Device::open(&device::Plan {
+                back_end: self.back_end,
+                program: &self.program,
+                name: &entry.device,
+                program_slot,
+                mode,
+                queues,
+                memory: &self.memory,
+                rings,
+            })
         });
         let (device, queues) = match opened {
             Ok(opened) => opened,
@@ -395,10 +406,24 @@ impl Gateway {
         for (queue, io) in queues.into_iter().enumerate() {
             // The same queue of every port goes to the same worker: a flow stays on it both ways.
             let worker = queue % self.workers.len();
-            let command = Command::Attach { port: slot, member: member as u8, io: Box::new(io) };
+            let command = Command::Attach { port: slot, member: member as u8, io };
             let _ = self.workers[worker].commands.send(command);
         }
         self.node.wake_all();
+        self.tell_programs()
+    }
+
+    /// Tells the XDP programs what they pass to the kernel.
+    fn tell_programs(&self) -> Result<(), XdpError> {
+        let own: Vec<std::net::IpAddr> =
+            self.config.interfaces.iter().flat_map(|i| i.addresses.iter().map(|a| a.address())).collect();
+        let pair_port = self.config.pair.as_ref().map(|pair| pair.port.get() as u16);
+        let devices =
+            self.ports.iter().flat_map(|port| &port.members).filter_map(|member| member.xdp.as_ref());
+        for program in devices.filter_map(Device::own_program).chain([&self.program]) {
+            program.set_own_addresses(&own)?;
+            program.set_pair_port(pair_port)?;
+        }
         Ok(())
     }
 
@@ -407,7 +432,9 @@ impl Gateway {
         let bound =
             || self.ports.iter().flat_map(|port| &port.members).filter_map(|member| member.xdp.as_ref());
         // `XdpDevice::open` refuses what lies beyond the maps.
-        (0..u16::MAX).find(|slot| bound().all(|device| device.slot() != *slot)).unwrap_or(u16::MAX)
+        (0..u16::MAX)
+            .find(|slot| bound().all(|device| device.shared_slot() != Some(*slot)))
+            .unwrap_or(u16::MAX)
     }
 
     /// Queues one worker serves when all ports are bound: what shares its frames.

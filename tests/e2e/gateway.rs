@@ -107,17 +107,17 @@ pub struct Gateway {
 impl Gateway {
     /// Starts the shipped binary and waits until it is ready.
     pub fn start(lab: &Lab, config: &Config) -> Gateway {
-        Gateway::start_binary(lab, config, &binary())
+        Gateway::start_binary(lab, config, &binary(), "")
     }
 
-    /// Starts this binary and waits until it is ready.
-    pub fn start_binary(lab: &Lab, config: &Config, binary: &Path) -> Gateway {
+    /// Starts this binary, with further options of `run`, and waits until it is ready.
+    pub fn start_binary(lab: &Lab, config: &Config, binary: &Path, options: &str) -> Gateway {
         let (socket, log, file) =
             (lab.path("control.sock"), lab.path("softgate.log"), lab.path("softgate.toml"));
         fs::write(&file, config.text(&socket)).expect("the config can be written");
         let out = File::create(&log).expect("the log can be written");
         let child = lab
-            .command("gw", &format!("{} run --config {}", binary.display(), file.display()))
+            .command("gw", &format!("{} run --config {} {options}", binary.display(), file.display()))
             .stdout(Stdio::from(out.try_clone().expect("one file, two handles")))
             .stderr(Stdio::from(out))
             .spawn()

@@ -47,6 +47,9 @@ pub struct AfxdpDevice {
 }
 
 impl AfxdpDevice {
+    /// Longest frame (without FCS).
+    pub const MAX_FRAME_BYTES: usize = PACKET_BYTES;
+
     /// As [`super::XdpDevice::open`], with a program and a memory of its own.
     pub fn open(
         name: &str,
