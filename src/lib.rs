@@ -47,6 +47,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod flow;
 pub mod gateway;
 pub mod host;
 pub mod io;
