@@ -1,0 +1,3 @@
+//! Flows: what the gateway remembers of the packets it has let through.
+
+pub mod tcp;
