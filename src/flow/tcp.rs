@@ -5,7 +5,8 @@
 //! numbers on the wire, with wrapping arithmetic. A segment of side S, whose peer is R, is in bounds if
 //!
 //! ```text
-//! seq <= S.limit               nothing beyond what R has offered to take
+//! seq <= S.limit               nothing beyond what R has offered to take; without data, 2 beyond: a probe and
+//!                              a FIN go into a closed window, and ACKs come from behind them
 //! end >= R.max_ack - R.window  no older than what S may still have to send again
 //! ack <= R.max_end             nothing acknowledged that R has not sent
 //! ack >= S.max_ack - S.window  RFC 5961 section 5.2: an older ACK the receiver would not take either
@@ -52,6 +53,9 @@ const WINDOW_FLOOR: u32 = 66_000;
 /// Windows are kept as a power of two; beyond 256 MiB they count as that. So sums of a limit, a window and the
 /// slack stay below 2^31, where wrapping comparisons turn over.
 const MAX_WINDOW_EXPONENT: u8 = 12;
+
+/// How far a sender's numbers may lie beyond what it may send: the byte of a window probe and a FIN.
+const OVERRUN: u32 = 2;
 
 /// MSS option (RFC 9293 section 3.2), window scale (RFC 7323), SACK permitted (RFC 2018).
 const OPTION_MSS: u8 = 2;
@@ -625,7 +629,8 @@ impl Tcp {
         if self.awaits(s) && !self.answers(direction, segment) {
             return false;
         }
-        at_or_after(sender.limit.wrapping_add(slack), segment.seq)
+        let overrun = if segment.payload_len == 0 { OVERRUN } else { 0 };
+        at_or_after(sender.limit.wrapping_add(slack + overrun), segment.seq)
             && at_or_after(segment.end(), receiver.max_ack.wrapping_sub(self.window(r)))
             && at_or_after(receiver.max_end.wrapping_add(self.slack(s)), segment.ack)
             && at_or_after(segment.ack, sender.max_ack.wrapping_sub(self.window(s)))
@@ -815,7 +820,7 @@ impl Tcp {
             self.flags &= !SYN_PASSED;
             return Verdict::Forward;
         }
-        let width = self.ends[s].limit.wrapping_add(self.slack(r)).wrapping_sub(expected);
+        let width = self.ends[s].limit.wrapping_add(self.slack(r) + OVERRUN).wrapping_sub(expected);
         if width as i32 >= 0 && segment.seq.wrapping_sub(expected) <= width {
             Verdict::ForwardOnly
         } else {
