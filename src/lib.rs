@@ -11,6 +11,7 @@
 //! control     the socket: requests, framing, transactions; never touches a packet
 //! worker      the run-to-completion loop; the only place that moves frames between ports and pipeline
 //! pipeline    the packet path, one stage per file; sees no socket, file, lock or clock
+//! flow        sessions of a worker: flow table, timers, TCP tracker, NAT mappings
 //! host        what the gateway says for itself: ARP, ND, ICMP; pure functions
 //! tables      immutable lookup tables, compiled from the config
 //! neighbours  the one shared table that changes under the workers: a slot is an atomic word
