@@ -15,6 +15,7 @@
 //! tables      immutable lookup tables, compiled from the config
 //! neighbours  the one shared table that changes under the workers: a slot is an atomic word
 //! config      what was typed, with legal values only
+//! flow        state of flows and NAT bindings, of one worker each; no packet, no lock, no clock
 //! packet, telemetry, ratelimit, time
 //! io          ports: AF_XDP, capture files, memory; knows no protocol above the frame
 //! mem         packet memory, frames, pools; with io the only home of `unsafe`
@@ -47,6 +48,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod flow;
 pub mod gateway;
 pub mod host;
 pub mod io;

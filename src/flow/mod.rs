@@ -1,0 +1,3 @@
+//! State of flows: what a worker remembers between two packets.
+
+pub mod nat;
