@@ -16,6 +16,7 @@
 //! tables      immutable lookup tables, compiled from the config
 //! neighbours  the one shared table that changes under the workers: a slot is an atomic word
 //! config      what was typed, with legal values only
+//! flow        state of flows and NAT bindings, of one worker each; no packet, no lock, no clock
 //! packet, telemetry, ratelimit, time
 //! io          ports: AF_XDP, capture files, memory; knows no protocol above the frame
 //! mem         packet memory, frames, pools; with io the only home of `unsafe`

@@ -436,11 +436,27 @@ impl Bindings {
 
     /// The mappings of some pages, live and in hold-down, for people.
     pub fn mappings_in(&self, pages: std::ops::Range<u32>) -> impl Iterator<Item = MappingView> {
-        let used = pages.filter(move |page| self.pages[*page].host != NONE);
+        let used = pages.filter(|page| self.pages[*page].host != NONE);
         used.flat_map(move |page| (0..PAGE).filter_map(move |position| self.view(page * PAGE + position)))
     }
 
-    fn mapping(&self, id: u32) -> Mapping {
+    /// Bytes when all is in use; IPv4 only.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.hosts.bytes()
+            + self.blocks.bytes()
+            + self.pages.bytes()
+            + size_of_val(&*self.slots)
+            + [&self.host_index, &self.page_index, &self.mapping_index].map(Index::bytes).iter().sum::<usize>()
+    }
+
+    /// Entries of all indexes.
+    #[cfg(test)]
+    pub(super) fn filed(&self) -> usize {
+        self.host_index.len() + self.page_index.len() + self.mapping_index.len()
+    }
+
+    pub(super) fn mapping(&self, id: u32) -> Mapping {
         let page = &self.pages[id / PAGE];
         Mapping { id, addr: page.addr, port: page.unit.first_port() + (id % PAGE) as u16 }
     }

@@ -347,3 +347,140 @@ impl BlockClaims {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ALL: UnitSet = [u64::MAX; UNIT_WORDS];
+
+    fn owner(number: u16) -> Owner {
+        Owner::new(number).expect("small")
+    }
+
+    #[test]
+    fn every_port_is_in_one_unit() {
+        for port in 0..=u16::MAX {
+            let unit = Unit::of(port);
+            assert!((unit.first_port()..=unit.last_port()).contains(&port), "{port} {unit:?}");
+            assert_eq!(unit.is_low(), port < 1024);
+            assert!(usize::from(unit.0) < UNITS);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn aligned_runs_are_all_free_and_all_found(free in any::<u64>(), spread in any::<u64>(), shift in 0_u32..7) {
+            let (free, units) = (free | spread, 1_u16 << shift);
+            let runs = aligned_runs(free, units);
+            for first in 0..64 {
+                let whole = first % u32::from(units) == 0
+                    && (first..first + u32::from(units)).all(|bit| free >> bit & 1 == 1);
+                prop_assert_eq!(runs >> first & 1 == 1, whole, "{}", first);
+            }
+        }
+
+        #[test]
+        fn the_picked_bit_is_set(bits in 1_u64.., random in any::<u32>()) {
+            prop_assert_eq!(bits >> pick(bits, random) & 1, 1);
+        }
+    }
+
+    #[test]
+    fn every_bit_is_picked_as_often() {
+        let bits = 0x8000_0000_0001_0801_u64;
+        let picked = |bit: u32| {
+            (0..4000_u32).filter(|step| pick(bits, step.wrapping_mul(u32::MAX / 4000)) == bit).count()
+        };
+        for bit in [0, 11, 16, 63] {
+            assert!(picked(bit).abs_diff(1000) < 2, "{bit}: {}", picked(bit));
+        }
+    }
+
+    #[test]
+    fn an_address_keeps_its_slot_until_it_is_forgotten() {
+        let claims = BlockClaims::new(2, Key::default());
+        let slot = claims.register(0, 0xcb00_7101).expect("room");
+        let other = claims.register(7, 0xcb00_7101).expect("of another VRF");
+        assert_ne!(slot, other);
+        assert_eq!(claims.register(0, 0xcb00_7101), Ok(slot));
+        assert_eq!(claims.register(0, 0xcb00_7102), Err(AddressesFull));
+        assert!(claims.claim(slot, Unit::of(5000), 1, owner(3)));
+        assert_eq!(claims.owner_of(0, 0xcb00_7101, 5000), Some(owner(3)));
+        assert_eq!(claims.owner_of(7, 0xcb00_7101, 5000), None);
+        assert!(!claims.forget(0, 0xcb00_7101));
+        claims.release(slot, Unit::of(5000), 1);
+        for _ in 0..100 {
+            assert!(claims.forget(0, 0xcb00_7101));
+            assert_eq!(claims.register(0, 0xcb00_7102), Ok(slot));
+            assert!(claims.forget(0, 0xcb00_7102));
+            assert_eq!(claims.register(0, 0xcb00_7101), Ok(slot));
+        }
+        assert_eq!(claims.addresses().count(), 2);
+    }
+
+    #[test]
+    fn a_claim_gets_all_its_units_or_none() {
+        let claims = BlockClaims::new(1, Key::default());
+        let slot = claims.register(0, 1 << 24).expect("room");
+        assert!(claims.claim(slot, Unit(203), 1, owner(1)));
+        assert!(!claims.claim(slot, Unit(200), 4, owner(2)));
+        assert_eq!((claims.claimed_units(slot), claims.claimed_ports(slot)), (1, 64));
+        assert!(claims.claim(slot, Unit(200), 3, owner(2)));
+        let found = claims.claim_any(slot, (&ALL, 3..4), 8, owner(2), 0).expect("free");
+        assert!(found.0 % 8 == 0 && found.0 >= 208, "{found:?}");
+    }
+
+    #[test]
+    fn threads_never_share_a_unit_and_find_all_of_them() {
+        let claims = BlockClaims::new(1, Key::default());
+        let slot = claims.register(0, 1 << 24).expect("room");
+        let rounds = 20;
+        for round in 0..rounds {
+            let claimed: Vec<Vec<Unit>> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4_u16)
+                    .map(|thread| {
+                        let claims = &claims;
+                        scope.spawn(move || {
+                            let mut mine = Vec::new();
+                            let mut random = u32::from(thread) * 77 + round;
+                            loop {
+                                random = random.wrapping_mul(0x9e37_79b9).wrapping_add(12345);
+                                let units = if random & 4 == 0 { 1 } else { 2 };
+                                match claims.claim_any(slot, (&ALL, 0..UNIT_WORDS), units, owner(thread), random) {
+                                    Some(unit) => {
+                                        mine.extend((unit.0..unit.0 + units).map(Unit));
+                                        // Gives some back at once, so that words change hands.
+                                        if random & 3 == 0 {
+                                            let back = mine.pop().expect("just put in");
+                                            claims.release(slot, back, 1);
+                                        }
+                                    }
+                                    None if units == 2 => {}
+                                    None => break mine,
+                                }
+                            }
+                        })
+                    })
+                    .collect();
+                threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+            });
+            let all: Vec<Unit> = claimed.iter().flatten().copied().collect();
+            let distinct: BTreeSet<Unit> = all.iter().copied().collect();
+            assert_eq!(distinct.len(), all.len(), "a unit has one owner");
+            for (thread, units) in claimed.iter().enumerate() {
+                for unit in units {
+                    let word = Word(claims.word(slot, *unit).load(Ordering::Acquire));
+                    assert_eq!(word.owner(), Some(owner(thread as u16)));
+                }
+            }
+            assert_eq!(claims.claimed_units(slot) as usize, all.len());
+            all.into_iter().for_each(|unit| claims.release(slot, unit, 1));
+            assert_eq!((claims.claimed_units(slot), claims.claimed_ports(slot)), (0, 0));
+        }
+    }
+}

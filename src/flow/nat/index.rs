@@ -45,6 +45,7 @@ impl Index {
         self.len < self.capacity
     }
 
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.len
     }

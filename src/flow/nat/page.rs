@@ -23,7 +23,7 @@ pub(super) fn ms_up(time: Nanos) -> u64 {
 
 /// The state of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(super) enum State {
     /// Lent to nobody.
     Free,
     /// Sessions use it: how many.
