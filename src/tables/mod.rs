@@ -4,6 +4,7 @@
 //! a worker looks at it once per burst. Parts that a change did not touch are shared between
 //! snapshots; each part has an epoch of its own, so that a flow can tell what it was decided by.
 
+pub mod classify;
 pub mod compile;
 pub mod ecmp;
 pub mod fib4;
