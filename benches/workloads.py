@@ -27,7 +27,7 @@ VLAN = 100
 
 # Name: (hosts, ports). The order matters: one random sequence serves all.
 FLOWS = {"1": (1, 1), "1k": (16, 63), "64k": (1024, 63), "1M": (16384, 63)}
-CAPTURES = {"fw": ("1", "64k", "1M"), "vl": ("1", "64k")}
+CAPTURES = {"fw": ("1", "1k", "64k", "1M"), "vl": ("1", "64k")}
 
 ROUTES = {"10k": 10_000, "1M": 1_000_000}
 RANDOM_DESTINATIONS = 1_000_000

@@ -11,10 +11,12 @@
 //! control     the socket: requests, framing, transactions; never touches a packet
 //! worker      the run-to-completion loop; the only place that moves frames between ports and pipeline
 //! pipeline    the packet path, one stage per file; sees no socket, file, lock or clock
+//! flow        sessions of a worker: flow table, timers, TCP tracker, NAT mappings
 //! host        what the gateway says for itself: ARP, ND, ICMP; pure functions
 //! tables      immutable lookup tables, compiled from the config
 //! neighbours  the one shared table that changes under the workers: a slot is an atomic word
 //! config      what was typed, with legal values only
+//! flow        state of flows and NAT bindings, of one worker each; no packet, no lock, no clock
 //! packet, telemetry, ratelimit, time
 //! io          ports: AF_XDP, capture files, memory; knows no protocol above the frame
 //! mem         packet memory, frames, pools; with io the only home of `unsafe`
@@ -47,6 +49,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod flow;
 pub mod gateway;
 pub mod host;
 pub mod io;

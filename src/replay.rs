@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::flow;
 use crate::io::pcap::{self, CaptureError, CaptureWriter, Captured, PcapPort, ReplayClock};
 use crate::mem::{ChunkSize, MemoryError, PacketMemory};
 use crate::neighbours::NeighbourTable;
@@ -92,7 +93,9 @@ pub fn compile(config: &Config, workers: usize) -> Result<(Arc<Node>, Compiler),
     let rib = meaning::rib(config, &mut compiler)?;
     compiler.compile(meaning::input(config, &facts), rib)?.release(&neighbours);
     let interfaces = compiler.interfaces.len();
-    let node = Node::new(Arc::clone(compiler.tables()), neighbours, workers, interfaces);
+    let claims = Arc::clone(&compiler.claims);
+    let capacity = flow::Capacity::of(1_200_000, workers, true);
+    let node = Node::new(Arc::clone(compiler.tables()), neighbours, workers, interfaces, claims, capacity);
     Ok((node, compiler))
 }
 

@@ -13,6 +13,8 @@ use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
+use crate::flow::nat::BlockClaims;
+use crate::flow::{self, Flows};
 use crate::io::waker::{self, Waker};
 use crate::io::{Port, PortStats};
 use crate::mem::{BURST, Frame, FramePool, Frames};
@@ -52,6 +54,10 @@ pub struct Node {
     pub neighbours: Arc<NeighbourTable>,
     /// Node-wide rate limits.
     pub limits: Limits,
+    /// Room for sessions, by worker.
+    pub capacity: flow::Capacity,
+    /// Who answers for which ports of NAT addresses.
+    pub claims: Arc<BlockClaims>,
     /// By worker.
     pub counters: Box<[CachePadded<WorkerCounters>]>,
     /// By worker.
@@ -73,11 +79,15 @@ impl Node {
         neighbours: Arc<NeighbourTable>,
         workers: usize,
         interfaces: usize,
+        claims: Arc<BlockClaims>,
+        capacity: flow::Capacity,
     ) -> Arc<Node> {
         Arc::new(Node {
             tables: Arc::new(ArcSwap::new(tables)),
             neighbours,
             limits: Limits::default(),
+            capacity,
+            claims,
             counters: (0..workers).map(|_| CachePadded::new(WorkerCounters::new(interfaces))).collect(),
             recorders: (0..workers).map(|_| DropRecorder::default()).collect(),
             hand_over: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
@@ -160,6 +170,7 @@ struct Engine {
     id: usize,
     pool: FramePool,
     slow: SlowPath,
+    flows: Flows,
     /// By port and member: index into the worker's queues, or `NO_QUEUE`.
     routes: Box<[u16; MAX_PORTS * MAX_MEMBERS]>,
     /// Frames for other workers' queues, by worker.
@@ -175,6 +186,7 @@ const NO_QUEUE: u16 = u16::MAX;
 impl Worker {
     /// Worker number `id` of `node`. Worker 0 also does the node's periodic work.
     pub fn new(id: usize, node: &Arc<Node>, pool: FramePool) -> Worker {
+        let key = node.tables.load().settings.key;
         Worker {
             node: Arc::clone(node),
             cache: Cache::new(Arc::clone(&node.tables)),
@@ -183,6 +195,8 @@ impl Worker {
                 id,
                 pool,
                 slow: SlowPath::new(id == 0),
+                flows: Flows::new(id, node.capacity, Arc::clone(&node.claims), key)
+                    .expect("address space for the flow table: lower `flows.capacity`"),
                 routes: Box::new([NO_QUEUE; MAX_PORTS * MAX_MEMBERS]),
                 outgoing: (0..node.counters.len()).map(|_| ArrayVec::new()).collect(),
                 recorded: 0,
@@ -276,7 +290,7 @@ impl Worker {
 
     /// When something is due without a packet.
     pub fn next_deadline(&self) -> Nanos {
-        self.engine.slow.next_deadline()
+        self.engine.slow.next_deadline().min(self.engine.flows.next_deadline())
     }
 
     /// Switches to the null pipeline: receive and put back, nothing else. For benchmarks.
@@ -365,7 +379,7 @@ impl Engine {
     fn run(&mut self, frames: &mut Frames, cx: &Context<'_>, node: &Node, queues: &mut [Queue]) {
         let mut burst = Burst::new();
         burst.extend(frames.drain(..).map(|frame| Packet { frame, meta: Meta::FRESH }));
-        pipeline::run(&mut burst, cx);
+        pipeline::run(&mut burst, cx, &mut self.flows);
         self.recorded = 0;
         // Most packets leave where the one before left.
         let (mut last_egress, mut last_queue) = (NO_INTERFACE, 0);
@@ -431,6 +445,10 @@ impl Engine {
             self.slow.timers(&cx, &mut self.pool);
             self.send_emitted(&cx, node, queues);
             worked = true;
+        }
+        if self.flows.next_deadline() <= now {
+            let counters = &node.counters[self.id];
+            worked |= self.flows.expire(&tables.policy.timers, now, || add(&counters.sessions_ended, 1));
         }
         if self.slow.has_parked() {
             let mut parked: ArrayVec<Parked, BURST> = ArrayVec::new();

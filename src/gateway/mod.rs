@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::config::{Config, Lag, PortMode, Workers};
+use crate::flow;
 use crate::io::Port;
 use crate::io::link::{LinkChange, LinkEvent, LinkState, LinkWatcher, OffloadGuard};
 use crate::io::xdp::{Mode, RingSizes, XdpDevice, XdpError, XdpProgram};
@@ -200,7 +201,9 @@ impl Gateway {
         let cpus = worker_cpus(&config);
         let frames = config.system.frames.get() as usize;
         let (memory, pools) = PacketMemory::new(cpus.len(), frames, ChunkSize::Bytes2048)?;
-        let node = Node::new(Arc::clone(compiler.tables()), neighbours, cpus.len(), MAX_INTERFACES);
+        let claims = Arc::clone(&compiler.claims);
+    let capacity = flow::Capacity::of(1_000_000, cpus.len(), false);
+    let node = Node::new(Arc::clone(compiler.tables()), neighbours, cpus.len(), MAX_INTERFACES, claims, capacity);
         let program = XdpProgram::load()?;
         let started = Instant::now();
         let workers = start_workers(&node, pools, &cpus, started);

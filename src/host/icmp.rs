@@ -119,7 +119,7 @@ pub fn may_answer(meta: &Meta, l3: &[u8]) -> bool {
     match meta.family {
         Family::Ipv4 => {
             let src = Ipv4Addr::from(be32(l3, 12));
-            let dst = Ipv4Addr::from(meta.dst_v4);
+            let dst = Ipv4Addr::from(be32(l3, 16));
             let single_host = |addr: Ipv4Addr| {
                 let first = addr.octets()[0];
                 first != 0 && first != 127 && first < 224
@@ -157,6 +157,8 @@ fn error_v4(kind: IcmpError, original: &[u8], ingress: &Interface, mtu: u16) -> 
         IcmpError::TimeExceeded => (11, 0),
         IcmpError::NetUnreachable => (3, 0),
         IcmpError::HostUnreachable | IcmpError::RouteUnreachable => (3, 1),
+        // RFC 1812 section 5.2.7.1: communication administratively prohibited.
+        IcmpError::Prohibited => (3, 13),
         IcmpError::TooBig => (3, 4),
     };
     let src = ingress.info.v4.first()?.0.octets();
@@ -179,6 +181,7 @@ fn error_v6(kind: IcmpError, original: &[u8], ingress: &Interface, mtu: u16) -> 
         IcmpError::TimeExceeded => (3, 0),
         IcmpError::NetUnreachable | IcmpError::RouteUnreachable => (1, 0),
         IcmpError::HostUnreachable => (1, 3),
+        IcmpError::Prohibited => (1, 1),
     };
     let src = ingress.info.v6.first().map(|(addr, _)| *addr).or(ingress.info.link_local)?.octets();
     let quoted = &original[..original.len().min(MAX_V6_ERROR - IPV6_BYTES - ICMP_BYTES)];

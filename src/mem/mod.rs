@@ -6,6 +6,7 @@
 //! batches, so that no worker starves however the traffic is spread over the queues.
 
 mod frame;
+mod mapping;
 mod packet_memory;
 mod pool;
 pub mod prefetch;
@@ -14,6 +15,7 @@ pub mod simd;
 pub mod tsc;
 
 pub use frame::{Frame, HEADROOM};
+pub use mapping::HugeSlice;
 pub use packet_memory::{ChunkSize, MemoryError, PacketMemory, PageKind};
 pub use pool::FramePool;
 

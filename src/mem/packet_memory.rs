@@ -8,11 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam::queue::ArrayQueue;
 
 use super::frame::Frame;
+use super::mapping::{HUGE_PAGE_BYTES, map};
 use super::pool::FramePool;
 use super::{BURST, Frames};
-
-/// Transparent huge pages are 2 MiB on x86-64.
-const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Size of one chunk, which AF_XDP's aligned mode wants to be a power of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +44,7 @@ pub enum PageKind {
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// The kernel refused the mapping.
-    #[error("cannot map {bytes} bytes of packet memory: {source}; lower `system.frames` or free memory")]
+    #[error("cannot map {bytes} bytes of memory: {source}; lower `system.frames` or `flows.capacity`, or free memory")]
     Map {
         /// Size asked for.
         bytes: usize,
@@ -99,7 +97,8 @@ impl PacketMemory {
         }
         let frames = workers * frames_per_worker;
         let bytes = (frames * chunk.bytes()).next_multiple_of(HUGE_PAGE_BYTES);
-        let (base, pages) = map(bytes)?;
+        // The packet path must not take page faults.
+        let (base, pages) = map(bytes, true)?;
         // A batch holds BURST frames; the ring can take every frame of the worker even if each batch
         // were half full, so a return never fails for long.
         let batches = (frames_per_worker / (BURST / 2)).max(8);
@@ -238,44 +237,6 @@ impl Drop for PacketMemory {
             unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
         }
     }
-}
-
-/// Maps `bytes` (a multiple of the huge page size) of zeroed memory, on huge pages where possible.
-fn map(bytes: usize) -> Result<(NonNull<u8>, PageKind), MemoryError> {
-    const PROT: i32 = libc::PROT_READ | libc::PROT_WRITE;
-    const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
-    let huge = unsafe {
-        libc::mmap(std::ptr::null_mut(), bytes, PROT, FLAGS | libc::MAP_HUGETLB | libc::MAP_POPULATE, -1, 0)
-    };
-    if huge != libc::MAP_FAILED
-        && let Some(base) = NonNull::new(huge.cast())
-    {
-        return Ok((base, PageKind::Huge));
-    }
-    let map_error = || MemoryError::Map { bytes, source: std::io::Error::last_os_error() };
-    let length = bytes + HUGE_PAGE_BYTES;
-    // SAFETY: as above.
-    let raw = unsafe { libc::mmap(std::ptr::null_mut(), length, PROT, FLAGS, -1, 0) };
-    if raw == libc::MAP_FAILED {
-        return Err(map_error());
-    }
-    let start = raw as usize;
-    let aligned = start.next_multiple_of(HUGE_PAGE_BYTES);
-    let (before, after) = (aligned - start, start + length - (aligned + bytes));
-    for (at, len) in [(start, before), (aligned + bytes, after)] {
-        if len > 0 {
-            // SAFETY: trims the unaligned ends of the mapping made above; nothing points there.
-            unsafe { libc::munmap(at as *mut _, len) };
-        }
-    }
-    // SAFETY: the range is the mapping made above; the advice changes no content. Where it is refused
-    // (THP switched off) ordinary pages serve.
-    unsafe { libc::madvise(aligned as *mut _, bytes, libc::MADV_HUGEPAGE) };
-    // Populate now: the packet path must not take page faults. MADV_POPULATE_WRITE needs Linux 5.14.
-    // SAFETY: as above.
-    unsafe { libc::madvise(aligned as *mut _, bytes, libc::MADV_POPULATE_WRITE) };
-    NonNull::new(aligned as *mut u8).map(|base| (base, PageKind::Transparent)).ok_or_else(map_error)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! [`Words`] holds a popcount trie (`tables::fib4`); [`SearchTree`] is a 9-way search tree over 64-bit
 //! keys (`tables::fib6`). Both can be searched one key at a time, or in batches: by AVX-512 where
-//! [`Avx512::detect`] finds it, else by portable code that the compiler turns into AVX2.
+//! [`Avx512::detect`] finds it, else by portable code that the compiler turns into AVX2. [`TagLine`] is
+//! a bucket of a hash table (`tables::classify`).
 
 #![allow(unsafe_code, reason = "SIMD intrinsics, and loads whose bounds the types prove once")]
 
@@ -340,11 +341,72 @@ impl SearchTree {
     }
 }
 
+/// One cache line of a hash table: up to ten 16-bit tags, each with a 32-bit value.
+#[derive(Clone, Default)]
+#[repr(C, align(64))]
+pub struct TagLine {
+    /// In order of arrival; 0 = empty.
+    tags: [u16; TagLine::SLOTS],
+    /// By slot.
+    pub values: [u32; TagLine::SLOTS],
+    overflows: bool,
+}
+
+impl TagLine {
+    /// Tags per line.
+    pub const SLOTS: usize = 10;
+
+    /// Adds a tag, which is not 0. False if there is no room: then the line overflows from now on.
+    pub fn push(&mut self, tag: u16, value: u32) -> bool {
+        assert!(tag != 0, "0 is an empty slot");
+        let Some(slot) = self.tags.iter().position(|tag| *tag == 0) else {
+            self.overflows = true;
+            return false;
+        };
+        self.tags[slot] = tag;
+        self.values[slot] = value;
+        true
+    }
+
+    /// True if a tag found no room here.
+    #[inline(always)]
+    pub fn overflows(&self) -> bool {
+        self.overflows
+    }
+
+    /// The slots of this tag, as bits.
+    #[inline(always)]
+    pub fn hits(&self, tag: u16) -> u32 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: every x86-64 CPU has SSE2.
+        unsafe {
+            x86::hits(self, tag)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        self.tags.iter().enumerate().map(|(slot, found)| u32::from(*found == tag) << slot).sum()
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK, FANOUT, LANES, Line, Node, PLACE, STRIDE, SearchTree, Trie, WIDE, ordered, prefetch};
+    use super::{
+        BLOCK, FANOUT, LANES, Line, Node, PLACE, STRIDE, SearchTree, TagLine, Trie, WIDE, ordered, prefetch,
+    };
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    pub(super) fn hits(line: &TagLine, tag: u16) -> u32 {
+        let line: *const __m128i = std::ptr::from_ref(line).cast();
+        // SAFETY: a TagLine is 64 bytes, aligned to 64; this is the first quarter.
+        let low = unsafe { _mm_load_si128(line) };
+        // SAFETY: the second quarter: the last two tags and the first three values, initialised as they are.
+        let high = unsafe { _mm_load_si128(line.wrapping_add(1)) };
+        let tag = _mm_set1_epi16(tag as i16);
+        let same = _mm_packs_epi16(_mm_cmpeq_epi16(low, tag), _mm_cmpeq_epi16(high, tag));
+        _mm_movemask_epi8(same) as u32 & ((1 << TagLine::SLOTS) - 1)
+    }
 
     #[cfg_attr(not(target_feature = "avx2"), expect(dead_code, reason = "only where AVX2 is given"))]
     #[inline]
@@ -541,6 +603,21 @@ mod tests {
         assert!(words[3..].iter().all(|word| *word == 0));
         assert_eq!(words.as_ptr() as usize % 64, 0);
         assert_eq!(words.clone_with_spare(100)[..], words[..]);
+    }
+
+    #[test]
+    fn a_tag_line_finds_its_tags_and_no_others() {
+        let mut line = TagLine::default();
+        for slot in 0..TagLine::SLOTS as u32 {
+            // Values that would be hits if they were taken for tags.
+            assert!(line.push([7, 8][slot as usize % 2], 0x0007_0008));
+            assert!(!line.overflows());
+            assert_eq!(line.hits(7), 0x155 & ((2 << slot) - 1));
+            assert_eq!(line.hits(8), 0x2aa & ((2 << slot) - 1));
+            assert_eq!(line.hits(9), 0);
+        }
+        assert!(!line.push(9, 1) && line.overflows());
+        assert_eq!((line.hits(9), line.hits(7)), (0, 0x155));
     }
 
     /// Lines with one interval each, of which line i has the value i.

@@ -9,6 +9,8 @@ pub enum IcmpError {
     NetUnreachable,
     /// IPv4 3/1, IPv6 1/3 (address unreachable).
     HostUnreachable,
+    /// IPv4 3/13, IPv6 1/1: administratively prohibited.
+    Prohibited,
     /// IPv4 3/1, IPv6 1/0: a route says "unreachable".
     RouteUnreachable,
     /// IPv4 3/4, IPv6 2/0, with the next hop's MTU.
@@ -89,6 +91,36 @@ pub enum DropReason {
     HandOverFull,
     /// Parked when the gateway stopped.
     Shutdown,
+    /// A rule, or no rule.
+    FirewallDeny,
+    /// A rule, with an answer.
+    FirewallReject,
+    /// A session's packet, but the rules now deny it.
+    PolicyChanged,
+    /// The session's egress or NAT rule is another one now.
+    NatPathChanged,
+    /// A TCP packet that begins no connection.
+    TcpNoSession,
+    /// RFC 9293: flags or header.
+    TcpInvalid,
+    /// Outside the window.
+    TcpOutOfWindow,
+    /// `flows.capacity`.
+    SessionTableFull,
+    /// Two sessions would have the same replies.
+    FlowConflict,
+    /// RFC 6888 REQ-4.
+    NatHostQuota,
+    /// RFC 6888 REQ-11.
+    NatPoolExhausted,
+    /// To an address of a pool, but nobody has asked for it.
+    NatNoMapping,
+    /// A translation between IPv4 and IPv6.
+    NatFamily,
+    /// RFC 5508 REQ-4.
+    IcmpErrorNoSession,
+    /// A fragment in a zone.
+    FragmentUntracked,
 }
 
 /// Everything that is to be said of a reason, in the order of the enum.
@@ -246,12 +278,82 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
         ),
         (HandOverFull, "hand-over-full", None, "The ring to the worker that owns the egress queue is full."),
         (Shutdown, "shutdown", None, "Waited for a neighbour when the gateway stopped."),
+        (
+            FirewallDeny,
+            "firewall-deny",
+            None,
+            "A rule denies it, or no rule allows it: between zones the default is to deny. `softgate show rules`.",
+        ),
+        (FirewallReject, "firewall-reject", Some(Prohibited), "A rule with action `reject` refuses it."),
+        (
+            PolicyChanged,
+            "policy-changed",
+            None,
+            "Its session was allowed once; the rules, zones or addresses of now do not allow it.",
+        ),
+        (
+            NatPathChanged,
+            "nat-path-changed",
+            None,
+            "Its session's egress moved to where another NAT rule applies: the session has ended.",
+        ),
+        (
+            TcpNoSession,
+            "tcp-no-session",
+            None,
+            "A TCP packet without SYN that belongs to no session: it ended or was never seen. `flows.loose_tcp` picks such connections up.",
+        ),
+        (TcpInvalid, "tcp-invalid", None, "TCP with a malformed header or an impossible combination of flags."),
+        (
+            TcpOutOfWindow,
+            "tcp-out-of-window",
+            None,
+            "A TCP packet outside the window its receiver has offered: a forgery, or a packet that was very late.",
+        ),
+        (
+            SessionTableFull,
+            "session-table-full",
+            Some(HostUnreachable),
+            "`flows.capacity` sessions exist; live ones are never given up for new ones.",
+        ),
+        (
+            FlowConflict,
+            "flow-conflict",
+            None,
+            "Its replies would look like those of another session: two translations that lead to the same addresses and ports.",
+        ),
+        (
+            NatHostQuota,
+            "nat-host-quota",
+            Some(Prohibited),
+            "The host has `nat.max_blocks_per_host` blocks of ports in use (RFC 6888 REQ-4).",
+        ),
+        (
+            NatPoolExhausted,
+            "nat-pool-exhausted",
+            Some(HostUnreachable),
+            "The pool has no free block of ports for the host. `softgate show nat`.",
+        ),
+        (
+            NatNoMapping,
+            "nat-no-mapping",
+            None,
+            "To a NAT address, but no inside host has a mapping there: scans, or late replies.",
+        ),
+        (NatFamily, "nat-family", None, "The translation leads from IPv4 to IPv6 or back."),
+        (
+            IcmpErrorNoSession,
+            "icmp-error-no-session",
+            None,
+            "An ICMP error that quotes no packet of a session (RFC 5508 REQ-4).",
+        ),
+        (FragmentUntracked, "fragment-untracked", None, "A fragment between zones whose datagram is not known."),
     ]
 };
 
 impl DropReason {
     /// Number of reasons.
-    pub const COUNT: usize = DropReason::Shutdown as usize + 1;
+    pub const COUNT: usize = DropReason::FragmentUntracked as usize + 1;
 
     /// All reasons, in order.
     pub fn all() -> impl Iterator<Item = DropReason> {

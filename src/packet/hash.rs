@@ -10,6 +10,8 @@
 //! result = fold(h ^ k0, 0x9e3779b97f4a7c15)     tail = protocol << 32 | src_port << 16 | dst_port
 //! ```
 //!
+//! Flow keys add the VRF: tail = vrf << 40 | protocol << 32 | ...
+//!
 //! A fragment hashes with both ports 0, so that all fragments of a datagram agree.
 
 use super::Family;
@@ -28,7 +30,7 @@ impl Default for Key {
 const FINISH: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[inline]
-fn fold(a: u64, b: u64) -> u64 {
+pub(crate) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product >> 64) as u64 ^ product as u64
 }
@@ -41,16 +43,28 @@ fn tail(protocol: u8, src_port: u16, dst_port: u16) -> u64 {
 /// Hash of an IPv4 5-tuple.
 #[inline]
 pub fn tuple_v4(key: Key, src: u32, dst: u32, protocol: u8, ports: (u16, u16)) -> u64 {
-    let h = fold((u64::from(src) << 32 | u64::from(dst)) ^ key.0, tail(protocol, ports.0, ports.1) ^ key.1);
+    words_v4(key, u64::from(src) << 32 | u64::from(dst), tail(protocol, ports.0, ports.1))
+}
+
+/// [`tuple_v4`] over `src << 32 | dst` and a tail that may hold more above bit 40 (flow keys: the VRF).
+#[inline(always)]
+pub fn words_v4(key: Key, addrs: u64, tail: u64) -> u64 {
+    let h = fold(addrs ^ key.0, tail ^ key.1);
     fold(h ^ key.0, FINISH)
 }
 
 /// Hash of an IPv6 5-tuple.
 #[inline]
 pub fn tuple_v6(key: Key, src: u128, dst: u128, protocol: u8, ports: (u16, u16)) -> u64 {
+    words_v6(key, src, dst, tail(protocol, ports.0, ports.1))
+}
+
+/// [`tuple_v6`] with a tail that may hold more above bit 40 (flow keys: the VRF).
+#[inline(always)]
+pub fn words_v6(key: Key, src: u128, dst: u128, tail: u64) -> u64 {
     let h = fold((src >> 64) as u64 ^ key.0, src as u64 ^ key.1);
     let h = fold((dst >> 64) as u64 ^ h, dst as u64 ^ key.0);
-    let h = fold(h ^ key.1, tail(protocol, ports.0, ports.1) ^ key.0);
+    let h = fold(h ^ key.1, tail ^ key.0);
     fold(h ^ key.0, FINISH)
 }
 

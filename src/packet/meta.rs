@@ -34,6 +34,8 @@ pub enum Verdict {
     Resolve,
     /// Has to be cut into fragments for the egress.
     Fragment,
+    /// Its flow has to be decided.
+    Decide,
 }
 
 /// Where a packet came from: with the frame and the time all that is kept when it is parked.
@@ -58,6 +60,47 @@ pub struct Tags {
     pub inner: u16,
 }
 
+/// A flow: the number of its session and the direction, 0 = none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handle(pub u32);
+
+impl Handle {
+    /// No flow.
+    pub const NONE: Handle = Handle(0);
+    /// Sessions are numbered from 1 to this.
+    pub const MAX_SESSION: u32 = (1 << 24) - 1;
+
+    /// The flow of `session` in the first packet's direction (0) or the other (1).
+    #[inline(always)]
+    pub fn new(session: u32, direction: u32) -> Handle {
+        Handle(session << 1 | direction)
+    }
+
+    /// The session's number.
+    #[inline(always)]
+    pub fn session(self) -> u32 {
+        self.0 >> 1
+    }
+
+    /// 0: as the first packet; 1: replies.
+    #[inline(always)]
+    pub fn direction(self) -> usize {
+        (self.0 & 1) as usize
+    }
+
+    /// The session's other flow.
+    #[inline(always)]
+    pub fn other(self) -> Handle {
+        Handle(self.0 ^ 1)
+    }
+
+    /// True unless [`Handle::NONE`].
+    #[inline(always)]
+    pub fn is_some(self) -> bool {
+        self.0 != 0
+    }
+}
+
 /// Bits of [`Meta::flags`].
 pub mod flags {
     /// Group bit of the destination MAC: Ethernet broadcast or multicast.
@@ -72,6 +115,10 @@ pub mod flags {
     pub const OWN: u8 = 16;
     /// The ingress interface wants its sources checked against the routes.
     pub const CHECK_SOURCE: u8 = 32;
+    /// The ingress interface has a zone: the packet belongs to a session.
+    pub const STATEFUL: u8 = 64;
+    /// An ICMP error that travels along a session.
+    pub const ICMP_ERROR: u8 = 128;
 }
 
 /// What is known of a packet. With the frame it is one cache line. Laid out by hand, so that a fresh one is
@@ -83,7 +130,9 @@ pub struct Meta {
     pub dst_mac: u64,
     /// Slot of the next hop in the neighbour table.
     pub neighbour: u32,
-    /// IPv4 destination, host order.
+    /// The flow it belongs to.
+    pub flow: Handle,
+    /// IPv4 destination, host order; behind translation, once the packet has a flow.
     pub dst_v4: u32,
     /// Offset of the L3 header from the frame's start.
     pub l3: u16,
@@ -117,6 +166,7 @@ impl Meta {
     pub const FRESH: Meta = Meta {
         dst_mac: 0,
         neighbour: 0,
+        flow: Handle::NONE,
         dst_v4: 0,
         l3: 0,
         l4: 0,

@@ -1,6 +1,7 @@
 //! Adjacency: the checks before any rewrite (TTL, length, what must not be forwarded), and the next
 //! hop's MAC address.
 
+use crate::flow::Flows;
 use crate::neighbours::v4_key;
 use crate::packet::view::{be32, be128};
 use crate::packet::{DropReason, Family, Meta, Packet, Verdict, flags};
@@ -23,14 +24,19 @@ impl Default for Hop {
 }
 
 #[inline(always)]
-pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, last: &mut Hop) {
+pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &Flows, last: &mut Hop) {
     if packet.meta.verdict == Verdict::Continue {
-        packet.meta.verdict = check(packet, cx, last).unwrap_or_else(Verdict::Drop);
+        packet.meta.verdict = check(packet, cx, flows, last).unwrap_or_else(Verdict::Drop);
     }
 }
 
 #[inline(always)]
-fn check(packet: &mut Packet, cx: &Context<'_>, last: &mut Hop) -> Result<Verdict, DropReason> {
+fn check(
+    packet: &mut Packet,
+    cx: &Context<'_>,
+    flows: &Flows,
+    last: &mut Hop,
+) -> Result<Verdict, DropReason> {
     let meta = &mut packet.meta;
     let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
     let is_v4 = meta.family == Family::Ipv4;
@@ -53,10 +59,20 @@ fn check(packet: &mut Packet, cx: &Context<'_>, last: &mut Hop) -> Result<Verdic
     }
     if last.neighbour == NO_NEIGHBOUR {
         if meta.neighbour == NO_NEIGHBOUR {
-            let addr = if is_v4 { v4_key(meta.dst_v4) } else { be128(l3, 24) };
+            let addr = match is_v4 {
+                true => v4_key(meta.dst_v4),
+                false if meta.flow.is_some() => flows.v6.flow(meta.flow).new_dst,
+                false => be128(l3, 24),
+            };
             match cx.neighbours.find(meta.egress, addr) {
                 Some(slot) => meta.neighbour = slot,
-                None => return Ok(Verdict::Resolve),
+                None if is_v4 || !meta.flow.is_some() => return Ok(Verdict::Resolve),
+                // The slow path sees the packet only, not where its session leads.
+                None => {
+                    let cap = cx.tables.settings.neighbours_per_interface;
+                    let slot = cx.neighbours.find_or_insert(meta.egress, addr, cap);
+                    meta.neighbour = slot.map_err(|_| DropReason::NeighbourTableFull)?;
+                }
             }
         }
         let word = cx.neighbours.word(meta.neighbour);

@@ -4,6 +4,7 @@
 use crate::packet::view::{array, be16, ethertype};
 use crate::packet::{DropReason, Family, Ingress, Packet, Tags, Verdict, flags};
 use crate::pipeline::Context;
+use crate::tables::policy::NO_ZONE;
 use crate::tables::{NO_INTERFACE, PortTable, SourceCheck, Tables};
 use crate::telemetry::add;
 
@@ -98,6 +99,9 @@ fn receive(packet: &mut Packet, port: &PortTable, tables: &Tables) {
     meta.interface = slot;
     meta.vrf = interface.vrf;
     meta.l3 = l3 as u16;
+    if interface.zone != NO_ZONE {
+        meta.flags |= flags::STATEFUL;
+    }
     if interface.source_check != SourceCheck::Off {
         meta.flags |= flags::CHECK_SOURCE;
     }

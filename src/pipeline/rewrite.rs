@@ -1,9 +1,12 @@
-//! Rewrite: TTL and its checksum, then the egress interface's L2 header in front of the IP packet.
+//! Rewrite: the translation of a session's packet, TTL and its checksum, then the egress interface's L2 header in
+//! front of the IP packet.
 
+use crate::flow::{Address, Flow, FlowTable, Flows, flow_flags};
 use crate::mem::Frame;
-use crate::packet::view::{array_mut, be16, ethertype};
-use crate::packet::{Family, Packet, Verdict, flags};
+use crate::packet::view::{array_mut, be16, ethertype, protocol};
+use crate::packet::{Family, Packet, Verdict, checksum, flags};
 use crate::pipeline::Context;
+use crate::pipeline::icmp_error::{self, add_delta};
 use crate::tables::{Interface, NO_INTERFACE};
 use crate::telemetry::add;
 
@@ -31,7 +34,13 @@ impl Tally {
 }
 
 #[inline(always)]
-pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, tally: &mut Tally) {
+pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, tally: &mut Tally) {
+    if packet.meta.flow.is_some() && matches!(packet.meta.verdict, Verdict::Forward | Verdict::Fragment) {
+        match packet.meta.family {
+            Family::Ipv4 => along(packet, &mut flows.v4),
+            _ => along(packet, &mut flows.v6),
+        }
+    }
     if packet.meta.verdict != Verdict::Forward {
         return;
     }
@@ -59,6 +68,83 @@ fn rewrite(packet: &mut Packet, egress: &Interface) {
     }
     let kind = if meta.family == Family::Ipv4 { ethertype::IPV4 } else { ethertype::IPV6 };
     write_link_header(&mut packet.frame, l3, egress, meta.dst_mac, kind);
+}
+
+/// Counts a session's packet and translates it.
+#[inline(always)]
+fn along<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>) {
+    let flow = table.flow_mut(packet.meta.flow);
+    if packet.meta.has(flags::ICMP_ERROR) {
+        error(packet, flow);
+        return;
+    }
+    flow.packets = flow.packets.wrapping_add(1);
+    flow.bytes += u64::from(packet.meta.ip_len);
+    if flow.has(flow_flags::TRANSLATED) {
+        let meta = &packet.meta;
+        let (from, l4) = (usize::from(meta.l3), usize::from(meta.l4 - meta.l3));
+        let family = meta.family;
+        translate(&mut packet.frame.bytes_mut()[from..], l4, family, flow);
+    }
+}
+
+#[inline(always)]
+fn translate<A: Address>(l3: &mut [u8], l4: usize, family: Family, flow: &Flow<A>) {
+    A::write_addresses(l3, flow.new_src, flow.new_dst);
+    if family == Family::Ipv4 {
+        add_delta(l3, 10, flow.ip_delta);
+    }
+    // A message cut short has nothing to translate, and the receiver drops it.
+    let Some(message) = l3.get_mut(l4..) else { return };
+    let at = match flow.tuple.protocol {
+        protocol::TCP => 16,
+        protocol::UDP => 6,
+        protocol::ICMP | protocol::ICMPV6 => 2,
+        _ => return,
+    };
+    if message.len() < (at + 2).max(8) {
+        return;
+    }
+    if at == 2 {
+        message[4..6].copy_from_slice(&flow.new_src_port.to_be_bytes());
+    } else {
+        let ports = u32::from(flow.new_src_port) << 16 | u32::from(flow.new_dst_port);
+        message[..4].copy_from_slice(&ports.to_be_bytes());
+    }
+    if at == 6 {
+        // RFC 768: 0 means that there is no checksum; a computed 0 is sent as all ones.
+        if be16(message, 6) == 0 {
+            return;
+        }
+        add_delta(message, 6, flow.l4_delta);
+        if be16(message, 6) == 0 {
+            message[6..8].fill(0xff);
+        }
+    } else {
+        add_delta(message, at, flow.l4_delta);
+    }
+}
+
+#[cold]
+fn error<A: Address>(packet: &mut Packet, flow: &Flow<A>) {
+    let meta = packet.meta;
+    let (from, l4) = (usize::from(meta.l3), usize::from(meta.l4 - meta.l3));
+    if !packet.frame.is_chained() {
+        packet.frame.truncate(from + usize::from(meta.ip_len));
+    }
+    // What lies behind the first buffer does not change; its place in the sum depends on where it begins.
+    let first = packet.frame.len() - usize::from(meta.l4);
+    let all = usize::from(meta.ip_len) - l4;
+    let mut rest = 0;
+    if all > first {
+        let whole = checksum::fold(checksum::add_chain(&packet.frame, usize::from(meta.l4), all));
+        let head = checksum::fold(checksum::add_chain(&packet.frame, usize::from(meta.l4), first));
+        rest = u64::from(whole) + u64::from(!head);
+    }
+    if meta.family == Family::Ipv6 {
+        rest += u64::from(protocol::ICMPV6) + all as u64;
+    }
+    icmp_error::translate(&mut packet.frame.bytes_mut()[from..], l4, meta.family, flow, rest);
 }
 
 /// Takes one off TTL or hop limit, and mends the IPv4 checksum (RFC 1624).

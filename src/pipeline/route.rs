@@ -21,10 +21,11 @@ pub(super) fn run(burst: &mut Burst, cx: &Context<'_>) {
     let mut indices = [0u8; BURST];
     let mut leaves: [Leaf; BURST] = [0; BURST];
     for first in 0..burst.len() {
-        if done[first] || burst[first].meta.verdict != Verdict::Continue {
+        let meta = &burst[first].meta;
+        if done[first] || meta.verdict != Verdict::Continue || meta.flow.is_some() {
             continue;
         }
-        let (vrf_slot, family) = (burst[first].meta.vrf, burst[first].meta.family);
+        let (vrf_slot, family) = (meta.vrf, meta.family);
         let vrf = &cx.tables.vrfs[usize::from(vrf_slot)];
         let mut count = 0;
         match family {
@@ -65,7 +66,7 @@ pub(super) fn run(burst: &mut Burst, cx: &Context<'_>) {
 
 #[inline]
 fn belongs(meta: &Meta, vrf: u16, family: Family) -> bool {
-    meta.verdict == Verdict::Continue && meta.vrf == vrf && meta.family == family
+    meta.verdict == Verdict::Continue && !meta.flow.is_some() && meta.vrf == vrf && meta.family == family
 }
 
 #[inline]
@@ -95,6 +96,7 @@ fn apply(packet: &mut Packet, vrf: &Vrf, leaf: Leaf, cx: &Context<'_>) {
             packet.meta.egress = egress;
             packet.meta.neighbour = via.unwrap_or(NO_NEIGHBOUR);
         }
+        Decision::Session(_) => unreachable!("routes know nothing of sessions"),
         Decision::Local => packet.meta.verdict = Verdict::Punt,
         // Multicast and link-local may be for the gateway itself: the slow path knows its groups.
         Decision::Drop(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)

@@ -136,7 +136,7 @@ impl SlowPath {
             Verdict::Punt => self.punt(packet, cx, pool, limits),
             Verdict::Resolve => self.resolve(packet, cx, pool),
             Verdict::Fragment => self.fragment(packet, cx, pool),
-            Verdict::Continue | Verdict::Forward => unreachable!("the worker sends these on"),
+            Verdict::Continue | Verdict::Forward | Verdict::Decide => unreachable!("the worker sends these on"),
         };
         let (packet, reason) = result.err()?;
         if let Some(kind) = reason.icmp_error() {

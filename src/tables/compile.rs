@@ -17,6 +17,7 @@ use super::fib4::Fib4;
 use super::fib6::Fib6;
 use super::rib::{Hop, Rib, Target, TargetId};
 use super::*;
+use crate::flow::nat::BlockClaims;
 use crate::neighbours::{NeighbourTable, addr_key};
 use crate::packet::view::ethertype;
 use crate::time::Nanos;
@@ -75,6 +76,8 @@ pub struct InterfaceSpec {
     pub mac: [u8; 6],
     /// Anti-spoofing.
     pub source_check: SourceCheck,
+    /// Zone slot.
+    pub zone: u8,
     /// Router advertisements.
     pub advertisements: Option<Advertisements>,
 }
@@ -155,6 +158,8 @@ pub struct Compiler {
     pub interfaces: Slots,
     /// VRF slots.
     pub vrfs: Slots,
+    /// Who answers for which ports of NAT addresses: shared with the workers.
+    pub claims: Arc<BlockClaims>,
     neighbours: Arc<NeighbourTable>,
     input: Input,
     rib: Rib,
@@ -177,9 +182,13 @@ impl Retired {
     }
 }
 
+/// External NAT addresses of a node: 4.8 kB of claims each.
+const MAX_NAT_ADDRESSES: usize = 1024;
+
 impl Compiler {
     /// A compiler with empty tables (generation 0).
     pub fn new(neighbours: Arc<NeighbourTable>) -> Compiler {
+        let claims = Arc::new(BlockClaims::new(MAX_NAT_ADDRESSES, crate::packet::hash::Key::default()));
         let tables = Arc::new(Tables {
             generation: 0,
             epochs: Epochs::default(),
@@ -188,6 +197,7 @@ impl Compiler {
             vrfs: Arc::from([]),
             groups: Arc::from([]),
             settings: Arc::default(),
+            policy: Arc::new(crate::tables::policy::Policy::stub(&claims)),
         });
         let mut vrfs = Slots::default();
         // The default VRF is slot 0 for ever.
@@ -196,6 +206,7 @@ impl Compiler {
             ports: Slots::default(),
             interfaces: Slots::default(),
             vrfs,
+            claims,
             neighbours,
             input: Input::default(),
             rib: Rib::default(),
@@ -279,12 +290,13 @@ impl Compiler {
         self.states = states;
         self.tables = Arc::new(Tables {
             generation,
-            epochs: Epochs { interfaces: generation, routes: generation, settings: generation },
+            epochs: Epochs { interfaces: generation, routes: generation, settings: generation, policy: generation },
             ports,
             interfaces,
             vrfs: vrfs.into(),
             groups: groups.into(),
             settings: Arc::new(input.settings.clone()),
+            policy: Arc::clone(&self.tables.policy),
         });
         self.input = input;
         self.rib = rib;
@@ -384,6 +396,7 @@ impl Compiler {
             vrfs: vrfs.into(),
             groups: groups.into(),
             settings: Arc::clone(&tables.settings),
+            policy: Arc::clone(&tables.policy),
         });
         Ok(Retired(retired))
     }
@@ -434,6 +447,7 @@ impl Compiler {
             vrfs: vrfs.into(),
             groups: groups.into(),
             settings: Arc::clone(&tables.settings),
+            policy: Arc::clone(&tables.policy),
         });
         self.input = input;
         Ok(Retired(retired))
@@ -518,6 +532,7 @@ fn tombstone(name: &str) -> Interface {
         vrf: 0,
         port: 0,
         source_check: SourceCheck::Off,
+        zone: 0,
         info: Arc::new(InterfaceInfo {
             name: name.to_owned(),
             tags: Tags::default(),
@@ -568,6 +583,7 @@ fn interface(spec: &InterfaceSpec, port: u16, vrf: u16, up: bool) -> Interface {
         vrf,
         port,
         source_check: spec.source_check,
+        zone: spec.zone,
         info: Arc::new(InterfaceInfo {
             name: spec.name.clone(),
             tags: spec.tags,

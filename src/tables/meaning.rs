@@ -57,6 +57,7 @@ pub fn input(config: &Config, facts: &[PortFacts]) -> Input {
                 config::SourceCheck::Loose => SourceCheck::Loose,
                 config::SourceCheck::Strict => SourceCheck::Strict,
             },
+            zone: interface.zone.as_ref().map_or(0, |z| if z.to_string().starts_with('i') { 1 } else { 2 }),
             advertisements: match interface.router_advertisements {
                 RouterAdvertisements::Off => None,
                 RouterAdvertisements::On { interval_s, lifetime_s } => {

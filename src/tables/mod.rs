@@ -4,6 +4,7 @@
 //! a worker looks at it once per burst. Parts that a change did not touch are shared between
 //! snapshots; each part has an epoch of its own, so that a flow can tell what it was decided by.
 
+pub mod classify;
 pub mod compile;
 pub mod ecmp;
 pub mod fib4;
@@ -13,6 +14,7 @@ mod fib_tree;
 #[cfg(test)]
 mod fib_twin;
 pub mod meaning;
+pub mod policy;
 pub mod rib;
 mod slots;
 
@@ -51,6 +53,8 @@ pub struct Tables {
     pub groups: Arc<[Arc<Group>]>,
     /// Behaviour that is not per interface.
     pub settings: Arc<Settings>,
+    /// Zones, rules and NAT.
+    pub policy: Arc<policy::Policy>,
 }
 
 /// Generation in which each part of the tables was made.
@@ -62,6 +66,8 @@ pub struct Epochs {
     pub routes: u64,
     /// Settings.
     pub settings: u64,
+    /// Zones, rules and NAT.
+    pub policy: u64,
 }
 
 /// Node-wide behaviour.
@@ -194,6 +200,8 @@ pub struct Interface {
     pub port: u16,
     /// Anti-spoofing.
     pub source_check: SourceCheck,
+    /// Zone slot, or [`policy::NO_ZONE`].
+    pub zone: u8,
     /// What only the slow path needs.
     pub info: Arc<InterfaceInfo>,
 }
@@ -307,6 +315,13 @@ pub struct NextHop {
 }
 
 impl Tables {
+    /// What flows were decided by: changes with every part that a decision looks at.
+    #[inline]
+    pub fn flow_epoch(&self) -> u32 {
+        let Epochs { interfaces, routes, policy, settings: _ } = self.epochs;
+        interfaces.max(routes).max(policy) as u32
+    }
+
     /// The interface in `slot`.
     #[inline]
     pub fn interface(&self, slot: u16) -> &Interface {

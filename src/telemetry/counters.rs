@@ -45,6 +45,10 @@ pub struct WorkerCounters {
     pub turns: AtomicU64,
     /// ICMP errors not sent because of a rate limit.
     pub errors_limited: AtomicU64,
+    /// Sessions opened.
+    pub sessions_opened: AtomicU64,
+    /// Sessions that ended.
+    pub sessions_ended: AtomicU64,
     /// Packets lost, by reason.
     pub drops: [AtomicU64; DropReason::COUNT],
     /// By interface slot.
@@ -71,6 +75,8 @@ impl WorkerCounters {
             bursts: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             errors_limited: AtomicU64::new(0),
+            sessions_opened: AtomicU64::new(0),
+            sessions_ended: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             interfaces: (0..interfaces).map(|_| InterfaceCounters::default()).collect(),
             generation: Seen::default(),

@@ -1,0 +1,220 @@
+//! Sessions: what a worker remembers of the flows it has decided.
+//!
+//! ```text
+//! key      what a flow is found by
+//! index    from a hash to the flow
+//! table    sessions and their two flows
+//! wheel    when a session's time is over
+//! tcp      the connection tracker
+//! nat      mappings of inside endpoints to external ports
+//! ```
+//!
+//! Everything here belongs to one worker. What nodes and workers share (the claims of port blocks) is a table of
+//! atomic words.
+
+pub mod index;
+pub mod key;
+pub mod nat;
+pub mod table;
+pub mod tcp;
+mod wheel;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+pub use crate::packet::Handle;
+pub use key::{Address, Tuple};
+pub use table::{Flow, FlowTable, Full, Record, Tick, flow_flags};
+
+use crate::mem::MemoryError;
+use crate::neighbours::addr_key;
+use crate::packet::hash::{self, Key};
+use crate::packet::view::protocol;
+use crate::time::Nanos;
+use nat::{Bindings, BlockClaims, Inside, Limits, Mapping, Outside, Owner, Pool, Refused};
+
+/// Sessions looked at per turn because their time may be over: 64 cost less than a burst.
+const EXPIRY_BUDGET: usize = 64;
+/// Pages of mappings looked at per sweep for ports past their hold-down.
+const SWEEP_PAGES: u32 = 16;
+
+/// Idle times of sessions, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timers {
+    /// TCP's.
+    pub tcp: tcp::TcpTimers,
+    /// UDP with packets in both directions. RFC 4787 REQ-5: 5 minutes or more.
+    pub udp_s: u32,
+    /// UDP without a reply yet.
+    pub udp_unreplied_s: u32,
+    /// ICMP queries. RFC 5508 REQ-2: 60 seconds or more.
+    pub icmp_s: u32,
+    /// Everything else.
+    pub other_s: u32,
+}
+
+/// Sessions of one worker.
+#[derive(Debug)]
+pub struct Flows {
+    /// IPv4.
+    pub v4: FlowTable<u32>,
+    /// IPv6.
+    pub v6: FlowTable<u128>,
+    /// Source NAT.
+    pub nat: Bindings,
+    claims: Arc<BlockClaims>,
+    owner: Owner,
+    /// Where random ports come from: a counter under the written-down hash, so that a replay repeats itself.
+    random: u64,
+    key: Key,
+}
+
+/// How many sessions a worker has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Sessions of each family.
+    pub sessions: u32,
+    /// Takes all memory at once, so that no packet waits for a page.
+    pub populate: bool,
+}
+
+impl Capacity {
+    /// For a worker that keeps no sessions: a table that takes no memory until it is used.
+    pub const NONE: Capacity = Capacity { sessions: 1024, populate: false };
+
+    /// What each of `workers` gets of a node's `sessions`. Flows are spread by hash: a quarter more keeps the
+    /// fullest worker from being full before the node is.
+    pub fn of(sessions: u32, workers: usize, populate: bool) -> Capacity {
+        let share = sessions.div_ceil(workers.max(1) as u32);
+        let sessions = if workers > 1 { share + share / 4 } else { share };
+        Capacity { sessions: sessions.max(64), populate }
+    }
+}
+
+impl Flows {
+    /// The sessions of worker `id`.
+    pub fn new(id: usize, capacity: Capacity, claims: Arc<BlockClaims>, key: Key) -> Result<Flows, MemoryError> {
+        let Capacity { sessions, populate } = capacity;
+        Ok(Flows {
+            v4: FlowTable::new(sessions, key, populate)?,
+            v6: FlowTable::new(sessions, key, populate)?,
+            nat: Bindings::new(nat::Capacity::for_mappings(sessions as usize), Limits::default(), key),
+            claims,
+            owner: Owner::new(id as u16).unwrap_or_else(|| unreachable!("a node has at most 256 workers")),
+            random: 0,
+            key,
+        })
+    }
+
+    /// The mapping of an inside endpoint in `pool`, for one more session.
+    pub fn map(
+        &mut self,
+        pool: &Pool,
+        vrf: u16,
+        src: IpAddr,
+        upper: u8,
+        port: u16,
+        now: Nanos,
+    ) -> Result<Mapping, Refused> {
+        self.random = self.random.wrapping_add(1);
+        let random = hash::address(self.key, u128::from(self.random), self.owner.number().into());
+        let outside = Outside { pool, claims: &self.claims, owner: self.owner };
+        let inside = Inside { vrf, addr: addr_key(src), port, protocol: protocol_of(upper) };
+        self.nat.map(outside, inside, now, random)
+    }
+
+    /// The inside endpoint that has the external port, and the number of its mapping.
+    pub fn mapped(&self, vrf: u16, addr: Ipv4Addr, upper: u8, port: u16) -> Option<(Inside, u32)> {
+        let view = self.nat.find_external(vrf, protocol_of(upper), addr.into(), port)?;
+        Some((view.inside, view.id))
+    }
+
+    /// One more session uses the mapping.
+    pub fn acquire(&mut self, mapping: u32) {
+        self.nat.acquire(mapping);
+    }
+
+    /// A session that used the mapping has ended.
+    pub fn release(&mut self, mapping: u32, now: Nanos) {
+        self.nat.release(mapping, now);
+    }
+
+    /// Sessions in both tables.
+    pub fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    /// True without sessions.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// When [`Flows::expire`] may have something to do.
+    pub fn next_deadline(&self) -> Nanos {
+        let due = [self.v4.next_due(), self.v6.next_due()].into_iter().flatten().min();
+        due.map_or(Nanos(u64::MAX), Tick::start)
+    }
+
+    /// Ends sessions whose time is over: a bounded number. Calls `ended` for each. True if more are waiting.
+    pub fn expire(&mut self, timers: &Timers, now: Nanos, mut ended: impl FnMut()) -> bool {
+        let mut budget = EXPIRY_BUDGET;
+        let tick = Tick::of(now);
+        expire_in(&mut self.v4, &mut self.nat, timers, now, tick, &mut budget, &mut ended);
+        expire_in(&mut self.v6, &mut self.nat, timers, now, tick, &mut budget, &mut ended);
+        self.nat.sweep(&self.claims, now, SWEEP_PAGES);
+        budget == 0
+    }
+}
+
+fn expire_in<A: Address>(
+    table: &mut FlowTable<A>,
+    nat: &mut Bindings,
+    timers: &Timers,
+    now: Nanos,
+    tick: Tick,
+    budget: &mut usize,
+    ended: &mut impl FnMut(),
+) {
+    while *budget > 0
+        && let Some(session) = table.fire(tick)
+    {
+        *budget -= 1;
+        let due = due(table, session, timers);
+        if due > tick {
+            table.arm(session, due);
+            continue;
+        }
+        table.record(session).mappings().for_each(|mapping| nat.release(mapping, now));
+        table.remove_disarmed(session);
+        ended();
+    }
+}
+
+/// When the session has been idle for its time.
+pub fn due<A: Address>(table: &FlowTable<A>, session: u32, timers: &Timers) -> Tick {
+    let (forward, reply) = (table.flow(Handle::new(session, 0)), table.flow(Handle::new(session, 1)));
+    let record = table.record(session);
+    let replied = reply.has(flow_flags::SEEN);
+    let last = if replied { forward.last_seen.max(reply.last_seen) } else { forward.last_seen };
+    last.after(timeout(record, forward.tuple.protocol, replied, timers))
+}
+
+/// How long a session may be idle, in seconds.
+pub fn timeout(record: &Record, upper: u8, replied: bool, timers: &Timers) -> u32 {
+    match upper {
+        protocol::TCP => record.tcp.timeout(&timers.tcp).as_secs() as u32,
+        protocol::UDP if replied => timers.udp_s,
+        protocol::UDP => timers.udp_unreplied_s,
+        protocol::ICMP | protocol::ICMPV6 => timers.icmp_s,
+        _ => timers.other_s,
+    }
+}
+
+fn protocol_of(upper: u8) -> nat::Protocol {
+    match upper {
+        protocol::TCP => nat::Protocol::Tcp,
+        protocol::UDP => nat::Protocol::Udp,
+        protocol::ICMP | protocol::ICMPV6 => nat::Protocol::Icmp,
+        _ => nat::Protocol::Other,
+    }
+}

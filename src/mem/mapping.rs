@@ -1,0 +1,117 @@
+//! Mappings on huge pages: for the packet memory, and as slices of plain values for large tables.
+#![allow(unsafe_code, reason = "raw memory lives in mem/ and io/ only")]
+
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use zerocopy::FromZeros;
+
+use super::{MemoryError, PageKind};
+
+/// Transparent huge pages are 2 MiB on x86-64.
+pub(super) const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// A slice of fixed length on huge pages, zero at first.
+#[derive(Debug)]
+pub struct HugeSlice<T> {
+    base: NonNull<T>,
+    len: usize,
+    /// Bytes of the mapping.
+    bytes: usize,
+}
+
+// SAFETY: the slice owns its mapping as a `Box<[T]>` would.
+unsafe impl<T: Send> Send for HugeSlice<T> {}
+// SAFETY: as above; access through `&self` is `&[T]`.
+unsafe impl<T: Sync> Sync for HugeSlice<T> {}
+
+impl<T: FromZeros> HugeSlice<T> {
+    /// `len` zeroed values. With `populate` the memory is taken at once; else page by page, as it is used.
+    pub fn zeroed(len: usize, populate: bool) -> Result<HugeSlice<T>, MemoryError> {
+        const { assert!(!std::mem::needs_drop::<T>() && align_of::<T>() <= HUGE_PAGE_BYTES) };
+        let bytes = (len * size_of::<T>()).max(1).next_multiple_of(HUGE_PAGE_BYTES);
+        let (base, _) = map(bytes, populate)?;
+        Ok(HugeSlice { base: base.cast(), len, bytes })
+    }
+}
+
+impl<T> Deref for HugeSlice<T> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: the mapping holds `len` values, zeroed at first, for which all-zero bytes are a value
+        // (`FromZeros` at construction); it lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl<T> DerefMut for HugeSlice<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as for `deref`; `&mut self` is the only way to the values.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl<T> Drop for HugeSlice<T> {
+    fn drop(&mut self) {
+        // SAFETY: `map` made this mapping with this length; the values need no drop (checked when made).
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// Maps `bytes` (a multiple of the huge page size) of zeroed memory, on huge pages where possible; with
+/// `populate` the pages are there at once, so that nobody takes a page fault for them later.
+pub(super) fn map(bytes: usize, populate: bool) -> Result<(NonNull<u8>, PageKind), MemoryError> {
+    const PROT: i32 = libc::PROT_READ | libc::PROT_WRITE;
+    const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let reserved = FLAGS | libc::MAP_HUGETLB | if populate { libc::MAP_POPULATE } else { 0 };
+    // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
+    let huge = unsafe { libc::mmap(std::ptr::null_mut(), bytes, PROT, reserved, -1, 0) };
+    if huge != libc::MAP_FAILED
+        && let Some(base) = NonNull::new(huge.cast())
+    {
+        return Ok((base, PageKind::Huge));
+    }
+    let map_error = || MemoryError::Map { bytes, source: std::io::Error::last_os_error() };
+    let length = bytes + HUGE_PAGE_BYTES;
+    // SAFETY: as above.
+    let raw = unsafe { libc::mmap(std::ptr::null_mut(), length, PROT, FLAGS, -1, 0) };
+    if raw == libc::MAP_FAILED {
+        return Err(map_error());
+    }
+    let start = raw as usize;
+    let aligned = start.next_multiple_of(HUGE_PAGE_BYTES);
+    let (before, after) = (aligned - start, start + length - (aligned + bytes));
+    for (at, len) in [(start, before), (aligned + bytes, after)] {
+        if len > 0 {
+            // SAFETY: trims the unaligned ends of the mapping made above; nothing points there.
+            unsafe { libc::munmap(at as *mut _, len) };
+        }
+    }
+    // SAFETY: the range is the mapping made above; the advice changes no content. Where it is refused
+    // (THP switched off) ordinary pages serve.
+    unsafe { libc::madvise(aligned as *mut _, bytes, libc::MADV_HUGEPAGE) };
+    if populate {
+        // MADV_POPULATE_WRITE needs Linux 5.14; without it the first touches fault.
+        // SAFETY: as above.
+        unsafe { libc::madvise(aligned as *mut _, bytes, libc::MADV_POPULATE_WRITE) };
+    }
+    NonNull::new(aligned as *mut u8).map(|base| (base, PageKind::Transparent)).ok_or_else(map_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_zero_and_keep_what_is_written() {
+        let mut slice: HugeSlice<u64> = HugeSlice::zeroed(300_000, false).expect("memory");
+        assert_eq!(slice.len(), 300_000);
+        assert!(slice.iter().all(|value| *value == 0));
+        slice[299_999] = 7;
+        assert_eq!(slice[299_999], 7);
+        assert!(HugeSlice::<u32>::zeroed(0, true).expect("memory").is_empty());
+    }
+}

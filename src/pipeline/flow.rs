@@ -1,0 +1,233 @@
+//! Flow: finds the session a packet belongs to, checks what may change under it, and takes the decision that was
+//! compiled for it: egress, next hop, translation. What is not found, or was decided by other tables than the
+//! burst's, is decided anew ([`super::session`]).
+//!
+//! Lookups of a burst overlap: hash and fetch the index line, fetch the flow, compare. Nothing is written to the
+//! packet here: what fails a later check leaves untouched. Translation is the last stage's work.
+
+use crate::flow::{Address, Flow, FlowTable, Flows, Handle, Tick, Tuple, due, flow_flags, tcp};
+use crate::mem::BURST;
+use crate::packet::view::{be16, protocol};
+use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags};
+use crate::pipeline::{Context, session};
+
+/// Lookups under way, by position in the burst.
+pub(super) struct Lookups {
+    hashes: [u64; BURST],
+    candidates: [Handle; BURST],
+    /// One bit per packet that has one.
+    pending: u64,
+}
+
+impl Default for Lookups {
+    fn default() -> Lookups {
+        Lookups { hashes: [0; BURST], candidates: [Handle::NONE; BURST], pending: 0 }
+    }
+}
+
+/// Begins the lookup of a packet whose ingress has a zone.
+#[inline(always)]
+pub(super) fn begin(packet: &mut Packet, index: usize, flows: &Flows, lookups: &mut Lookups) {
+    let meta = &packet.meta;
+    if meta.verdict != Verdict::Continue || !meta.has(flags::STATEFUL) {
+        return;
+    }
+    let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
+    if meta.has(flags::FRAGMENT) || is_icmp(meta.protocol) && !note_identifier(&mut packet.meta, l3) {
+        packet.meta.verdict = Verdict::Decide;
+        lookups.pending |= 1 << index;
+        return;
+    }
+    let meta = &packet.meta;
+    lookups.hashes[index] = match meta.family {
+        Family::Ipv4 => hash_and_fetch(&flows.v4, meta, l3),
+        _ => hash_and_fetch(&flows.v6, meta, l3),
+    };
+    lookups.pending |= 1 << index;
+}
+
+#[inline(always)]
+fn hash_and_fetch<A: Address>(table: &FlowTable<A>, meta: &Meta, l3: &[u8]) -> u64 {
+    let hash = table.hash(&tuple_of(meta, l3));
+    table.prefetch(hash);
+    hash
+}
+
+/// The tuple of a packet that is no fragment.
+#[inline(always)]
+pub(super) fn tuple_of<A: Address>(meta: &Meta, l3: &[u8]) -> Tuple<A> {
+    Tuple {
+        src: A::src_of(l3),
+        dst: A::dst_of(l3),
+        src_port: meta.src_port,
+        dst_port: meta.dst_port,
+        vrf: meta.vrf,
+        protocol: meta.protocol,
+        zero: 0,
+    }
+}
+
+#[inline(always)]
+fn is_icmp(upper: u8) -> bool {
+    upper == protocol::ICMP || upper == protocol::ICMPV6
+}
+
+/// ICMP queries are found by their identifier, which stands for both ports. False: it is no query.
+fn note_identifier(meta: &mut Meta, l3: &[u8]) -> bool {
+    let l4 = usize::from(meta.l4 - meta.l3);
+    let Some(message) = l3.get(l4..l4 + 8) else { return false };
+    if !is_query(meta.family, message[0]) {
+        return false;
+    }
+    let identifier = be16(message, 4);
+    (meta.src_port, meta.dst_port) = (identifier, identifier);
+    true
+}
+
+/// Echo, timestamp and address mask (RFC 792, RFC 950), request and reply; echo of ICMPv6 (RFC 4443 section 4).
+pub(super) fn is_query(family: Family, icmp_type: u8) -> bool {
+    match family {
+        Family::Ipv4 => matches!(icmp_type, 0 | 8 | 13 | 14 | 17 | 18),
+        _ => matches!(icmp_type, 128 | 129),
+    }
+}
+
+/// Ends the lookups of the burst.
+#[inline(always)]
+pub(super) fn run(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut Lookups) {
+    if lookups.pending == 0 {
+        return;
+    }
+    finish(burst, cx, flows, lookups);
+}
+
+fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut Lookups) {
+    let mut left = lookups.pending;
+    while left != 0 {
+        let index = left.trailing_zeros() as usize;
+        left &= left - 1;
+        let meta = &burst[index].meta;
+        if meta.verdict == Verdict::Continue {
+            lookups.candidates[index] = match meta.family {
+                Family::Ipv4 => fetch(&flows.v4, lookups.hashes[index], meta),
+                _ => fetch(&flows.v6, lookups.hashes[index], meta),
+            };
+        }
+    }
+    let now = Tick::of(cx.now);
+    let mut undecided = 0u64;
+    let mut left = lookups.pending;
+    while left != 0 {
+        let index = left.trailing_zeros() as usize;
+        left &= left - 1;
+        let packet = &mut burst[index];
+        if packet.meta.verdict == Verdict::Continue {
+            let (candidate, hash) = (lookups.candidates[index], lookups.hashes[index]);
+            packet.meta.verdict = match packet.meta.family {
+                Family::Ipv4 => follow(packet, candidate, hash, &mut flows.v4, cx, now),
+                _ => follow(packet, candidate, hash, &mut flows.v6, cx, now),
+            };
+        }
+        undecided |= u64::from(packet.meta.verdict == Verdict::Decide) << index;
+    }
+    while undecided != 0 {
+        let index = undecided.trailing_zeros() as usize;
+        undecided &= undecided - 1;
+        session::step(&mut burst[index], cx, flows, now);
+    }
+}
+
+#[inline(always)]
+fn fetch<A: Address>(table: &FlowTable<A>, hash: u64, meta: &Meta) -> Handle {
+    let candidate = table.candidate(hash);
+    if meta.protocol == protocol::TCP {
+        table.prefetch_record(candidate.session());
+    }
+    candidate
+}
+
+#[inline(always)]
+fn follow<A: Address>(
+    packet: &mut Packet,
+    candidate: Handle,
+    hash: u64,
+    table: &mut FlowTable<A>,
+    cx: &Context<'_>,
+    now: Tick,
+) -> Verdict {
+    let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+    let handle = table.confirm(candidate, hash, &tuple_of(&packet.meta, l3));
+    if !handle.is_some() {
+        return Verdict::Decide;
+    }
+    take(packet, handle, table, cx, now)
+}
+
+/// Takes the decision of a live flow, unless it has to be made anew.
+#[inline(always)]
+pub(super) fn take<A: Address>(
+    packet: &mut Packet,
+    handle: Handle,
+    table: &mut FlowTable<A>,
+    cx: &Context<'_>,
+    now: Tick,
+) -> Verdict {
+    let flow = table.flow(handle);
+    if flow.epoch != cx.tables.flow_epoch() || flow.ingress != packet.meta.interface {
+        packet.meta.flow = handle;
+        return Verdict::Decide;
+    }
+    if flow.has(flow_flags::TCP) {
+        match track(packet, handle, table) {
+            Ok(false) => {}
+            // Another state has another idle time.
+            Ok(true) => {
+                table.flow_mut(handle).last_seen = now;
+                let due = due(table, handle.session(), &cx.tables.policy.timers);
+                table.rearm(handle.session(), due);
+            }
+            Err(reason) => return Verdict::Drop(reason),
+        }
+    }
+    let flow = table.flow_mut(handle);
+    flow.last_seen = now;
+    flow.flags |= flow_flags::SEEN;
+    note(&mut packet.meta, handle, flow);
+    Verdict::Continue
+}
+
+/// Notes a flow's decision in the packet's metadata.
+#[inline(always)]
+pub(super) fn note<A: Address>(meta: &mut Meta, handle: Handle, flow: &Flow<A>) {
+    meta.flow = handle;
+    meta.egress = flow.egress;
+    meta.neighbour = flow.neighbour;
+    meta.dst_v4 = flow.new_dst.low();
+}
+
+/// TCP's word on a packet of a session.
+#[inline(always)]
+fn track<A: Address>(packet: &Packet, handle: Handle, table: &mut FlowTable<A>) -> Result<bool, DropReason> {
+    let meta = &packet.meta;
+    let l4 = &packet.frame.bytes()[usize::from(meta.l4)..];
+    let payload = usize::from(meta.ip_len) - usize::from(meta.l4 - meta.l3);
+    let segment = tcp::Segment::parse(l4, payload).ok_or(DropReason::TcpInvalid)?;
+    let direction = if handle.direction() == 0 { tcp::Direction::Original } else { tcp::Direction::Reply };
+    let tracker = &mut table.record_mut(handle.session()).tcp;
+    let before = tracker.state();
+    match tracker.advance(direction, &segment) {
+        tcp::Verdict::Forward => Ok(tracker.state() != before),
+        tcp::Verdict::ForwardOnly => Ok(false),
+        tcp::Verdict::Reopen => Err(DropReason::TcpNoSession),
+        tcp::Verdict::Drop(fault) => Err(tcp_reason(fault)),
+    }
+}
+
+/// The reason of a fault.
+pub(super) fn tcp_reason(fault: tcp::TcpFault) -> DropReason {
+    match fault {
+        tcp::TcpFault::BadFlags => DropReason::TcpInvalid,
+        tcp::TcpFault::NoConnection | tcp::TcpFault::OutOfState => DropReason::TcpNoSession,
+        tcp::TcpFault::OutOfWindow | tcp::TcpFault::RstOutOfWindow => DropReason::TcpOutOfWindow,
+    }
+}

@@ -1,0 +1,462 @@
+//! Sessions: the first packet of a flow, packets whose decision is stale, and ICMP errors about sessions.
+//!
+//! What [`super::decide`] says of the first packet is compiled into one flow per direction. What has to be
+//! allocated (a NAT mapping, a place in the table) is allocated here and nowhere else.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::flow::nat::Refused;
+use crate::flow::{Address, Flow, FlowTable, Flows, Full, Handle, Record, Tick, Tuple, flow_flags, tcp, timeout};
+use crate::packet::view::{be16, protocol};
+use crate::packet::{DropReason, Family, Packet, Verdict, checksum, flags};
+use crate::pipeline::route::NO_NEIGHBOUR;
+use crate::pipeline::{Allowed, Context, Decision, Question, decide_session, flow, icmp_error};
+use crate::tables::policy::{Bound, SourceNat};
+use crate::tables::{NO_INTERFACE, Tables};
+use crate::telemetry::add;
+
+/// Decides one packet: it goes on with its verdict `Continue` and a flow, or it is settled.
+pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, now: Tick) {
+    let result = match packet.meta.family {
+        Family::Ipv4 => decided::<u32>(packet, cx, flows, now),
+        _ => decided::<u128>(packet, cx, flows, now),
+    };
+    packet.meta.verdict = result.unwrap_or_else(Verdict::Drop);
+}
+
+fn decided<A: Table>(
+    packet: &mut Packet,
+    cx: &Context<'_>,
+    flows: &mut Flows,
+    now: Tick,
+) -> Result<Verdict, DropReason> {
+    if packet.meta.flow.is_some() {
+        let handle = packet.meta.flow;
+        packet.meta.flow = Handle::NONE;
+        return renew::<A>(packet, handle, cx, flows, now);
+    }
+    if packet.meta.has(flags::FRAGMENT) {
+        return Err(DropReason::FragmentUntracked);
+    }
+    if matches!(packet.meta.protocol, protocol::ICMP | protocol::ICMPV6) {
+        let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+        let icmp_type = l3.get(usize::from(packet.meta.l4 - packet.meta.l3)).copied().unwrap_or(0);
+        if icmp_error::is_error(packet.meta.family, icmp_type) {
+            return icmp_error::follow::<A>(packet, cx, flows);
+        }
+        if !flow::is_query(packet.meta.family, icmp_type) {
+            return only_to_us(packet, cx);
+        }
+    }
+    // A packet of the same flow before it in the burst may have made the session.
+    let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+    let tuple: Tuple<A> = flow::tuple_of(&packet.meta, l3);
+    let handle = A::table(flows).find(&tuple);
+    if handle.is_some() {
+        return match flow::take(packet, handle, A::table(flows), cx, now) {
+            Verdict::Decide => renew::<A>(packet, handle, cx, flows, now),
+            verdict => Ok(verdict),
+        };
+    }
+    open(packet, &tuple, cx, flows, now)
+}
+
+/// Gives each family its table, so that everything here is written once.
+pub(super) trait Table: Address {
+    fn table(flows: &mut Flows) -> &mut FlowTable<Self>;
+}
+
+impl Table for u32 {
+    fn table(flows: &mut Flows) -> &mut FlowTable<u32> {
+        &mut flows.v4
+    }
+}
+
+impl Table for u128 {
+    fn table(flows: &mut Flows) -> &mut FlowTable<u128> {
+        &mut flows.v6
+    }
+}
+
+/// ICMP that is neither query nor error (neighbour discovery, redirects ...) has no session: it is for us, or it
+/// is not let through.
+fn only_to_us(packet: &Packet, cx: &Context<'_>) -> Result<Verdict, DropReason> {
+    match super::route::decide(cx.tables, &question(packet, cx.tables)) {
+        Decision::Local => Ok(Verdict::Punt),
+        Decision::Drop(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)
+            if packet.meta.family == Family::Ipv6 =>
+        {
+            Ok(Verdict::Punt)
+        }
+        _ => Err(DropReason::FirewallDeny),
+    }
+}
+
+/// The first packet as policy sees it.
+fn question(packet: &Packet, _tables: &Tables) -> Question {
+    let meta = &packet.meta;
+    let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
+    let l4 = l3.get(usize::from(meta.l4 - meta.l3)..).unwrap_or(&[]);
+    let (src, dst, class) = match meta.family {
+        Family::Ipv4 => (u32::src_of(l3).ip(), u32::dst_of(l3).ip(), l3[1]),
+        _ => (u128::src_of(l3).ip(), u128::dst_of(l3).ip(), (be16(l3, 0) >> 4) as u8),
+    };
+    let is = |wanted: &[u8]| wanted.contains(&meta.protocol);
+    Question {
+        vrf: meta.vrf,
+        ingress: meta.interface,
+        src,
+        dst,
+        protocol: meta.protocol,
+        src_port: meta.src_port,
+        dst_port: meta.dst_port,
+        dscp: class >> 2,
+        tcp_flags: if is(&[protocol::TCP]) { l4.get(13).copied().unwrap_or(0) } else { 0 },
+        icmp_type: if is(&[protocol::ICMP, protocol::ICMPV6]) { l4.first().copied().unwrap_or(0) } else { 0 },
+    }
+}
+
+/// Opens a session.
+fn open<A: Table>(
+    packet: &mut Packet,
+    tuple: &Tuple<A>,
+    cx: &Context<'_>,
+    flows: &mut Flows,
+    now: Tick,
+) -> Result<Verdict, DropReason> {
+    let question = question(packet, cx.tables);
+    // An address of the NAT answers for its mappings first, then DNAT rules, then the host (DESIGN.md section 3).
+    let mapped = mapped(cx.tables, flows, &question)?;
+    let allowed = match decide_session(cx.tables, &question, mapped.map(|mapped| mapped.bound)) {
+        Decision::Session(allowed) => allowed,
+        Decision::Local => return Ok(Verdict::Punt),
+        Decision::Drop(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)
+            if packet.meta.family == Family::Ipv6 =>
+        {
+            return Ok(Verdict::Punt);
+        }
+        Decision::Drop(reason) => {
+            return Err(if packet.meta.has(flags::LINK_GROUP) && reason == DropReason::NoRoute {
+                DropReason::LinkBroadcastNotForwarded
+            } else {
+                reason
+            });
+        }
+        Decision::Forward { .. } => unreachable!("with a zone there is a session"),
+    };
+    // Nothing is remembered of what will not be forwarded.
+    let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+    let ttl = if packet.meta.family == Family::Ipv4 { l3[8] } else { l3[7] };
+    if ttl <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    if packet.meta.has(flags::LINK_GROUP) {
+        return Err(DropReason::LinkBroadcastNotForwarded);
+    }
+    let mut tracker = tcp::Tcp::default();
+    if tuple.protocol == protocol::TCP {
+        let l4 = usize::from(packet.meta.l4 - packet.meta.l3);
+        let payload = usize::from(packet.meta.ip_len) - l4;
+        let segment = l3.get(l4..).and_then(|l4| tcp::Segment::parse(l4, payload)).ok_or(DropReason::TcpInvalid)?;
+        tracker = tcp::Tcp::open(&segment, cx.tables.policy.loose_tcp).map_err(flow::tcp_reason)?;
+    }
+    let handle = install(tuple, &question, &allowed, mapped, tracker, cx, flows, now)?;
+    packet.meta.flow = Handle::NONE;
+    flow::note(&mut packet.meta, handle, A::table(flows).flow(handle));
+    Ok(Verdict::Continue)
+}
+
+/// What a packet to an address of a pool is bound to.
+#[derive(Clone, Copy)]
+struct Mapped {
+    /// The mapping.
+    id: u32,
+    /// Its pool.
+    pool: u16,
+    bound: Bound,
+}
+
+/// The mapping a packet is for. An error: it is for an address that is nothing but a pool's, and nobody there has
+/// the port.
+fn mapped(tables: &Tables, flows: &Flows, question: &Question) -> Result<Option<Mapped>, DropReason> {
+    let IpAddr::V4(dst) = question.dst else { return Ok(None) };
+    let Some(pool) = tables.policy.pool_of(question.vrf, dst) else { return Ok(None) };
+    let Some((inside, id)) = flows.mapped(question.vrf, dst, question.protocol, question.dst_port) else {
+        return Ok(None);
+    };
+    let addr = Ipv4Addr::from(inside.addr as u32).into();
+    let allowed = tables.policy.open_mappings;
+    Ok(Some(Mapped { id, pool, bound: Bound { addr, port: inside.port, vrf: inside.vrf, allowed } }))
+}
+
+/// Makes the session's flows.
+#[expect(clippy::too_many_arguments, reason = "everything that is known of the new session")]
+fn install<A: Table>(
+    tuple: &Tuple<A>,
+    question: &Question,
+    allowed: &Allowed,
+    mapped: Option<Mapped>,
+    tracker: tcp::Tcp,
+    cx: &Context<'_>,
+    flows: &mut Flows,
+    now: Tick,
+) -> Result<Handle, DropReason> {
+    let has_ports = !matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6);
+    let new_dst = A::from_ip(allowed.dst).ok_or(DropReason::NatFamily)?;
+    let mut leaves = Tuple {
+        src: tuple.src,
+        dst: new_dst,
+        src_port: tuple.src_port,
+        dst_port: allowed.dst_port,
+        vrf: allowed.vrf,
+        protocol: tuple.protocol,
+        zero: 0,
+    };
+    let bound = mapped.map(|mapped| mapped.id);
+    let mut mapping = None;
+    let pool = match allowed.source {
+        // What comes to an inside host by its mapping shows its own (RFC 4787 REQ-9: hairpinning).
+        SourceNat::None => mapped.filter(|_| allowed.from_zone == allowed.to_zone).map(|mapped| mapped.pool),
+        SourceNat::Static { addr, .. } => {
+            leaves.src = A::from_ip(addr).ok_or(DropReason::NatFamily)?;
+            None
+        }
+        SourceNat::Pool { pool, .. } => Some(pool),
+    };
+    if let Some(pool) = pool {
+        let pool = &cx.tables.policy.pools[usize::from(pool)];
+        let given = flows
+            .map(pool, question.vrf, question.src, question.protocol, question.src_port, cx.now)
+            .map_err(nat_reason)?;
+        leaves.src = A::from_ip(Ipv4Addr::from(given.addr).into()).ok_or(DropReason::NatFamily)?;
+        if tuple.protocol != protocol::SCTP {
+            leaves.src_port = given.port;
+        }
+        mapping = Some(given.id);
+    }
+    if !has_ports {
+        // The identifier is one number: the mapping's, of whichever side has one.
+        let identifier = if mapping.is_some() { leaves.src_port } else { allowed.dst_port };
+        (leaves.src_port, leaves.dst_port) = (identifier, identifier);
+    }
+    let epoch = cx.tables.flow_epoch();
+    let forward = compiled(tuple, &leaves, allowed.egress, allowed.via, question.ingress, epoch, now);
+    let back = leaves.reversed(allowed.vrf);
+    let returns = tuple.reversed(question.vrf);
+    let (egress, via) = way_back(cx.tables, question);
+    let mut reply = compiled(&back, &returns, egress, via, allowed.egress, epoch, now);
+    reply.flags &= !flow_flags::SEEN;
+    let table = A::table(flows);
+    if table.find(&back).is_some() {
+        mapping.inspect(|id| flows.release(*id, cx.now));
+        return Err(DropReason::FlowConflict);
+    }
+    let record = Record {
+        tcp: tracker,
+        mapping: Record::name(mapping),
+        bound: Record::name(bound),
+        created: now,
+        rule: allowed.rule,
+        nat_rule: allowed.nat_rule,
+        from_zone: allowed.from_zone,
+        to_zone: allowed.to_zone,
+        dscp: question.dscp,
+        tcp_flags: question.tcp_flags,
+        icmp_type: question.icmp_type,
+        flags: 0,
+        zero: [0; 2],
+    };
+    let due = now.after(timeout(&record, tuple.protocol, false, &cx.tables.policy.timers));
+    match A::table(flows).insert([forward, reply], record, due) {
+        Ok(session) => {
+            bound.inspect(|id| flows.acquire(*id));
+            add(&cx.counters.sessions_opened, 1);
+            Ok(Handle::new(session, 0))
+        }
+        Err(Full) => {
+            mapping.inspect(|id| flows.release(*id, cx.now));
+            Err(DropReason::SessionTableFull)
+        }
+    }
+}
+
+fn nat_reason(refused: Refused) -> DropReason {
+    match refused {
+        Refused::HostQuota => DropReason::NatHostQuota,
+        Refused::PoolExhausted | Refused::AddressExhausted | Refused::NotSubscriber => {
+            DropReason::NatPoolExhausted
+        }
+        Refused::TableFull => DropReason::SessionTableFull,
+    }
+}
+
+/// Ends a session before its time.
+fn end<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) {
+    A::table(flows).record(session).mappings().for_each(|id| flows.release(id, cx.now));
+    A::table(flows).remove(session);
+    add(&cx.counters.sessions_ended, 1);
+}
+
+/// One direction, compiled.
+fn compiled<A: Address>(
+    comes: &Tuple<A>,
+    leaves: &Tuple<A>,
+    egress: u16,
+    via: Option<u32>,
+    ingress: u16,
+    epoch: u32,
+    now: Tick,
+) -> Flow<A> {
+    let mut flow = Flow {
+        tuple: *comes,
+        new_src: leaves.src,
+        new_dst: leaves.dst,
+        new_src_port: leaves.src_port,
+        new_dst_port: leaves.dst_port,
+        neighbour: via.unwrap_or(NO_NEIGHBOUR),
+        egress,
+        ingress,
+        epoch,
+        bytes: 0,
+        last_seen: now,
+        packets: 0,
+        l4_delta: 0,
+        ip_delta: 0,
+        flags: flow_flags::SEEN,
+        zero: [0; 3],
+    };
+    if comes.protocol == protocol::TCP {
+        flow.flags |= flow_flags::TCP;
+    }
+    let same = comes.src == leaves.src
+        && comes.dst == leaves.dst
+        && comes.src_port == leaves.src_port
+        && comes.dst_port == leaves.dst_port;
+    if !same {
+        flow.flags |= flow_flags::TRANSLATED;
+        let addrs = A::difference(comes.src, leaves.src) + A::difference(comes.dst, leaves.dst);
+        let port = |old: u16, new: u16| u64::from(!old) + u64::from(new);
+        let ports = match comes.protocol {
+            // The identifier stands for both ports, and once in the message.
+            protocol::ICMP | protocol::ICMPV6 => port(comes.src_port, leaves.src_port),
+            _ => port(comes.src_port, leaves.src_port) + port(comes.dst_port, leaves.dst_port),
+        };
+        flow.ip_delta = checksum::fold(addrs);
+        // ICMP for IPv4 sums no addresses (RFC 792).
+        flow.l4_delta = checksum::fold(if comes.protocol == protocol::ICMP { ports } else { addrs + ports });
+    }
+    flow
+}
+
+/// How replies get back to where the first packet came from.
+fn way_back(tables: &Tables, question: &Question) -> (u16, Option<u32>) {
+    let back = Question {
+        ingress: NO_INTERFACE,
+        src: question.dst,
+        dst: question.src,
+        src_port: question.dst_port,
+        dst_port: question.src_port,
+        ..*question
+    };
+    match super::route::decide(tables, &back) {
+        Decision::Forward { egress, via } => (egress, via),
+        // The routes are asked again when a reply comes.
+        _ => (NO_INTERFACE, None),
+    }
+}
+
+/// A session whose decision is older than the tables, or a packet of it that came in elsewhere than expected.
+fn renew<A: Table>(
+    packet: &mut Packet,
+    handle: Handle,
+    cx: &Context<'_>,
+    flows: &mut Flows,
+    now: Tick,
+) -> Result<Verdict, DropReason> {
+    let table = A::table(flows);
+    let interface = packet.meta.interface;
+    let flow = table.flow(handle);
+    if flow.ingress != interface {
+        // Another way in is taken only in the same zone and VRF; the source stage has passed it.
+        let (was, is) = (cx.tables.interface(flow.ingress), cx.tables.interface(interface));
+        if was.zone != is.zone || was.vrf != is.vrf {
+            return Err(DropReason::SourceCheck);
+        }
+        table.flow_mut(handle).ingress = interface;
+    }
+    if table.flow(handle).epoch != cx.tables.flow_epoch() {
+        decide_again::<A>(handle.session(), cx, flows)?;
+    }
+    match flow::take(packet, handle, A::table(flows), cx, now) {
+        Verdict::Decide => unreachable!("its epoch and ingress were just set"),
+        verdict => Ok(verdict),
+    }
+}
+
+/// Asks policy again about a session, as if its first packet came now; what is bound stays bound.
+pub(super) fn decide_again<A: Table>(
+    session: u32,
+    cx: &Context<'_>,
+    flows: &mut Flows,
+) -> Result<(), DropReason> {
+    let table = A::table(flows);
+    let (forward, reply) = (*table.flow(Handle::new(session, 0)), *table.flow(Handle::new(session, 1)));
+    let record = *table.record(session);
+    let tuple = forward.tuple;
+    let question = Question {
+        vrf: tuple.vrf,
+        ingress: forward.ingress,
+        src: tuple.src.ip(),
+        dst: tuple.dst.ip(),
+        protocol: tuple.protocol,
+        src_port: tuple.src_port,
+        dst_port: tuple.dst_port,
+        dscp: record.dscp,
+        tcp_flags: record.tcp_flags,
+        icmp_type: record.icmp_type,
+    };
+    let bound = (tuple.dst != forward.new_dst || tuple.dst_port != forward.new_dst_port).then(|| Bound {
+        addr: forward.new_dst.ip(),
+        port: forward.new_dst_port,
+        vrf: reply.tuple.vrf,
+        allowed: false,
+    });
+    let fate = match decide_session(cx.tables, &question, bound) {
+        Decision::Session(allowed) => {
+            let translated = forward.new_src != tuple.src;
+            let moved = allowed.egress != forward.egress;
+            let other_nat = translated && (allowed.nat_rule != record.nat_rule || allowed.source == SourceNat::None);
+            // DESIGN.md section 3, the fate of a live flow.
+            if allowed.to_zone != record.to_zone || allowed.from_zone != record.from_zone {
+                Err(DropReason::PolicyChanged)
+            } else if moved && other_nat {
+                Err(DropReason::NatPathChanged)
+            } else {
+                Ok(allowed)
+            }
+        }
+        Decision::Local => Err(DropReason::PolicyChanged),
+        Decision::Drop(_) => Err(DropReason::PolicyChanged),
+        Decision::Forward { .. } => unreachable!("with a zone there is a session"),
+    };
+    let allowed = match fate {
+        Ok(allowed) => allowed,
+        Err(reason) => {
+            end::<A>(session, cx, flows);
+            return Err(reason);
+        }
+    };
+    let epoch = cx.tables.flow_epoch();
+    let (egress, via) = way_back(cx.tables, &question);
+    let table = A::table(flows);
+    let forward = table.flow_mut(Handle::new(session, 0));
+    (forward.egress, forward.neighbour, forward.epoch) = (allowed.egress, allowed.via.unwrap_or(NO_NEIGHBOUR), epoch);
+    let reply = table.flow_mut(Handle::new(session, 1));
+    if reply.ingress != allowed.egress {
+        reply.ingress = allowed.egress;
+    }
+    (reply.egress, reply.neighbour, reply.epoch) = (egress, via.unwrap_or(NO_NEIGHBOUR), epoch);
+    table.record_mut(session).rule = allowed.rule;
+    Ok(())
+}
+
