@@ -36,20 +36,21 @@ pub(crate) fn check(config: &Config, report: &mut dyn FnMut(Fault)) {
     checks.overlaps();
     checks.neighbours();
     checks.routes();
+    checks.policy();
 }
 
-struct Checks<'a, 'r> {
-    config: &'a Config,
+pub(super) struct Checks<'a, 'r> {
+    pub(super) config: &'a Config,
     report: &'r mut dyn FnMut(Fault),
 }
 
 impl<'a> Checks<'a, '_> {
-    fn fault(&mut self, key: String, value: impl ToString, allowed: impl Into<String>) {
+    pub(super) fn fault(&mut self, key: String, value: impl ToString, allowed: impl Into<String>) {
         let value = Some(value.to_string());
         (self.report)(Fault { place: Place::Key(key), value, allowed: allowed.into() });
     }
 
-    fn table_fault(&mut self, key: String, allowed: impl Into<String>) {
+    pub(super) fn table_fault(&mut self, key: String, allowed: impl Into<String>) {
         (self.report)(Fault { place: Place::Key(key), value: None, allowed: allowed.into() });
     }
 
@@ -60,7 +61,7 @@ impl<'a> Checks<'a, '_> {
         self.unique("vrf", config.vrfs.iter().map(|vrf| &vrf.name));
     }
 
-    fn unique(&mut self, table: &str, names: impl Iterator<Item = &'a Name>) {
+    pub(super) fn unique(&mut self, table: &str, names: impl Iterator<Item = &'a Name>) {
         let mut first: AHashMap<&Name, usize> = AHashMap::new();
         for (index, name) in names.enumerate() {
             if let Some(other) = first.insert(name, index) {
@@ -442,7 +443,7 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// The first few, comma separated.
-fn list<T: ToString>(items: impl Iterator<Item = T>) -> String {
+pub(super) fn list<T: ToString>(items: impl Iterator<Item = T>) -> String {
     let mut words: Vec<String> = items.take(9).map(|item| item.to_string()).collect();
     if words.len() > 8 {
         words[8] = "...".into();

@@ -3,11 +3,17 @@
 //! Text becomes a [`Config`] completely or not at all; every fault that was found is named with its
 //! file, line, key, value and what is allowed. What the config *means* is compiled in `tables`.
 
+mod addresses;
 mod check;
+mod check_policy;
 mod error;
+mod policy;
+#[cfg(test)]
+mod policy_tests;
 mod read;
 pub mod route_file;
 mod sections;
+mod service;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -18,15 +24,21 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use addresses::{AddressRange, Member, NatPool, NatTarget, OneOrMore};
 pub use check::{Links, check_neighbour};
 pub use error::{ConfigError, ConfigErrors};
+pub use policy::{
+    BlockSize, Filtering, Flows, Group, Nat, NatDestination, NatSource, NatStatic, RateLimit, Rule,
+    RuleAction, Seconds, Sessions, Side,
+};
 pub use sections::{
     Control, Cpu, Icmp, Interface, Lag, Neighbour, NeighbourLimits, Pair, Port, PortMode, Route, RouteFile,
     RouteTarget, RouterAdvertisements, SourceCheck, System, Vrf, Workers,
 };
+pub use service::{Dscp, PortRange, Service, TcpFlag};
 pub use value::{
-    DeviceName, HashKey, InterfaceAddress, InterfaceName, Mac, Mtu, Name, NextHop, NotAllowed, PortName,
-    Prefix, Ranged, Tpid, Vlan, VlanId, VrfName, ZoneName,
+    DeviceName, GroupName, HashKey, InterfaceAddress, InterfaceName, Mac, Mtu, Name, NextHop, NotAllowed,
+    PortName, Prefix, Ranged, RuleName, Tpid, Vlan, VlanId, VrfName, ZoneName,
 };
 
 /// The schema this binary writes. It reads this one and the one before (there is none before 1).
@@ -72,10 +84,23 @@ pub struct Config {
     /// `[[route_file]]`, with what was in them.
     #[serde(rename = "route_file", skip_serializing_if = "Vec::is_empty")]
     pub route_files: Vec<RouteFile>,
+    /// `[flows]`
+    pub flows: Flows,
+    /// `[[group]]`
+    #[serde(rename = "group", skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
+    /// `[[admin_rule]]`, before all rules.
+    #[serde(rename = "admin_rule", skip_serializing_if = "Vec::is_empty")]
+    pub admin_rules: Vec<Rule>,
+    /// `[[rule]]`
+    #[serde(rename = "rule", skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+    /// `[nat]`
+    pub nat: Nat,
 }
 
 /// The top-level keys, in the order of the manual.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 17] = [
     "schema",
     "system",
     "control",
@@ -88,6 +113,11 @@ const KEYS: [&str; 12] = [
     "neighbour",
     "route",
     "route_file",
+    "flows",
+    "group",
+    "admin_rule",
+    "rule",
+    "nat",
 ];
 
 impl Default for Config {
@@ -106,6 +136,11 @@ impl Default for Config {
             neighbours: Vec::new(),
             routes: Vec::new(),
             route_files: Vec::new(),
+            flows: Flows::default(),
+            groups: Vec::new(),
+            admin_rules: Vec::new(),
+            rules: Vec::new(),
+            nat: Nat::default(),
         }
     }
 }
@@ -149,6 +184,17 @@ impl Config {
             neighbours: source.list("neighbour", e),
             routes: source.list("route", e),
             route_files: source.list("route_file", e),
+            flows: source.single("flows", e).unwrap_or_default(),
+            groups: source.list("group", e),
+            admin_rules: source.list("admin_rule", e),
+            rules: source.list("rule", e),
+            // The lists by themselves: each faulty rule is then named, at no more than its own cost.
+            nat: Nat {
+                sources: source.list("nat.source", e),
+                destinations: source.list("nat.destination", e),
+                statics: source.list("nat.static", e),
+                ..source.single_without("nat", &Nat::LISTS, e).unwrap_or_default()
+            },
         };
         let route_texts = read_route_files(&mut config, &source, read, e);
         // Across tables only when each is right by itself: a port with a bad name is not a missing port.

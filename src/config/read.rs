@@ -67,9 +67,27 @@ impl<'t> Source<'t> {
         self.value(self.get(key)?, key, errors)
     }
 
-    /// All tables `[[key]]`.
+    /// A table of the top level without some of its keys, which are read with [`Source::list`].
+    pub(crate) fn single_without<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        lists: &[&str],
+        errors: &mut ConfigErrors,
+    ) -> Option<T> {
+        let value = self.get(key)?;
+        let Some(table) = value.get_ref().as_table() else { return self.value(value, key, errors) };
+        let others = table.iter().filter(|(key, _)| !lists.contains(&key.get_ref().as_ref()));
+        let others: DeTable<'_> = others.map(|(key, value)| (key.clone(), value.clone())).collect();
+        self.value(&Spanned::new(value.span(), DeValue::Table(others)), key, errors)
+    }
+
+    /// All tables `[[key]]`; `key` may be `table.key`.
     pub(crate) fn list<T: DeserializeOwned>(&self, key: &str, errors: &mut ConfigErrors) -> Vec<T> {
-        let Some(value) = self.get(key) else { return Vec::new() };
+        let value = match key.split_once('.') {
+            None => self.get(key),
+            Some((table, key)) => self.get(table).and_then(|table| table.get_ref().as_table()?.get(key)),
+        };
+        let Some(value) = value else { return Vec::new() };
         let Some(array) = value.get_ref().as_array() else {
             errors.push(self.error(key, None, format!("write [[{key}]], once for each")));
             return Vec::new();

@@ -21,7 +21,7 @@ impl NotAllowed {
         NotAllowed(Cow::Borrowed(allowed))
     }
 
-    fn because(allowed: String) -> NotAllowed {
+    pub(crate) fn because(allowed: String) -> NotAllowed {
         NotAllowed(Cow::Owned(allowed))
     }
 }
@@ -46,7 +46,7 @@ pub(crate) fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err = NotAllowed>>
 
 /// Reads an integer and sends it through a door; what lies outside `u32` becomes `u32::MAX`, which no
 /// door admits.
-fn from_integer<'de, D: Deserializer<'de>, T>(
+pub(crate) fn from_integer<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     expecting: &'static str,
     door: impl Fn(u32) -> Result<T, NotAllowed>,
@@ -79,6 +79,10 @@ pub type InterfaceName = Name;
 pub type VrfName = Name;
 /// The name of a zone.
 pub type ZoneName = Name;
+/// The name of a group of addresses.
+pub type GroupName = Name;
+/// The name of a firewall or NAT rule.
+pub type RuleName = Name;
 
 impl Name {
     /// Longest name: what fits a column and a counter's name.

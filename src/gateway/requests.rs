@@ -74,6 +74,7 @@ impl Gateway {
             (old.system.workers != new.system.workers, "system.workers"),
             (old.system.frames != new.system.frames, "system.frames"),
             (old.control != new.control, "control"),
+            (old.flows.capacity != new.flows.capacity, "flows.capacity"),
         ];
         let told = differs.iter().filter(|(differs, _)| *differs);
         told.map(|(_, what)| format!("{what} changes at the next start")).collect()

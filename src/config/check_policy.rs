@@ -1,0 +1,523 @@
+//! What no value of the firewall and NAT tables shows by itself: unknown names, rules that can never match,
+//! NAT rules that contradict each other.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ahash::{AHashMap, AHashSet};
+
+use super::addresses::{AddressRange, Member, NatPool, OneOrMore, is_unicast_v4};
+use super::check::{Checks, list};
+use super::policy::{Nat, NatDestination, NatSource, NatStatic, Rule, RuleAction, Side};
+use super::sections::Interface;
+use super::service::{PortRange, Service};
+use super::value::{Name, VrfName};
+
+/// Most zones: the packet path keeps a zone in one byte, 0 is none and 255 the gateway.
+pub(crate) const MAX_ZONES: usize = 254;
+
+/// The rule that decides where none matched; see `show rules`.
+const DEFAULT_RULE: &str = "default";
+
+/// What rules may name.
+struct Known<'a> {
+    zones: BTreeSet<&'a str>,
+    interfaces: AHashMap<&'a str, &'a Interface>,
+    vrfs: Vec<VrfName>,
+    groups: AHashSet<&'a str>,
+}
+
+/// What a side may say: a firewall rule may name the gateway itself, a NAT rule may not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Firewall,
+    Nat,
+}
+
+/// One NAT address in use: who has it.
+type Taken = (AddressRange, String);
+
+impl<'a> Checks<'a, '_> {
+    pub(super) fn policy(&mut self) {
+        let config = self.config;
+        let mut known = Known {
+            zones: config.interfaces.iter().filter_map(|i| i.zone.as_ref()).map(Name::as_str).collect(),
+            interfaces: config.interfaces.iter().map(|i| (i.name.as_str(), i)).collect(),
+            vrfs: config.vrf_names(),
+            groups: config.groups.iter().map(|group| group.name.as_str()).collect(),
+        };
+        self.zone_names(&mut known);
+        self.flows();
+        self.groups();
+        self.unique("group", config.groups.iter().map(|group| &group.name));
+        self.rule_names();
+        for (index, rule) in config.admin_rules.iter().enumerate() {
+            self.rule(&known, &format!("admin_rule[{index}]"), rule);
+        }
+        for (index, rule) in config.rules.iter().enumerate() {
+            self.rule(&known, &format!("rule[{index}]"), rule);
+        }
+        self.nat(&known, &config.nat);
+    }
+
+    fn zone_names(&mut self, known: &mut Known<'_>) {
+        for (index, interface) in self.config.interfaces.iter().enumerate() {
+            if let Some(zone) = interface.zone.as_ref().filter(|zone| zone.as_str() == Side::SELF) {
+                self.fault(format!("interface[{index}].zone"), zone, "the zone of the gateway itself");
+            }
+        }
+        known.zones.remove(Side::SELF);
+        if known.zones.len() > MAX_ZONES {
+            let allowed = format!("at most {MAX_ZONES} zones, not {}", known.zones.len());
+            self.table_fault("interface".into(), allowed);
+        }
+    }
+
+    fn flows(&mut self) {
+        let flows = &self.config.flows;
+        if flows.udp_unreplied_s > flows.udp_s {
+            let allowed = format!("not over udp_s, which is {}", flows.udp_s);
+            self.fault("flows.udp_unreplied_s".into(), flows.udp_unreplied_s, allowed);
+        }
+        for (key, limit) in [
+            ("per_host_sessions", flows.per_host_sessions),
+            ("half_open", flows.half_open),
+            ("half_open_per_destination", flows.half_open_per_destination),
+        ] {
+            if let Some(limit) = limit.filter(|limit| *limit > flows.capacity) {
+                let allowed = format!("not over capacity, which is {}", flows.capacity);
+                self.fault(format!("flows.{key}"), limit, allowed);
+            }
+        }
+    }
+
+    /// Groups in groups exist, and none contains itself.
+    fn groups(&mut self) {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Seen {
+            Not,
+            Open,
+            Done,
+        }
+        let groups = &self.config.groups;
+        let names = || list(groups.iter().map(|group| &group.name));
+        let by_name: AHashMap<&Name, usize> =
+            groups.iter().enumerate().rev().map(|(index, group)| (&group.name, index)).collect();
+        let mut seen = vec![Seen::Not; groups.len()];
+        for start in 0..groups.len() {
+            // The groups on the way down, each with its member that comes next; no recursion, so that a
+            // long chain of groups cannot exhaust the stack.
+            let mut way = vec![(start, 0)];
+            if seen[start] != Seen::Not {
+                continue;
+            }
+            while let Some((group, at)) = way.last_mut() {
+                seen[*group] = Seen::Open;
+                let Some(member) = groups[*group].members.get(*at) else {
+                    seen[*group] = Seen::Done;
+                    way.pop();
+                    continue;
+                };
+                let key = || format!("group[{group}].members[{at}]");
+                let Member::Group(name) = member else {
+                    *at += 1;
+                    continue;
+                };
+                let Some(&inner) = by_name.get(name) else {
+                    self.fault(key(), member, format!("no such group; known: {}", names()));
+                    *at += 1;
+                    continue;
+                };
+                match seen[inner] {
+                    Seen::Done => *at += 1,
+                    Seen::Open => {
+                        let key = key();
+                        *at += 1;
+                        let from = way.iter().position(|(group, _)| *group == inner).unwrap_or(0);
+                        let mut round: Vec<&str> =
+                            way[from..].iter().map(|(group, _)| groups[*group].name.as_str()).collect();
+                        round.push(name.as_str());
+                        self.fault(
+                            key,
+                            member,
+                            format!("a group cannot contain itself: {}", round.join(" > ")),
+                        );
+                    }
+                    Seen::Not => {
+                        *at += 1;
+                        way.push((inner, 0));
+                    }
+                }
+            }
+        }
+    }
+
+    fn rule_names(&mut self) {
+        let config = self.config;
+        let tables = [("admin_rule", &config.admin_rules), ("rule", &config.rules)];
+        let mut first: AHashMap<&Name, (&str, usize)> = AHashMap::new();
+        for (table, rules) in tables {
+            for (index, rule) in rules.iter().enumerate() {
+                if rule.name.as_str() == DEFAULT_RULE {
+                    let allowed = "the name of what decides where no rule matches";
+                    self.fault(format!("{table}[{index}].name"), &rule.name, allowed);
+                }
+                if let Some((other, at)) = first.get(&rule.name).copied() {
+                    let allowed = format!("already the name of {other}[{at}]");
+                    self.fault(format!("{table}[{index}].name"), &rule.name, allowed);
+                } else {
+                    first.insert(&rule.name, (table, index));
+                }
+            }
+        }
+    }
+
+    fn side(&mut self, known: &Known<'_>, of: Of, key: &str, side: &Side) {
+        if let Some(zone) = &side.zone {
+            let key = format!("{key}.zone");
+            if side.is_self() {
+                if of == Of::Nat {
+                    self.fault(key, zone, "NAT is for packets that pass through, not for the gateway's own");
+                } else if let Some(interface) = &side.interface {
+                    let allowed = format!("the gateway itself is behind no interface: leave out {interface}");
+                    self.fault(key, zone, allowed);
+                }
+            } else if !known.zones.contains(zone.as_str()) {
+                let own = (of == Of::Firewall).then_some(Side::SELF);
+                let names = list(known.zones.iter().copied().chain(own));
+                let names = if names.is_empty() { "none".into() } else { names };
+                self.fault(key, zone, format!("no such zone; known: {names}"));
+            }
+        }
+        if let Some(name) = &side.interface {
+            let key = format!("{key}.interface");
+            match known.interfaces.get(name.as_str()) {
+                None => {
+                    let names = list(self.config.interfaces.iter().map(|interface| &interface.name));
+                    self.fault(key, name, format!("no such interface; known: {names}"));
+                }
+                Some(interface) => {
+                    if side.vrf.as_ref().is_some_and(|vrf| *vrf != interface.vrf) {
+                        self.fault(key, name, format!("the interface is in VRF {}", interface.vrf));
+                    } else if side.zone.is_some() && !side.is_self() && side.zone != interface.zone {
+                        let zone = match &interface.zone {
+                            None => "in no zone".to_owned(),
+                            Some(zone) => format!("in zone {zone}"),
+                        };
+                        self.fault(key, name, format!("the interface is {zone}"));
+                    }
+                }
+            }
+        }
+        if let Some(vrf) = &side.vrf {
+            self.vrf(known, format!("{key}.vrf"), vrf);
+        }
+        if let Some(group) = &side.group
+            && !known.groups.contains(group.as_str())
+        {
+            let names = list(self.config.groups.iter().map(|group| &group.name));
+            let names = if names.is_empty() { "none".into() } else { names };
+            self.fault(format!("{key}.group"), group, format!("no such group; known: {names}"));
+        }
+    }
+
+    fn vrf(&mut self, known: &Known<'_>, key: String, vrf: &VrfName) {
+        if !known.vrfs.contains(vrf) {
+            self.fault(key, vrf, format!("no such VRF; known: {}", list(known.vrfs.iter())));
+        }
+    }
+
+    fn rule(&mut self, known: &Known<'_>, key: &str, rule: &Rule) {
+        self.side(known, Of::Firewall, &format!("{key}.from"), &rule.from);
+        self.side(known, Of::Firewall, &format!("{key}.to"), &rule.to);
+        self.families(key, &rule.from, Some(&rule.to), rule.service.as_ref());
+        let services = rule.service.as_deref().unwrap_or(&[Service::ANY]);
+        if rule.source_ports.is_some()
+            && let Some(service) = services.iter().find(|service| !service.has_ports())
+        {
+            let allowed = format!("source ports go with services that have ports; {service} has none");
+            self.table_fault(format!("{key}.source_ports"), allowed);
+        }
+        if rule.tcp_flags.is_some()
+            && let Some(service) = services.iter().find(|service| !service.is_tcp())
+        {
+            let allowed = format!("TCP flags go with services of TCP, not {service}");
+            self.table_fault(format!("{key}.tcp_flags"), allowed);
+        }
+        for flags in rule.tcp_flags.iter() {
+            let both = flags.iter().any(|flag| flags.iter().any(|o| o.bit == flag.bit && o.set != flag.set));
+            if both {
+                self.table_fault(format!("{key}.tcp_flags"), "a flag cannot be set and not set");
+            }
+        }
+        if rule.rate_limit.is_some() && rule.action != RuleAction::Allow {
+            let allowed = "rate_limit goes with action = \"allow\"";
+            self.table_fault(format!("{key}.rate_limit"), allowed);
+        }
+    }
+
+    /// A rule that asks for IPv4 here and for IPv6 there matches nothing.
+    fn families(&mut self, key: &str, from: &Side, to: Option<&Side>, services: Option<&OneOrMore<Service>>) {
+        let of = |side: &Side, ipv4| {
+            side.prefix.as_ref().is_none_or(|prefixes| prefixes.iter().any(|p| p.is_ipv4() == ipv4))
+        };
+        let has = |ipv4| of(from, ipv4) && to.is_none_or(|to| of(to, ipv4));
+        if !has(true) && !has(false) {
+            self.table_fault(
+                key.into(),
+                "from has no prefix of the family of those in to: nothing can match",
+            );
+            return;
+        }
+        for (at, service) in services.into_iter().flat_map(|services| services.iter()).enumerate() {
+            if !(has(true) && service.is_of(true) || has(false) && service.is_of(false)) {
+                let allowed = "icmp is for IPv4, icmpv6 for IPv6, and the prefixes are of the other";
+                self.fault(format!("{key}.service[{at}]"), service, allowed);
+            }
+        }
+    }
+
+    fn nat(&mut self, known: &Known<'a>, nat: &'a Nat) {
+        self.unique("nat.source", nat.sources.iter().map(|rule| &rule.name));
+        self.unique("nat.destination", nat.destinations.iter().map(|rule| &rule.name));
+        self.static_names(nat);
+        let mut taken: AHashMap<&'a VrfName, Vec<Taken>> = AHashMap::new();
+        let mut pools: AHashSet<(&VrfName, &NatPool, Option<PortRange>)> = AHashSet::new();
+        for (index, rule) in nat.sources.iter().enumerate() {
+            let key = format!("nat.source[{index}]");
+            self.nat_source(known, &key, rule, nat);
+            // The same pool may serve several rules.
+            if let Some(pool) = &rule.pool
+                && pools.insert((&rule.vrf, pool, rule.ports))
+            {
+                let taken = taken.entry(&rule.vrf).or_default();
+                for (at, range) in pool.addresses().iter().enumerate() {
+                    taken.push((*range, format!("{key}.pool[{at}]")));
+                }
+            }
+        }
+        let mut inside: AHashMap<&'a VrfName, Vec<Taken>> = AHashMap::new();
+        for (index, rule) in nat.statics.iter().enumerate() {
+            let key = format!("nat.static[{index}]");
+            self.nat_static(known, &key, rule);
+            taken.entry(&rule.vrf).or_default().push((rule.outside, format!("{key}.outside")));
+            let vrf = rule.inside_vrf.as_ref().unwrap_or(&rule.vrf);
+            inside.entry(vrf).or_default().push((rule.inside, format!("{key}.inside")));
+        }
+        for taken in taken.values_mut().chain(inside.values_mut()) {
+            self.disjoint(taken);
+        }
+        for (index, rule) in nat.destinations.iter().enumerate() {
+            self.nat_destination(known, &format!("nat.destination[{index}]"), rule, &taken);
+        }
+        self.same_destinations(nat);
+    }
+
+    fn static_names(&mut self, nat: &Nat) {
+        let mut first: AHashMap<&Name, usize> = AHashMap::new();
+        for (index, rule) in nat.statics.iter().enumerate() {
+            let Some(name) = &rule.name else { continue };
+            if let Some(other) = first.get(name) {
+                let allowed = format!("already the name of nat.static[{other}]");
+                self.fault(format!("nat.static[{index}].name"), name, allowed);
+            } else {
+                first.insert(name, index);
+            }
+        }
+    }
+
+    /// Two owners of one address: each would have to be asked who answers.
+    fn disjoint(&mut self, taken: &mut [Taken]) {
+        taken.sort_unstable();
+        let mut widest: Option<&Taken> = None;
+        for this in taken.iter() {
+            match widest {
+                Some((other, key)) if other.overlaps(this.0) => {
+                    self.fault(this.1.clone(), this.0, format!("overlaps {key}, {other}"));
+                }
+                _ => {}
+            }
+            if widest.is_none_or(|(other, _)| other.last() < this.0.last()) {
+                widest = Some(this);
+            }
+        }
+    }
+
+    /// The interface of `vrf` that has `address`.
+    fn owner(&self, vrf: &VrfName, range: AddressRange) -> Option<&'a Interface> {
+        let mut interfaces = self.config.interfaces.iter().filter(|interface| interface.vrf == *vrf);
+        interfaces.find(|interface| interface.addresses.iter().any(|own| range.contains(own.address())))
+    }
+
+    fn nat_source(&mut self, known: &Known<'_>, key: &str, rule: &NatSource, nat: &Nat) {
+        self.side(known, Of::Nat, &format!("{key}.from"), &rule.from);
+        self.side(known, Of::Nat, &format!("{key}.to"), &rule.to);
+        self.vrf(known, format!("{key}.vrf"), &rule.vrf);
+        self.families(key, &rule.from, Some(&rule.to), rule.service.as_ref());
+        if rule.pool.is_some() == rule.exempt {
+            self.table_fault(key.into(), "a source NAT has one of: pool, exempt = true");
+        }
+        if let Some(interface) = rule.to.interface.as_ref().and_then(|i| known.interfaces.get(i.as_str())) {
+            let has_ipv4 = interface.addresses.iter().any(|own| own.address().is_ipv4());
+            if interface.vrf != rule.vrf {
+                let allowed = format!(
+                    "the interface is in VRF {}, and the rule is for VRF {}",
+                    interface.vrf, rule.vrf
+                );
+                self.fault(format!("{key}.to.interface"), &interface.name, allowed);
+            } else if rule.pool == Some(NatPool::Interface) && !has_ipv4 {
+                let allowed = format!("interface {} has no IPv4 address", interface.name);
+                self.fault(format!("{key}.pool"), "interface", allowed);
+            }
+        }
+        if let Some(ports) = rule.ports {
+            let size = nat.block_size.ports();
+            let first_whole = u32::from(ports.first()).next_multiple_of(size.into());
+            if rule.pool.is_none() {
+                self.fault(format!("{key}.ports"), ports, "ports go with a pool");
+            } else if ports.first() < 1024 {
+                let allowed =
+                    "ports are 1024 to 65535; well-known ports are only used by a pool without ports";
+                self.fault(format!("{key}.ports"), ports, allowed);
+            } else if first_whole + u32::from(size) - 1 > u32::from(ports.last()) {
+                self.fault(
+                    format!("{key}.ports"),
+                    ports,
+                    format!("has no whole block of {size} ports in it"),
+                );
+            }
+        }
+        for (at, range) in rule.pool.iter().flat_map(|pool| pool.addresses()).enumerate() {
+            if rule.ports.is_none()
+                && let Some(interface) = self.owner(&rule.vrf, *range)
+            {
+                let allowed = format!(
+                    "the gateway's own address on interface {}: say which ports are for NAT, ports = \"{}\"",
+                    interface.name,
+                    Nat::INTERFACE_PORTS
+                );
+                self.fault(format!("{key}.pool[{at}]"), range, allowed);
+            }
+        }
+    }
+
+    fn nat_static(&mut self, known: &Known<'_>, key: &str, rule: &NatStatic) {
+        self.vrf(known, format!("{key}.vrf"), &rule.vrf);
+        if let Some(vrf) = &rule.inside_vrf {
+            self.vrf(known, format!("{key}.inside_vrf"), vrf);
+        }
+        self.side(known, Of::Nat, &format!("{key}.to"), &rule.to);
+        let lengths = (rule.outside.net(), rule.inside.net());
+        for (name, range, net) in [("outside", rule.outside, lengths.0), ("inside", rule.inside, lengths.1)] {
+            if net.is_none() {
+                self.fault(format!("{key}.{name}"), range, "a static NAT is of addresses or prefixes");
+            } else if !is_unicast(range.first()) {
+                self.fault(format!("{key}.{name}"), range, UNICAST);
+            }
+        }
+        if let (Some(outside), Some(inside)) = lengths {
+            if outside.addr().is_ipv4() != inside.addr().is_ipv4() {
+                self.fault(format!("{key}.inside"), rule.inside, "outside and inside are of one family");
+            } else if outside.prefix_len() != inside.prefix_len() {
+                let allowed = format!("outside is a /{}: both are of one length", outside.prefix_len());
+                self.fault(format!("{key}.inside"), rule.inside, allowed);
+            }
+        }
+        if let Some(interface) = self.owner(&rule.vrf, rule.outside) {
+            let allowed = format!("the gateway's own address on interface {}", interface.name);
+            self.fault(format!("{key}.outside"), rule.outside, allowed);
+        }
+    }
+
+    fn nat_destination(
+        &mut self,
+        known: &Known<'_>,
+        key: &str,
+        rule: &NatDestination,
+        taken: &AHashMap<&VrfName, Vec<Taken>>,
+    ) {
+        self.vrf(known, format!("{key}.vrf"), &rule.vrf);
+        if let Some(vrf) = &rule.target_vrf {
+            self.vrf(known, format!("{key}.target_vrf"), vrf);
+        }
+        self.side(known, Of::Nat, &format!("{key}.from"), &rule.from);
+        for (name, address) in [("address", rule.address), ("target", rule.target.address)] {
+            if !is_unicast(address) {
+                self.fault(format!("{key}.{name}"), address, UNICAST);
+            }
+        }
+        if rule.address.is_ipv4() != rule.target.address.is_ipv4() {
+            self.fault(format!("{key}.target"), rule.target, "address and target are of one family");
+        }
+        let services = rule.service.as_deref().unwrap_or(&[Service::ANY]);
+        for (at, service) in services.iter().enumerate() {
+            let key = format!("{key}.service[{at}]");
+            if service.icmp_type().is_some() {
+                self.fault(key, service, "a destination NAT takes all of a protocol, or ports of it");
+            } else if rule.target.port.is_some() && !service.ports().is_some_and(|p| p.first() == p.last()) {
+                self.fault(key, service, "a target with a port needs services of one port each, tcp/2222");
+            }
+        }
+        if services.contains(&Service::ANY) {
+            let shared = self.owner(&rule.vrf, rule.address.into()).map(|i| format!("interface {}", i.name));
+            let shared = shared.or_else(|| {
+                let ranges = taken.get(&rule.vrf)?;
+                let (_, key) = ranges.iter().find(|(range, _)| range.contains(rule.address))?;
+                Some(key.clone())
+            });
+            if let Some(who) = shared {
+                let allowed = format!("also the address of {who}: name the service, service = \"tcp/2222\"");
+                self.fault(format!("{key}.address"), rule.address, allowed);
+            }
+        }
+    }
+
+    /// Of two rules for the same packets the second would never be used.
+    fn same_destinations(&mut self, nat: &'a Nat) {
+        type Place<'a> = (&'a VrfName, IpAddr, Option<u8>, &'a Side);
+        let mut ports: AHashMap<Place<'a>, Vec<(PortRange, usize)>> = AHashMap::new();
+        for (index, rule) in nat.destinations.iter().enumerate() {
+            for service in rule.service.as_deref().unwrap_or(&[Service::ANY]) {
+                let place = (&rule.vrf, rule.address, service.protocol(), &rule.from);
+                ports.entry(place).or_default().push((service.ports().unwrap_or(PortRange::ALL), index));
+            }
+        }
+        let mut faults = Vec::new();
+        for ranges in ports.values_mut() {
+            ranges.sort_unstable();
+            // A protocol as a whole steps back behind its ports; only two wholes are the same.
+            let (whole, some): (Vec<_>, Vec<_>) =
+                ranges.iter().partition(|(ports, _)| *ports == PortRange::ALL);
+            let mut widest: Option<(PortRange, usize)> = None;
+            for this in some.into_iter().copied() {
+                if let Some(other) = widest.filter(|(other, _)| this.0.first() <= other.last()) {
+                    faults.push((this.1.max(other.1), this.1.min(other.1)));
+                }
+                if widest.is_none_or(|(other, _)| other.last() < this.0.last()) {
+                    widest = Some(this);
+                }
+            }
+            faults.extend(whole.windows(2).map(|pair| (pair[1].1, pair[0].1)));
+        }
+        faults.sort_unstable();
+        faults.dedup();
+        for (index, other) in faults {
+            let name = &nat.destinations[other].name;
+            let allowed =
+                format!("{name} already takes these packets; let them differ in address, service or from");
+            self.fault(format!("nat.destination[{index}].service"), &nat.destinations[index].name, allowed);
+        }
+    }
+}
+
+const UNICAST: &str = "a unicast address is needed";
+
+fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_unicast_v4(address),
+        IpAddr::V6(address) => {
+            let special = address.is_multicast() || address.is_loopback() || address.is_unspecified();
+            !special && !address.is_unicast_link_local() && address.to_ipv4_mapped().is_none()
+        }
+    }
+}
