@@ -330,6 +330,8 @@ fn workers(list_of: &Vec<WorkerStatus>) -> String {
         ">LOOPS",
         ">BUSY-%",
         ">LONGEST-GAP-US",
+        ">OWN-GAP-US",
+        ">LONG-GAPS",
         ">FRAMES-FREE",
     ]);
     for worker in list_of {
@@ -342,6 +344,8 @@ fn workers(list_of: &Vec<WorkerStatus>) -> String {
             worker.loops.to_string(),
             format!("{:.1}", worker.busy_percent),
             worker.longest_gap_us.to_string(),
+            worker.longest_gap_own_us.to_string(),
+            worker.long_gaps.to_string(),
             worker.frames_free.to_string(),
         ]);
     }

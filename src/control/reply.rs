@@ -335,6 +335,10 @@ pub struct WorkerStatus {
     pub busy_percent: f32,
     /// Longest time between two rounds of its loop while there was work.
     pub longest_gap_us: u64,
+    /// The same without the time it waited for its CPU because the scheduler gave it to somebody else.
+    pub longest_gap_own_us: u64,
+    /// How many of the latter were 50 microseconds or longer, since the start.
+    pub long_gaps: u64,
     /// Free frames in its pool.
     pub frames_free: u64,
 }

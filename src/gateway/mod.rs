@@ -1,16 +1,18 @@
 //! The live gateway: devices, workers and tables held together by the control thread.
 
 mod device;
+mod gaps;
 mod requests;
 mod show;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::config::{Config, Lag, PortMode, Workers};
 use crate::flow;
@@ -24,9 +26,11 @@ use crate::packet::hash::Key;
 use crate::replay::NEIGHBOUR_CAPACITY;
 use crate::tables::compile::{CompileError, Compiler, MAX_INTERFACES, Retired};
 use crate::tables::meaning::{self, PortFacts};
+use crate::telemetry::add;
 use crate::time::Nanos;
 use crate::worker::{Node, QueueStatus, Worker};
 pub use device::{BackEnd, Device};
+use gaps::RunQueue;
 
 /// How long an idle worker keeps spinning before it blocks: longer than the gaps of busy traffic, short
 /// enough that an idle gateway costs nothing.
@@ -207,6 +211,7 @@ impl Gateway {
         let program = XdpProgram::load()?;
         let started = Instant::now();
         let workers = start_workers(&node, pools, &cpus, started);
+        leave_to_workers(&cpus);
         let mut gateway = Gateway {
             config: Config::default(),
             file_name: file_name.to_owned(),
@@ -682,6 +687,19 @@ fn worker_cpus(config: &Config) -> Vec<usize> {
     }
 }
 
+/// Moves the calling thread off the workers' CPUs, if others are left: compiling a large table takes a second,
+/// which no worker should have to share its CPU for.
+fn leave_to_workers(cpus: &[usize]) {
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let mut others = allowed;
+    cpus.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU).for_each(|cpu| others.unset(*cpu));
+    if others.count() > 0
+        && let Err(error) = sched_setaffinity(None, &others)
+    {
+        tracing::warn!(%error, "the control thread stays on the workers' CPUs");
+    }
+}
+
 fn start_workers(
     node: &Arc<Node>,
     pools: Vec<FramePool>,
@@ -716,15 +734,22 @@ fn worker_loop(
     let mut last_turn = last_work;
     let mut turns = 0u32;
     let (mut busy, mut window) = (Duration::ZERO, last_work);
+    let mut run_queue = RunQueue::of_this_thread();
+    let mut worked = false;
     loop {
         let now = clock();
         turns = turns.wrapping_add(1);
-        let worked = worker.turn(now);
+        let gap = now.since(last_turn);
+        // Before the turn: what is waited for the CPU in it belongs to the next gap.
+        let longest = Duration::from_nanos(counters.longest_gap_own_ns.load(Ordering::Relaxed));
+        let waited = run_queue.waited_within(gap, worked, longest);
+        worked = worker.turn(now);
         counters.turns.store(u64::from(turns), Ordering::Relaxed);
         if worked {
-            let gap = now.since(last_turn).as_nanos() as u64;
-            if gap > counters.longest_gap_ns.load(Ordering::Relaxed) {
-                counters.longest_gap_ns.store(gap, Ordering::Relaxed);
+            longest_of(&counters.longest_gap_ns, gap);
+            longest_of(&counters.longest_gap_own_ns, gap - waited);
+            if gap - waited >= gaps::TARGET {
+                add(&counters.long_gaps, 1);
             }
             last_work = now;
             busy += clock().since(now);
@@ -755,6 +780,14 @@ fn worker_loop(
             worker.sleep(now, LONGEST_SLEEP);
             let woken = clock();
             (last_work, last_turn) = (woken, woken);
+            run_queue.slept();
         }
+    }
+}
+
+fn longest_of(longest_ns: &AtomicU64, gap: Duration) {
+    let gap = gap.as_nanos() as u64;
+    if gap > longest_ns.load(Ordering::Relaxed) {
+        longest_ns.store(gap, Ordering::Relaxed);
     }
 }

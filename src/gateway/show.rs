@@ -501,6 +501,8 @@ impl Gateway {
                     busy_percent: load(&counters.busy_permille) as f32 / 10.0,
                     // Asked for, the measurement starts anew.
                     longest_gap_us: counters.longest_gap_ns.swap(0, Ordering::Relaxed) / 1000,
+                    longest_gap_own_us: counters.longest_gap_own_ns.swap(0, Ordering::Relaxed) / 1000,
+                    long_gaps: load(&counters.long_gaps),
                     frames_free: load(&counters.frames_free),
                 }
             })

@@ -59,6 +59,10 @@ pub struct WorkerCounters {
     pub frames_free: AtomicU64,
     /// Longest time between two turns under load since it was last asked for, in nanoseconds.
     pub longest_gap_ns: AtomicU64,
+    /// The same without what the worker stood on the run queue.
+    pub longest_gap_own_ns: AtomicU64,
+    /// Gaps of its own of 50 microseconds and more.
+    pub long_gaps: AtomicU64,
     /// Share of the last second spent in turns that did work, in thousandths.
     pub busy_permille: AtomicU64,
 }
@@ -82,6 +86,8 @@ impl WorkerCounters {
             generation: Seen::default(),
             frames_free: AtomicU64::new(0),
             longest_gap_ns: AtomicU64::new(0),
+            longest_gap_own_ns: AtomicU64::new(0),
+            long_gaps: AtomicU64::new(0),
             busy_permille: AtomicU64::new(0),
         }
     }

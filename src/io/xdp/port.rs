@@ -9,6 +9,7 @@ use super::custody::{Custody, HeldFor};
 use super::ring::{CONTINUES, Descriptor};
 use super::socket::{Kick, Socket};
 use crate::io::{Port, PortStats};
+use crate::mem::prefetch::prefetch;
 use crate::mem::{Frame, FramePool, Frames, HEADROOM, PacketMemory};
 
 /// Empty frames are given to the device in batches of at least so many.
@@ -185,6 +186,9 @@ impl Port for XdpPort {
             let continues = descriptor.options & CONTINUES != 0;
             match self.reclaim(descriptor.addr, descriptor.len, HeldFor::Receiving) {
                 Some(segment) if !segment.is_empty() => {
+                    // Another CPU wrote it. By the time the burst is complete the first headers are here: 3 %
+                    // of a packet's time on veth.
+                    prefetch(segment.bytes(), 0);
                     if let Some(packet) = self.assembler.add(segment, continues, pool) {
                         frames.push(packet);
                     }
