@@ -12,6 +12,7 @@
 //! At the end the clock runs until everything has come to rest and every neighbour is forgotten, so that
 //! the next input finds the gateway as this one did. Then:
 //! - no frame is missing: all are free again;
+//! - no neighbour is left but those of the config;
 //! - received + originated + further fragments = sent + punted + dropped, and the interfaces' counters say the same;
 //! - each frame sent was whole: an ARP request or answer, or an IP packet with lengths that fit the frame and
 //!   the MTU, a TTL, and for IPv4 a right header checksum.
@@ -255,6 +256,8 @@ struct Gateway {
     wires: [Arc<Mutex<Wire>>; 2],
     now: Nanos,
     runs: usize,
+    /// Neighbours of the config.
+    neighbours: usize,
     /// For its pins in the neighbour table.
     _compiler: Compiler,
 }
@@ -280,8 +283,16 @@ impl Gateway {
             let port = port as u16;
             workers[usize::from(port) % count].attach(port, 0, Box::new(WirePort { port, wire, tables }));
         }
-        let mut gateway =
-            Gateway { node, memory, workers, wires, now: Nanos::from_secs(1), runs: 0, _compiler: compiler };
+        let mut gateway = Gateway {
+            neighbours: node.neighbours.entries().len(),
+            node,
+            memory,
+            workers,
+            wires,
+            now: Nanos::from_secs(1),
+            runs: 0,
+            _compiler: compiler,
+        };
         gateway.rest();
         gateway
     }
@@ -351,6 +362,7 @@ impl Gateway {
             assert_eq!(wire.next, wire.frames.len(), "frames were not received");
         }
         assert_eq!(sum(|c| &c.frames_free), self.memory.frames() as u64, "frames are missing");
+        assert_eq!(self.node.neighbours.entries().len(), self.neighbours, "neighbours are not forgotten");
         let totals = Totals::of(self.node.counters.iter().map(|counters| &**counters));
         let dropped: u64 = totals.drops.iter().map(|(_, count)| count).sum();
         assert_eq!(
