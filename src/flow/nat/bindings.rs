@@ -447,7 +447,10 @@ impl Bindings {
             + self.blocks.bytes()
             + self.pages.bytes()
             + size_of_val(&*self.slots)
-            + [&self.host_index, &self.page_index, &self.mapping_index].map(Index::bytes).iter().sum::<usize>()
+            + [&self.host_index, &self.page_index, &self.mapping_index]
+                .map(Index::bytes)
+                .iter()
+                .sum::<usize>()
     }
 
     /// Entries of all indexes.
@@ -637,7 +640,12 @@ impl Bindings {
             let mut fresh = units.filter(|unit| {
                 unit.is_low() == low
                     && block.vrf == pool.vrf()
-                    && pool.admits((entry.vrf, entry.key()), block.addr, *unit, Kind::of(block.is_deterministic))
+                    && pool.admits(
+                        (entry.vrf, entry.key()),
+                        block.addr,
+                        *unit,
+                        Kind::of(block.is_deterministic),
+                    )
                     && self.find_page(block.vrf, block.addr, *unit, list).is_none()
             });
             if let Some(unit) = fresh.next() {
@@ -669,7 +677,11 @@ impl Bindings {
             if host.is_none() {
                 let claimed = claims.claim(slot, place.first, place.units, owner);
                 let (first, units, kind) = (place.first, place.units, Kind::Deterministic);
-                return if claimed { Ok(Claimed { addr, slot, first, units, kind }) } else { Err(Refused::AddressExhausted) };
+                return if claimed {
+                    Ok(Claimed { addr, slot, first, units, kind })
+                } else {
+                    Err(Refused::AddressExhausted)
+                };
             }
         }
         let (search, units) = pool.search(low);
@@ -690,7 +702,8 @@ impl Bindings {
         let count = u64::from(pool.addresses());
         let first = (u128::from(home) * u128::from(count) >> 64) as u64;
         let skip = if count > u64::from(ADDRESSES_TRIED) { random >> 16 } else { 0 };
-        let others = (1..count.min(u64::from(ADDRESSES_TRIED))).map(|step| (first + skip % count + step) % count);
+        let others =
+            (1..count.min(u64::from(ADDRESSES_TRIED))).map(|step| (first + skip % count + step) % count);
         std::iter::once(first).chain(others).find_map(|index| at(index as u32)).ok_or(Refused::PoolExhausted)
     }
 

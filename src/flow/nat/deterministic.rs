@@ -180,7 +180,11 @@ mod tests {
         let cases = [
             pool(3, Ports::default(), subscribers(v4_key(0x0a00_0000), 1000, 1)),
             pool(1, Ports::default(), subscribers(v4_key(0x0a00_0000), 1008, 0)),
-            pool(4, Ports { first: 32768, last: 60999, low: false }, subscribers(v4_key(0x0a00_00ff), 333, 7)),
+            pool(
+                4,
+                Ports { first: 32768, last: 60999, low: false },
+                subscribers(v4_key(0x0a00_00ff), 333, 7),
+            ),
             pool(5, Ports { first: 2000, last: 9999, low: false }, subscribers(v6, 77, 0)),
         ];
         for pool in &cases {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::blocks::Unit;
 use super::Protocol;
+use super::blocks::Unit;
 use crate::time::Nanos;
 
 /// No entry.
@@ -206,7 +206,9 @@ mod tests {
 
     #[test]
     fn slots_keep_what_was_put_in() {
-        for state in [State::Free, State::Live(u32::MAX), State::Live(1), State::Held(0), State::Held(1 << 45)] {
+        for state in
+            [State::Free, State::Live(u32::MAX), State::Live(1), State::Held(0), State::Held(1 << 45)]
+        {
             let slot = Slot::new(443, state);
             assert_eq!(slot.state(), state);
             assert!(state == State::Free || slot.inside_port() == 443);

@@ -300,11 +300,7 @@ impl Pool {
 
     /// Units to search for a block, and how many of them make one.
     pub(super) fn search(&self, low: bool) -> ((&UnitSet, std::ops::Range<usize>), u16) {
-        if low {
-            ((&self.eligible, LOW_WORDS), 1)
-        } else {
-            ((&self.eligible, HIGH_WORDS), self.block_units)
-        }
+        if low { ((&self.eligible, LOW_WORDS), 1) } else { ((&self.eligible, HIGH_WORDS), self.block_units) }
     }
 
     /// The ports of `unit` that may be given away, as bits.
@@ -377,15 +373,18 @@ mod tests {
     fn rfc6888_req3_ranges_need_not_be_contiguous() {
         let ranges = vec![range("203.0.113.8", "203.0.113.11"), range("192.0.2.1", "192.0.2.1")];
         let pool = compile(&PoolSpec::new(0, ranges)).expect("legal");
-        let all: Vec<Ipv4Addr> = (0..pool.addresses()).map(|index| Ipv4Addr::from(pool.address(index))).collect();
-        let expected: Vec<Ipv4Addr> = ["192.0.2.1", "203.0.113.8", "203.0.113.9", "203.0.113.10", "203.0.113.11"]
-            .map(|text| text.parse().expect("an address"))
-            .into();
+        let all: Vec<Ipv4Addr> =
+            (0..pool.addresses()).map(|index| Ipv4Addr::from(pool.address(index))).collect();
+        let expected: Vec<Ipv4Addr> =
+            ["192.0.2.1", "203.0.113.8", "203.0.113.9", "203.0.113.10", "203.0.113.11"]
+                .map(|text| text.parse().expect("an address"))
+                .into();
         assert_eq!(all, expected);
         for (index, addr) in (0..).zip(all) {
             assert_eq!(pool.index_of(addr.into()), Some(index));
         }
-        for outside in ["192.0.2.0", "192.0.2.2", "203.0.113.7", "203.0.113.12", "255.255.255.255", "0.0.0.0"] {
+        for outside in ["192.0.2.0", "192.0.2.2", "203.0.113.7", "203.0.113.12", "255.255.255.255", "0.0.0.0"]
+        {
             assert!(!pool.contains(outside.parse::<Ipv4Addr>().expect("an address").into()), "{outside}");
         }
     }
@@ -412,14 +411,32 @@ mod tests {
         let ports = |first, last| Ports { first, last, low: false };
         let cases: [(&dyn Fn(&mut PoolSpec), &str); 10] = [
             (&|s| s.addresses.clear(), "a pool needs an address"),
-            (&|s| s.addresses = vec![range("192.0.2.2", "192.0.2.1")], "range 192.0.2.2-192.0.2.1 ends before it begins"),
+            (
+                &|s| s.addresses = vec![range("192.0.2.2", "192.0.2.1")],
+                "range 192.0.2.2-192.0.2.1 ends before it begins",
+            ),
             (&|s| s.addresses = vec![range("224.0.0.1", "224.0.0.1")], "224.0.0.1 is not a unicast address"),
-            (&|s| s.addresses.push(range("192.0.2.1", "192.0.2.3")), "192.0.2.1 is in two ranges of the pool"),
-            (&|s| s.addresses = vec![range("192.0.2.0", "192.0.2.255")], "the node has room for 8 external addresses at most"),
-            (&|s| s.addresses = vec![range("10.0.0.0", "10.255.255.255")], "the node has room for 65536 external addresses at most"),
-            (&|s| s.ports = ports(1023, 65535), "ports 1023-65535: first is 1024 to 65535, last not below first"),
+            (
+                &|s| s.addresses.push(range("192.0.2.1", "192.0.2.3")),
+                "192.0.2.1 is in two ranges of the pool",
+            ),
+            (
+                &|s| s.addresses = vec![range("192.0.2.0", "192.0.2.255")],
+                "the node has room for 8 external addresses at most",
+            ),
+            (
+                &|s| s.addresses = vec![range("10.0.0.0", "10.255.255.255")],
+                "the node has room for 65536 external addresses at most",
+            ),
+            (
+                &|s| s.ports = ports(1023, 65535),
+                "ports 1023-65535: first is 1024 to 65535, last not below first",
+            ),
             (&|s| s.block_size = 96, "block size 96: a power of two, 64 to 4096"),
-            (&|s| (s.ports, s.block_size) = (ports(1100, 1500), 512), "ports 1100-1500 have no whole aligned block of 512"),
+            (
+                &|s| (s.ports, s.block_size) = (ports(1100, 1500), 512),
+                "ports 1100-1500 have no whole aligned block of 512",
+            ),
             (&|s| s.max_blocks_per_host = 0, "blocks per host: 1 to 65535"),
         ];
         for (change, message) in cases {

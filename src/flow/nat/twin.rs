@@ -212,8 +212,12 @@ impl Twin {
     fn check_refused(&self, inside: Inside, era: u32, paired: Option<u32>, refused: Refused) {
         let low = inside.port < 1024 && inside.protocol != Protocol::Icmp;
         let class = |first: u16| (first < 1024) == low;
-        let own: Vec<_> =
-            self.blocks.iter().filter(|(_, owner)| **owner == (inside.addr, era)).map(|(block, _)| *block).collect();
+        let own: Vec<_> = self
+            .blocks
+            .iter()
+            .filter(|(_, owner)| **owner == (inside.addr, era))
+            .map(|(block, _)| *block)
+            .collect();
         for (addr, first, last) in own.iter().filter(|(_, first, _)| class(*first)) {
             for port in (*first).max(1)..=*last {
                 let lent = self.lent.get(&(inside.protocol, *addr, port));
@@ -221,9 +225,8 @@ impl Twin {
                 assert!(busy, "{refused:?}, but {port} of its own block is free");
             }
         }
-        let blocks_at = |addr: u32| {
-            self.blocks.keys().filter(|(at, first, _)| *at == addr && class(*first)).count()
-        };
+        let blocks_at =
+            |addr: u32| self.blocks.keys().filter(|(at, first, _)| *at == addr && class(*first)).count();
         let per_address = if low { 128 } else { 12 };
         let pool = &self.pools[self.pool];
         match refused {
@@ -246,7 +249,8 @@ impl Twin {
     fn apply(&mut self, op: Op) {
         match op {
             Op::Map { host, port, protocol } => {
-                let protocol = [Protocol::Udp, Protocol::Tcp, Protocol::Icmp, Protocol::Udp][usize::from(protocol % 4)];
+                let protocol =
+                    [Protocol::Udp, Protocol::Tcp, Protocol::Icmp, Protocol::Udp][usize::from(protocol % 4)];
                 let port = if port < 20 { u16::from(port) } else { 2000 + u16::from(port) };
                 // The first hosts have most of the endpoints.
                 let host = u32::from(host.saturating_sub(3));
