@@ -277,7 +277,8 @@ impl Classifier {
     }
 
     /// The position of the first rule that matches and that `accept` takes. `accept` is asked about
-    /// positions of matching rules, in no order, and not about all of them.
+    /// positions of matching rules, in no order, and not about all of them; it looks at what is not
+    /// hashed (DSCP, TCP flags, interface), or starts a second look behind the first.
     #[inline]
     pub fn find(&self, key: &Key<'_>, accept: impl Fn(u32) -> bool) -> Option<u32> {
         let found = if key.is_v4() {
@@ -359,12 +360,7 @@ impl Classifier {
 
     /// How many tuple tables IPv4 and IPv6 have: what a lookup costs.
     pub fn tables(&self) -> (usize, usize) {
-        (self.v4.tables().count(), self.v6.tables().count())
-    }
-
-    /// What each IPv4 table hashes, with its rules; for reports.
-    pub fn describe(&self) -> Vec<String> {
-        self.v4.tables().map(|(mask, rules)| format!("{rules} {mask:?}")).collect()
+        (self.v4.tables(), self.v6.tables())
     }
 
     /// Memory held, shared with other classifiers or not.

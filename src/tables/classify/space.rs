@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 
 use super::plan::{GROUP_RULES, plan, rounded};
-use super::record::{Mask, Packet, Record, Word};
+use super::record::{Packet, Record, Word};
 use super::table::{Hit, Table};
 use crate::packet::hash;
 
@@ -97,8 +97,7 @@ impl<W: Word> Space<W> {
             .min_by_key(|(len, table)| (*len, std::cmp::Reverse(table.mask)));
         let own = rounded::<W>(&mask);
         match best {
-            // Groups may grow to twice what a full build allows: a further table costs every lookup.
-            Some((len, table)) if len < 2 * GROUP_RULES || table.mask == own => table.insert(record, place),
+            Some((len, table)) if len < GROUP_RULES || table.mask == own => table.insert(record, place),
             _ => self.tables.push(Table::new(own, key, vec![record], place)),
         }
     }
@@ -114,9 +113,9 @@ impl<W: Word> Space<W> {
         self.tables.iter().flat_map(|table| table.records())
     }
 
-    /// Tuple tables, each as what it hashes and its rules.
-    pub fn tables(&self) -> impl Iterator<Item = (Mask, usize)> {
-        self.tables.iter().map(|table| (table.mask, table.rules))
+    /// How many tuple tables there are.
+    pub fn tables(&self) -> usize {
+        self.tables.len()
     }
 
     /// Memory held, shared or not.

@@ -82,7 +82,7 @@ fn tag(hash: u64) -> u16 {
 
 #[inline(always)]
 fn line_of(hash: u64, lines: usize) -> usize {
-    (u64::from(hash as u32) * lines as u64 >> 32) as usize
+    ((u64::from(hash as u32) * lines as u64) >> 32) as usize
 }
 
 impl<W: Word> Table<W> {
@@ -183,7 +183,7 @@ impl<W: Word> Table<W> {
         let mut records = self.segments[segment].records.to_vec();
         records.push(record);
         self.rebuild(segment, records, place);
-        if self.rules > SEGMENT_RULES * 2 << self.segment_bits {
+        if self.rules > (2 * SEGMENT_RULES) << self.segment_bits {
             let mut records: Vec<Record<W>> = self.records().copied().collect();
             records.sort_unstable_by_key(|record| place[record.id as usize]);
             *self = Table::new(self.mask, self.hasher.key(), records, place);

@@ -107,6 +107,32 @@ fn one_rule_changes_and_the_old_classifier_stays_as_it_was() {
 }
 
 #[test]
+fn a_table_grows_by_few_rules_at_a_time_and_shrinks_to_nothing() {
+    let host = |i: u32| Match {
+        dst: Prefix::new(MAPPED << 32 | u128::from(0xcb00_0000 + i * 77), 128).expect("legal"),
+        ..Match::ANY
+    };
+    let mut rules: Vec<Match> = Vec::new();
+    let mut classifier = compile(&rules);
+    for i in 0..200 {
+        let changes: Vec<Change> = (0..16).map(|j| Change::Insert(i * 8, host(i * 16 + j))).collect();
+        changes.iter().for_each(|change| match change {
+            Change::Insert(at, rule) => rules.insert(*at as usize, *rule),
+            _ => unreachable!("only inserts"),
+        });
+        classifier = classifier.with(&changes);
+    }
+    for (rule, at) in rules.iter().zip(0u32..) {
+        let key = Key { dst: rule.dst.addr, ..tcp("192.0.2.1", "203.0.113.1", 22) };
+        assert_eq!(classifier.find(&key, |_| true), Some(at));
+    }
+    assert_eq!(classifier.tables(), (1, 0));
+    let none = classifier.with(&vec![Change::Remove(0); rules.len()]);
+    assert_eq!((none.rules(), none.tables()), (0, (0, 0)));
+    assert_eq!(classifier.rules(), rules.len());
+}
+
+#[test]
 fn thousands_of_rules_that_no_mask_tells_apart_stay_few_tables() {
     let classifier = compile(&[Match::ANY; 5000]);
     assert_eq!(classifier.find(&tcp("192.0.2.1", "198.51.100.1", 22), |at| at > 4321), Some(4322));
