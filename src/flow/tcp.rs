@@ -111,7 +111,7 @@ pub enum State {
     None,
     /// SYN of the original side.
     SynSent,
-    /// SYNs of both sides, neither acknowledged (RFC 9293 section 3.5, figure 8; RFC 5382 REQ-2).
+    /// SYNs of both sides, neither acknowledged (RFC 9293 section 3.5, figure 7; RFC 5382 REQ-2).
     SimultaneousOpen,
     /// SYNs of both sides, one acknowledged.
     SynReceived,
@@ -514,7 +514,7 @@ impl Tcp {
                 self.pass_syn(direction)
             }
             (State::BothFin, Event::Syn) => {
-                // RFC 9293 section 3.6.1: a larger number than ever used reopens. Numbers wrap (RFC 6528's
+                // RFC 9293 section 3.6.1: a larger number than any used reopens (MAY-2). Numbers wrap (RFC 6528's
                 // clock in 4.5 minutes), so only what an old duplicate may carry does not count as larger.
                 let (s, r) = direction.sides();
                 let behind = self.ends[s].max_end.wrapping_sub(segment.seq);
@@ -664,9 +664,7 @@ impl Tcp {
             return false;
         }
         self.note(direction, segment);
-        if direction == Direction::Reply {
-            self.flags &= !SYN_PASSED; // It lives, and the SYN was none of its.
-        }
+        self.flags &= !SYN_PASSED; // It lives, and the SYN was none of its.
         true
     }
 
@@ -736,7 +734,7 @@ impl Tcp {
             return Verdict::Drop(TcpFault::OutOfState);
         }
         if !self.answers(direction, segment) {
-            // It answers an old duplicate SYN, and the other side resets it (RFC 9293 section 3.5, figure 9).
+            // It answers an old duplicate SYN, and the other side resets it (RFC 9293 section 3.5, figure 8).
             return Verdict::ForwardOnly;
         }
         if !self.awaits(r) {
