@@ -819,7 +819,7 @@ impl Tcp {
             return Verdict::Forward;
         }
         let width = self.ends[s].limit.wrapping_add(self.slack(r) + OVERRUN).wrapping_sub(expected);
-        if width as i32 >= 0 && segment.seq.wrapping_sub(expected) <= width {
+        if segment.seq.wrapping_sub(expected) <= width {
             Verdict::ForwardOnly
         } else {
             Verdict::Drop(TcpFault::RstOutOfWindow)

@@ -687,6 +687,19 @@ fn a_rst_in_syn_sent_has_to_acknowledge_the_syn() {
 }
 
 #[test]
+fn a_rst_before_the_last_ack_comes_after_the_syn() {
+    for (state, directions) in [(SimultaneousOpen, BOTH.as_slice()), (SynReceived, &[REPLY])] {
+        for direction in directions {
+            let expected = at(state).ends[direction.sides().0].max_end;
+            let rst = |seq| at(state).advance(*direction, &segment(RST, seq, 0));
+            assert_eq!(rst(expected - 1), Drop(TcpFault::RstOutOfWindow), "{state:?}");
+            assert_eq!(rst(expected), Forward);
+            assert_eq!(rst(expected + 1), ForwardOnly);
+        }
+    }
+}
+
+#[test]
 fn only_an_exact_rst_closes() {
     // RFC 5961 section 3.2. Acknowledged to 1,001, sent to 3,001, allowed to 11,001.
     let pass = (ForwardOnly, Established);
