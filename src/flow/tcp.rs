@@ -113,7 +113,7 @@ pub enum State {
     None,
     /// SYN of the original side.
     SynSent,
-    /// SYNs of both sides, neither acknowledged (RFC 9293 section 3.5, figure 8; RFC 5382 REQ-2).
+    /// SYNs of both sides, neither acknowledged (RFC 9293 section 3.5, figure 7; RFC 5382 REQ-2).
     SimultaneousOpen,
     /// SYNs of both sides, one acknowledged.
     SynReceived,
@@ -516,7 +516,7 @@ impl Tcp {
                 self.pass_syn(direction)
             }
             (State::BothFin, Event::Syn) => {
-                // RFC 9293 section 3.6.1: a larger number than ever used reopens. Numbers wrap (RFC 6528's
+                // RFC 9293 section 3.6.1: a larger number than any used reopens (MAY-2). Numbers wrap (RFC 6528's
                 // clock in 4.5 minutes), so only what an old duplicate may carry does not count as larger.
                 let (s, r) = direction.sides();
                 let behind = self.ends[s].max_end.wrapping_sub(segment.seq);
@@ -666,9 +666,7 @@ impl Tcp {
             return false;
         }
         self.note(direction, segment);
-        if direction == Direction::Reply {
-            self.flags &= !SYN_PASSED; // It lives, and the SYN was none of its.
-        }
+        self.flags &= !SYN_PASSED; // It lives, and the SYN was none of its.
         true
     }
 
@@ -738,7 +736,7 @@ impl Tcp {
             return Verdict::Drop(TcpFault::OutOfState);
         }
         if !self.answers(direction, segment) {
-            // It answers an old duplicate SYN, and the other side resets it (RFC 9293 section 3.5, figure 9).
+            // It answers an old duplicate SYN, and the other side resets it (RFC 9293 section 3.5, figure 8).
             return Verdict::ForwardOnly;
         }
         if !self.awaits(r) {
@@ -823,7 +821,7 @@ impl Tcp {
             return Verdict::Forward;
         }
         let width = self.ends[s].limit.wrapping_add(self.slack(r) + OVERRUN).wrapping_sub(expected);
-        if width as i32 >= 0 && segment.seq.wrapping_sub(expected) <= width {
+        if segment.seq.wrapping_sub(expected) <= width {
             Verdict::ForwardOnly
         } else {
             Verdict::Drop(TcpFault::RstOutOfWindow)

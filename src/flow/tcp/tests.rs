@@ -522,6 +522,19 @@ fn a_syn_sent_again_without_options_keeps_the_scale() {
     assert_eq!(tcp.windows.map(|window| window & 0x0f), [7, 2]);
 }
 
+#[test]
+fn a_syn_with_other_numbers_brings_its_own_scale() {
+    let tcp = run(
+        Tcp::open(&segment(SYN, CLIENT, 0).with_scale(7), false).unwrap(),
+        &[
+            (ORIGINAL, segment(SYN, 77_000, 0)),
+            (REPLY, segment(SYN | ACK, SERVER, 77_001).with_scale(7)),
+            (ORIGINAL, segment(ACK, 77_001, SERVER + 1)),
+        ],
+    );
+    assert_eq!(tcp.windows, [0, 0]);
+}
+
 // Opening.
 
 #[test]
@@ -572,7 +585,7 @@ fn a_syn_with_other_numbers_begins_again() {
 
 #[test]
 fn the_answer_to_an_old_duplicate_syn_reaches_the_client() {
-    // RFC 9293 section 3.5, figure 9: the client resets it, and goes on with its own SYN.
+    // RFC 9293 section 3.5, figure 8: the client resets it, and goes on with its own SYN.
     let mut tcp = syn_sent();
     let before = tcp;
     assert_eq!(tcp.advance(REPLY, &segment(SYN | ACK, SERVER, 91)), ForwardOnly);
@@ -614,7 +627,7 @@ fn data_in_the_syn_may_be_acknowledged_or_not() {
 
 #[test]
 fn both_sides_may_open_at_once() {
-    // RFC 5382 REQ-2; RFC 9293 section 3.5, figure 8. The second SYN-ACK comes first, last or as a plain ACK.
+    // RFC 5382 REQ-2; RFC 9293 section 3.5, figure 7. The second SYN-ACK comes first, last or as a plain ACK.
     let syns =
         [(REPLY, segment(SYN, SERVER, 0).with_scale(1)), (ORIGINAL, segment(SYN, CLIENT, 0).with_scale(2))];
     let tcp = run(Tcp::open(&segment(SYN, CLIENT, 0).with_scale(2), false).unwrap(), &syns);
@@ -670,6 +683,19 @@ fn a_rst_in_syn_sent_has_to_acknowledge_the_syn() {
         let mut tcp = syn_sent();
         assert_eq!(tcp.advance(REPLY, &rst), verdict, "{rst:?}");
         assert_eq!(tcp.state(), if verdict == Forward { Refused } else { SynSent });
+    }
+}
+
+#[test]
+fn a_rst_before_the_last_ack_comes_after_the_syn() {
+    for (state, directions) in [(SimultaneousOpen, BOTH.as_slice()), (SynReceived, &[REPLY])] {
+        for direction in directions {
+            let expected = at(state).ends[direction.sides().0].max_end;
+            let rst = |seq| at(state).advance(*direction, &segment(RST, seq, 0));
+            assert_eq!(rst(expected - 1), Drop(TcpFault::RstOutOfWindow), "{state:?}");
+            assert_eq!(rst(expected), Forward);
+            assert_eq!(rst(expected + 1), ForwardOnly);
+        }
     }
 }
 
@@ -769,7 +795,7 @@ fn a_syn_on_a_connection_is_challenged_by_the_endpoint() {
 
 #[test]
 fn a_client_that_restarted_gets_its_new_connection() {
-    // RFC 9293 section 3.5.1, figure 10: SYN, challenge ACK, RST from its number, SYN again.
+    // RFC 9293 section 3.5.1, figure 9: SYN, challenge ACK, RST from its number, SYN again.
     let mut tcp = in_flight();
     let syn = segment(SYN, 400, 0);
     assert_eq!(tcp.advance(ORIGINAL, &syn), ForwardOnly);
@@ -1039,9 +1065,13 @@ fn what_passed_before_the_failover_may_still_be_acknowledged() {
         ],
     );
     assert!(!tcp.is_learning());
-    assert_eq!(tcp.advance(ORIGINAL, &segment(ACK, CLIENT, SERVER + 50_000)), Forward);
+    // Step by step: each ACK moves what is known of the server.
+    for acknowledged in [50_000, 75_000, 25_000] {
+        assert_eq!(tcp.advance(ORIGINAL, &segment(ACK, CLIENT, SERVER + acknowledged)), Forward);
+    }
+    assert_eq!(tcp.advance(ORIGINAL, &segment(ACK, CLIENT, SERVER + 150_000)), Drop(TcpFault::OutOfWindow));
     // A RST of the server from there is exact.
-    assert_eq!(tcp.advance(REPLY, &segment(RST, SERVER + 50_000, 0)), Forward);
+    assert_eq!(tcp.advance(REPLY, &segment(RST, SERVER + 75_000, 0)), Forward);
     assert_eq!(tcp.state(), Closing);
 }
 
@@ -1083,6 +1113,27 @@ fn a_rst_decides_nothing_while_bounds_are_learned() {
         }
         assert_eq!(tcp.state(), Established);
     }
+}
+
+#[test]
+fn the_window_a_segment_offers_counts_when_it_is_learned() {
+    // 256,000 bytes were offered, and 200,000 of them are acknowledged at once.
+    let tcp = run(
+        with_scales(Some(7), Some(7), 10).resume(),
+        &[
+            (REPLY, segment(ACK, SERVER, CLIENT)),
+            (ORIGINAL, segment(ACK, CLIENT, SERVER + 200_000).with_window(2_000)),
+        ],
+    );
+    assert!(!tcp.is_learning());
+}
+
+#[test]
+fn a_syn_ack_passes_while_bounds_are_learned() {
+    let tcp = run(Tcp::resumed(), &[(ORIGINAL, segment(ACK, CLIENT, SERVER))]);
+    let mut late = tcp;
+    assert_eq!(late.advance(REPLY, &segment(SYN | ACK, 0x7000_0000, 0x9000_0000)), ForwardOnly);
+    assert_eq!(late, tcp);
 }
 
 #[test]
