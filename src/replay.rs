@@ -85,17 +85,19 @@ pub enum ReplayError {
     Stuck(Nanos),
 }
 
-/// Compiles `config` for a node without devices.
-pub fn compile(config: &Config, workers: usize) -> Result<(Arc<Node>, Compiler), CompileError> {
+/// Compiles `config` for a node without devices. `populate`: takes the memory of all sessions at once.
+pub fn compile(config: &Config, workers: usize, populate: bool) -> Result<(Arc<Node>, Compiler), CompileError> {
     let neighbours = Arc::new(NeighbourTable::new(NEIGHBOUR_CAPACITY, MAX_INTERFACES, Key::default()));
     let mut compiler = Compiler::new(Arc::clone(&neighbours));
     let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
     let rib = meaning::rib(config, &mut compiler)?;
-    compiler.compile(meaning::input(config, &facts), rib)?.release(&neighbours);
+    let input = meaning::input(config, &facts, &mut compiler)?;
+    compiler.compile(input, rib)?.release(&neighbours);
     let interfaces = compiler.interfaces.len();
     let claims = Arc::clone(&compiler.claims);
-    let capacity = flow::Capacity::of(1_200_000, workers, true);
+    let capacity = flow::Capacity::of(config.flows.capacity.get(), workers, populate);
     let node = Node::new(Arc::clone(compiler.tables()), neighbours, workers, interfaces, claims, capacity);
+    node.reserve_rules(&compiler.policy_slots);
     Ok((node, compiler))
 }
 
@@ -118,7 +120,7 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
     let mut times: Vec<Nanos> = inputs.iter().flatten().map(|captured| captured.time).collect();
     times.sort_unstable();
     times.dedup();
-    let (node, _compiler) = compile(config, options.workers)?;
+    let (node, _compiler) = compile(config, options.workers, false)?;
     let frames = config.system.frames.get() as usize;
     let (memory, pools) = PacketMemory::new(options.workers, frames.min(16_384), ChunkSize::Bytes2048)?;
     let clock = ReplayClock::default();

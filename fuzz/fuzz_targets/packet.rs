@@ -273,7 +273,8 @@ impl Gateway {
         let mut compiler = Compiler::new(Arc::clone(&neighbours));
         let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
         let rib = meaning::rib(&config, &mut compiler).expect("a config of ours");
-        let retired = compiler.compile(meaning::input(&config, &facts), rib).expect("a config of ours");
+        let input = meaning::input(&config, &facts, &mut compiler).expect("a config of ours");
+        let retired = compiler.compile(input, rib).expect("a config of ours");
         retired.release(&neighbours);
         let tables = Arc::clone(compiler.tables());
         let (interfaces, claims) = (compiler.interfaces.len(), Arc::clone(&compiler.claims));
