@@ -86,7 +86,11 @@ pub enum ReplayError {
 }
 
 /// Compiles `config` for a node without devices. `populate`: takes the memory of all sessions at once.
-pub fn compile(config: &Config, workers: usize, populate: bool) -> Result<(Arc<Node>, Compiler), CompileError> {
+pub fn compile(
+    config: &Config,
+    workers: usize,
+    populate: bool,
+) -> Result<(Arc<Node>, Compiler), CompileError> {
     let neighbours = Arc::new(NeighbourTable::new(NEIGHBOUR_CAPACITY, MAX_INTERFACES, Key::default()));
     let mut compiler = Compiler::new(Arc::clone(&neighbours));
     let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();

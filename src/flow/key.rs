@@ -55,14 +55,7 @@ pub struct Tuple<A> {
 impl<A: Address> Tuple<A> {
     /// The tuple of packets that go back, in the VRF of the other side.
     pub fn reversed(&self, vrf: u16) -> Tuple<A> {
-        Tuple {
-            src: self.dst,
-            dst: self.src,
-            src_port: self.dst_port,
-            dst_port: self.src_port,
-            vrf,
-            ..*self
-        }
+        Tuple { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port, vrf, ..*self }
     }
 
     /// All of it but the addresses, as one word.

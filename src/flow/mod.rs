@@ -94,7 +94,12 @@ impl Capacity {
 
 impl Flows {
     /// The sessions of worker `id`.
-    pub fn new(id: usize, capacity: Capacity, claims: Arc<BlockClaims>, key: Key) -> Result<Flows, MemoryError> {
+    pub fn new(
+        id: usize,
+        capacity: Capacity,
+        claims: Arc<BlockClaims>,
+        key: Key,
+    ) -> Result<Flows, MemoryError> {
         let Capacity { sessions, populate } = capacity;
         Ok(Flows {
             v4: FlowTable::new(sessions, key, populate)?,

@@ -206,8 +206,15 @@ impl Gateway {
         let frames = config.system.frames.get() as usize;
         let (memory, pools) = PacketMemory::new(cpus.len(), frames, ChunkSize::Bytes2048)?;
         let claims = Arc::clone(&compiler.claims);
-    let capacity = flow::Capacity::of(config.flows.capacity.get(), cpus.len(), config.has_zones());
-    let node = Node::new(Arc::clone(compiler.tables()), neighbours, cpus.len(), MAX_INTERFACES, claims, capacity);
+        let capacity = flow::Capacity::of(config.flows.capacity.get(), cpus.len(), config.has_zones());
+        let node = Node::new(
+            Arc::clone(compiler.tables()),
+            neighbours,
+            cpus.len(),
+            MAX_INTERFACES,
+            claims,
+            capacity,
+        );
         let program = XdpProgram::load()?;
         let started = Instant::now();
         let workers = start_workers(&node, pools, &cpus, started);

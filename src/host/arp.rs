@@ -8,17 +8,20 @@ use crate::host::{LinkTarget, OwnBytes};
 use crate::neighbours::{NeighbourTable, mac_from_u64, mac_to_u64, v4_key};
 use crate::packet::DropReason;
 use crate::packet::view::ethertype;
+use crate::tables::policy::Policy;
 use crate::tables::{Interface, same_prefix_v4};
 use crate::time::Nanos;
 
 /// Ethernet broadcast.
 const BROADCAST: u64 = 0xffff_ffff_ffff;
 
-/// Handles an ARP packet that came in on the interface in `slot`; the answer, if one is due.
+/// Handles an ARP packet that came in on the interface in `slot`; the answer, if one is due. Outside addresses of
+/// NAT in a network of the interface are answered for as its own are (RFC 1027).
 pub fn receive(
     l3: &[u8],
     slot: u16,
     interface: &Interface,
+    policy: &Policy,
     neighbours: &NeighbourTable,
     cap: u32,
     now: Nanos,
@@ -41,7 +44,7 @@ pub fn receive(
         // Somebody claims one of our addresses, or a group address as his own.
         return Err(DropReason::ArpInvalid);
     }
-    let for_us = interface.owns_v4(target);
+    let for_us = interface.owns_v4(target) || policy.answers_on_v4(interface, target);
     // RFC 5227 section 2.1.1: a probe has no sender address; it is answered and not learned.
     if !sender.is_unspecified() {
         let on_link = interface.info.v4.iter().any(|(own, len)| same_prefix_v4(*own, sender, *len));

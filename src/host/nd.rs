@@ -14,6 +14,7 @@ use crate::host::{LinkTarget, OwnBytes};
 use crate::neighbours::{NeighbourTable, mac_from_u64, mac_to_u64};
 use crate::packet::view::{be128, ethertype, protocol};
 use crate::packet::{DropReason, checksum};
+use crate::tables::policy::Policy;
 use crate::tables::{Advertisements, Interface};
 use crate::time::Nanos;
 
@@ -46,6 +47,18 @@ pub struct Arrival<'a> {
     pub slot: u16,
     /// Ingress interface.
     pub interface: &'a Interface,
+    /// Whose outside addresses are answered for as the interface's own are.
+    pub policy: &'a Policy,
+}
+
+/// ICMPv6 type (RFC 4861 section 4.3).
+const NEIGHBOUR_SOLICITATION: u8 = 135;
+
+/// True if the packet asks for an outside address of NAT (RFC 4861 section 7.2.8).
+pub fn asks_for_nat(arrival: &Arrival<'_>) -> bool {
+    let Some(message) = arrival.l3.get(arrival.l4..arrival.l4 + 24) else { return false };
+    let target = Ipv6Addr::from(be128(message, 8));
+    message[0] == NEIGHBOUR_SOLICITATION && arrival.policy.answers_on_v6(arrival.interface, target)
 }
 
 /// True if the ICMPv6 type belongs to neighbour discovery (RFC 4861 section 4).
@@ -75,7 +88,8 @@ pub fn receive(
     now: Nanos,
 ) -> Result<Option<(LinkTarget, OwnBytes)>, DropReason> {
     const BAD: DropReason = DropReason::NdInvalid;
-    let Arrival { l3, l4, slot, interface } = arrival;
+    let for_nat = asks_for_nat(&arrival);
+    let Arrival { l3, l4, slot, interface, policy: _ } = arrival;
     let src = Ipv6Addr::from(be128(l3, 8));
     let dst = Ipv6Addr::from(be128(l3, 24));
     // RFC 4861 sections 6.1 and 7.1.
@@ -95,7 +109,7 @@ pub fn receive(
             {
                 return Err(BAD);
             }
-            if !interface.owns_v6(target_addr) {
+            if !interface.owns_v6(target_addr) && !for_nat {
                 return Ok(None);
             }
             if let Some(mac) = mac {

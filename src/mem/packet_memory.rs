@@ -44,7 +44,9 @@ pub enum PageKind {
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// The kernel refused the mapping.
-    #[error("cannot map {bytes} bytes of memory: {source}; lower `system.frames` or `flows.capacity`, or free memory")]
+    #[error(
+        "cannot map {bytes} bytes of memory: {source}; lower `system.frames` or `flows.capacity`, or free memory"
+    )]
     Map {
         /// Size asked for.
         bytes: usize,

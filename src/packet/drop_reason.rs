@@ -307,7 +307,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             None,
             "A TCP packet without SYN that belongs to no session: it ended or was never seen. `flows.loose_tcp` picks such connections up.",
         ),
-        (TcpInvalid, "tcp-invalid", None, "TCP with a malformed header or an impossible combination of flags."),
+        (
+            TcpInvalid,
+            "tcp-invalid",
+            None,
+            "TCP with a malformed header or an impossible combination of flags.",
+        ),
         (
             TcpOutOfWindow,
             "tcp-out-of-window",
@@ -363,7 +368,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             None,
             "An ICMP error that quotes no packet of a session (RFC 5508 REQ-4).",
         ),
-        (FragmentUntracked, "fragment-untracked", None, "A fragment between zones whose datagram is not known."),
+        (
+            FragmentUntracked,
+            "fragment-untracked",
+            None,
+            "A fragment between zones whose datagram is not known.",
+        ),
     ]
 };
 

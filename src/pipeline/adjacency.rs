@@ -15,12 +15,13 @@ pub(super) struct Hop {
     neighbour: u32,
     egress: u16,
     mtu_bytes: u16,
+    has_zone: bool,
     mac: u64,
 }
 
 impl Default for Hop {
     fn default() -> Hop {
-        Hop { neighbour: NO_NEIGHBOUR, egress: NO_INTERFACE, mtu_bytes: 0, mac: 0 }
+        Hop { neighbour: NO_NEIGHBOUR, egress: NO_INTERFACE, mtu_bytes: 0, has_zone: false, mac: 0 }
     }
 }
 
@@ -49,11 +50,12 @@ fn check(
         if !egress.up {
             return Err(DropReason::PortDown);
         }
-        // Into a zone there is no way without a session (DESIGN.md section 3), but for our own packets.
-        if egress.zone != NO_ZONE && !meta.flow.is_some() && !meta.has(flags::OWN) {
-            return Err(DropReason::FirewallDeny);
-        }
-        *last = Hop { neighbour: NO_NEIGHBOUR, egress: meta.egress, mtu_bytes: egress.mtu_bytes, mac: 0 };
+        let (mtu_bytes, has_zone) = (egress.mtu_bytes, egress.zone != NO_ZONE);
+        *last = Hop { neighbour: NO_NEIGHBOUR, egress: meta.egress, mtu_bytes, has_zone, mac: 0 };
+    }
+    // Into a zone there is no way without a session (DESIGN.md section 3), but for our own packets.
+    if last.has_zone && !meta.flow.is_some() && !meta.has(flags::OWN) {
+        return Err(DropReason::FirewallDeny);
     }
     let too_long = meta.ip_len > last.mtu_bytes;
     if too_long && !is_v4 {

@@ -34,7 +34,8 @@ fn quoted<A: Address>(bytes: &[u8], family: Family, vrf: u16) -> Option<Quoted<A
     let (upper, l4) = match family {
         Family::Ipv4 => {
             let header_len = usize::from(bytes.first()? & 15) * 4;
-            let header = bytes.get(..header_len).filter(|header| header.len() >= 20 && header[0] >> 4 == 4)?;
+            let header =
+                bytes.get(..header_len).filter(|header| header.len() >= 20 && header[0] >> 4 == 4)?;
             // RFC 5508 REQ-3a. A later fragment shows no ports.
             if !checksum::is_valid(header) || be16(header, 6) & 0x1fff != 0 {
                 return None;

@@ -25,11 +25,13 @@ use std::net::IpAddr;
 use crate::flow::Flows;
 use crate::neighbours::NeighbourTable;
 use crate::packet::{Burst, DropReason, Ingress};
-use route::Route;
-use crate::tables::policy::{Action, Asked, Bound, DEFAULT_RULE, NO_NAT_RULE, NO_ZONE, Ruling, SELF, SourceNat};
+use crate::tables::policy::{
+    Action, Asked, Bound, DEFAULT_RULE, NO_NAT_RULE, NO_ZONE, Ruling, SELF, SourceNat,
+};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::WorkerCounters;
 use crate::time::Nanos;
+use route::Route;
 
 pub use crate::tables::policy::Question;
 pub use rewrite::write_link_header;
@@ -131,7 +133,8 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
     if let Err(reason) = source::check(tables, question.ingress, question.vrf, question.src, question.dst) {
         return Decision::Drop(reason);
     }
-    let from_zone = if question.ingress == NO_INTERFACE { SELF } else { tables.interface(question.ingress).zone };
+    let from_zone =
+        if question.ingress == NO_INTERFACE { SELF } else { tables.interface(question.ingress).zone };
     if from_zone == NO_ZONE {
         return match route::decide(tables, question) {
             Ok(Route::Local) => Decision::Local(None),

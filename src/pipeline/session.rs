@@ -5,13 +5,15 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::config::Filtering;
 use crate::flow::nat::Refused;
-use crate::flow::{account, Address, Flow, FlowTable, Flows, Full, Handle, Record, Tick, Tuple, flow_flags, tcp, timeout};
+use crate::flow::{
+    Address, Flow, FlowTable, Flows, Full, Handle, Record, Tick, Tuple, account, flow_flags, tcp, timeout,
+};
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Verdict, checksum, flags};
 use crate::pipeline::route::{self, NO_NEIGHBOUR, Route};
 use crate::pipeline::{Allowed, Context, Decision, Question, decide, flow, icmp_error};
-use crate::config::Filtering;
 use crate::tables::policy::{Action, Bound, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::add;
@@ -165,7 +167,8 @@ fn open<A: Table>(
     if tuple.protocol == protocol::TCP {
         let l4 = usize::from(packet.meta.l4 - packet.meta.l3);
         let payload = usize::from(packet.meta.ip_len) - l4;
-        let segment = l3.get(l4..).and_then(|l4| tcp::Segment::parse(l4, payload)).ok_or(DropReason::TcpInvalid)?;
+        let segment =
+            l3.get(l4..).and_then(|l4| tcp::Segment::parse(l4, payload)).ok_or(DropReason::TcpInvalid)?;
         tracker = tcp::Tcp::open(&segment, cx.tables.policy.loose_tcp).map_err(flow::tcp_reason)?;
     }
     let handle = install(tuple, &question, &allowed, mapped, tracker, cx, flows, now)?;
@@ -450,7 +453,8 @@ pub(super) fn decide_again<A: Table>(
         Decision::Session(allowed) => {
             let translated = forward.new_src != tuple.src;
             let moved = allowed.egress != forward.egress;
-            let other_nat = translated && (allowed.nat_rule != record.nat_rule || allowed.source == SourceNat::None);
+            let other_nat =
+                translated && (allowed.nat_rule != record.nat_rule || allowed.source == SourceNat::None);
             // DESIGN.md section 3, the fate of a live flow.
             if allowed.to_zone != record.to_zone || allowed.from_zone != record.from_zone {
                 Err(DropReason::PolicyChanged)
@@ -475,7 +479,8 @@ pub(super) fn decide_again<A: Table>(
     let (egress, via) = way_back(cx.tables, &question);
     let table = A::table(flows);
     let forward = table.flow_mut(Handle::new(session, 0));
-    (forward.egress, forward.neighbour, forward.epoch) = (allowed.egress, allowed.via.unwrap_or(NO_NEIGHBOUR), epoch);
+    (forward.egress, forward.neighbour, forward.epoch) =
+        (allowed.egress, allowed.via.unwrap_or(NO_NEIGHBOUR), epoch);
     let reply = table.flow_mut(Handle::new(session, 1));
     if reply.ingress != allowed.egress {
         reply.ingress = allowed.egress;
@@ -484,4 +489,3 @@ pub(super) fn decide_again<A: Table>(
     table.record_mut(session).rule = allowed.ruling.rule;
     Ok(())
 }
-

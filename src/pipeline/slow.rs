@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
+use crate::by_slot::BySlot;
 use crate::host::{LinkTarget, OwnBytes, arp, icmp, nd};
 use crate::mem::{Frame, FramePool};
 use crate::neighbours::{self, NeighbourTable, State, addr_key};
@@ -16,7 +17,6 @@ use crate::packet::view::{be128, ethertype, protocol};
 use crate::packet::{DropReason, Family, IcmpError, Ingress, Packet, Verdict, checksum, flags};
 use crate::pipeline::route::NO_NEIGHBOUR;
 use crate::pipeline::{Context, fragment, write_link_header};
-use crate::by_slot::BySlot;
 use crate::ratelimit::{Bucket, SourceBuckets};
 use crate::tables::{Interface, NO_INTERFACE, Tables};
 use crate::telemetry::add;
@@ -139,7 +139,9 @@ impl SlowPath {
             Verdict::Punt => self.punt(packet, cx, pool, limits),
             Verdict::Resolve => self.resolve(packet, cx, pool),
             Verdict::Fragment => self.fragment(packet, cx, pool),
-            Verdict::Continue | Verdict::Forward | Verdict::Decide => unreachable!("the worker sends these on"),
+            Verdict::Continue | Verdict::Forward | Verdict::Decide => {
+                unreachable!("the worker sends these on")
+            }
         };
         let (packet, reason) = result.err()?;
         if let Some(kind) = reason.icmp_error() {
@@ -165,7 +167,15 @@ impl SlowPath {
                 let interface = cx.tables.interface(packet.meta.interface);
                 let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
                 let cap = cx.tables.settings.neighbours_per_interface;
-                match arp::receive(l3, packet.meta.interface, interface, cx.neighbours, cap, cx.now) {
+                match arp::receive(
+                    l3,
+                    packet.meta.interface,
+                    interface,
+                    &cx.tables.policy,
+                    cx.neighbours,
+                    cap,
+                    cx.now,
+                ) {
                     Ok(answer) => self.consumed(packet, answer, cx, pool),
                     Err(reason) => return Err((packet, reason)),
                 }
@@ -221,7 +231,10 @@ impl SlowPath {
         let (from_l3, l4) = (usize::from(meta.l3), usize::from(meta.l4 - meta.l3));
         let dst = Ipv6Addr::from(be128(packet.frame.bytes(), from_l3 + 24));
         let scoped = dst.is_multicast() || dst.is_unicast_link_local();
-        if scoped && !nd::listens(interface, dst) {
+        let end = from_l3 + usize::from(meta.ip_len);
+        let (l3, policy) = (packet.frame.bytes().get(from_l3..end).unwrap_or(&[]), &*cx.tables.policy);
+        let arrival = nd::Arrival { l3, l4, slot: meta.interface, interface, policy };
+        if scoped && !nd::listens(interface, dst) && !nd::asks_for_nat(&arrival) {
             let reason = if dst.is_multicast() {
                 DropReason::MulticastNotRouted
             } else {
@@ -232,13 +245,11 @@ impl SlowPath {
         if meta.protocol != protocol::ICMPV6 || meta.has(flags::FRAGMENT) {
             return Err((packet, DropReason::NoHostPath));
         }
-        let end = from_l3 + usize::from(meta.ip_len);
         let icmp_type = packet.frame.bytes().get(from_l3 + l4).copied().unwrap_or(0);
         if nd::is_nd(icmp_type) {
-            let Some(l3) = packet.frame.bytes().get(from_l3..end) else {
+            if arrival.l3.is_empty() {
                 return Err((packet, DropReason::NdInvalid));
-            };
-            let arrival = nd::Arrival { l3, l4, slot: meta.interface, interface };
+            }
             let cap = cx.tables.settings.neighbours_per_interface;
             let answer = match nd::receive(arrival, cx.neighbours, cap, cx.now) {
                 Ok(answer) => answer,

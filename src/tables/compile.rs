@@ -18,9 +18,9 @@ use super::fib6::Fib6;
 use super::rib::{Hop, Rib, Target, TargetId};
 use super::*;
 use crate::flow::nat::BlockClaims;
-use crate::tables::policy::{Policy, PolicySlots};
 use crate::neighbours::{NeighbourTable, addr_key};
 use crate::packet::view::ethertype;
+use crate::tables::policy::{Policy, PolicySlots};
 use crate::time::Nanos;
 
 /// Most ports of a node: the XDP program's socket map has room for them.
@@ -130,7 +130,9 @@ pub enum CompileError {
         source: crate::flow::nat::BadPool,
     },
     /// More than 65,535 different combinations of groups.
-    #[error("addresses are in more than 65535 different combinations of groups and prefix lists; let groups overlap less")]
+    #[error(
+        "addresses are in more than 65535 different combinations of groups and prefix lists; let groups overlap less"
+    )]
     TooManyGroupCombinations,
     /// Neighbour table too small.
     #[error("the neighbour table has no room for the next hop {address}; raise `neighbours.capacity`")]
@@ -321,7 +323,12 @@ impl Compiler {
         self.states = states;
         self.tables = Arc::new(Tables {
             generation,
-            epochs: Epochs { interfaces: generation, routes: generation, settings: generation, policy: generation },
+            epochs: Epochs {
+                interfaces: generation,
+                routes: generation,
+                settings: generation,
+                policy: generation,
+            },
             ports,
             interfaces,
             vrfs: vrfs.into(),

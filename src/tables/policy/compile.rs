@@ -69,7 +69,10 @@ impl PolicySlots {
         if name == config::Side::SELF {
             return Ok(SELF);
         }
-        let slot = self.zones.slot(name, MAX_ZONES).map_err(|source| CompileError::Slots { what: "zones", source })?;
+        let slot = self
+            .zones
+            .slot(name, MAX_ZONES)
+            .map_err(|source| CompileError::Slots { what: "zones", source })?;
         Ok(slot as u8 + 1)
     }
 
@@ -94,7 +97,8 @@ impl PolicySlots {
     /// Gives back the claims of addresses that no pool of these policies has, once nobody is mapped to them.
     pub fn forget_addresses(&mut self, policies: &[&Policy], claims: &BlockClaims) {
         self.addresses.retain(|(vrf, addr)| {
-            policies.iter().any(|policy| policy.pool_of.contains_key(&(*vrf, *addr))) || !claims.forget(*vrf, *addr)
+            policies.iter().any(|policy| policy.pool_of.contains_key(&(*vrf, *addr)))
+                || !claims.forget(*vrf, *addr)
         });
     }
 }
@@ -411,7 +415,9 @@ impl<'a> Build<'a> {
     }
 
     fn zone(&mut self, side: &config::Side) -> Result<u16, CompileError> {
-        side.zone.as_ref().map_or(Ok(ANY), |zone| self.compiler.policy_slots.zone(zone.as_str()).map(u16::from))
+        side.zone
+            .as_ref()
+            .map_or(Ok(ANY), |zone| self.compiler.policy_slots.zone(zone.as_str()).map(u16::from))
     }
 
     fn interface_of(&mut self, side: &config::Side) -> Result<u16, CompileError> {
@@ -497,4 +503,3 @@ impl<'a> Build<'a> {
         Ok(())
     }
 }
-

@@ -10,7 +10,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ahash::AHashMap;
 
@@ -18,7 +18,7 @@ use crate::config::Filtering;
 use crate::flow::{Timers, nat::Pool};
 use crate::neighbours::{addr_key, v4_key};
 use crate::packet::view::protocol;
-use crate::tables::{Interface, NO_INTERFACE};
+use crate::tables::{Interface, NO_INTERFACE, same_prefix_v4, same_prefix_v6};
 use groups::Groups;
 use nat::{Destinations, Side, Statics};
 use rules::Rules;
@@ -162,7 +162,11 @@ pub struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     /// `to`: zone, interface and VRF of the egress.
-    pub fn new(question: &'a Question, from_zone: u8, (to_zone, egress, to_vrf): (u8, u16, u16)) -> Asked<'a> {
+    pub fn new(
+        question: &'a Question,
+        from_zone: u8,
+        (to_zone, egress, to_vrf): (u8, u16, u16),
+    ) -> Asked<'a> {
         let (src, dst) = (addr_key(question.src), addr_key(question.dst));
         Asked { question, src, dst, from_zone, to_zone, egress, to_vrf }
     }
@@ -296,8 +300,9 @@ impl Policy {
         if let Some((addr, rule)) = self.statics.outside_of(question.vrf, asked.src) {
             return SourceNat::Static { addr, rule };
         }
-        let from =
-            |rule: &&SourceRule| rule.from.is(&self.groups, question.src, asked.from_zone, question.ingress, question.vrf);
+        let from = |rule: &&SourceRule| {
+            rule.from.is(&self.groups, question.src, asked.from_zone, question.ingress, question.vrf)
+        };
         if !question.src.is_ipv4() {
             return SourceNat::None;
         }
@@ -308,9 +313,9 @@ impl Policy {
                 let own = match &rule.source {
                     Source::Exempt => None,
                     Source::Pool(own) => Some(*own),
-                    Source::Interface(pools) => {
-                        pool.filter(|pool| pools.values().any(|own| own == pool)).or(pools.values().min().copied())
-                    }
+                    Source::Interface(pools) => pool
+                        .filter(|pool| pools.values().any(|own| own == pool))
+                        .or(pools.values().min().copied()),
                 };
                 own.map(|pool| SourceNat::Pool { pool, rule: rule.slot })
             })
@@ -323,16 +328,21 @@ impl Policy {
     }
 
     /// True if NAT answers for the address, so that neighbours who ask for it must be told our MAC address.
-    pub fn answers_for(&self, vrf: u16, addr: u128) -> bool {
+    fn answers_for(&self, vrf: u16, addr: u128) -> bool {
         self.destinations.has(vrf, addr)
             || self.statics.has(vrf, addr)
             || crate::neighbours::is_v4_key(addr) && self.pool_of.contains_key(&(vrf, addr as u32))
     }
 
-    /// True if NAT answers for an address in a network of `interface`.
-    pub fn answers_for_v4_on(&self, interface: &Interface, addr: Ipv4Addr) -> bool {
-        let is_on_link =
-            interface.info.v4.iter().any(|(own, len)| crate::tables::same_prefix_v4(*own, addr, *len));
+    /// True if NAT answers for an IPv4 address in a network of `interface`.
+    pub fn answers_on_v4(&self, interface: &Interface, addr: Ipv4Addr) -> bool {
+        let is_on_link = interface.info.v4.iter().any(|(own, len)| same_prefix_v4(*own, addr, *len));
         is_on_link && self.answers_for(interface.vrf, v4_key(addr.into()))
+    }
+
+    /// True if NAT answers for an IPv6 address in a network of `interface`.
+    pub fn answers_on_v6(&self, interface: &Interface, addr: Ipv6Addr) -> bool {
+        let is_on_link = interface.info.v6.iter().any(|(own, len)| same_prefix_v6(*own, addr, *len));
+        is_on_link && self.answers_for(interface.vrf, addr.into())
     }
 }
