@@ -127,7 +127,7 @@ fn random(state: &mut u32) -> u32 {
 fn bench(config: &Config, frames: impl Iterator<Item = Vec<u8>>, null: bool) -> Bench {
     let mut template = Template::default();
     frames.for_each(|frame| template.push(&frame));
-    let (node, _compiler) = replay::compile(config, 1).expect("the scenario compiles");
+    let (node, _compiler) = replay::compile(config, 1, config.has_zones()).expect("the scenario compiles");
     let (_memory, mut pools) = PacketMemory::new(1, 4096, ChunkSize::Bytes2048).expect("packet memory");
     let mut worker = Worker::new(0, &node, pools.remove(0));
     worker.attach(0, 0, Box::new(MemoryPort::new(Arc::new(template), true, Sink::Discard)));

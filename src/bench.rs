@@ -137,7 +137,7 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, BenchError> {
         return Err(BenchError::NoFrames);
     }
     let frame_bytes = templates.iter().map(|t| t.total_bytes()).sum::<usize>() as f64 / frames as f64;
-    let (node, compiler) = replay::compile(config, options.workers).map_err(ReplayError::from)?;
+    let (node, compiler) = replay::compile(config, options.workers, config.has_zones()).map_err(ReplayError::from)?;
     let (memory, pools) =
         PacketMemory::new(options.workers, FRAMES, ChunkSize::Bytes2048).map_err(ReplayError::from)?;
     let measured = measure(&node, pools, &templates, options);

@@ -46,6 +46,7 @@
 //! - Time is an argument: the same captures give the same bytes.
 
 pub mod bench;
+pub mod by_slot;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -154,6 +154,12 @@ pub fn addr_key(addr: IpAddr) -> u128 {
     }
 }
 
+/// True if it is the key form of an IPv4 address.
+#[inline]
+pub fn is_v4_key(key: u128) -> bool {
+    key >> 32 == 0xffff
+}
+
 /// The key form of an IPv4 address in host order.
 #[inline]
 pub fn v4_key(addr: u32) -> u128 {

@@ -90,17 +90,18 @@ pub enum ReplayError {
     Stuck(Nanos),
 }
 
-/// Compiles `config` for a node without devices.
-pub fn compile(config: &Config, workers: usize) -> Result<(Arc<Node>, Compiler), CompileError> {
+/// Compiles `config` for a node without devices. `populate`: takes the memory of all sessions at once.
+pub fn compile(config: &Config, workers: usize, populate: bool) -> Result<(Arc<Node>, Compiler), CompileError> {
     let neighbours = Arc::new(NeighbourTable::new(NEIGHBOUR_CAPACITY, MAX_INTERFACES, Key::default()));
     let mut compiler = Compiler::new(Arc::clone(&neighbours));
     let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
     let rib = meaning::rib(config, &mut compiler)?;
-    compiler.compile(meaning::input(config, &facts), rib)?.release(&neighbours);
+    let input = meaning::input(config, &facts, &mut compiler)?;
+    compiler.compile(input, rib)?.release(&neighbours);
     let claims = Arc::clone(&compiler.claims);
-    let capacity = flow::Capacity::of(1_200_000, workers, true);
-    let node =
-        Node::new(Arc::clone(compiler.tables()), neighbours, workers, MAX_INTERFACES, claims, capacity);
+    let capacity = flow::Capacity::of(config.flows.capacity.get(), workers, populate);
+    let node = Node::new(Arc::clone(compiler.tables()), neighbours, workers, MAX_INTERFACES, claims, capacity);
+    node.reserve_rules(&compiler.policy_slots);
     Ok((node, compiler))
 }
 
@@ -133,7 +134,7 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
             return Err(ReplayError::OtherPorts(names.join(", ")));
         }
     }
-    let (node, mut compiler) = compile(config, options.workers)?;
+    let (node, mut compiler) = compile(config, options.workers, false)?;
     let frames = config.system.frames.get() as usize;
     let (memory, pools) = PacketMemory::new(options.workers, frames.min(16_384), ChunkSize::Bytes2048)?;
     let clock = ReplayClock::default();
@@ -187,7 +188,9 @@ fn reload(
 ) -> Result<(), ReplayError> {
     let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
     let rib = meaning::rib(config, compiler)?;
-    let retired = compiler.compile(meaning::input(config, &facts), rib)?;
+    let input = meaning::input(config, &facts, compiler)?;
+    let retired = compiler.compile(input, rib)?;
+    node.reserve_rules(&compiler.policy_slots);
     node.tables.store(Arc::clone(compiler.tables()));
     settle(workers, clock, clock.now())?;
     retired.release(&node.neighbours);

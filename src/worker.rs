@@ -24,6 +24,7 @@ use crate::pipeline::slow::Parked;
 use crate::pipeline::{self, Context, Limits, SlowPath};
 use crate::publication;
 use crate::tables::compile::MAX_PORTS;
+use crate::tables::policy::PolicySlots;
 use crate::tables::{Lag, NO_INTERFACE, Tables};
 use crate::telemetry::{DropRecorder, WorkerCounters, add};
 use crate::time::Nanos;
@@ -95,6 +96,15 @@ impl Node {
             asleep: (0..workers).map(|_| CachePadded::new(AtomicBool::new(false))).collect(),
             senders: (0..MAX_PORTS * MAX_MEMBERS).map(|_| AtomicU64::new(0)).collect(),
         })
+    }
+
+    /// Makes room for what is kept by rule, before tables with so many rules are published.
+    pub fn reserve_rules(&self, slots: &PolicySlots) {
+        self.limits.rules.reserve(slots.rules.len());
+        for counters in &self.counters {
+            counters.rules.reserve(slots.rules.len());
+            counters.nat_rules.reserve(slots.nat_rules.len());
+        }
     }
 
     fn sender_mask(&self, port: u16, member: u8) -> &AtomicU64 {
@@ -369,6 +379,7 @@ impl Engine {
             tables,
             neighbours: &node.neighbours,
             counters: &node.counters[self.id],
+            limits: &node.limits,
             ingress,
             restarted,
         };
@@ -439,6 +450,7 @@ impl Engine {
                 tables,
                 neighbours: &node.neighbours,
                 counters: &node.counters[self.id],
+                limits: &node.limits,
                 ingress: Ingress::Own { vrf: 0 },
                 restarted: false,
             };
@@ -448,7 +460,7 @@ impl Engine {
         }
         if self.flows.next_deadline() <= now {
             let counters = &node.counters[self.id];
-            worked |= self.flows.expire(&tables.policy.timers, now, || add(&counters.sessions_ended, 1));
+            worked |= self.flows.expire(&tables.policy.timers, now, counters);
         }
         if self.slow.has_parked() {
             let mut parked: ArrayVec<Parked, BURST> = ArrayVec::new();

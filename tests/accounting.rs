@@ -49,7 +49,7 @@ struct Outcome {
 /// Sends frames from `lan` to a gateway whose `wan` has this MTU.
 fn send(mtu: u16, frames: &[Vec<u8>]) -> Outcome {
     let config = Config::parse(&CONFIG.replace("MTU", &mtu.to_string()), "gw.toml").expect("the config");
-    let (node, _compiler) = replay::compile(&config, 1).expect("tables");
+    let (node, _compiler) = replay::compile(&config, 1, false).expect("tables");
     let (memory, mut pools) = PacketMemory::new(1, 64, ChunkSize::Bytes2048).expect("memory");
     let mut worker = Worker::new(0, &node, pools.remove(0));
     let mut template = Template::default();

@@ -201,7 +201,7 @@ fn drive(mut worker: Worker, id: usize, node: &Node, stop: &AtomicBool, barrier:
 /// four, whose packets then leave by another worker's queue.
 fn one_sided(from: u16, count: u64) {
     let config = Config::parse(CONFIG, "gw.toml").expect("the config");
-    let (node, _compiler) = replay::compile(&config, WORKERS).expect("tables");
+    let (node, _compiler) = replay::compile(&config, WORKERS, config.has_zones()).expect("tables");
     let (memory, pools) = PacketMemory::new(WORKERS, FRAMES, ChunkSize::Bytes2048).expect("memory");
     let sent = Arc::new(Sent::default());
     let entry = if from == ONE { 0 } else { WORKERS - 1 };

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use libfuzzer_sys::fuzz_target;
 use softgate::config::Config;
+use softgate::flow::Capacity;
 use softgate::io::{Port, PortStats};
 use softgate::mem::{ChunkSize, Frame, FramePool, Frames, PacketMemory};
 use softgate::neighbours::NeighbourTable;
@@ -51,6 +52,8 @@ const CONFIGS: [(&str, usize); 7] = [
 
 /// Frames per worker: few, so that inputs run out of them.
 const FRAMES: usize = 64;
+/// Of a worker.
+const SESSIONS: u32 = 256;
 /// Neighbours: more than one input can make. Each run sweeps over twice as many slots several times, which was
 /// half its time with 128.
 const NEIGHBOURS: usize = 32;
@@ -270,10 +273,13 @@ impl Gateway {
         let mut compiler = Compiler::new(Arc::clone(&neighbours));
         let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
         let rib = meaning::rib(&config, &mut compiler).expect("a config of ours");
-        let retired = compiler.compile(meaning::input(&config, &facts), rib).expect("a config of ours");
+        let input = meaning::input(&config, &facts, &mut compiler).expect("a config of ours");
+        let retired = compiler.compile(input, rib).expect("a config of ours");
         retired.release(&neighbours);
         let tables = Arc::clone(compiler.tables());
-        let node = Node::new(Arc::clone(&tables), neighbours, count, compiler.interfaces.len());
+        let (interfaces, claims) = (compiler.interfaces.len(), Arc::clone(&compiler.claims));
+        let capacity = Capacity::of(SESSIONS, count, false);
+        let node = Node::new(Arc::clone(&tables), neighbours, count, interfaces, claims, capacity);
         let (memory, pools) = PacketMemory::new(count, FRAMES, ChunkSize::Bytes2048).expect("memory");
         let mut workers: Vec<Worker> =
             pools.into_iter().enumerate().map(|(id, pool)| Worker::new(id, &node, pool)).collect();

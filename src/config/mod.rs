@@ -245,6 +245,11 @@ impl Config {
         self.routes.iter().chain(self.route_files.iter().flat_map(|file| file.routes.iter()))
     }
 
+    /// True if any interface has a zone: there will be sessions.
+    pub fn has_zones(&self) -> bool {
+        self.interfaces.iter().any(|interface| interface.zone.is_some())
+    }
+
     /// All VRFs: `default`, the declared ones, then those only interfaces name, each once.
     pub fn vrf_names(&self) -> Vec<VrfName> {
         let mut seen = ahash::AHashSet::new();

@@ -30,6 +30,7 @@ use crate::mem::MemoryError;
 use crate::neighbours::addr_key;
 use crate::packet::hash::{self, Key};
 use crate::packet::view::protocol;
+use crate::telemetry::{WorkerCounters, add};
 use crate::time::Nanos;
 use nat::{Bindings, BlockClaims, Inside, Limits, Mapping, Outside, Owner, Pool, Refused};
 
@@ -155,12 +156,12 @@ impl Flows {
         due.map_or(Nanos(u64::MAX), Tick::start)
     }
 
-    /// Ends sessions whose time is over: a bounded number. Calls `ended` for each. True if more are waiting.
-    pub fn expire(&mut self, timers: &Timers, now: Nanos, mut ended: impl FnMut()) -> bool {
+    /// Ends sessions whose time is over: a bounded number. True if more are waiting.
+    pub fn expire(&mut self, timers: &Timers, now: Nanos, counters: &WorkerCounters) -> bool {
         let mut budget = EXPIRY_BUDGET;
         let tick = Tick::of(now);
-        expire_in(&mut self.v4, &mut self.nat, timers, now, tick, &mut budget, &mut ended);
-        expire_in(&mut self.v6, &mut self.nat, timers, now, tick, &mut budget, &mut ended);
+        expire_in(&mut self.v4, &mut self.nat, timers, now, tick, &mut budget, counters);
+        expire_in(&mut self.v6, &mut self.nat, timers, now, tick, &mut budget, counters);
         self.nat.sweep(&self.claims, now, SWEEP_PAGES);
         budget == 0
     }
@@ -173,7 +174,7 @@ fn expire_in<A: Address>(
     now: Nanos,
     tick: Tick,
     budget: &mut usize,
-    ended: &mut impl FnMut(),
+    counters: &WorkerCounters,
 ) {
     while *budget > 0
         && let Some(session) = table.fire(tick)
@@ -185,9 +186,20 @@ fn expire_in<A: Address>(
             continue;
         }
         table.record(session).mappings().for_each(|mapping| nat.release(mapping, now));
+        account(table, session, counters);
         table.remove_disarmed(session);
-        ended();
     }
+}
+
+/// Counts a session that ends, and what it carried for its rules.
+pub fn account<A: Address>(table: &FlowTable<A>, session: u32, counters: &WorkerCounters) {
+    add(&counters.sessions_ended, 1);
+    let record = table.record(session);
+    let flows = [0, 1].map(|direction| table.flow(Handle::new(session, direction)));
+    let (packets, bytes) = (flows.iter().map(|f| f.packets()).sum(), flows.iter().map(|f| f.bytes).sum());
+    let rule = counters.rules.get(record.rule as usize);
+    let nat_rule = counters.nat_rules.get(usize::from(record.nat_rule));
+    rule.into_iter().chain(nat_rule).for_each(|rule| rule.carried(packets, bytes));
 }
 
 /// When the session has been idle for its time.
@@ -203,7 +215,8 @@ pub fn due<A: Address>(table: &FlowTable<A>, session: u32, timers: &Timers) -> T
 pub fn timeout(record: &Record, upper: u8, replied: bool, timers: &Timers) -> u32 {
     match upper {
         protocol::TCP => record.tcp.timeout(&timers.tcp).as_secs() as u32,
-        protocol::UDP if replied => timers.udp_s,
+        // A mapping stays for its own time (RFC 4787 REQ-5), replied or not.
+        protocol::UDP if replied || record.mapping != 0 => timers.udp_s,
         protocol::UDP => timers.udp_unreplied_s,
         protocol::ICMP | protocol::ICMPV6 => timers.icmp_s,
         _ => timers.other_s,

@@ -71,20 +71,22 @@ pub struct Flow<A> {
     pub ingress: u16,
     /// Generation of the policy and routes it was decided by, its lower 32 bits.
     pub epoch: u32,
-    /// Bytes since the counters were last collected.
+    /// Bytes of its packets, IP header included.
     pub bytes: u64,
     /// When its last packet came.
     pub last_seen: Tick,
-    /// Packets since the counters were last collected.
-    pub packets: u32,
+    /// Its packets, the lower 32 bits.
+    pub packets_low: u32,
     /// What a TCP or UDP checksum gains by the translation, one's complement.
     pub l4_delta: u16,
     /// What the IPv4 header checksum gains by it.
     pub ip_delta: u16,
     /// Bits of [`flow_flags`].
     pub flags: u8,
+    /// Its packets, the bits above.
+    pub packets_high: u8,
     /// Always 0.
-    pub zero: [u8; 3],
+    pub zero: [u8; 2],
 }
 
 const _: () = assert!(size_of::<Flow<u32>>() == 64 && size_of::<Flow<u128>>() == 128);
@@ -94,6 +96,21 @@ impl<A> Flow<A> {
     #[inline(always)]
     pub fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
+    }
+
+    /// Its packets.
+    pub fn packets(&self) -> u64 {
+        u64::from(self.packets_high) << 32 | u64::from(self.packets_low)
+    }
+
+    /// Counts a packet of so many bytes.
+    #[inline(always)]
+    pub fn count(&mut self, bytes: u16) {
+        self.bytes += u64::from(bytes);
+        self.packets_low = self.packets_low.wrapping_add(1);
+        if self.packets_low == 0 {
+            self.packets_high = self.packets_high.wrapping_add(1);
+        }
     }
 }
 
@@ -110,7 +127,7 @@ pub struct Record {
     /// When it began.
     pub created: Tick,
     /// Slot of the rule that allowed it.
-    pub rule: u16,
+    pub rule: u32,
     /// Slot of the NAT rule, 0 = none.
     pub nat_rule: u16,
     /// Zone of the first packet's ingress.
@@ -125,8 +142,6 @@ pub struct Record {
     pub icmp_type: u8,
     /// Bits of [`record_flags`].
     pub flags: u8,
-    /// Always 0.
-    pub zero: [u8; 2],
 }
 
 impl Record {

@@ -206,7 +206,7 @@ impl Gateway {
         let frames = config.system.frames.get() as usize;
         let (memory, pools) = PacketMemory::new(cpus.len(), frames, ChunkSize::Bytes2048)?;
         let claims = Arc::clone(&compiler.claims);
-    let capacity = flow::Capacity::of(1_000_000, cpus.len(), false);
+    let capacity = flow::Capacity::of(config.flows.capacity.get(), cpus.len(), config.has_zones());
     let node = Node::new(Arc::clone(compiler.tables()), neighbours, cpus.len(), MAX_INTERFACES, claims, capacity);
         let program = XdpProgram::load()?;
         let started = Instant::now();
@@ -331,13 +331,15 @@ impl Gateway {
         let facts: Vec<PortFacts> =
             ports.iter().enumerate().map(|(index, port)| port.facts(PortFacts::stable(index))).collect();
         let rib = meaning::rib(config, &mut self.compiler)?;
-        self.compiler.compile(meaning::input(config, &facts), rib)
+        let input = meaning::input(config, &facts, &mut self.compiler)?;
+        self.compiler.compile(input, rib)
     }
 
     /// Puts the compiler's tables before the workers, waits until none uses older ones, frees those here.
     pub(crate) fn publish(&mut self, retired: Retired) {
         let tables = Arc::clone(self.compiler.tables());
         let generation = tables.generation;
+        self.node.reserve_rules(&self.compiler.policy_slots);
         let old = self.node.tables.swap(tables);
         self.node.wake_all();
         let begun = Instant::now();

@@ -117,6 +117,10 @@ pub enum DropReason {
     NatNoMapping,
     /// A translation between IPv4 and IPv6.
     NatFamily,
+    /// From its own zone to an outside address, and `nat.hairpin` is off.
+    NatHairpin,
+    /// `rate_limit` of the rule.
+    RuleRateLimit,
     /// RFC 5508 REQ-4.
     IcmpErrorNoSession,
     /// A fragment in a zone.
@@ -341,6 +345,18 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "To a NAT address, but no inside host has a mapping there: scans, or late replies.",
         ),
         (NatFamily, "nat-family", None, "The translation leads from IPv4 to IPv6 or back."),
+        (
+            NatHairpin,
+            "nat-hairpin",
+            None,
+            "From an inside host to another's outside address, and `nat.hairpin` is false.",
+        ),
+        (
+            RuleRateLimit,
+            "rule-rate-limit",
+            None,
+            "A new session beyond the `rate_limit` of the rule that allows it.",
+        ),
         (
             IcmpErrorNoSession,
             "icmp-error-no-session",

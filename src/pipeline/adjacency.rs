@@ -8,6 +8,7 @@ use crate::packet::{DropReason, Family, Meta, Packet, Verdict, flags};
 use crate::pipeline::Context;
 use crate::pipeline::route::NO_NEIGHBOUR;
 use crate::tables::NO_INTERFACE;
+use crate::tables::policy::NO_ZONE;
 
 /// The next hop of the packet before: packets of a burst often share it, and then nothing is looked up.
 pub(super) struct Hop {
@@ -47,6 +48,10 @@ fn check(
         let egress = cx.tables.interface(meta.egress);
         if !egress.up {
             return Err(DropReason::PortDown);
+        }
+        // Into a zone there is no way without a session (DESIGN.md section 3), but for our own packets.
+        if egress.zone != NO_ZONE && !meta.flow.is_some() && !meta.has(flags::OWN) {
+            return Err(DropReason::FirewallDeny);
         }
         *last = Hop { neighbour: NO_NEIGHBOUR, egress: meta.egress, mtu_bytes: egress.mtu_bytes, mac: 0 };
     }

@@ -25,11 +25,13 @@ use std::net::IpAddr;
 use crate::flow::Flows;
 use crate::neighbours::NeighbourTable;
 use crate::packet::{Burst, DropReason, Ingress};
-use crate::tables::policy::{Action, Bound, SELF, SourceNat};
+use route::Route;
+use crate::tables::policy::{Action, Asked, Bound, DEFAULT_RULE, NO_NAT_RULE, NO_ZONE, Ruling, SELF, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::WorkerCounters;
 use crate::time::Nanos;
 
+pub use crate::tables::policy::Question;
 pub use rewrite::write_link_header;
 pub use slow::{Emit, Limits, SlowPath};
 
@@ -44,6 +46,8 @@ pub struct Context<'a> {
     pub neighbours: &'a NeighbourTable,
     /// The worker's counters.
     pub counters: &'a WorkerCounters,
+    /// The node's rate limits.
+    pub limits: &'a Limits,
     /// Where the burst came from.
     pub ingress: Ingress,
     /// The packets were parked and start again: they have been counted as received.
@@ -75,37 +79,12 @@ pub fn run(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows) {
     sent.finish(cx);
 }
 
-/// The first packet of a flow, as policy sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// VRF slot.
-    pub vrf: u16,
-    /// Ingress interface slot; [`crate::tables::NO_INTERFACE`] for the gateway itself.
-    pub ingress: u16,
-    /// Source address.
-    pub src: IpAddr,
-    /// Destination address.
-    pub dst: IpAddr,
-    /// Upper-layer protocol.
-    pub protocol: u8,
-    /// Source port.
-    pub src_port: u16,
-    /// Destination port.
-    pub dst_port: u16,
-    /// DSCP.
-    pub dscp: u8,
-    /// TCP flags.
-    pub tcp_flags: u8,
-    /// ICMP type.
-    pub icmp_type: u8,
-}
-
 /// What policy says of a [`Question`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// To the gateway itself.
-    Local,
-    /// Out of this interface, to the gateway in the neighbour slot or, if `None`, to the destination.
+    /// To the gateway itself, with the firewall's word if the ingress has a zone.
+    Local(Option<Ruling>),
+    /// Without a session, out of this interface, to the gateway in the neighbour slot or, if `None`, to the destination.
     Forward {
         /// Egress interface slot.
         egress: u16,
@@ -114,6 +93,8 @@ pub enum Decision {
     },
     /// With a session.
     Session(Allowed),
+    /// Not at all, says a rule.
+    Refused(Ruling, DropReason),
     /// Not at all.
     Drop(DropReason),
 }
@@ -133,9 +114,9 @@ pub struct Allowed {
     pub dst_port: u16,
     /// What is done to its source.
     pub source: SourceNat,
-    /// Slot of the rule that allows it.
-    pub rule: u16,
-    /// Slot of the NAT rule, 0 = none.
+    /// What the firewall says of it.
+    pub ruling: Ruling,
+    /// Slot of the NAT rule, or `NO_NAT_RULE`.
     pub nat_rule: u16,
     /// Zone it comes from.
     pub from_zone: u8,
@@ -143,53 +124,78 @@ pub struct Allowed {
     pub to_zone: u8,
 }
 
-/// Decides a flow. Pure: the same tables and question give the same answer, and nothing changes.
-pub fn decide(tables: &Tables, question: &Question) -> Decision {
+/// Decides a flow: destination NAT, route, firewall, source NAT (DESIGN.md section 3). Pure: the same tables and
+/// question give the same answer, and nothing changes. `bound` is the destination it is bound to already, by a NAT
+/// mapping or by the session it belongs to.
+pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Decision {
     if let Err(reason) = source::check(tables, question.ingress, question.vrf, question.src, question.dst) {
         return Decision::Drop(reason);
     }
-    route::decide(tables, question)
-}
-
-/// Decides a flow whose ingress has a zone: destination NAT, route, firewall, source NAT (DESIGN.md section 3).
-/// `bound` is the destination it is bound to already: by a NAT mapping, or by the session it belongs to. Pure, as
-/// [`decide`].
-pub fn decide_session(tables: &Tables, question: &Question, bound: Option<Bound>) -> Decision {
-    if let Err(reason) = source::check(tables, question.ingress, question.vrf, question.src, question.dst) {
-        return Decision::Drop(reason);
+    let from_zone = if question.ingress == NO_INTERFACE { SELF } else { tables.interface(question.ingress).zone };
+    if from_zone == NO_ZONE {
+        return match route::decide(tables, question) {
+            Ok(Route::Local) => Decision::Local(None),
+            Ok(Route::Forward { egress, .. }) if tables.interface(egress).zone != NO_ZONE => {
+                Decision::Drop(DropReason::FirewallDeny)
+            }
+            Ok(Route::Forward { egress, via }) => Decision::Forward { egress, via },
+            Err(reason) => Decision::Drop(reason),
+        };
     }
     let policy = &tables.policy;
-    let from_zone = if question.ingress == NO_INTERFACE { SELF } else { tables.interface(question.ingress).zone };
-    let mut nat_rule = 0;
+    let mut nat_rule = NO_NAT_RULE;
     let mut real = *question;
-    let mut permitted = false;
-    if let Some(bound) = bound {
-        (real.dst, real.dst_port, real.vrf) = (bound.addr, bound.port, bound.vrf);
-        permitted = bound.allowed;
-    } else if let Some(nat) =
-        policy.destination(question.vrf, question.src, question.dst, question.protocol, question.dst_port)
-    {
-        (real.dst, real.vrf) = (nat.addr, nat.vrf);
-        real.dst_port = nat.port.unwrap_or(question.dst_port);
-        nat_rule = nat.rule;
-    }
-    let (to_zone, egress, via) = match route::decide(tables, &real) {
-        Decision::Local => (SELF, NO_INTERFACE, None),
-        Decision::Forward { egress, via } => (tables.interface(egress).zone, egress, via),
-        other => return other,
+    let (mut pool, mut permitted) = (None, false);
+    let found = match bound {
+        Some(Bound { addr, port, vrf, .. }) => Some((addr, port, vrf)),
+        None => policy.destination(&Asked::at_ingress(question, from_zone)).map(|nat| {
+            nat_rule = nat.rule;
+            (nat.addr, nat.port.unwrap_or(question.dst_port), nat.vrf)
+        }),
     };
-    let asked = Question { vrf: question.vrf, ..real };
-    let ruling = policy.permit(&asked, from_zone, to_zone, egress);
+    if let Some(bound) = bound {
+        (pool, permitted) = (bound.pool, bound.allowed);
+    }
+    if let Some((addr, port, vrf)) = found {
+        (real.dst, real.dst_port, real.vrf) = (addr, port, vrf);
+    }
+    let (to_zone, egress, to_vrf, via) = match route::decide(tables, &real) {
+        Ok(Route::Local) => (SELF, NO_INTERFACE, real.vrf, None),
+        Ok(Route::Forward { egress, via }) => {
+            let interface = tables.interface(egress);
+            (interface.zone, egress, interface.vrf, via)
+        }
+        Err(reason) => return Decision::Drop(reason),
+    };
+    // An outside address is no destination by itself.
+    if found.is_none()
+        && to_zone != SELF
+        && let IpAddr::V4(dst) = question.dst
+        && policy.pool_of(question.vrf, dst).is_some()
+    {
+        return Decision::Drop(DropReason::NatNoMapping);
+    }
+    let real = Question { vrf: question.vrf, ..real };
+    let asked = Asked::new(&real, from_zone, (to_zone, egress, to_vrf));
+    let ruling = policy.permit(&asked);
     match ruling.action {
-        _ if permitted => {}
         Action::Allow => {}
-        Action::Deny => return Decision::Drop(DropReason::FirewallDeny),
-        Action::Reject => return Decision::Drop(DropReason::FirewallReject),
+        // Who may answer to a mapping is NAT's matter, unless a rule says otherwise (RFC 4787 section 5).
+        _ if permitted && ruling.rule == DEFAULT_RULE => {}
+        Action::Deny => return Decision::Refused(ruling, DropReason::FirewallDeny),
+        Action::Reject => return Decision::Refused(ruling, DropReason::FirewallReject),
     }
     if egress == NO_INTERFACE {
-        return Decision::Local;
+        return Decision::Local(Some(ruling));
     }
-    let source = policy.source(&asked, from_zone, to_zone, egress);
+    let source = if found.is_some() && from_zone == to_zone && from_zone != NO_ZONE {
+        match policy.hairpin {
+            true => policy.hairpin_source(&asked, pool),
+            false => return Decision::Drop(DropReason::NatHairpin),
+        }
+    } else {
+        policy.source(&asked)
+    };
     match source {
         SourceNat::None => {}
         SourceNat::Static { rule, .. } | SourceNat::Pool { rule, .. } => nat_rule = rule,
@@ -197,11 +203,11 @@ pub fn decide_session(tables: &Tables, question: &Question, bound: Option<Bound>
     Decision::Session(Allowed {
         egress,
         via,
-        vrf: tables.interface(egress).vrf,
+        vrf: to_vrf,
         dst: real.dst,
         dst_port: real.dst_port,
         source,
-        rule: ruling.rule,
+        ruling,
         nat_rule,
         from_zone,
         to_zone,

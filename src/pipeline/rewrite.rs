@@ -78,8 +78,7 @@ fn along<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>) {
         error(packet, flow);
         return;
     }
-    flow.packets = flow.packets.wrapping_add(1);
-    flow.bytes += u64::from(packet.meta.ip_len);
+    flow.count(packet.meta.ip_len);
     if flow.has(flow_flags::TRANSLATED) {
         let meta = &packet.meta;
         let (from, l4) = (usize::from(meta.l3), usize::from(meta.l4 - meta.l3));

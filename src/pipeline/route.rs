@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::mem::BURST;
 use crate::packet::view::be128;
 use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags, hash};
-use crate::pipeline::{Context, Decision, Question};
+use crate::pipeline::{Context, Question};
 use crate::tables::{Action, Leaf, NextHop, Tables, Vrf};
 
 /// Neighbour slot of a directly connected destination that is looked up by address.
@@ -92,25 +92,24 @@ fn apply(packet: &mut Packet, vrf: &Vrf, leaf: Leaf, cx: &Context<'_>) {
         )
     };
     match follow(cx.tables, action, destination(meta, l3), flow_hash) {
-        Decision::Forward { egress, via } => {
+        Ok(Route::Forward { egress, via }) => {
             packet.meta.egress = egress;
             packet.meta.neighbour = via.unwrap_or(NO_NEIGHBOUR);
         }
-        Decision::Session(_) => unreachable!("routes know nothing of sessions"),
-        Decision::Local => packet.meta.verdict = Verdict::Punt,
+        Ok(Route::Local) => packet.meta.verdict = Verdict::Punt,
         // Multicast and link-local may be for the gateway itself: the slow path knows its groups.
-        Decision::Drop(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)
+        Err(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)
             if meta.family == Family::Ipv6 =>
         {
             packet.meta.verdict = Verdict::Punt;
         }
         // RFC 1812 section 5.3.4: not for us and in a broadcast frame, so it is nobody's business.
-        Decision::Drop(DropReason::NoRoute | DropReason::Blackhole | DropReason::UnreachableRoute)
+        Err(DropReason::NoRoute | DropReason::Blackhole | DropReason::UnreachableRoute)
             if meta.has(flags::LINK_GROUP) =>
         {
             packet.meta.verdict = Verdict::Drop(DropReason::LinkBroadcastNotForwarded);
         }
-        Decision::Drop(reason) => packet.meta.verdict = Verdict::Drop(reason),
+        Err(reason) => packet.meta.verdict = Verdict::Drop(reason),
     }
 }
 
@@ -130,15 +129,34 @@ fn find(tables: &Tables, vrf: u16, addr: IpAddr) -> Action {
     vrf.actions[usize::from(leaf)]
 }
 
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To the gateway itself.
+    Local,
+    /// Out of this interface, to the gateway in the neighbour slot or, if `None`, to the destination.
+    Forward {
+        /// Egress interface slot.
+        egress: u16,
+        /// Neighbour slot of the gateway.
+        via: Option<u32>,
+    },
+}
+
 /// Follows an action to what it comes to for one flow.
-fn follow(tables: &Tables, mut action: Action, dst: IpAddr, flow_hash: impl Fn() -> u64) -> Decision {
+fn follow(
+    tables: &Tables,
+    mut action: Action,
+    dst: IpAddr,
+    flow_hash: impl Fn() -> u64,
+) -> Result<Route, DropReason> {
     for _ in 0..MAX_VRF_HOPS {
-        let via = |hop: NextHop| Decision::Forward { egress: hop.interface, via: Some(hop.neighbour) };
+        let via = |hop: NextHop| Ok(Route::Forward { egress: hop.interface, via: Some(hop.neighbour) });
         return match action {
-            Action::NoRoute => Decision::Drop(DropReason::NoRoute),
-            Action::Drop(reason) => Decision::Drop(reason),
-            Action::Local => Decision::Local,
-            Action::Connected { interface } => Decision::Forward { egress: interface, via: None },
+            Action::NoRoute => Err(DropReason::NoRoute),
+            Action::Drop(reason) => Err(reason),
+            Action::Local => Ok(Route::Local),
+            Action::Connected { interface } => Ok(Route::Forward { egress: interface, via: None }),
             Action::Via(hop) => via(hop),
             Action::Ecmp(group) => via(tables.groups[group as usize].select(flow_hash())),
             Action::Vrf(vrf) => {
@@ -148,11 +166,11 @@ fn follow(tables: &Tables, mut action: Action, dst: IpAddr, flow_hash: impl Fn()
         };
     }
     // VRFs that point at each other.
-    Decision::Drop(DropReason::NoRoute)
+    Err(DropReason::NoRoute)
 }
 
 /// The routing part of [`super::decide`].
-pub(super) fn decide(tables: &Tables, question: &Question) -> Decision {
+pub(super) fn decide(tables: &Tables, question: &Question) -> Result<Route, DropReason> {
     let flow_hash = || {
         let (key, ports) = (tables.settings.key, (question.src_port, question.dst_port));
         match (question.src, question.dst) {

@@ -6,12 +6,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::flow::nat::Refused;
-use crate::flow::{Address, Flow, FlowTable, Flows, Full, Handle, Record, Tick, Tuple, flow_flags, tcp, timeout};
+use crate::flow::{account, Address, Flow, FlowTable, Flows, Full, Handle, Record, Tick, Tuple, flow_flags, tcp, timeout};
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Verdict, checksum, flags};
-use crate::pipeline::route::NO_NEIGHBOUR;
-use crate::pipeline::{Allowed, Context, Decision, Question, decide_session, flow, icmp_error};
-use crate::tables::policy::{Bound, SourceNat};
+use crate::pipeline::route::{self, NO_NEIGHBOUR, Route};
+use crate::pipeline::{Allowed, Context, Decision, Question, decide, flow, icmp_error};
+use crate::config::Filtering;
+use crate::tables::policy::{Action, Bound, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::add;
 
@@ -81,9 +82,9 @@ impl Table for u128 {
 /// ICMP that is neither query nor error (neighbour discovery, redirects ...) has no session: it is for us, or it
 /// is not let through.
 fn only_to_us(packet: &Packet, cx: &Context<'_>) -> Result<Verdict, DropReason> {
-    match super::route::decide(cx.tables, &question(packet, cx.tables)) {
-        Decision::Local => Ok(Verdict::Punt),
-        Decision::Drop(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)
+    match route::decide(cx.tables, &question(packet, cx.tables)) {
+        Ok(Route::Local) => Ok(Verdict::Punt),
+        Err(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)
             if packet.meta.family == Family::Ipv6 =>
         {
             Ok(Verdict::Punt)
@@ -126,10 +127,17 @@ fn open<A: Table>(
 ) -> Result<Verdict, DropReason> {
     let question = question(packet, cx.tables);
     // An address of the NAT answers for its mappings first, then DNAT rules, then the host (DESIGN.md section 3).
-    let mapped = mapped(cx.tables, flows, &question)?;
-    let allowed = match decide_session(cx.tables, &question, mapped.map(|mapped| mapped.bound)) {
+    let mapped = mapped(cx.tables, flows, &question);
+    let allowed = match decide(cx.tables, &question, mapped.map(|mapped| mapped.bound)) {
         Decision::Session(allowed) => allowed,
-        Decision::Local => return Ok(Verdict::Punt),
+        Decision::Local(ruling) => {
+            ruling.map_or(Ok(()), |ruling| note_ruling(ruling, packet, cx))?;
+            return Ok(Verdict::Punt);
+        }
+        Decision::Refused(ruling, reason) => {
+            note_ruling(ruling, packet, cx)?;
+            return Err(reason);
+        }
         Decision::Drop(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)
             if packet.meta.family == Family::Ipv6 =>
         {
@@ -166,27 +174,40 @@ fn open<A: Table>(
     Ok(Verdict::Continue)
 }
 
+/// Counts what a rule refused, or let through to the gateway itself.
+fn note_ruling(ruling: Ruling, packet: &Packet, cx: &Context<'_>) -> Result<(), DropReason> {
+    take_token(ruling, cx)?;
+    if let Some(counters) = cx.counters.rules.get(ruling.rule as usize) {
+        counters.hit(cx.now);
+        counters.carried(1, u64::from(packet.meta.ip_len));
+    }
+    Ok(())
+}
+
+/// The token that a rule's `rate_limit` asks for.
+fn take_token(ruling: Ruling, cx: &Context<'_>) -> Result<(), DropReason> {
+    let Some(limit) = ruling.limit.filter(|_| ruling.action == Action::Allow) else { return Ok(()) };
+    let bucket = cx.limits.rules.get(ruling.rule as usize);
+    let has_token = bucket.is_some_and(|bucket| bucket.take(limit.per_s, limit.burst, cx.now));
+    if has_token { Ok(()) } else { Err(DropReason::RuleRateLimit) }
+}
+
 /// What a packet to an address of a pool is bound to.
 #[derive(Clone, Copy)]
 struct Mapped {
     /// The mapping.
     id: u32,
-    /// Its pool.
-    pool: u16,
     bound: Bound,
 }
 
-/// The mapping a packet is for. An error: it is for an address that is nothing but a pool's, and nobody there has
-/// the port.
-fn mapped(tables: &Tables, flows: &Flows, question: &Question) -> Result<Option<Mapped>, DropReason> {
-    let IpAddr::V4(dst) = question.dst else { return Ok(None) };
-    let Some(pool) = tables.policy.pool_of(question.vrf, dst) else { return Ok(None) };
-    let Some((inside, id)) = flows.mapped(question.vrf, dst, question.protocol, question.dst_port) else {
-        return Ok(None);
-    };
+/// The mapping a packet is for.
+fn mapped(tables: &Tables, flows: &Flows, question: &Question) -> Option<Mapped> {
+    let IpAddr::V4(dst) = question.dst else { return None };
+    let pool = Some(tables.policy.pool_of(question.vrf, dst)?);
+    let (inside, id) = flows.mapped(question.vrf, dst, question.protocol, question.dst_port)?;
     let addr = Ipv4Addr::from(inside.addr as u32).into();
-    let allowed = tables.policy.open_mappings;
-    Ok(Some(Mapped { id, pool, bound: Bound { addr, port: inside.port, vrf: inside.vrf, allowed } }))
+    let allowed = tables.policy.filtering == Filtering::EndpointIndependent;
+    Some(Mapped { id, bound: Bound { addr, port: inside.port, vrf: inside.vrf, allowed, pool } })
 }
 
 /// Makes the session's flows.
@@ -201,6 +222,7 @@ fn install<A: Table>(
     flows: &mut Flows,
     now: Tick,
 ) -> Result<Handle, DropReason> {
+    take_token(allowed.ruling, cx)?;
     let has_ports = !matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6);
     let new_dst = A::from_ip(allowed.dst).ok_or(DropReason::NatFamily)?;
     let mut leaves = Tuple {
@@ -215,8 +237,7 @@ fn install<A: Table>(
     let bound = mapped.map(|mapped| mapped.id);
     let mut mapping = None;
     let pool = match allowed.source {
-        // What comes to an inside host by its mapping shows its own (RFC 4787 REQ-9: hairpinning).
-        SourceNat::None => mapped.filter(|_| allowed.from_zone == allowed.to_zone).map(|mapped| mapped.pool),
+        SourceNat::None => None,
         SourceNat::Static { addr, .. } => {
             leaves.src = A::from_ip(addr).ok_or(DropReason::NatFamily)?;
             None
@@ -256,7 +277,7 @@ fn install<A: Table>(
         mapping: Record::name(mapping),
         bound: Record::name(bound),
         created: now,
-        rule: allowed.rule,
+        rule: allowed.ruling.rule,
         nat_rule: allowed.nat_rule,
         from_zone: allowed.from_zone,
         to_zone: allowed.to_zone,
@@ -264,13 +285,15 @@ fn install<A: Table>(
         tcp_flags: question.tcp_flags,
         icmp_type: question.icmp_type,
         flags: 0,
-        zero: [0; 2],
     };
     let due = now.after(timeout(&record, tuple.protocol, false, &cx.tables.policy.timers));
     match A::table(flows).insert([forward, reply], record, due) {
         Ok(session) => {
             bound.inspect(|id| flows.acquire(*id));
             add(&cx.counters.sessions_opened, 1);
+            let rule = cx.counters.rules.get(allowed.ruling.rule as usize);
+            let nat_rule = cx.counters.nat_rules.get(usize::from(allowed.nat_rule));
+            rule.into_iter().chain(nat_rule).for_each(|rule| rule.hit(cx.now));
             Ok(Handle::new(session, 0))
         }
         Err(Full) => {
@@ -293,8 +316,8 @@ fn nat_reason(refused: Refused) -> DropReason {
 /// Ends a session before its time.
 fn end<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) {
     A::table(flows).record(session).mappings().for_each(|id| flows.release(id, cx.now));
+    account(A::table(flows), session, cx.counters);
     A::table(flows).remove(session);
-    add(&cx.counters.sessions_ended, 1);
 }
 
 /// One direction, compiled.
@@ -319,11 +342,12 @@ fn compiled<A: Address>(
         epoch,
         bytes: 0,
         last_seen: now,
-        packets: 0,
+        packets_low: 0,
+        packets_high: 0,
         l4_delta: 0,
         ip_delta: 0,
         flags: flow_flags::SEEN,
-        zero: [0; 3],
+        zero: [0; 2],
     };
     if comes.protocol == protocol::TCP {
         flow.flags |= flow_flags::TCP;
@@ -358,8 +382,8 @@ fn way_back(tables: &Tables, question: &Question) -> (u16, Option<u32>) {
         dst_port: question.src_port,
         ..*question
     };
-    match super::route::decide(tables, &back) {
-        Decision::Forward { egress, via } => (egress, via),
+    match route::decide(tables, &back) {
+        Ok(Route::Forward { egress, via }) => (egress, via),
         // The routes are asked again when a reply comes.
         _ => (NO_INTERFACE, None),
     }
@@ -419,9 +443,10 @@ pub(super) fn decide_again<A: Table>(
         addr: forward.new_dst.ip(),
         port: forward.new_dst_port,
         vrf: reply.tuple.vrf,
-        allowed: false,
+        allowed: record.bound != 0 && cx.tables.policy.filtering == Filtering::EndpointIndependent,
+        pool: None,
     });
-    let fate = match decide_session(cx.tables, &question, bound) {
+    let fate = match decide(cx.tables, &question, bound) {
         Decision::Session(allowed) => {
             let translated = forward.new_src != tuple.src;
             let moved = allowed.egress != forward.egress;
@@ -435,8 +460,8 @@ pub(super) fn decide_again<A: Table>(
                 Ok(allowed)
             }
         }
-        Decision::Local => Err(DropReason::PolicyChanged),
-        Decision::Drop(_) => Err(DropReason::PolicyChanged),
+        Decision::Local(_) => Err(DropReason::PolicyChanged),
+        Decision::Drop(_) | Decision::Refused(..) => Err(DropReason::PolicyChanged),
         Decision::Forward { .. } => unreachable!("with a zone there is a session"),
     };
     let allowed = match fate {
@@ -456,7 +481,7 @@ pub(super) fn decide_again<A: Table>(
         reply.ingress = allowed.egress;
     }
     (reply.egress, reply.neighbour, reply.epoch) = (egress, via.unwrap_or(NO_NEIGHBOUR), epoch);
-    table.record_mut(session).rule = allowed.rule;
+    table.record_mut(session).rule = allowed.ruling.rule;
     Ok(())
 }
 

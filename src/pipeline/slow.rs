@@ -16,6 +16,7 @@ use crate::packet::view::{be128, ethertype, protocol};
 use crate::packet::{DropReason, Family, IcmpError, Ingress, Packet, Verdict, checksum, flags};
 use crate::pipeline::route::NO_NEIGHBOUR;
 use crate::pipeline::{Context, fragment, write_link_header};
+use crate::by_slot::BySlot;
 use crate::ratelimit::{Bucket, SourceBuckets};
 use crate::tables::{Interface, NO_INTERFACE, Tables};
 use crate::telemetry::add;
@@ -61,6 +62,8 @@ pub struct Limits {
     pub errors_by_source: SourceBuckets,
     /// Router advertisements on demand, per interface.
     pub advertisements: SourceBuckets,
+    /// New sessions, by slot of the rule that limits them.
+    pub rules: BySlot<Bucket>,
 }
 
 /// A packet that waits, as it came.

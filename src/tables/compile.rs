@@ -18,6 +18,7 @@ use super::fib6::Fib6;
 use super::rib::{Hop, Rib, Target, TargetId};
 use super::*;
 use crate::flow::nat::BlockClaims;
+use crate::tables::policy::{Policy, PolicySlots};
 use crate::neighbours::{NeighbourTable, addr_key};
 use crate::packet::view::ethertype;
 use crate::time::Nanos;
@@ -30,7 +31,7 @@ pub const MAX_INTERFACES: usize = 16_384;
 pub const MAX_VRFS: usize = 16_384;
 
 /// Everything but the routes, in the tables' terms.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 pub struct Input {
     /// Node-wide behaviour.
     pub settings: Settings,
@@ -42,6 +43,8 @@ pub struct Input {
     pub vrfs: Vec<String>,
     /// The operator's neighbours.
     pub neighbours: Vec<NeighbourSpec>,
+    /// Zones, rules and NAT.
+    pub policy: Arc<Policy>,
 }
 
 /// A port as the tables need it.
@@ -118,6 +121,17 @@ pub enum CompileError {
         /// The VRF.
         vrf: String,
     },
+    /// A pool of outside addresses cannot be had.
+    #[error("the pool of nat.source `{rule}`: {source}")]
+    Pool {
+        /// The rule.
+        rule: String,
+        /// What is wrong with it.
+        source: crate::flow::nat::BadPool,
+    },
+    /// More than 65,535 different combinations of groups.
+    #[error("addresses are in more than 65535 different combinations of groups and prefix lists; let groups overlap less")]
+    TooManyGroupCombinations,
     /// Neighbour table too small.
     #[error("the neighbour table has no room for the next hop {address}; raise `neighbours.capacity`")]
     NeighboursFull {
@@ -158,6 +172,8 @@ pub struct Compiler {
     pub interfaces: Slots,
     /// VRF slots.
     pub vrfs: Slots,
+    /// Slots of zones, rules and pools.
+    pub policy_slots: PolicySlots,
     /// Who answers for which ports of NAT addresses: shared with the workers.
     pub claims: Arc<BlockClaims>,
     neighbours: Arc<NeighbourTable>,
@@ -189,6 +205,7 @@ impl Compiler {
     /// A compiler with empty tables (generation 0).
     pub fn new(neighbours: Arc<NeighbourTable>) -> Compiler {
         let claims = Arc::new(BlockClaims::new(MAX_NAT_ADDRESSES, crate::packet::hash::Key::default()));
+        let policy = Arc::new(Policy::none());
         let tables = Arc::new(Tables {
             generation: 0,
             epochs: Epochs::default(),
@@ -197,7 +214,7 @@ impl Compiler {
             vrfs: Arc::from([]),
             groups: Arc::from([]),
             settings: Arc::default(),
-            policy: Arc::new(crate::tables::policy::Policy::stub(&claims)),
+            policy: Arc::clone(&policy),
         });
         let mut vrfs = Slots::default();
         // The default VRF is slot 0 for ever.
@@ -206,9 +223,17 @@ impl Compiler {
             ports: Slots::default(),
             interfaces: Slots::default(),
             vrfs,
+            policy_slots: PolicySlots::default(),
             claims,
             neighbours,
-            input: Input::default(),
+            input: Input {
+                settings: Settings::default(),
+                ports: Vec::new(),
+                interfaces: Vec::new(),
+                vrfs: Vec::new(),
+                neighbours: Vec::new(),
+                policy,
+            },
             rib: Rib::default(),
             states: Vec::new(),
             pins: AHashMap::new(),
@@ -236,6 +261,12 @@ impl Compiler {
         self.vrfs.slot(name, MAX_VRFS).map_err(|source| CompileError::Slots { what: "VRFs", source })
     }
 
+    /// Slot of an interface by name, new if need be.
+    pub fn interface_slot(&mut self, name: &str) -> Result<u16, CompileError> {
+        let slot = self.interfaces.slot(name, MAX_INTERFACES);
+        slot.map_err(|source| CompileError::Slots { what: "interfaces", source })
+    }
+
     /// Compiles everything anew. On an error nothing has changed.
     pub fn compile(&mut self, input: Input, rib: Rib) -> Result<Retired, CompileError> {
         let slots_error = |what| move |source| CompileError::Slots { what, source };
@@ -247,7 +278,7 @@ impl Compiler {
             self.vrfs.slot(vrf, MAX_VRFS).map_err(slots_error("VRFs"))?;
         }
         for interface in &input.interfaces {
-            self.interfaces.slot(&interface.name, MAX_INTERFACES).map_err(slots_error("interfaces"))?;
+            self.interface_slot(&interface.name)?;
         }
         let interfaces = self.build_interfaces(&input)?;
         let ports = self.build_ports(&input)?;
@@ -296,8 +327,11 @@ impl Compiler {
             vrfs: vrfs.into(),
             groups: groups.into(),
             settings: Arc::new(input.settings.clone()),
-            policy: Arc::clone(&self.tables.policy),
+            policy: Arc::clone(&input.policy),
         });
+        // No worker uses tables before these any more: the caller has waited for that.
+        let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
+        self.policy_slots.forget_addresses(&[&kept, &input.policy], &claims);
         self.input = input;
         self.rib = rib;
         let retired = std::mem::replace(&mut self.pins, pins);

@@ -1,11 +1,13 @@
 //! From what was typed ([`Config`]) to what it means for the tables ([`Input`] and [`Rib`]).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::config::{self, Config, RouteTarget, RouterAdvertisements, Vlan};
 use crate::packet::Tags;
 use crate::packet::hash::Key;
 use crate::tables::compile::{CompileError, Compiler, Input, InterfaceSpec, NeighbourSpec, PortSpec};
+use crate::tables::policy::{self, NO_ZONE};
 use crate::tables::rib::{Hop, Rib, Target};
 use crate::tables::{Advertisements, Lag, Settings, SourceCheck};
 
@@ -26,7 +28,13 @@ impl PortFacts {
 }
 
 /// Everything but the routes. `facts` are in the order of the config's ports.
-pub fn input(config: &Config, facts: &[PortFacts]) -> Input {
+pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> Result<Input, CompileError> {
+    let mut zones = Vec::with_capacity(config.interfaces.len());
+    for interface in &config.interfaces {
+        let zone = |zone: &config::ZoneName| compiler.policy_slots.zone(zone.as_str());
+        zones.push(interface.zone.as_ref().map_or(Ok(NO_ZONE), zone)?);
+    }
+    let policy = Arc::new(policy::policy(config, compiler)?);
     let ports = config.ports.iter().zip(facts).map(|(port, facts)| PortSpec {
         name: port.name.to_string(),
         lag: match port.lag {
@@ -36,7 +44,7 @@ pub fn input(config: &Config, facts: &[PortFacts]) -> Input {
         },
         members_up: facts.members_up,
     });
-    let interfaces = config.interfaces.iter().map(|interface| {
+    let interfaces = config.interfaces.iter().zip(zones).map(|(interface, zone)| {
         let port = config.ports.iter().position(|port| port.name == interface.port);
         let own_mac = port.and_then(|port| facts.get(port)).map_or([0; 6], |facts| facts.mac);
         InterfaceSpec {
@@ -57,7 +65,7 @@ pub fn input(config: &Config, facts: &[PortFacts]) -> Input {
                 config::SourceCheck::Loose => SourceCheck::Loose,
                 config::SourceCheck::Strict => SourceCheck::Strict,
             },
-            zone: interface.zone.as_ref().map_or(0, |z| if z.to_string().starts_with('i') { 1 } else { 2 }),
+            zone,
             advertisements: match interface.router_advertisements {
                 RouterAdvertisements::Off => None,
                 RouterAdvertisements::On { interval_s, lifetime_s } => {
@@ -71,21 +79,27 @@ pub fn input(config: &Config, facts: &[PortFacts]) -> Input {
         address: neighbour.address,
         mac: neighbour.mac.bytes(),
     });
-    Input {
+    Ok(Input {
         settings: settings(config),
         ports: ports.collect(),
         interfaces: interfaces.collect(),
         vrfs: config.vrf_names().iter().map(ToString::to_string).collect(),
         neighbours: neighbours.collect(),
-    }
+        policy,
+    })
+}
+
+/// The key of whatever nodes and runs must agree on.
+pub fn key(config: &Config) -> Key {
+    let (high, low) = config.system.key.0.split_at(8);
+    let word = |half: &[u8]| half.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+    Key(word(high), word(low))
 }
 
 fn settings(config: &Config) -> Settings {
-    let (high, low) = config.system.key.0.split_at(8);
-    let word = |half: &[u8]| half.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
     Settings {
         name: config.system.name.to_string(),
-        key: Key(word(high), word(low)),
+        key: key(config),
         icmp_rate: config.icmp.rate.get(),
         icmp_burst: config.icmp.burst.get(),
         icmp_source_rate: config.icmp.per_source_rate.get(),

@@ -7,7 +7,7 @@ use ahash::AHashMap;
 /// it finds its counters again, and no flow that still carries the number is mistaken for another's.
 #[derive(Clone, Debug, Default)]
 pub struct Slots {
-    by_name: AHashMap<String, u16>,
+    by_name: AHashMap<String, u32>,
     names: Vec<String>,
 }
 
@@ -20,15 +20,20 @@ pub struct NoSlot {
 }
 
 impl Slots {
-    /// The slot of `name`, new if it has none; below `limit`.
+    /// The slot of `name`, new if it has none; below `limit`, which is at most 65,535.
     pub fn slot(&mut self, name: &str, limit: usize) -> Result<u16, NoSlot> {
+        self.wide_slot(name, limit.min(usize::from(u16::MAX))).map(|slot| slot as u16)
+    }
+
+    /// As [`Slots::slot`], for what there may be more of.
+    pub fn wide_slot(&mut self, name: &str, limit: usize) -> Result<u32, NoSlot> {
         if let Some(slot) = self.by_name.get(name) {
             return Ok(*slot);
         }
-        if self.names.len() >= limit.min(usize::from(u16::MAX)) {
+        if self.names.len() >= limit {
             return Err(NoSlot { limit });
         }
-        let slot = self.names.len() as u16;
+        let slot = self.names.len() as u32;
         self.names.push(name.to_owned());
         self.by_name.insert(name.to_owned(), slot);
         Ok(slot)
@@ -36,7 +41,12 @@ impl Slots {
 
     /// The slot of `name`, if it ever had one.
     pub fn get(&self, name: &str) -> Option<u16> {
-        self.by_name.get(name).copied()
+        self.by_name.get(name).and_then(|slot| u16::try_from(*slot).ok())
+    }
+
+    /// All names, by slot.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// Name of `slot`.

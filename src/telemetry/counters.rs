@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::by_slot::BySlot;
 use crate::packet::DropReason;
 use crate::publication::Seen;
+use crate::time::Nanos;
 
 /// Adds to a counter of which the caller is the only writer.
 #[inline]
@@ -24,6 +26,33 @@ pub struct InterfaceCounters {
     pub tx_bytes: AtomicU64,
     /// Packets lost that had come in here.
     pub drops: AtomicU64,
+}
+
+/// Counters of one rule, as one worker saw it. Packets of live sessions are not in them yet.
+#[derive(Debug, Default)]
+pub struct RuleCounters {
+    /// Sessions it let begin, or packets it refused.
+    pub hits: AtomicU64,
+    /// Packets of its sessions that ended, in both directions, and those it refused.
+    pub packets: AtomicU64,
+    /// Bytes of them, IP header included.
+    pub bytes: AtomicU64,
+    /// When it decided something last, in nanoseconds of the node's clock; 0 = never.
+    pub last_hit: AtomicU64,
+}
+
+impl RuleCounters {
+    /// Counts a decision.
+    pub fn hit(&self, now: Nanos) {
+        add(&self.hits, 1);
+        self.last_hit.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Counts packets.
+    pub fn carried(&self, packets: u64, bytes: u64) {
+        add(&self.packets, packets);
+        add(&self.bytes, bytes);
+    }
 }
 
 /// Counters of one worker.
@@ -53,6 +82,10 @@ pub struct WorkerCounters {
     pub drops: [AtomicU64; DropReason::COUNT],
     /// By interface slot.
     pub interfaces: Box<[InterfaceCounters]>,
+    /// By rule slot.
+    pub rules: BySlot<RuleCounters>,
+    /// By NAT rule slot.
+    pub nat_rules: BySlot<RuleCounters>,
     /// Generation of the tables the worker used last.
     pub generation: Seen,
     /// Free frames in the pool, as of the last turn.
@@ -83,6 +116,8 @@ impl WorkerCounters {
             sessions_ended: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             interfaces: (0..interfaces).map(|_| InterfaceCounters::default()).collect(),
+            rules: BySlot::default(),
+            nat_rules: BySlot::default(),
             generation: Seen::default(),
             frames_free: AtomicU64::new(0),
             longest_gap_ns: AtomicU64::new(0),

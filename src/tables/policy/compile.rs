@@ -1,0 +1,500 @@
+//! From the config to [`Policy`].
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ahash::{AHashMap, AHashSet};
+use ipnet::IpNet;
+
+use super::groups::{Groups, Set};
+use super::nat::{Destination, Destinations, Side, Static, Statics};
+use super::rules::{ANY, Condition, Line, Rules};
+use super::{
+    Action, DestinationNat, NO_ZONE, Policy, RateLimit, RuleInfo, SELF, SessionLimits, Source, SourceRule,
+};
+use crate::config::{self, AddressRange, Config, Member, Nat, NatPool, PortRange, RuleAction, Service};
+use crate::flow::Timers;
+use crate::flow::nat::{self, BlockClaims, Pool, PoolSpec};
+use crate::flow::tcp::TcpTimers;
+use crate::neighbours::{is_v4_key, v4_key};
+use crate::packet::hash::Key;
+use crate::tables::Slots;
+use crate::tables::classify::{Match, Ports, Prefix};
+use crate::tables::compile::{CompileError, Compiler};
+
+/// Most zones there can have been since the start: a zone is a byte, 0 is none and 255 the gateway.
+const MAX_ZONES: usize = 254;
+/// Most firewall rules there can have been since the start.
+pub const MAX_RULES: usize = crate::by_slot::MAX_SLOTS;
+/// Most NAT rules and pools there can have been since the start.
+const MAX_NAT_RULES: usize = 65_000;
+/// Groups, and prefix lists that count as one.
+const MAX_SETS: usize = 65_535;
+/// A longer list of prefixes in a rule is looked up as a group is.
+const PREFIXES_IN_PLACE: usize = 8;
+
+/// Slots of what policy names.
+#[derive(Clone, Debug)]
+pub struct PolicySlots {
+    /// Zones; the slot plus one is the number.
+    pub zones: Slots,
+    /// Firewall rules; the first is the default.
+    pub rules: Slots,
+    /// NAT rules, as `source/NAME`, `destination/NAME`, `static/NAME`; the first is none.
+    pub nat_rules: Slots,
+    /// Pools, by all that makes them.
+    pub pools: Slots,
+    /// Outside addresses given to pools.
+    addresses: AHashSet<(u16, u32)>,
+}
+
+impl Default for PolicySlots {
+    fn default() -> PolicySlots {
+        let mut slots = PolicySlots {
+            zones: Slots::default(),
+            rules: Slots::default(),
+            nat_rules: Slots::default(),
+            pools: Slots::default(),
+            addresses: AHashSet::default(),
+        };
+        let _ = slots.rules.slot("default", MAX_RULES);
+        let _ = slots.nat_rules.slot("", MAX_NAT_RULES);
+        slots
+    }
+}
+
+impl PolicySlots {
+    /// Number of a zone by name, new if need be.
+    pub fn zone(&mut self, name: &str) -> Result<u8, CompileError> {
+        if name == config::Side::SELF {
+            return Ok(SELF);
+        }
+        let slot = self.zones.slot(name, MAX_ZONES).map_err(|source| CompileError::Slots { what: "zones", source })?;
+        Ok(slot as u8 + 1)
+    }
+
+    /// Name of a zone by number.
+    pub fn zone_name(&self, zone: u8) -> &str {
+        match zone {
+            NO_ZONE => "-",
+            SELF => config::Side::SELF,
+            zone => self.zones.names().get(usize::from(zone) - 1).map_or("?", String::as_str),
+        }
+    }
+
+    fn rule(&mut self, name: &str) -> Result<u32, CompileError> {
+        self.rules.wide_slot(name, MAX_RULES).map_err(|source| CompileError::Slots { what: "rules", source })
+    }
+
+    fn nat_rule(&mut self, kind: &str, name: &str) -> Result<u16, CompileError> {
+        let slot = self.nat_rules.slot(&format!("{kind}/{name}"), MAX_NAT_RULES);
+        slot.map_err(|source| CompileError::Slots { what: "NAT rules", source })
+    }
+
+    /// Gives back the claims of addresses that no pool of these policies has, once nobody is mapped to them.
+    pub fn forget_addresses(&mut self, policies: &[&Policy], claims: &BlockClaims) {
+        self.addresses.retain(|(vrf, addr)| {
+            policies.iter().any(|policy| policy.pool_of.contains_key(&(*vrf, *addr))) || !claims.forget(*vrf, *addr)
+        });
+    }
+}
+
+impl Policy {
+    /// Without zones, rules and NAT.
+    pub fn none() -> Policy {
+        Policy::behaviour(&Config::default())
+    }
+
+    /// What is no rule.
+    fn behaviour(config: &Config) -> Policy {
+        let flows = &config.flows;
+        let seconds = |s: config::Seconds| Duration::from_secs(u64::from(s.get()));
+        let limit = |limit: Option<config::Sessions>| limit.map_or(u32::MAX, |limit| limit.get());
+        let transitory = seconds(flows.tcp_transitory_s);
+        let Ok(groups) = Groups::compile([]) else { unreachable!("nothing is not too much") };
+        Policy {
+            timers: Timers {
+                tcp: TcpTimers {
+                    established: seconds(flows.tcp_established_s),
+                    opening: transitory,
+                    closing: transitory,
+                    reset: transitory,
+                },
+                udp_s: flows.udp_s.get(),
+                udp_unreplied_s: flows.udp_unreplied_s.get(),
+                icmp_s: flows.icmp_s.get(),
+                other_s: flows.other_s.get(),
+            },
+            loose_tcp: flows.loose_tcp,
+            filtering: config.nat.filtering,
+            hairpin: config.nat.hairpin,
+            limits: SessionLimits {
+                per_host: limit(flows.per_host_sessions),
+                half_open: limit(flows.half_open),
+                half_open_per_destination: limit(flows.half_open_per_destination),
+            },
+            nat: nat::Limits {
+                hold_down: [Duration::from_secs(u64::from(config.nat.hold_down_s.get())); 4],
+                ..nat::Limits::default()
+            },
+            groups,
+            rules: Rules::compile([], Key::default()),
+            rule_info: Vec::new(),
+            sources: Rules::compile([], Key::default()),
+            source_rules: Vec::new(),
+            destinations: Destinations::default(),
+            statics: Statics::default(),
+            pools: Vec::new(),
+            pool_of: AHashMap::new(),
+        }
+    }
+}
+
+/// Compiles the policy of a config, with slots from `compiler`. Interfaces and VRFs that it names exist in the
+/// config (the check has seen to that) and get their slots here if they have none yet.
+pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, CompileError> {
+    let mut build = Build { config, compiler, sets: AHashMap::new(), members: Vec::new(), lists: 0 };
+    build.groups()?;
+    let mut rule_info = Vec::new();
+    let mut lines = Vec::new();
+    for rule in config.admin_rules.iter().chain(&config.rules) {
+        let position = rule_info.len() as u32;
+        rule_info.push(RuleInfo {
+            action: match rule.action {
+                RuleAction::Allow => Action::Allow,
+                RuleAction::Deny => Action::Deny,
+                RuleAction::Reject => Action::Reject,
+            },
+            slot: build.compiler.policy_slots.rule(rule.name.as_str())?,
+            log: rule.log,
+            limit: rule.rate_limit.map(|limit| RateLimit {
+                per_s: limit.per_s.get(),
+                burst: limit.burst.unwrap_or(limit.per_s).get(),
+            }),
+        });
+        let details = Details {
+            source_ports: rule.source_ports.as_deref().unwrap_or(&[]),
+            dscp: rule.dscp.iter().flat_map(|list| list.iter()).fold(0, |bits, dscp| bits | 1 << dscp.get()),
+            flags: rule.tcp_flags.as_deref().unwrap_or(&[]),
+        };
+        build.lines(position, &rule.from, &rule.to, rule.service.as_deref(), &details, &mut lines)?;
+    }
+
+    let mut pools = Pools::default();
+    let mut source_rules = Vec::new();
+    let mut source_lines = Vec::new();
+    for rule in &config.nat.sources {
+        let position = source_rules.len() as u32;
+        let vrf = build.compiler.vrf_slot(rule.vrf.as_str())?;
+        let source = match &rule.pool {
+            None => Source::Exempt,
+            Some(NatPool::Addresses(ranges)) => {
+                Source::Pool(pools.pool(&mut build, rule.name.as_str(), vrf, ranges, rule.ports)?)
+            }
+            Some(NatPool::Interface) => {
+                let mut by_interface = AHashMap::new();
+                for interface in &config.interfaces {
+                    let is_meant = interface.vrf == rule.vrf
+                        && rule.to.zone.as_ref().is_none_or(|zone| interface.zone.as_ref() == Some(zone))
+                        && rule.to.interface.as_ref().is_none_or(|name| interface.name == *name);
+                    let address = interface.addresses.iter().map(|own| own.address()).find(IpAddr::is_ipv4);
+                    let (true, Some(address)) = (is_meant, address) else { continue };
+                    let ports = Some(rule.ports.unwrap_or(Nat::INTERFACE_PORTS));
+                    let pool = pools.pool(&mut build, rule.name.as_str(), vrf, &[address.into()], ports)?;
+                    by_interface.insert(build.interface(interface.name.as_str())?, pool);
+                }
+                Source::Interface(by_interface)
+            }
+        };
+        let slot = build.compiler.policy_slots.nat_rule("source", rule.name.as_str())?;
+        let is_pool = !matches!(source, Source::Exempt);
+        source_rules.push(SourceRule { source, from: build.side(&rule.from)?, slot });
+        let first = source_lines.len();
+        let service = rule.service.as_deref();
+        build.lines(position, &rule.from, &rule.to, service, &Details::default(), &mut source_lines)?;
+        // Pools are of IPv4: IPv6 passes by.
+        let new = source_lines.split_off(first);
+        source_lines.extend(new.into_iter().filter_map(|mut line: Line| {
+            if is_pool {
+                line.matched = only_v4(line.matched)?;
+            }
+            (line.condition.to_vrf == ANY || line.condition.to_vrf == vrf).then(|| {
+                line.condition.to_vrf = vrf;
+                line
+            })
+        }));
+    }
+
+    let mut destinations = Destinations::default();
+    for rule in &config.nat.destinations {
+        let vrf = build.compiler.vrf_slot(rule.vrf.as_str())?;
+        let target_vrf = build.compiler.vrf_slot(rule.target_vrf.as_ref().unwrap_or(&rule.vrf).as_str())?;
+        let services: Vec<(Option<u8>, Option<PortRange>)> = rule
+            .service
+            .as_deref()
+            .unwrap_or(&[Service::ANY])
+            .iter()
+            .map(|service| (service.protocol(), service.ports()))
+            .collect();
+        let to = DestinationNat {
+            addr: rule.target.address,
+            port: rule.target.port,
+            vrf: target_vrf,
+            rule: build.compiler.policy_slots.nat_rule("destination", rule.name.as_str())?,
+        };
+        let rule_from = Destination { from: build.side(&rule.from)?, to };
+        destinations.push(vrf, rule.address, &services, rule_from);
+    }
+    let mut statics = Statics::default();
+    for rule in &config.nat.statics {
+        let (Some(outside), Some(inside)) = (rule.outside.net(), rule.inside.net()) else {
+            unreachable!("checked: both are prefixes")
+        };
+        statics.push(Static {
+            outside,
+            inside,
+            vrf: build.compiler.vrf_slot(rule.vrf.as_str())?,
+            inside_vrf: build.compiler.vrf_slot(rule.inside_vrf.as_ref().unwrap_or(&rule.vrf).as_str())?,
+            to: if rule.to.is_any() { None } else { Some(build.side(&rule.to)?) },
+            rule: build.compiler.policy_slots.nat_rule("static", &rule.label())?,
+        });
+    }
+
+    let key = crate::tables::meaning::key(config);
+    let groups = Groups::compile(build.members).map_err(|_| CompileError::TooManyGroupCombinations)?;
+    let Pools { pools, pool_of, .. } = pools;
+    Ok(Policy {
+        groups,
+        rules: Rules::compile(lines, key),
+        rule_info,
+        sources: Rules::compile(source_lines, key),
+        source_rules,
+        destinations,
+        statics,
+        pools,
+        pool_of,
+        ..Policy::behaviour(config)
+    })
+}
+
+/// What a rule asks of a packet besides its two sides and services.
+#[derive(Default)]
+struct Details<'a> {
+    source_ports: &'a [PortRange],
+    /// One bit each; 0: any.
+    dscp: u64,
+    flags: &'a [config::TcpFlag],
+}
+
+/// What is left of a match if only IPv4 counts.
+fn only_v4(mut matched: Match) -> Option<Match> {
+    let Ok(all) = Prefix::new(v4_key(0), 96) else { unreachable!("a length") };
+    for prefix in [&mut matched.src, &mut matched.dst] {
+        if *prefix == Prefix::ANY {
+            *prefix = all;
+        } else if prefix.len() < 96 || !is_v4_key(prefix.addr()) {
+            return None;
+        }
+    }
+    Some(matched)
+}
+
+/// The pools made so far.
+#[derive(Default)]
+struct Pools {
+    pools: Vec<Pool>,
+    by_slot: AHashMap<u16, u16>,
+    pool_of: AHashMap<(u16, u32), u16>,
+}
+
+impl Pools {
+    /// The pool of these addresses and ports: rules that name the same share it.
+    fn pool(
+        &mut self,
+        build: &mut Build<'_>,
+        rule: &str,
+        vrf: u16,
+        ranges: &[AddressRange],
+        ports: Option<PortRange>,
+    ) -> Result<u16, CompileError> {
+        let nat = &build.config.nat;
+        let name = format!("{} {ranges:?} {ports:?}", build.compiler.vrfs.name(vrf));
+        let slots = &mut build.compiler.policy_slots;
+        let id = slots
+            .pools
+            .slot(&name, MAX_NAT_RULES)
+            .map_err(|source| CompileError::Slots { what: "NAT pools", source })?;
+        if let Some(pool) = self.by_slot.get(&id) {
+            return Ok(*pool);
+        }
+        let v4 = |addr| match addr {
+            IpAddr::V4(addr) => addr,
+            IpAddr::V6(_) => unreachable!("checked: a pool is of IPv4 addresses"),
+        };
+        let addresses: Vec<nat::AddressRange> = ranges
+            .iter()
+            .map(|range| nat::AddressRange { first: v4(range.first()), last: v4(range.last()) })
+            .collect();
+        let mut spec = PoolSpec::new(id, addresses);
+        spec.vrf = vrf;
+        spec.block_size = nat.block_size.ports();
+        spec.max_blocks_per_host = nat.max_blocks_per_host.get() as u16; // at most 1008
+        if let Some(ports) = ports {
+            spec.ports = nat::Ports { first: ports.first(), last: ports.last(), low: false };
+        }
+        let pool = Pool::compile(&spec, &build.compiler.claims)
+            .map_err(|source| CompileError::Pool { rule: rule.to_owned(), source })?;
+        let index = self.pools.len() as u16; // fewer than slots
+        for range in &spec.addresses {
+            for addr in u32::from(range.first)..=u32::from(range.last) {
+                self.pool_of.entry((vrf, addr)).or_insert(index);
+                slots.addresses.insert((vrf, addr));
+            }
+        }
+        self.pools.push(pool);
+        self.by_slot.insert(id, index);
+        Ok(index)
+    }
+}
+
+struct Build<'a> {
+    config: &'a Config,
+    compiler: &'a mut Compiler,
+    sets: AHashMap<&'a str, Set>,
+    /// Members of groups.
+    members: Vec<(IpNet, Set)>,
+    /// Groups and lists so far.
+    lists: usize,
+}
+
+/// The addresses of a rule's side.
+struct Addresses {
+    prefixes: Vec<Prefix>,
+    set: Option<Set>,
+}
+
+impl<'a> Build<'a> {
+    fn new_set(&mut self) -> Result<Set, CompileError> {
+        let set = self.lists;
+        if set >= MAX_SETS {
+            return Err(CompileError::TooManyGroupCombinations);
+        }
+        self.lists += 1;
+        Ok(set as Set)
+    }
+
+    /// Numbers the groups and lists their members, those of groups in them included.
+    fn groups(&mut self) -> Result<(), CompileError> {
+        let config = self.config;
+        let by_name: AHashMap<&str, &[Member]> =
+            config.groups.iter().map(|group| (group.name.as_str(), group.members.as_slice())).collect();
+        for group in &config.groups {
+            let set = self.new_set()?;
+            self.sets.insert(group.name.as_str(), set);
+            let mut seen = AHashSet::from([group.name.as_str()]);
+            let mut open: Vec<&Member> = group.members.iter().collect();
+            while let Some(member) = open.pop() {
+                match member {
+                    Member::Addresses(range) => self.members.extend(range.nets().map(|net| (net, set))),
+                    Member::Group(name) if seen.insert(name.as_str()) => {
+                        open.extend(by_name.get(name.as_str()).copied().unwrap_or_default());
+                    }
+                    Member::Group(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn interface(&mut self, name: &str) -> Result<u16, CompileError> {
+        self.compiler.interface_slot(name)
+    }
+
+    fn zone(&mut self, side: &config::Side) -> Result<u16, CompileError> {
+        side.zone.as_ref().map_or(Ok(ANY), |zone| self.compiler.policy_slots.zone(zone.as_str()).map(u16::from))
+    }
+
+    fn interface_of(&mut self, side: &config::Side) -> Result<u16, CompileError> {
+        side.interface.as_ref().map_or(Ok(ANY), |name| self.interface(name.as_str()))
+    }
+
+    fn vrf_of(&mut self, side: &config::Side) -> Result<u16, CompileError> {
+        side.vrf.as_ref().map_or(Ok(ANY), |name| self.compiler.vrf_slot(name.as_str()))
+    }
+
+    fn set_of(&self, side: &config::Side) -> Option<Set> {
+        side.group.as_ref().map(|name| self.sets[name.as_str()])
+    }
+
+    fn side(&mut self, side: &config::Side) -> Result<Side, CompileError> {
+        Ok(Side {
+            zone: self.zone(side)?,
+            interface: self.interface_of(side)?,
+            vrf: self.vrf_of(side)?,
+            set: self.set_of(side),
+            ranges: side.prefix.as_deref().unwrap_or(&[]).to_vec(),
+        })
+    }
+
+    fn addresses(&mut self, side: &config::Side) -> Result<Addresses, CompileError> {
+        let set = self.set_of(side);
+        let Some(ranges) = &side.prefix else { return Ok(Addresses { prefixes: vec![Prefix::ANY], set }) };
+        let nets: Vec<IpNet> = ranges.iter().flat_map(|range| range.nets()).collect();
+        if nets.len() > PREFIXES_IN_PLACE && set.is_none() {
+            let list = self.new_set()?;
+            self.members.extend(nets.into_iter().map(|net| (net, list)));
+            return Ok(Addresses { prefixes: vec![Prefix::ANY], set: Some(list) });
+        }
+        Ok(Addresses { prefixes: nets.into_iter().map(Prefix::from).collect(), set })
+    }
+
+    /// The lines of one rule.
+    fn lines(
+        &mut self,
+        rule: u32,
+        from: &config::Side,
+        to: &config::Side,
+        services: Option<&[Service]>,
+        details: &Details<'_>,
+        lines: &mut Vec<Line>,
+    ) -> Result<(), CompileError> {
+        let (from_zone, to_zone) = (self.zone(from)?, self.zone(to)?);
+        let condition = Condition {
+            from_interface: self.interface_of(from)?,
+            to_interface: self.interface_of(to)?,
+            from_vrf: self.vrf_of(from)?,
+            to_vrf: self.vrf_of(to)?,
+            dscp: if details.dscp == 0 { u64::MAX } else { details.dscp },
+            flags_mask: details.flags.iter().fold(0, |bits, flag| bits | flag.bit),
+            flags: details.flags.iter().filter(|flag| flag.set).fold(0, |bits, flag| bits | flag.bit),
+            ..Condition::NONE
+        };
+        let (sources, destinations) = (self.addresses(from)?, self.addresses(to)?);
+        let range = |ports: PortRange| Ports::new(ports.first(), ports.last()).unwrap_or(Ports::ANY);
+        let source_ports: Vec<Ports> = match details.source_ports {
+            [] => vec![Ports::ANY],
+            some => some.iter().copied().map(range).collect(),
+        };
+        for src in &sources.prefixes {
+            for dst in &destinations.prefixes {
+                for service in services.unwrap_or(&[Service::ANY]) {
+                    for src_ports in &source_ports {
+                        let matched = Match {
+                            src: *src,
+                            dst: *dst,
+                            src_ports: *src_ports,
+                            dst_ports: service.ports().map_or(Ports::ANY, range),
+                            protocol: service.protocol(),
+                            src_set: sources.set,
+                            dst_set: destinations.set,
+                        };
+                        let condition = Condition { icmp_type: service.icmp_type(), ..condition };
+                        lines.push(Line { rule, from_zone, to_zone, matched, condition });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+

@@ -1,0 +1,338 @@
+//! Policy: what a new session may do and what is done to it. Zones, groups, rules, NAT.
+//!
+//! Compiled from the config ([`compile`]); immutable; asked by [`crate::pipeline::decide_session`] only.
+//! Rules see where a session really goes: destinations behind destination NAT, sources before source NAT.
+
+mod compile;
+mod groups;
+mod nat;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ahash::AHashMap;
+
+use crate::config::Filtering;
+use crate::flow::{Timers, nat::Pool};
+use crate::neighbours::{addr_key, v4_key};
+use crate::packet::view::protocol;
+use crate::tables::{Interface, NO_INTERFACE};
+use groups::Groups;
+use nat::{Destinations, Side, Statics};
+use rules::Rules;
+
+pub use compile::{MAX_RULES, PolicySlots, policy};
+
+/// The zone of interfaces that have none.
+pub const NO_ZONE: u8 = 0;
+/// The zone of the gateway itself.
+pub const SELF: u8 = 255;
+/// Slot of the rule that decides where no other does.
+pub const DEFAULT_RULE: u32 = 0;
+/// NAT rule slot of sessions without NAT.
+pub const NO_NAT_RULE: u16 = 0;
+
+/// The first packet of a flow, as policy sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// VRF slot.
+    pub vrf: u16,
+    /// Ingress interface slot; [`NO_INTERFACE`] for the gateway itself.
+    pub ingress: u16,
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Upper-layer protocol.
+    pub protocol: u8,
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+    /// DSCP.
+    pub dscp: u8,
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// ICMP type.
+    pub icmp_type: u8,
+}
+
+/// What is done with a new session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It begins.
+    Allow,
+    /// It does not; nobody is told.
+    Deny,
+    /// It does not; the sender gets a TCP RST or an ICMP error.
+    Reject,
+}
+
+/// How many sessions a rule lets begin; one bucket per node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// New sessions a second.
+    pub per_s: u32,
+    /// New sessions at once.
+    pub burst: u32,
+}
+
+/// The firewall's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    /// What is done.
+    pub action: Action,
+    /// Slot of the rule that said it, or [`DEFAULT_RULE`].
+    pub rule: u32,
+    /// Whether it is logged.
+    pub log: bool,
+    /// A token is needed.
+    pub limit: Option<RateLimit>,
+}
+
+/// Where destination NAT leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DestinationNat {
+    /// Address inside.
+    pub addr: IpAddr,
+    /// Port inside; `None`: it stays.
+    pub port: Option<u16>,
+    /// VRF slot inside.
+    pub vrf: u16,
+    /// NAT rule slot.
+    pub rule: u16,
+}
+
+/// What is done to a session's source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceNat {
+    /// Nothing.
+    None,
+    /// Another address, the same port.
+    Static {
+        /// The address outside.
+        addr: IpAddr,
+        /// NAT rule slot.
+        rule: u16,
+    },
+    /// A mapping in a pool.
+    Pool {
+        /// Index in [`Policy::pools`].
+        pool: u16,
+        /// NAT rule slot.
+        rule: u16,
+    },
+}
+
+/// What a session is bound to already, and policy does not choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// Where it goes.
+    pub addr: IpAddr,
+    /// Port there.
+    pub port: u16,
+    /// VRF slot there.
+    pub vrf: u16,
+    /// It needs no rule that allows it: it answers to a mapping with endpoint-independent filtering.
+    pub allowed: bool,
+    /// The pool it came in by, as an index in [`Policy::pools`].
+    pub pool: Option<u16>,
+}
+
+/// A question with what was found out on the way: where the session goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The question; its destination is the real one.
+    pub question: &'a Question,
+    /// Source, IPv4 mapped.
+    pub src: u128,
+    /// Destination, IPv4 mapped.
+    pub dst: u128,
+    /// Zone of the ingress.
+    pub from_zone: u8,
+    /// Zone of the egress.
+    pub to_zone: u8,
+    /// Egress interface slot, or `NO_INTERFACE`: the gateway itself.
+    pub egress: u16,
+    /// VRF slot of the egress.
+    pub to_vrf: u16,
+}
+
+impl<'a> Asked<'a> {
+    /// `to`: zone, interface and VRF of the egress.
+    pub fn new(question: &'a Question, from_zone: u8, (to_zone, egress, to_vrf): (u8, u16, u16)) -> Asked<'a> {
+        let (src, dst) = (addr_key(question.src), addr_key(question.dst));
+        Asked { question, src, dst, from_zone, to_zone, egress, to_vrf }
+    }
+
+    /// Before it is known where the session goes.
+    pub fn at_ingress(question: &'a Question, from_zone: u8) -> Asked<'a> {
+        Asked::new(question, from_zone, (NO_ZONE, NO_INTERFACE, question.vrf))
+    }
+}
+
+/// A rule's word, by its position.
+#[derive(Clone, Copy, Debug)]
+struct RuleInfo {
+    action: Action,
+    slot: u32,
+    log: bool,
+    limit: Option<RateLimit>,
+}
+
+/// What a source NAT rule does.
+#[derive(Clone, Debug)]
+enum Source {
+    Exempt,
+    Pool(u16),
+    /// By egress interface slot.
+    Interface(AHashMap<u16, u16>),
+}
+
+#[derive(Clone, Debug)]
+struct SourceRule {
+    source: Source,
+    /// For hairpinning, where there is no outside that the session goes to.
+    from: Side,
+    slot: u16,
+}
+
+/// Most inside hosts and half-open connections; `u32::MAX` = no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// Sessions of one inside host (IPv6: one /64).
+    pub per_host: u32,
+    /// TCP connections of the node that are still opening.
+    pub half_open: u32,
+    /// The same for one destination.
+    pub half_open_per_destination: u32,
+}
+
+/// Zones, groups, rules and NAT, compiled.
+pub struct Policy {
+    /// Idle times.
+    pub timers: Timers,
+    /// TCP connections are taken up in the middle.
+    pub loose_tcp: bool,
+    /// Who may answer to a mapping.
+    pub filtering: Filtering,
+    /// Inside hosts reach each other by their outside addresses.
+    pub hairpin: bool,
+    /// How many sessions there may be.
+    pub limits: SessionLimits,
+    /// How long freed ports rest.
+    pub nat: crate::flow::nat::Limits,
+    /// Pools of outside addresses.
+    pub pools: Vec<Pool>,
+    groups: Groups,
+    rules: Rules,
+    rule_info: Vec<RuleInfo>,
+    sources: Rules,
+    source_rules: Vec<SourceRule>,
+    destinations: Destinations,
+    statics: Statics,
+    /// By VRF slot and address: the pool that it is in.
+    pool_of: AHashMap<(u16, u32), u16>,
+}
+
+impl Policy {
+    /// What the firewall says of a session.
+    pub fn permit(&self, asked: &Asked<'_>) -> Ruling {
+        match self.rules.find(asked, &self.groups) {
+            Some(at) => {
+                let RuleInfo { action, slot: rule, log, limit } = self.rule_info[at as usize];
+                Ruling { action, rule, log, limit }
+            }
+            None => {
+                let action = Self::default_action(asked);
+                Ruling { action, rule: DEFAULT_RULE, log: false, limit: None }
+            }
+        }
+    }
+
+    /// Where no rule matches: within a zone, and from the gateway itself, all may pass; to the gateway ICMP only
+    /// (DESIGN.md section 3).
+    fn default_action(asked: &Asked<'_>) -> Action {
+        let is_icmp = matches!(asked.question.protocol, protocol::ICMP | protocol::ICMPV6);
+        match (asked.from_zone, asked.to_zone) {
+            (SELF, _) => Action::Allow,
+            (_, SELF) if is_icmp => Action::Allow,
+            (from, to) if from == to => Action::Allow,
+            _ => Action::Deny,
+        }
+    }
+
+    /// Where destination and static NAT lead.
+    pub fn destination(&self, asked: &Asked<'_>) -> Option<DestinationNat> {
+        self.destinations
+            .find(asked, &self.groups)
+            .or_else(|| self.statics.destination(asked.question.vrf, asked.dst))
+    }
+
+    /// What is done to the source of an allowed session.
+    pub fn source(&self, asked: &Asked<'_>) -> SourceNat {
+        let rule = self.sources.find(asked, &self.groups).map(|at| &self.source_rules[at as usize]);
+        if rule.is_some_and(|rule| matches!(rule.source, Source::Exempt)) {
+            return SourceNat::None;
+        }
+        if let Some((addr, rule)) = self.statics.source(asked, &self.groups) {
+            return SourceNat::Static { addr, rule };
+        }
+        let Some(rule) = rule else { return SourceNat::None };
+        let pool = match &rule.source {
+            Source::Pool(pool) => Some(*pool),
+            Source::Interface(pools) => pools.get(&asked.egress).copied(),
+            Source::Exempt => None,
+        };
+        pool.map_or(SourceNat::None, |pool| SourceNat::Pool { pool, rule: rule.slot })
+    }
+
+    /// What is done to the source of a session that went to an outside address and came back to its own zone
+    /// (RFC 4787 REQ-9: it shows its outside address). `pool`: the one that the destination is in.
+    pub fn hairpin_source(&self, asked: &Asked<'_>, pool: Option<u16>) -> SourceNat {
+        let question = asked.question;
+        if let Some((addr, rule)) = self.statics.outside_of(question.vrf, asked.src) {
+            return SourceNat::Static { addr, rule };
+        }
+        let from =
+            |rule: &&SourceRule| rule.from.is(&self.groups, question.src, asked.from_zone, question.ingress, question.vrf);
+        if !question.src.is_ipv4() {
+            return SourceNat::None;
+        }
+        self.source_rules
+            .iter()
+            .filter(from)
+            .find_map(|rule| {
+                let own = match &rule.source {
+                    Source::Exempt => None,
+                    Source::Pool(own) => Some(*own),
+                    Source::Interface(pools) => {
+                        pool.filter(|pool| pools.values().any(|own| own == pool)).or(pools.values().min().copied())
+                    }
+                };
+                own.map(|pool| SourceNat::Pool { pool, rule: rule.slot })
+            })
+            .unwrap_or(SourceNat::None)
+    }
+
+    /// The pool that an outside address is in.
+    pub fn pool_of(&self, vrf: u16, addr: Ipv4Addr) -> Option<u16> {
+        self.pool_of.get(&(vrf, addr.into())).copied()
+    }
+
+    /// True if NAT answers for the address, so that neighbours who ask for it must be told our MAC address.
+    pub fn answers_for(&self, vrf: u16, addr: u128) -> bool {
+        self.destinations.has(vrf, addr)
+            || self.statics.has(vrf, addr)
+            || crate::neighbours::is_v4_key(addr) && self.pool_of.contains_key(&(vrf, addr as u32))
+    }
+
+    /// True if NAT answers for an address in a network of `interface`.
+    pub fn answers_for_v4_on(&self, interface: &Interface, addr: Ipv4Addr) -> bool {
+        let is_on_link =
+            interface.info.v4.iter().any(|(own, len)| crate::tables::same_prefix_v4(*own, addr, *len));
+        is_on_link && self.answers_for(interface.vrf, v4_key(addr.into()))
+    }
+}
