@@ -39,6 +39,8 @@ pub struct Options {
     pub workers: usize,
     /// How long the clock runs on behind the last packet.
     pub linger: Duration,
+    /// Configs that take over, so long after the first packet; ports stay those of the first config.
+    pub reloads: Vec<(Duration, Config)>,
 }
 
 /// What happened.
@@ -80,6 +82,9 @@ pub enum ReplayError {
         /// The system's word.
         source: std::io::Error,
     },
+    /// A port that appears or goes would need captures of its own.
+    #[error("a config to reload has other ports than the first: {0}")]
+    OtherPorts(String),
     /// Work without end.
     #[error("the replay does not come to rest at {0:?}: this is a bug, please report it with the captures")]
     Stuck(Nanos),
@@ -97,10 +102,9 @@ pub fn compile(
     let rib = meaning::rib(config, &mut compiler)?;
     let input = meaning::input(config, &facts, &mut compiler)?;
     compiler.compile(input, rib)?.release(&neighbours);
-    let interfaces = compiler.interfaces.len();
     let claims = Arc::clone(&compiler.claims);
     let capacity = flow::Capacity::of(config.flows.capacity.get(), workers, populate);
-    let node = Node::new(Arc::clone(compiler.tables()), neighbours, workers, interfaces, claims, capacity);
+    let node = Node::new(Arc::clone(compiler.tables()), neighbours, workers, MAX_INTERFACES, claims, capacity);
     node.reserve_rules(&compiler.policy_slots);
     Ok((node, compiler))
 }
@@ -124,7 +128,17 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
     let mut times: Vec<Nanos> = inputs.iter().flatten().map(|captured| captured.time).collect();
     times.sort_unstable();
     times.dedup();
-    let (node, _compiler) = compile(config, options.workers, false)?;
+    let begin = times.first().copied().unwrap_or_default();
+    let mut reloads: VecDeque<(Nanos, &Config)> =
+        options.reloads.iter().map(|(after, config)| (begin.plus(*after), config)).collect();
+    reloads.make_contiguous().sort_by_key(|(time, _)| *time);
+    for (_, reload) in &reloads {
+        let names: Vec<String> = reload.ports.iter().map(|port| port.name.to_string()).collect();
+        if names != ports {
+            return Err(ReplayError::OtherPorts(names.join(", ")));
+        }
+    }
+    let (node, mut compiler) = compile(config, options.workers, false)?;
     let frames = config.system.frames.get() as usize;
     let (memory, pools) = PacketMemory::new(options.workers, frames.min(16_384), ChunkSize::Bytes2048)?;
     let clock = ReplayClock::default();
@@ -141,6 +155,11 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
     }
     let end = times.last().copied().unwrap_or_default().plus(options.linger);
     for time in times {
+        while let Some((at, config)) = reloads.pop_front_if(|(at, _)| *at <= time) {
+            advance(&mut workers, &clock, at)?;
+            clock.set(at);
+            reload(config, &node, &mut compiler, &mut workers, &clock)?;
+        }
         advance(&mut workers, &clock, time)?;
         settle(&mut workers, &clock, time)?;
     }
@@ -161,6 +180,25 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
         }
     }
     Ok(report)
+}
+
+/// Puts the tables of another config before the workers, as the gateway does: at once, between two bursts.
+fn reload(
+    config: &Config,
+    node: &Node,
+    compiler: &mut Compiler,
+    workers: &mut [Worker],
+    clock: &ReplayClock,
+) -> Result<(), ReplayError> {
+    let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
+    let rib = meaning::rib(config, compiler)?;
+    let input = meaning::input(config, &facts, compiler)?;
+    let retired = compiler.compile(input, rib)?;
+    node.reserve_rules(&compiler.policy_slots);
+    node.tables.store(Arc::clone(compiler.tables()));
+    settle(workers, clock, clock.now())?;
+    retired.release(&node.neighbours);
+    Ok(())
 }
 
 fn outputs(ports: &[String], out: &Path) -> Vec<Arc<Mutex<CaptureWriter>>> {

@@ -4,6 +4,12 @@
 //! `out.*`, frame for frame and port for port, and every counter that `case.toml` does not name must be 0.
 //! The expectations are written by `tests/pcap/generate.py` from the RFCs; SoftGate has no say in them.
 //!
+//! What a NAT may choose (an outside port, a query identifier, an address of a pool) is a *variable* of the case:
+//! a 16-bit word with the values that it may have and the words it may not be equal to. The first frame that
+//! carries it binds it, if all else of the frame is right; from then on it is known, and the case is run anew
+//! with inputs that carry it (a replay repeats itself, and what comes later changes nothing before). The run that
+//! is judged has all variables bound, and is compared to the byte like any other.
+//!
 //! `SOFTGATE_CASE=name[,name]` runs only these. `SOFTGATE_REGENERATE="reason"` with it takes SoftGate's output
 //! as the new expectation of those that fail and writes the reason into `case.toml`.
 
@@ -18,7 +24,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use etherparse::{LinkSlice, NetSlice, SlicedPacket, TransportSlice, VlanSlice};
-use pcap_file::pcap::PcapReader;
+use pcap_file::TsResolution;
+use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 use pcap_file::pcapng::{Block, PcapNgReader};
 use serde::Deserialize;
 
@@ -50,10 +57,44 @@ struct Expectation {
     /// Why SoftGate's own output was taken over, if it ever was.
     #[serde(default)]
     regenerated: Vec<String>,
+    /// Configs that take over later: milliseconds after the first packet, and the file.
+    #[serde(default)]
+    reloads: Vec<(u64, String)>,
     #[serde(default)]
     drops: BTreeMap<String, u64>,
     #[serde(default)]
     counts: Counts,
+    #[serde(default)]
+    variables: BTreeMap<String, Variable>,
+}
+
+/// A 16-bit word that the gateway may choose.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Variable {
+    /// Lowest and highest value.
+    range: (u16, u16),
+    /// Variables it may not be equal to.
+    #[serde(default)]
+    unlike: Vec<String>,
+    /// What stands in its place in the captures on disk.
+    stands_in: u16,
+    /// Where it is.
+    fields: Vec<Field>,
+}
+
+/// A place of a variable.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Field {
+    /// `in.PORT` or `out.PORT`.
+    file: String,
+    /// From 1.
+    frame: usize,
+    /// Offset in the frame.
+    at: usize,
+    /// Offsets of the checksums that cover it.
+    sums: Vec<usize>,
 }
 
 #[derive(Deserialize, Default, PartialEq, Eq)]
@@ -92,6 +133,12 @@ struct Case {
     received: u64,
 }
 
+/// Frames by port.
+type Frames = BTreeMap<String, Vec<Captured>>;
+
+/// Values of variables.
+type Bound = BTreeMap<String, u16>;
+
 impl Case {
     fn read(folder: &Path) -> Result<Case, String> {
         let text = fs::read_to_string(folder.join("case.toml")).map_err(|e| format!("case.toml: {e}"))?;
@@ -128,17 +175,29 @@ impl Case {
 
     /// Runs the case with so many workers; what is wrong, or nothing.
     fn run(&self, workers: usize, out: &Path) -> Vec<String> {
-        let printed = match self.replay(workers, out) {
-            Ok(printed) => printed,
-            Err(message) => return vec![message],
-        };
-        let produced = match read_outputs(out) {
-            Ok(produced) => produced,
-            Err(message) => return vec![message],
-        };
-        let mut wrong = self.compare_counters(&printed);
-        for port in self.outputs.keys().chain(produced.keys()).collect::<BTreeSet<_>>() {
-            match (self.outputs.get(port), produced.get(port)) {
+        let mut bound = Bound::new();
+        loop {
+            let (printed, produced) = match self.replay(workers, out, &bound) {
+                Ok(result) => result,
+                Err(message) => return vec![message],
+            };
+            let before = bound.len();
+            let outputs = match self.bind(&produced, &mut bound) {
+                Ok(outputs) => outputs,
+                Err(message) => return vec![message],
+            };
+            if bound.len() == before {
+                return self.judge(&printed, &produced, &outputs, &bound);
+            }
+        }
+    }
+
+    /// Compares a run whose variables are as bound as they can be.
+    fn judge(&self, printed: &Printed, produced: &Frames, outputs: &Frames, bound: &Bound) -> Vec<String> {
+        let mut wrong = self.compare_counters(printed);
+        wrong.extend(self.unlawful(bound));
+        for port in outputs.keys().chain(produced.keys()).collect::<BTreeSet<_>>() {
+            match (outputs.get(port), produced.get(port)) {
                 (Some(expected), got) => {
                     wrong.extend(self.compare_port(port, expected, got.map_or(&[], Vec::as_slice)));
                 }
@@ -151,13 +210,100 @@ impl Case {
         wrong
     }
 
-    fn replay(&self, workers: usize, out: &Path) -> Result<Printed, String> {
+    /// Binds variables by the first frames that carry them, as far as each port's frames are what is expected;
+    /// returns the expectation with everything bound in it.
+    fn bind(&self, produced: &Frames, bound: &mut Bound) -> Result<Frames, String> {
+        for (port, expected) in &self.outputs {
+            let got = produced.get(port).map_or(&[][..], Vec::as_slice);
+            for (index, (want, have)) in expected.iter().zip(got).enumerate() {
+                let mut found = bound.clone();
+                for (name, variable) in &self.expectation.variables {
+                    let here = |field: &&Field| field.frame == index + 1 && is_output(&field.file, port);
+                    if let Some(field) = variable.fields.iter().find(here)
+                        && let Some(word) = have.data.get(field.at..field.at + 2)
+                    {
+                        found.entry(name.clone()).or_insert(u16::from_be_bytes([word[0], word[1]]));
+                    }
+                }
+                let mut frame = want.clone();
+                self.fill(&format!("out.{port}"), index + 1, &mut frame, &found)?;
+                if frame.data != have.data {
+                    break;
+                }
+                *bound = found;
+            }
+        }
+        let mut outputs = self.outputs.clone();
+        for (port, frames) in &mut outputs {
+            for (index, frame) in frames.iter_mut().enumerate() {
+                self.fill(&format!("out.{port}"), index + 1, frame, bound)?;
+            }
+        }
+        Ok(outputs)
+    }
+
+    /// Writes what is bound into a frame, and mends its checksums (RFC 1624).
+    fn fill(&self, file: &str, number: usize, frame: &mut Captured, bound: &Bound) -> Result<(), String> {
+        for (name, variable) in &self.expectation.variables {
+            let Some(&value) = bound.get(name) else { continue };
+            for field in variable.fields.iter().filter(|f| f.file == file && f.frame == number) {
+                let what = || format!("case.toml: variable {name} is not at {} of {file} {number}", field.at);
+                let old =
+                    word(&frame.data, field.at).filter(|w| *w == variable.stands_in).ok_or_else(what)?;
+                set_word(&mut frame.data, field.at, value);
+                for &at in &field.sums {
+                    let sum = word(&frame.data, at).ok_or_else(what)?;
+                    set_word(&mut frame.data, at, mended(sum, old, value));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the case does not allow of the values.
+    fn unlawful(&self, bound: &Bound) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (name, variable) in &self.expectation.variables {
+            let Some(value) = bound.get(name) else {
+                wrong.push(format!("variable {name}: no frame that it is in was as expected"));
+                continue;
+            };
+            let (first, last) = variable.range;
+            if !(first..=last).contains(value) {
+                wrong.push(format!("variable {name}: {value} is not {first} to {last}"));
+            }
+            for other in variable.unlike.iter().filter(|other| bound.get(*other) == Some(value)) {
+                wrong.push(format!("variable {name}: {value}, as {other}"));
+            }
+        }
+        wrong
+    }
+
+    /// The captures to replay: as they are on disk, or with what is bound written into copies.
+    fn inputs_with(&self, bound: &Bound, scratch: &Path) -> Result<BTreeMap<String, PathBuf>, String> {
+        if bound.is_empty() {
+            return Ok(self.inputs.clone());
+        }
+        let mut inputs = BTreeMap::new();
+        for (port, path) in &self.inputs {
+            let mut frames = read_capture(path)?;
+            for (index, frame) in frames.iter_mut().enumerate() {
+                self.fill(&format!("in.{port}"), index + 1, frame, bound)?;
+            }
+            let copy = scratch.with_extension(format!("in.{port}.pcap"));
+            write_capture(&copy, &frames)?;
+            inputs.insert(port.clone(), copy);
+        }
+        Ok(inputs)
+    }
+
+    fn replay(&self, workers: usize, out: &Path, bound: &Bound) -> Result<(Printed, Frames), String> {
         let (stdout, stderr) = (out.with_extension("stdout"), out.with_extension("stderr"));
         let create = |path: &Path| File::create(path).map_err(|e| format!("{}: {e}", path.display()));
         let mut command = Command::new(env!("CARGO_BIN_EXE_softgate"));
         command.arg("replay").arg("--config").arg(self.folder.join("config.toml"));
         // In reverse: the order of the ports is the config's, not that of the arguments.
-        for (port, path) in self.inputs.iter().rev() {
+        for (port, path) in self.inputs_with(bound, out)?.iter().rev() {
             let mut pair = OsString::from(format!("{port}="));
             pair.push(path);
             command.arg("--in").arg(pair);
@@ -165,6 +311,11 @@ impl Case {
         command.arg("--out").arg(out).args(["--json", "--workers", &workers.to_string()]);
         if self.expectation.linger_ms > 0 {
             command.args(["--linger", &self.expectation.linger_ms.to_string()]);
+        }
+        for (ms, file) in &self.expectation.reloads {
+            let mut pair = OsString::from(format!("{ms}="));
+            pair.push(self.folder.join(file));
+            command.arg("--reload").arg(pair);
         }
         command.stdin(Stdio::null()).stdout(create(&stdout)?).stderr(create(&stderr)?);
         let mut child = command.spawn().map_err(|e| format!("softgate: {e}"))?;
@@ -185,7 +336,9 @@ impl Case {
             let complaint = fs::read_to_string(&stderr).unwrap_or_default();
             return Err(format!("replay ended with {status}: {}{}", complaint.trim(), text.trim()));
         }
-        serde_json::from_str(&text).map_err(|e| format!("replay --json: {e}: {}", text.trim()))
+        let printed =
+            serde_json::from_str(&text).map_err(|e| format!("replay --json: {e}: {}", text.trim()))?;
+        Ok((printed, read_outputs(out)?))
     }
 
     fn compare_counters(&self, printed: &Printed) -> Vec<String> {
@@ -310,7 +463,38 @@ fn ecmp_complaints(macs: &[String], got: &[Captured]) -> Vec<String> {
     wrong
 }
 
-fn read_outputs(out: &Path) -> Result<BTreeMap<String, Vec<Captured>>, String> {
+fn is_output(file: &str, port: &str) -> bool {
+    file.strip_prefix("out.") == Some(port)
+}
+
+fn word(data: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*data.get(at)?, *data.get(at + 1)?]))
+}
+
+fn set_word(data: &mut [u8], at: usize, value: u16) {
+    data[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+/// A checksum after a word that it covers has changed (RFC 1624 eqn. 3).
+fn mended(sum: u16, old: u16, new: u16) -> u16 {
+    let sum = u32::from(!sum) + u32::from(!old) + u32::from(new);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(((sum & 0xffff) + (sum >> 16)) as u16)
+}
+
+fn write_capture(path: &Path, frames: &[Captured]) -> Result<(), String> {
+    let say = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let header = PcapHeader { ts_resolution: TsResolution::NanoSecond, ..PcapHeader::default() };
+    let file = File::create(path).map_err(|e| say(&e))?;
+    let mut writer = PcapWriter::with_header(file, header).map_err(|e| say(&e))?;
+    for frame in frames {
+        let packet = PcapPacket::new(frame.time, frame.data.len() as u32, &frame.data);
+        writer.write_packet(&packet).map_err(|e| say(&e))?;
+    }
+    Ok(())
+}
+
+fn read_outputs(out: &Path) -> Result<Frames, String> {
     let mut produced = BTreeMap::new();
     let Ok(files) = fs::read_dir(out) else { return Ok(produced) };
     for file in files {
@@ -502,7 +686,9 @@ fn every_case_comes_out_to_the_byte() {
                         if wrong.is_empty() {
                             continue;
                         }
-                        if let Some(reason) = &reason {
+                        // A choice of the gateway's own would become a constant.
+                        let fixed = case.expectation.variables.is_empty();
+                        if let Some(reason) = reason.as_ref().filter(|_| fixed) {
                             case.regenerate(&out, reason).expect("the case can be written");
                         }
                         failures
@@ -617,6 +803,40 @@ fn equal_cost_paths_are_judged_by_flow() {
     assert_eq!(ecmp_complaints(macs, &frames).len(), 1);
     frames[64].data[5] = 99;
     assert_eq!(ecmp_complaints(macs, &frames).len(), 2);
+}
+
+#[test]
+fn a_variable_is_bound_by_the_first_good_frame_and_checked() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pcap/forward-ipv4");
+    let mut case = Case::read(&folder).expect("a case");
+    // The source port of the UDP packet, in the place of a NAT's choice.
+    let (at, sum) = (34, 40);
+    let frames = case.outputs["wan"].clone();
+    let udp = frames.iter().position(|frame| frame.data[23] == 17).expect("a UDP packet");
+    let stands_in = word(&frames[udp].data, at).expect("a port");
+    let field = |frame| Field { file: "out.wan".into(), frame, at, sums: vec![sum] };
+    let variable = |range, unlike| Variable { range, unlike, stands_in, fields: vec![field(udp + 1)] };
+    case.expectation.variables.insert("p".into(), variable((1024, 65535), vec!["q".into()]));
+    let mut produced = Frames::from([("wan".to_owned(), frames)]);
+    let packet = &mut produced.get_mut("wan").expect("frames")[udp].data;
+    set_word(packet, at, 2000);
+    let mut bound = Bound::new();
+    case.bind(&produced, &mut bound).expect("the field is there");
+    assert!(bound.is_empty(), "its checksum is wrong");
+    let packet = &mut produced.get_mut("wan").expect("frames")[udp].data;
+    let mend = mended(word(packet, sum).expect("a checksum"), stands_in, 2000);
+    set_word(packet, sum, mend);
+    let outputs = case.bind(&produced, &mut bound).expect("the field is there");
+    assert_eq!(bound["p"], 2000);
+    assert!(outputs["wan"][udp].data == produced["wan"][udp].data);
+    assert!(case.unlawful(&bound).is_empty());
+    bound.insert("q".into(), 2000);
+    assert_eq!(case.unlawful(&bound).len(), 1, "as q");
+    bound.insert("p".into(), 80);
+    assert_eq!(case.unlawful(&bound).len(), 1, "out of its range");
+    assert_eq!(case.unlawful(&Bound::new()).len(), 1, "never seen");
+    case.expectation.variables.get_mut("p").expect("it").fields[0].at = 0;
+    assert!(case.bind(&produced, &mut bound).is_err(), "something else stands there");
 }
 
 #[test]

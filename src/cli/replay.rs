@@ -31,6 +31,9 @@ pub struct Args {
     /// How long the clock runs on behind the last packet, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub linger: u64,
+    /// Another config that takes over so many milliseconds after the first packet; any number of them
+    #[arg(long, value_name = "MS=FILE", value_parser = parse_reload)]
+    pub reload: Vec<(u64, PathBuf)>,
     /// Prints one JSON object
     #[arg(long)]
     pub json: bool,
@@ -49,6 +52,12 @@ struct Json {
     written: std::collections::BTreeMap<String, u64>,
 }
 
+fn parse_reload(text: &str) -> Result<(u64, PathBuf), String> {
+    let parts = text.split_once('=').filter(|(_, file)| !file.is_empty());
+    let (ms, file) = parts.ok_or("expected MS=FILE.toml")?;
+    Ok((ms.parse().map_err(|_| format!("{ms}: not a number of milliseconds"))?, file.into()))
+}
+
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Trouble> {
     let config = Config::load(&args.config)?;
@@ -57,6 +66,11 @@ pub(super) fn run(args: &Args) -> Result<(), Trouble> {
         out: args.out.clone(),
         workers: usize::from(args.workers),
         linger: Duration::from_millis(args.linger),
+        reloads: args
+            .reload
+            .iter()
+            .map(|(ms, file)| Ok((Duration::from_millis(*ms), Config::load(file)?)))
+            .collect::<Result<_, Trouble>>()?,
     };
     let report =
         replay(&config, &options).map_err(|error| Trouble::Unable(format!("softgate replay: {error}")))?;
