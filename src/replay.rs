@@ -90,6 +90,10 @@ pub enum ReplayError {
     Stuck(Nanos),
 }
 
+/// Workers' time begins at a multiple of this in the capture's, at least as much before the first packet unless that
+/// is younger itself.
+const START_STEP: Nanos = Nanos::from_secs(1000);
+
 /// Compiles `config` for a node without devices. `populate`: takes the memory of all sessions at once.
 pub fn compile(
     config: &Config,
@@ -125,6 +129,10 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
     for input in &mut inputs {
         input.sort_by_key(|captured| captured.time);
     }
+    // Workers count from a start of their own, as a node does from its boot: timers would not reach a date.
+    let first = inputs.iter().flatten().map(|captured| captured.time).min().unwrap_or_default();
+    let start = Nanos((first.0 / START_STEP.0).saturating_sub(1) * START_STEP.0);
+    inputs.iter_mut().flatten().for_each(|captured| captured.time.0 -= start.0);
     let mut times: Vec<Nanos> = inputs.iter().flatten().map(|captured| captured.time).collect();
     times.sort_unstable();
     times.dedup();
@@ -142,7 +150,7 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
     let frames = config.system.frames.get() as usize;
     let (memory, pools) = PacketMemory::new(options.workers, frames.min(16_384), ChunkSize::Bytes2048)?;
     let clock = ReplayClock::default();
-    let outputs = outputs(&ports, &options.out);
+    let outputs = outputs(&ports, &options.out, start);
     let mut workers: Vec<Worker> =
         pools.into_iter().enumerate().map(|(id, pool)| Worker::new(id, &node, pool)).collect();
     for (port, input) in inputs.into_iter().enumerate() {
@@ -201,8 +209,9 @@ fn reload(
     Ok(())
 }
 
-fn outputs(ports: &[String], out: &Path) -> Vec<Arc<Mutex<CaptureWriter>>> {
-    let writer = |port: &String| Arc::new(Mutex::new(CaptureWriter::new(out.join(format!("{port}.pcap")))));
+fn outputs(ports: &[String], out: &Path, start: Nanos) -> Vec<Arc<Mutex<CaptureWriter>>> {
+    let path = |port: &String| out.join(format!("{port}.pcap"));
+    let writer = |port: &String| Arc::new(Mutex::new(CaptureWriter::new(path(port), start)));
     ports.iter().map(writer).collect()
 }
 

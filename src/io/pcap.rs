@@ -115,6 +115,7 @@ fn captured(timestamp: Duration, data: &[u8]) -> Captured {
 /// A file that is made when the first frame is written to it.
 pub struct CaptureWriter {
     path: PathBuf,
+    start: Nanos,
     writer: Option<PcapWriter<BufWriter<File>>>,
     /// The first failure; later frames are not written.
     failed: Option<CaptureError>,
@@ -122,9 +123,9 @@ pub struct CaptureWriter {
 }
 
 impl CaptureWriter {
-    /// Will write to `path`.
-    pub fn new(path: PathBuf) -> CaptureWriter {
-        CaptureWriter { path, writer: None, failed: None, frames: 0 }
+    /// Will write to `path`; workers' time is `start` behind the file's.
+    pub fn new(path: PathBuf, start: Nanos) -> CaptureWriter {
+        CaptureWriter { path, start, writer: None, failed: None, frames: 0 }
     }
 
     fn write(&mut self, time: Nanos, bytes: &[u8]) {
@@ -145,7 +146,7 @@ impl CaptureWriter {
             self.writer = Some(writer);
         }
         let Some(writer) = &mut self.writer else { unreachable!("just made") };
-        let packet = PcapPacket::new(Duration::from_nanos(time.0), bytes.len() as u32, bytes);
+        let packet = PcapPacket::new(Duration::from_nanos(self.start.0 + time.0), bytes.len() as u32, bytes);
         writer.write_packet(&packet).map_err(|error| content(&self.path, self.frames as usize + 1, error))?;
         self.frames += 1;
         Ok(())
