@@ -6,7 +6,8 @@ zeros; checksums are right. Everything comes from fixed seeds, so that figures o
 other gateways can be compared.
 
     fw_1, fw_64k, fw_1M   flows to 20.0.0.0/8, each once, in random order: H hosts x P ports as in FD.io CSIT
-    vl_1, vl_64k          the same on VLAN 100
+    vl_1 ... vl_4M        the same on VLAN 100
+    tcp_64k               the same as TCP in the middle of a connection, on VLAN 100
     rt_10k, rt_1M         one million packets, each to a random address in a random one of the routes
     routes_10k, routes_1M .txt: route files of the config, lengths roughly as in the default-free zone,
                           next hops 192.168.2.2 to .17 in turn
@@ -26,8 +27,8 @@ FRAME_BYTES = 64
 VLAN = 100
 
 # Name: (hosts, ports). The order matters: one random sequence serves all.
-FLOWS = {"1": (1, 1), "1k": (16, 63), "64k": (1024, 63), "1M": (16384, 63)}
-CAPTURES = {"fw": ("1", "1k", "64k", "1M"), "vl": ("1", "64k")}
+FLOWS = {"1": (1, 1), "1k": (16, 63), "64k": (1024, 63), "1M": (16384, 63), "4M": (65536, 63)}
+CAPTURES = {"fw": ("1", "64k", "1M"), "vl": ("1", "1k", "64k", "1M", "4M"), "tcp": ("64k",)}
 
 ROUTES = {"10k": 10_000, "1M": 1_000_000}
 RANDOM_DESTINATIONS = 1_000_000
@@ -55,8 +56,9 @@ def ones_complement_sum(octets):
     return total
 
 
-def udp_frames(src, dst, src_port, dst_port, vlan=None):
-    """One frame per element of the four arrays."""
+def udp_frames(src, dst, src_port, dst_port, vlan=None, tcp=False):
+    """One frame per element of the four arrays; TCP segments instead of datagrams if asked for."""
+    protocol = 6 if tcp else 17
     frames = np.zeros((len(src), FRAME_BYTES), np.uint8)
     frames[:, 0:6] = np.frombuffer(INSIDE_PORT, np.uint8)
     frames[:, 6:12] = np.frombuffer(CLIENT, np.uint8)
@@ -70,7 +72,7 @@ def udp_frames(src, dst, src_port, dst_port, vlan=None):
     header[:, 0] = 0x45
     header[:, 2:4] = [0, FRAME_BYTES - l3]
     header[:, 8] = 64  # TTL
-    header[:, 9] = 17  # UDP
+    header[:, 9] = protocol
     header[:, 12:16] = big_endian(src, 4)
     header[:, 16:20] = big_endian(dst, 4)
     header[:, 10:12] = big_endian(~ones_complement_sum(header) & 0xFFFF, 2)
@@ -79,15 +81,21 @@ def udp_frames(src, dst, src_port, dst_port, vlan=None):
     length = FRAME_BYTES - l3 - 20
     datagram[:, 0:2] = big_endian(src_port, 2)
     datagram[:, 2:4] = big_endian(dst_port, 2)
-    datagram[:, 4:6] = [0, length]
+    if tcp:
+        # Sequence and acknowledgement number, 5 words of header, PSH and ACK, window.
+        datagram[:, 4:16] = [0, 0, 0x10, 0, 0, 0, 0x20, 0, 0x50, 0x18, 0xFF, 0xFF]
+    else:
+        datagram[:, 4:6] = [0, length]
     # Pseudo header (RFC 768): addresses, protocol, length.
-    pseudo = ones_complement_sum(header[:, 12:20]) + 17 + length
+    pseudo = ones_complement_sum(header[:, 12:20]) + protocol + length
     total = ones_complement_sum(datagram) + pseudo
     for _ in range(2):
         total = (total & 0xFFFF) + (total >> 16)
     check = ~total & 0xFFFF
-    check[check == 0] = 0xFFFF
-    datagram[:, 6:8] = big_endian(check, 2)
+    if not tcp:
+        check[check == 0] = 0xFFFF
+    at = 16 if tcp else 6
+    datagram[:, at : at + 2] = big_endian(check, 2)
     return frames
 
 
@@ -110,6 +118,8 @@ def flow_captures(directory, numbers):
             write_capture(directory / f"fw_{name}.pcap", udp_frames(*fields))
         if name in CAPTURES["vl"]:
             write_capture(directory / f"vl_{name}.pcap", udp_frames(*fields, vlan=VLAN))
+        if name in CAPTURES["tcp"]:
+            write_capture(directory / f"tcp_{name}.pcap", udp_frames(*fields, vlan=VLAN, tcp=True))
 
 
 def route_captures(directory, numbers):

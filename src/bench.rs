@@ -5,7 +5,7 @@
 //! the median of the differences, so that a noisy neighbour hits both.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::io::memory::{MemoryPort, Sink, Template};
 use crate::mem::{ChunkSize, FramePool, PacketMemory, tsc};
+use crate::packet::view::{be16, ethertype, protocol};
 use crate::replay::{self, ReplayError};
 use crate::telemetry::Totals;
 use crate::time::Nanos;
@@ -40,6 +41,9 @@ pub struct Options {
     pub seconds: f64,
     /// Report although packets were dropped: for scenarios that drop on purpose.
     pub allow_drops: bool,
+    /// Ports `(out, in)`: what leaves by `out` in a first round comes in again by `in` as replies, mixed one to one
+    /// with the captures.
+    pub reflect: Vec<(String, String)>,
 }
 
 /// The result of a benchmark; `--json` prints it as it is.
@@ -89,6 +93,9 @@ pub enum BenchError {
     /// As for a replay.
     #[error(transparent)]
     Replay(#[from] ReplayError),
+    /// `--reflect` names a port the config does not have.
+    #[error("--reflect: the config has no port `{0}`")]
+    UnknownPort(String),
     /// Nothing to send.
     #[error("no frames: name at least one capture with --in PORT=FILE")]
     NoFrames,
@@ -141,7 +148,11 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, BenchError> {
         replay::compile(config, options.workers, config.has_zones()).map_err(ReplayError::from)?;
     let (memory, pools) =
         PacketMemory::new(options.workers, FRAMES, ChunkSize::Bytes2048).map_err(ReplayError::from)?;
-    let measured = measure(&node, pools, &templates, options);
+    let index = |name: &String| ports.iter().position(|port| port == name);
+    let port = |name: &String| index(name).ok_or_else(|| BenchError::UnknownPort(name.clone()));
+    let pairs = options.reflect.iter().map(|(out, back)| Ok((port(out)?, port(back)?)));
+    let reflect = pairs.collect::<Result<Vec<_>, BenchError>>()?;
+    let measured = measure(&node, pools, &templates, &reflect, options);
     let totals = Totals::of(node.counters.iter().map(|counters| &**counters));
     if memory.leaked() != 0 {
         return Err(BenchError::Leaked(memory.leaked()));
@@ -159,6 +170,7 @@ fn measure(
     node: &Arc<Node>,
     pools: Vec<FramePool>,
     templates: &[Arc<Template>],
+    reflect: &[(usize, usize)],
     options: &Options,
 ) -> Vec<Measured> {
     let barrier = Barrier::new(options.workers);
@@ -172,6 +184,8 @@ fn measure(
                 scope.spawn(move || {
                     core_affinity::set_for_current(core_affinity::CoreId { id: options.first_cpu + id });
                     let mut worker = Worker::new(id, node, pool);
+                    let mut templates = templates.to_vec();
+                    learn(&mut worker, &mut templates, reflect);
                     for (port, template) in templates.iter().enumerate() {
                         // Workers start at different frames, so that they do not walk in step.
                         let first = template.len() / options.workers * id;
@@ -189,6 +203,64 @@ fn measure(
             .collect();
         threads.into_iter().map(|thread| thread.join().expect("a worker panicked")).collect()
     })
+}
+
+/// One round through all frames, in which sessions begin and whose results become the replies.
+fn learn(worker: &mut Worker, templates: &mut [Arc<Template>], reflect: &[(usize, usize)]) {
+    if reflect.is_empty() {
+        return;
+    }
+    let kept: Vec<_> = templates.iter().map(|_| Arc::new(Mutex::new(Vec::new()))).collect();
+    for (port, template) in templates.iter().enumerate() {
+        let is_reflected = reflect.iter().any(|(out, _)| *out == port);
+        let sink = if is_reflected { Sink::Keep(Arc::clone(&kept[port])) } else { Sink::Discard };
+        worker.attach(port as u16, 0, Box::new(MemoryPort::new(Arc::clone(template), false, sink)));
+    }
+    while worker.turn(Nanos::default()) {}
+    for port in 0..templates.len() {
+        worker.detach(port as u16, 0);
+    }
+    for (out, back) in reflect {
+        let mut replies = Template::clone(&templates[*back]);
+        for mut frame in std::mem::take(&mut *kept[*out].lock().expect("no holder panics")) {
+            if turn_around(&mut frame) {
+                replies.push(&frame);
+            }
+        }
+        templates[*back] = Arc::new(replies);
+    }
+}
+
+/// Makes a frame its own reply: addresses and ports change places, and so do TCP's sequence numbers. Checksums stay
+/// right, as they are sums. False: it is no TCP or UDP.
+fn turn_around(frame: &mut [u8]) -> bool {
+    let mut l3 = 14;
+    while frame.len() >= l3 + 20 && matches!(be16(frame, l3 - 2), ethertype::VLAN | ethertype::QINQ) {
+        l3 += 4;
+    }
+    if frame.len() < l3 + 20 {
+        return false;
+    }
+    let (addrs, len, upper, l4) = match be16(frame, l3 - 2) {
+        ethertype::IPV4 => (l3 + 12, 4, frame[l3 + 9], l3 + usize::from(frame[l3] & 15) * 4),
+        ethertype::IPV6 => (l3 + 8, 16, frame[l3 + 6], l3 + 40),
+        _ => return false,
+    };
+    let is_tcp = upper == protocol::TCP;
+    if !is_tcp && upper != protocol::UDP || frame.len() < l4 + if is_tcp { 20 } else { 8 } {
+        return false;
+    }
+    let mut swap = |at: usize, len: usize| {
+        let (a, b) = frame[at..at + 2 * len].split_at_mut(len);
+        a.swap_with_slice(b);
+    };
+    swap(0, 6);
+    swap(addrs, len);
+    swap(l4, 2);
+    if is_tcp {
+        swap(l4 + 4, 4);
+    }
+    true
 }
 
 fn measure_worker(

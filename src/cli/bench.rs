@@ -28,6 +28,9 @@ pub struct Args {
     /// Seconds to measure, after a warm-up
     #[arg(long, default_value_t = 4.0)]
     pub seconds: f64,
+    /// What leaves by OUT in a first round comes in again by IN as replies, one to one with the captures
+    #[arg(long, value_name = "OUT=IN", value_parser = parse_ports)]
+    pub reflect: Vec<(String, String)>,
     /// Reports although packets are dropped
     #[arg(long)]
     pub allow_drops: bool,
@@ -45,6 +48,7 @@ pub(super) fn run(args: &Args) -> Result<(), Trouble> {
         first_cpu: args.cpu,
         seconds: args.seconds.clamp(0.1, 3600.0),
         allow_drops: args.allow_drops,
+        reflect: args.reflect.clone(),
     };
     let report =
         bench(&config, &options).map_err(|error| Trouble::Wrong(format!("softgate bench: {error}")))?;
@@ -53,6 +57,11 @@ pub(super) fn run(args: &Args) -> Result<(), Trouble> {
         return super::print(&format!("{line}\n"));
     }
     super::print(&text(&report))
+}
+
+fn parse_ports(text: &str) -> Result<(String, String), String> {
+    let (out, back) = text.split_once('=').ok_or("write two names of ports: OUT=IN")?;
+    Ok((out.to_owned(), back.to_owned()))
 }
 
 fn text(report: &Report) -> String {
