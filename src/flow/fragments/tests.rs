@@ -1,0 +1,1 @@
+//! Tests of the datagrams under way.
