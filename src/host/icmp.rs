@@ -164,7 +164,7 @@ fn error_v4(kind: IcmpError, original: &[u8], ingress: &Interface, mtu: u16) -> 
     let src = ingress.info.v4.first()?.0.octets();
     let quoted = &original[..original.len().min(MAX_V4_ERROR - IPV4_BYTES - ICMP_BYTES)];
     let mut bytes = OwnBytes::new();
-    ipv4_header(&mut bytes, TOS_INTERNETWORK_CONTROL, src, *array(original, 12), ICMP_BYTES + quoted.len());
+    ipv4_header(&mut bytes, protocol::ICMP, TOS_INTERNETWORK_CONTROL, src, *array(original, 12), ICMP_BYTES + quoted.len());
     // RFC 1191 section 4: the next hop's MTU in the lower half of the unused word.
     let rest = if kind == IcmpError::TooBig { u32::from(mtu) } else { 0 };
     bytes.try_extend_from_slice(&[icmp_type, code, 0, 0]).ok()?;
@@ -186,7 +186,7 @@ fn error_v6(kind: IcmpError, original: &[u8], ingress: &Interface, mtu: u16) -> 
     let src = ingress.info.v6.first().map(|(addr, _)| *addr).or(ingress.info.link_local)?.octets();
     let quoted = &original[..original.len().min(MAX_V6_ERROR - IPV6_BYTES - ICMP_BYTES)];
     let mut bytes = OwnBytes::new();
-    ipv6_header(&mut bytes, 0, src, *array(original, 8), ICMP_BYTES + quoted.len());
+    ipv6_header(&mut bytes, protocol::ICMPV6, 0, src, *array(original, 8), ICMP_BYTES + quoted.len());
     let rest = if kind == IcmpError::TooBig { u32::from(mtu) } else { 0 };
     bytes.try_extend_from_slice(&[icmp_type, code, 0, 0]).ok()?;
     bytes.try_extend_from_slice(&rest.to_be_bytes()).ok()?;
@@ -196,10 +196,17 @@ fn error_v6(kind: IcmpError, original: &[u8], ingress: &Interface, mtu: u16) -> 
 }
 
 /// RFC 6864 section 4.1: an atomic datagram (DF set) needs no ID of its own.
-fn ipv4_header(bytes: &mut OwnBytes, tos: u8, src: [u8; 4], dst: [u8; 4], payload: usize) {
+pub(super) fn ipv4_header(
+    bytes: &mut OwnBytes,
+    upper: u8,
+    tos: u8,
+    src: [u8; 4],
+    dst: [u8; 4],
+    payload: usize,
+) {
     let len = ((IPV4_BYTES + payload) as u16).to_be_bytes();
     let mut header =
-        [0x45, tos, len[0], len[1], 0, 0, 0x40, 0, TTL, protocol::ICMP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        [0x45, tos, len[0], len[1], 0, 0, 0x40, 0, TTL, upper, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     header[12..16].copy_from_slice(&src);
     header[16..20].copy_from_slice(&dst);
     let sum = checksum::of(&header);
@@ -207,9 +214,16 @@ fn ipv4_header(bytes: &mut OwnBytes, tos: u8, src: [u8; 4], dst: [u8; 4], payloa
     bytes.extend(header);
 }
 
-fn ipv6_header(bytes: &mut OwnBytes, class: u8, src: [u8; 16], dst: [u8; 16], payload: usize) {
+pub(super) fn ipv6_header(
+    bytes: &mut OwnBytes,
+    upper: u8,
+    class: u8,
+    src: [u8; 16],
+    dst: [u8; 16],
+    payload: usize,
+) {
     let len = (payload as u16).to_be_bytes();
-    bytes.extend([0x60 | class >> 4, class << 4, 0, 0, len[0], len[1], protocol::ICMPV6, TTL]);
+    bytes.extend([0x60 | class >> 4, class << 4, 0, 0, len[0], len[1], upper, TTL]);
     bytes.extend(src);
     bytes.extend(dst);
 }

@@ -6,6 +6,7 @@
 pub mod arp;
 pub mod icmp;
 pub mod nd;
+pub mod tcp;
 
 /// Where the gateway's own answers go on the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

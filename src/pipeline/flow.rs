@@ -179,12 +179,16 @@ pub(super) fn take<A: Address>(
     }
     if flow.has(flow_flags::TCP) {
         match track(packet, handle, table) {
-            Ok(false) => {}
+            Ok(Tracked::Same) => {}
             // Another state has another idle time.
-            Ok(true) => {
+            Ok(Tracked::Changed) => {
                 table.flow_mut(handle).last_seen = now;
                 let due = due(table, handle.session(), &cx.tables.policy.timers);
                 table.rearm(handle.session(), due);
+            }
+            Ok(Tracked::Reopened) => {
+                packet.meta.flow = handle;
+                return Verdict::Decide;
             }
             Err(reason) => return Verdict::Drop(reason),
         }
@@ -205,9 +209,23 @@ pub(super) fn note<A: Address>(meta: &mut Meta, handle: Handle, flow: &Flow<A>) 
     meta.dst_v4 = flow.new_dst.low();
 }
 
+/// What a packet meant to its connection.
+enum Tracked {
+    /// Nothing new.
+    Same,
+    /// It is in another state.
+    Changed,
+    /// It is over, and a new one begins with the same ports (RFC 9293 section 3.6.1).
+    Reopened,
+}
+
 /// TCP's word on a packet of a session.
 #[inline(always)]
-fn track<A: Address>(packet: &Packet, handle: Handle, table: &mut FlowTable<A>) -> Result<bool, DropReason> {
+fn track<A: Address>(
+    packet: &Packet,
+    handle: Handle,
+    table: &mut FlowTable<A>,
+) -> Result<Tracked, DropReason> {
     let meta = &packet.meta;
     let l4 = &packet.frame.bytes()[usize::from(meta.l4)..];
     let payload = usize::from(meta.ip_len) - usize::from(meta.l4 - meta.l3);
@@ -216,9 +234,9 @@ fn track<A: Address>(packet: &Packet, handle: Handle, table: &mut FlowTable<A>) 
     let tracker = &mut table.record_mut(handle.session()).tcp;
     let before = tracker.state();
     match tracker.advance(direction, &segment) {
-        tcp::Verdict::Forward => Ok(tracker.state() != before),
-        tcp::Verdict::ForwardOnly => Ok(false),
-        tcp::Verdict::Reopen => Err(DropReason::TcpNoSession),
+        tcp::Verdict::Forward if tracker.state() != before => Ok(Tracked::Changed),
+        tcp::Verdict::Forward | tcp::Verdict::ForwardOnly => Ok(Tracked::Same),
+        tcp::Verdict::Reopen => Ok(Tracked::Reopened),
         tcp::Verdict::Drop(fault) => Err(tcp_reason(fault)),
     }
 }

@@ -412,7 +412,14 @@ fn renew<A: Table>(
 ) -> Result<Verdict, DropReason> {
     refresh::<A>(handle, packet.meta.interface, cx, flows)?;
     match flow::take(packet, handle, A::table(flows), cx, now) {
-        Verdict::Decide => unreachable!("its epoch and ingress were just set"),
+        // Its epoch and ingress were just set: it is a new connection in an old one's place.
+        Verdict::Decide => {
+            end::<A>(handle.session(), cx, flows);
+            packet.meta.flow = Handle::NONE;
+            let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+            let tuple: Tuple<A> = flow::tuple_of(&packet.meta, l3);
+            open(packet, &tuple, cx, flows, now)
+        }
         verdict => Ok(verdict),
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 
 use crate::by_slot::BySlot;
-use crate::host::{LinkTarget, OwnBytes, arp, icmp, nd};
+use crate::host::{LinkTarget, OwnBytes, arp, icmp, nd, tcp};
 use crate::mem::{Frame, FramePool};
 use crate::neighbours::{self, NeighbourTable, State, addr_key};
 use crate::packet::view::{be128, ethertype, protocol};
@@ -389,7 +389,12 @@ impl SlowPath {
         }
         let ingress = cx.tables.interface(meta.interface);
         let mtu = if kind == IcmpError::TooBig { cx.tables.interface(meta.egress).mtu_bytes } else { 0 };
-        if let Some(bytes) = icmp::error(kind, meta, l3, ingress, mtu)
+        // Who is told that he may not learns it by a reset, if he speaks TCP.
+        let bytes = match kind {
+            IcmpError::Prohibited if meta.protocol == protocol::TCP => tcp::reset(meta, l3),
+            _ => icmp::error(kind, meta, l3, ingress, mtu),
+        };
+        if let Some(bytes) = bytes
             && let Some(frame) = pool.take_filled(&bytes)
         {
             add(&cx.counters.originated, 1);
