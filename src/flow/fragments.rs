@@ -106,7 +106,7 @@ impl Piece {
     pub fn new(start: usize, len: usize, more: bool, header_len: usize) -> Result<Piece, DropReason> {
         let end = start + len;
         // RFC 8200 section 4.5: all but the last are whole words of 8 bytes. Nobody sends empty ones.
-        if len == 0 || more && len % 8 != 0 || header_len + end > MAX_BYTES {
+        if len == 0 || more && !len.is_multiple_of(8) || header_len + end > MAX_BYTES {
             return Err(DropReason::FragmentInvalid);
         }
         Ok(Piece { start: start as u16, end: end as u16, is_last: !more })
