@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
+use proptest::prelude::*;
 use softgate::config::Config;
 use softgate::flow::Capacity;
 use softgate::flow::fragments::{MAX_DATAGRAMS_PER_SOURCE, TIMEOUT};
@@ -166,6 +167,10 @@ enum Ends {
 }
 
 impl Ends {
+    fn is_v4(&self) -> bool {
+        matches!(self, Ends::V4(..))
+    }
+
     fn pseudo(&self, protocol: u8, len: usize) -> u64 {
         match self {
             Ends::V4(..) if protocol == ICMP => 0,
@@ -195,7 +200,7 @@ impl Datagram {
         let mut message =
             [ports.0.to_be_bytes(), ports.1.to_be_bytes(), (8 + payload as u16).to_be_bytes(), [0; 2]]
                 .concat();
-        message.extend((0..payload).map(|i| (i / 8 * 31 + i) as u8));
+        message.extend((0..payload).map(|i| (i / 8 * 31 + i + id as usize) as u8));
         Datagram::new(ends, id, UDP, message)
     }
 
@@ -688,5 +693,83 @@ fn errors_about_fragments_find_their_way_back() {
             assert_eq!(see(&answer[0]).bytes, error.message);
         }
         gate.end(&[]);
+    }
+}
+
+/// Fragments of many datagrams, in any order, some lost and some twice.
+fn any_traffic() -> impl Strategy<Value = (Vec<Datagram>, Vec<(usize, usize)>)> {
+    let one = (any::<bool>(), any::<bool>(), 1000..5000usize);
+    let datagrams = prop::collection::vec(one, 1..12).prop_map(|all| {
+        let udp = |(id, (is_v4, is_other, payload))| {
+            let ends = match (is_v4, is_other) {
+                (true, true) => Ends::V4(OTHER_HOST, SERVER),
+                (true, false) => V4,
+                (false, _) => V6,
+            };
+            Datagram::udp(ends, id as u32, (4000 + id as u16, 53), payload)
+        };
+        all.into_iter().enumerate().map(udp).collect::<Vec<_>>()
+    });
+    let with_pieces = datagrams.prop_flat_map(|datagrams| {
+        let count = |datagram: &Datagram| datagram.message.len().div_ceil(SIZE);
+        let pieces: Vec<(usize, usize)> = datagrams
+            .iter()
+            .enumerate()
+            .flat_map(|(index, datagram)| (0..count(datagram)).map(move |piece| (index, piece)))
+            .collect();
+        let times = prop_oneof![1 => Just(0), 20 => Just(1), 1 => Just(2usize)];
+        (Just(datagrams), Just(pieces.clone()), prop::collection::vec(times, pieces.len()))
+    });
+    let repeated = with_pieces.prop_map(|(datagrams, pieces, times)| {
+        let copies =
+            pieces.into_iter().zip(times).flat_map(|(piece, times)| std::iter::repeat_n(piece, times));
+        (datagrams, copies.collect::<Vec<_>>())
+    });
+    repeated.prop_flat_map(|(datagrams, pieces)| (Just(datagrams), Just(pieces).prop_shuffle()))
+}
+
+/// Bytes of a fragment in [`any_traffic`].
+const SIZE: usize = 800;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_fragment_leaves_or_is_counted((datagrams, pieces) in any_traffic()) {
+        let mut gate = Gate::new();
+        let cut: Vec<Vec<Vec<u8>>> = datagrams.iter().map(|datagram| datagram.cut(LAN, SIZE)).collect();
+        let frames: Vec<_> = pieces.iter().map(|(index, piece)| cut[*index][*piece].clone()).collect();
+        let mut out = Vec::new();
+        for frames in frames.chunks(7) {
+            out.extend(gate.send(LAN, frames));
+        }
+        gate.wait(TIMEOUT.as_secs());
+        let lost: u64 = gate.drops().iter().map(|(_, count)| count).sum();
+        prop_assert_eq!(out.len() + lost as usize, frames.len());
+        // What was sent whole, and once, has arrived whole: each payload begins with its own bytes.
+        let mut by_id: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+        for frame in &out {
+            let seen = see(frame);
+            by_id.entry(format!("{:?} {}", seen.ends, seen.id)).or_default().push(frame.clone());
+        }
+        for (index, datagram) in datagrams.iter().enumerate() {
+            let count = |piece| pieces.iter().filter(|sent| **sent == (index, piece)).count();
+            if (0..cut[index].len()).any(|piece| count(piece) != 1) {
+                continue;
+            }
+            let arrived = by_id.values().any(|frames| {
+                let mut starts = starts(frames);
+                starts.sort_unstable();
+                let is_whole = starts == (0..cut[index].len()).map(|piece| piece * SIZE).collect::<Vec<_>>();
+                let has_end = frames.iter().any(|frame| !see(frame).more);
+                is_whole && has_end && see(&frames[0]).ends.is_v4() == datagram.ends.is_v4() && {
+                    let whole = &together(frames)[0];
+                    whole.has_right_checksum() && whole.message[8..] == datagram.message[8..]
+                }
+            });
+            prop_assert!(arrived, "datagram {}", index);
+        }
+        let drops = gate.drops();
+        gate.end(&drops);
     }
 }

@@ -262,7 +262,8 @@ impl<T> Fragments<T> {
     /// An empty table.
     pub fn new(key: Key) -> Result<Fragments<T>, MemoryError> {
         Ok(Fragments {
-            index: Index::new(MAX_DATAGRAMS, false)?,
+            // Half empty, so that a bucket never is what there is no room in.
+            index: Index::new(MAX_DATAGRAMS * 2, false)?,
             entries: Vec::with_capacity(MAX_DATAGRAMS),
             free_entry: NONE,
             oldest: NONE,
