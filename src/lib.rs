@@ -16,7 +16,7 @@
 //! tables      immutable lookup tables, compiled from the config
 //! neighbours  the one shared table that changes under the workers: a slot is an atomic word
 //! config      what was typed, with legal values only
-//! flow        state of flows and NAT bindings, of one worker each; no packet, no lock, no clock
+//! flow        state of flows, NAT bindings and datagrams in fragments, of one worker each; no lock, no clock
 //! packet, telemetry, ratelimit, time
 //! io          ports: AF_XDP, capture files, memory; knows no protocol above the frame
 //! mem         packet memory, frames, pools; with io the only home of `unsafe`
@@ -30,7 +30,8 @@
 //! for the whole burst), *adjacency* (the checks before any rewrite, the next hop's MAC) and *rewrite* (TTL, L2
 //! header). What is to be forwarded is staged for the egress queue and sent at the end of the turn. Everything
 //! else goes to [`pipeline::slow`]: neighbours to resolve, packets to the gateway, fragments, ICMP errors. A
-//! packet that has to wait is parked as frame, ingress and time, and starts again at the first stage.
+//! packet that has to wait is parked as frame, ingress and time, and starts again at the first stage; so does a
+//! fragment between zones that comes before the first of its datagram ([`flow::fragments`]).
 //!
 //! # What always holds
 //!

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
+use proptest::prelude::*;
 use softgate::config::Config;
 use softgate::flow::Capacity;
 use softgate::flow::fragments::{MAX_DATAGRAMS_PER_SOURCE, TIMEOUT};
@@ -29,6 +30,7 @@ name = "lan"
 port = "lan"
 zone = "inside"
 mac = "02:00:00:00:00:01"
+mtu = 9000
 addresses = ["10.0.1.1/24", "2001:db8:1::1/64"]
 [[interface]]
 name = "wan"
@@ -108,18 +110,26 @@ impl Gate {
 
     /// Sends frames in at a port; what comes out at the other.
     fn send(&mut self, port: u16, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let [lan, wan] = self.exchange(port, frames);
+        if port == LAN { wan } else { lan }
+    }
+
+    /// Sends frames in at a port; what comes out at both.
+    fn exchange(&mut self, port: u16, frames: &[Vec<u8>]) -> [Vec<Vec<u8>>; 2] {
         let worker = self.worker.as_mut().expect("it runs");
         let mut template = Template::default();
         frames.iter().for_each(|frame| template.push(frame));
-        let kept = Kept::default();
-        worker.attach(port, 0, Box::new(MemoryPort::new(Arc::new(template), false, Sink::Discard)));
-        let out = MemoryPort::new(Arc::default(), false, Sink::Keep(Arc::clone(&kept)));
-        worker.attach(1 - port, 0, Box::new(out));
+        let kept = [Kept::default(), Kept::default()];
+        let template = Arc::new(template);
+        for (slot, kept) in kept.iter().enumerate() {
+            let input = if slot == usize::from(port) { Arc::clone(&template) } else { Arc::default() };
+            let io = MemoryPort::new(input, false, Sink::Keep(Arc::clone(kept)));
+            worker.attach(slot as u16, 0, Box::new(io));
+        }
         while worker.turn(self.now) {}
-        worker.detach(0, 0);
-        worker.detach(1, 0);
-        let sent = std::mem::take(&mut *kept.lock().expect("no holder panics"));
-        sent
+        worker.detach(LAN, 0);
+        worker.detach(WAN, 0);
+        kept.map(|kept| std::mem::take(&mut *kept.lock().expect("no holder panics")))
     }
 
     /// Lets time go by.
@@ -157,6 +167,10 @@ enum Ends {
 }
 
 impl Ends {
+    fn is_v4(&self) -> bool {
+        matches!(self, Ends::V4(..))
+    }
+
     fn pseudo(&self, protocol: u8, len: usize) -> u64 {
         match self {
             Ends::V4(..) if protocol == ICMP => 0,
@@ -186,7 +200,7 @@ impl Datagram {
         let mut message =
             [ports.0.to_be_bytes(), ports.1.to_be_bytes(), (8 + payload as u16).to_be_bytes(), [0; 2]]
                 .concat();
-        message.extend((0..payload).map(|i| (i / 8 * 31 + i) as u8));
+        message.extend((0..payload).map(|i| (i / 8 * 31 + i + id as usize) as u8));
         Datagram::new(ends, id, UDP, message)
     }
 
@@ -611,5 +625,151 @@ fn a_tcp_segment_in_fragments_counts_whole() {
         assert_eq!(gate.send(WAN, &[reply((501, 3101), ACK, 3)]).len(), 1);
         assert!(gate.send(WAN, &[reply((501, 3102), ACK, 4)]).is_empty(), "never sent");
         gate.end(&[("tcp-out-of-window", 1)]);
+    }
+}
+
+/// Packets that waited for their neighbour come by again, when all of their datagram has gone on.
+#[test]
+fn fragments_wait_for_their_neighbour() {
+    for order in [[0, 1], [1, 0]] {
+        let mut gate = Gate::new();
+        let unknown = Ends::V4(HOST, Ipv4Addr::new(198, 51, 100, 77));
+        let datagram = Datagram::udp(unknown, 7, (4000, 53), 2000);
+        let pieces = datagram.cut(LAN, 1200);
+        let asked = gate.send(LAN, &order.map(|index: usize| pieces[index].clone()));
+        assert_eq!(asked.len(), 1, "who has 198.51.100.77?");
+        assert_eq!(asked[0][12..14], [0x08, 0x06]);
+        let mut answer = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0x77, 0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2];
+        answer.extend([2, 0, 0, 0, 0, 0x77, 198, 51, 100, 77, 2, 0, 0, 0, 0, 2, 198, 51, 100, 2]);
+        let [_, wan] = gate.exchange(WAN, &[answer]);
+        let out = together(&wan);
+        assert_eq!(out.len(), 1);
+        assert!(out[0].has_right_checksum());
+        assert_eq!(out[0].message[8..], datagram.message[8..]);
+        gate.end(&[]);
+    }
+}
+
+/// A packet that we cut ourselves, from addresses that are ours.
+#[test]
+fn what_we_cut_behind_the_pool_gets_an_identification_of_ours() {
+    let mut gate = Gate::new();
+    let one = Datagram::udp(V4, 7, (4000, 53), 3000);
+    let other = Datagram::udp(Ends::V4(OTHER_HOST, SERVER), 7, (4000, 53), 3500);
+    let out = gate.send(LAN, &[one.piece(LAN, 0, 3008), other.piece(LAN, 0, 3508)]);
+    assert_eq!(out.len(), 6);
+    let sent = together(&out);
+    assert_eq!(sent.len(), 2);
+    for (sent, datagram) in sent.iter().zip([one, other]) {
+        assert!(sent.has_right_checksum());
+        assert_eq!(sent.message[8..], datagram.message[8..]);
+    }
+    gate.end(&[]);
+}
+
+/// Time exceeded in reassembly, quoting the first fragment as the receiver saw it.
+#[test]
+fn errors_about_fragments_find_their_way_back() {
+    for (ends, kind, header_len) in [(V4, 11, 20), (V6, 3, 48)] {
+        let mut gate = Gate::new();
+        let out = gate.send(LAN, &Datagram::udp(ends, 7, (4000, 53), 2000).cut(LAN, 1200));
+        let quoted = &out[0][14..14 + header_len + 8];
+        let back = match see(&out[0]).ends {
+            Ends::V4(src, dst) => Ends::V4(dst, src),
+            Ends::V6(src, dst) => Ends::V6(dst, src),
+        };
+        let protocol = if kind == 11 { ICMP } else { ICMPV6 };
+        let error = Datagram::new(back, 8, protocol, [&[kind, 1, 0, 0, 0, 0, 0, 0], quoted].concat());
+        let answer = gate.send(WAN, &[error.piece(WAN, 0, error.message.len())]);
+        if let Ends::V4(..) = ends {
+            let seen = see(&answer[0]);
+            assert_eq!(seen.ends, Ends::V4(SERVER, HOST));
+            assert!(checksum::is_valid(&seen.bytes));
+            assert!(checksum::is_valid(&seen.bytes[8..28]));
+            assert_eq!(seen.bytes[20..24], HOST.octets());
+            assert_eq!(seen.bytes[28..30], 4000u16.to_be_bytes());
+        } else {
+            assert_eq!(see(&answer[0]).ends, back);
+            assert_eq!(see(&answer[0]).bytes, error.message);
+        }
+        gate.end(&[]);
+    }
+}
+
+/// Fragments of many datagrams, in any order, some lost and some twice.
+fn any_traffic() -> impl Strategy<Value = (Vec<Datagram>, Vec<(usize, usize)>)> {
+    let one = (any::<bool>(), any::<bool>(), 1000..5000usize);
+    let datagrams = prop::collection::vec(one, 1..12).prop_map(|all| {
+        let udp = |(id, (is_v4, is_other, payload))| {
+            let ends = match (is_v4, is_other) {
+                (true, true) => Ends::V4(OTHER_HOST, SERVER),
+                (true, false) => V4,
+                (false, _) => V6,
+            };
+            Datagram::udp(ends, id as u32, (4000 + id as u16, 53), payload)
+        };
+        all.into_iter().enumerate().map(udp).collect::<Vec<_>>()
+    });
+    let with_pieces = datagrams.prop_flat_map(|datagrams| {
+        let count = |datagram: &Datagram| datagram.message.len().div_ceil(SIZE);
+        let pieces: Vec<(usize, usize)> = datagrams
+            .iter()
+            .enumerate()
+            .flat_map(|(index, datagram)| (0..count(datagram)).map(move |piece| (index, piece)))
+            .collect();
+        let times = prop_oneof![1 => Just(0), 20 => Just(1), 1 => Just(2usize)];
+        (Just(datagrams), Just(pieces.clone()), prop::collection::vec(times, pieces.len()))
+    });
+    let repeated = with_pieces.prop_map(|(datagrams, pieces, times)| {
+        let copies =
+            pieces.into_iter().zip(times).flat_map(|(piece, times)| std::iter::repeat_n(piece, times));
+        (datagrams, copies.collect::<Vec<_>>())
+    });
+    repeated.prop_flat_map(|(datagrams, pieces)| (Just(datagrams), Just(pieces).prop_shuffle()))
+}
+
+/// Bytes of a fragment in [`any_traffic`].
+const SIZE: usize = 800;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_fragment_leaves_or_is_counted((datagrams, pieces) in any_traffic()) {
+        let mut gate = Gate::new();
+        let cut: Vec<Vec<Vec<u8>>> = datagrams.iter().map(|datagram| datagram.cut(LAN, SIZE)).collect();
+        let frames: Vec<_> = pieces.iter().map(|(index, piece)| cut[*index][*piece].clone()).collect();
+        let mut out = Vec::new();
+        for frames in frames.chunks(7) {
+            out.extend(gate.send(LAN, frames));
+        }
+        gate.wait(TIMEOUT.as_secs());
+        let lost: u64 = gate.drops().iter().map(|(_, count)| count).sum();
+        prop_assert_eq!(out.len() + lost as usize, frames.len());
+        // What was sent whole, and once, has arrived whole: each payload begins with its own bytes.
+        let mut by_id: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+        for frame in &out {
+            let seen = see(frame);
+            by_id.entry(format!("{:?} {}", seen.ends, seen.id)).or_default().push(frame.clone());
+        }
+        for (index, datagram) in datagrams.iter().enumerate() {
+            let count = |piece| pieces.iter().filter(|sent| **sent == (index, piece)).count();
+            if (0..cut[index].len()).any(|piece| count(piece) != 1) {
+                continue;
+            }
+            let arrived = by_id.values().any(|frames| {
+                let mut starts = starts(frames);
+                starts.sort_unstable();
+                let is_whole = starts == (0..cut[index].len()).map(|piece| piece * SIZE).collect::<Vec<_>>();
+                let has_end = frames.iter().any(|frame| !see(frame).more);
+                is_whole && has_end && see(&frames[0]).ends.is_v4() == datagram.ends.is_v4() && {
+                    let whole = &together(frames)[0];
+                    whole.has_right_checksum() && whole.message[8..] == datagram.message[8..]
+                }
+            });
+            prop_assert!(arrived, "datagram {}", index);
+        }
+        let drops = gate.drops();
+        gate.end(&drops);
     }
 }

@@ -106,7 +106,7 @@ impl Piece {
     pub fn new(start: usize, len: usize, more: bool, header_len: usize) -> Result<Piece, DropReason> {
         let end = start + len;
         // RFC 8200 section 4.5: all but the last are whole words of 8 bytes. Nobody sends empty ones.
-        if len == 0 || more && len % 8 != 0 || header_len + end > MAX_BYTES {
+        if len == 0 || more && !len.is_multiple_of(8) || header_len + end > MAX_BYTES {
             return Err(DropReason::FragmentInvalid);
         }
         Ok(Piece { start: start as u16, end: end as u16, is_last: !more })
@@ -262,7 +262,8 @@ impl<T> Fragments<T> {
     /// An empty table.
     pub fn new(key: Key) -> Result<Fragments<T>, MemoryError> {
         Ok(Fragments {
-            index: Index::new(MAX_DATAGRAMS, false)?,
+            // Half empty, so that a bucket never is what there is no room in.
+            index: Index::new(MAX_DATAGRAMS * 2, false)?,
             entries: Vec::with_capacity(MAX_DATAGRAMS),
             free_entry: NONE,
             oldest: NONE,

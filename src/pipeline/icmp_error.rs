@@ -44,7 +44,14 @@ fn quoted<A: Address>(bytes: &[u8], family: Family, vrf: u16) -> Option<Quoted<A
         }
         _ => {
             let header = bytes.get(..40).filter(|header| header[0] >> 4 == 6)?;
-            (header[6], 40)
+            match header[6] {
+                // RFC 8200 section 4.5. A later fragment shows no ports.
+                protocol::FRAGMENT => {
+                    let fragment = bytes.get(40..48).filter(|fragment| be16(fragment, 2) & 0xfff8 == 0)?;
+                    (fragment[0], 48)
+                }
+                upper => (upper, 40),
+            }
         }
     };
     let message = bytes.get(l4..l4 + QUOTED_L4_BYTES)?;

@@ -141,7 +141,7 @@ fn first<A: Table>(
     flows: &mut Flows,
     now: Tick,
 ) -> Result<Verdict, DropReason> {
-    if let Err(reason) = read_ports(packet) {
+    if let Err(reason) = read_ports(packet).and_then(|()| is_no_error(packet)) {
         flows.fragments.refuse(at, reason);
         return Err(reason);
     }
@@ -271,12 +271,18 @@ fn read_ports(packet: &mut Packet) -> Result<(), DropReason> {
         protocol::ICMP | protocol::ICMPV6 if flow::is_query(meta.family, l4[0]) => {
             (meta.src_port, meta.dst_port) = (be16(l4, 4), be16(l4, 4));
         }
-        // No error is so long that it has to be cut (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4), and its
-        // checksum could not be verified.
-        protocol::ICMP | protocol::ICMPV6 if icmp_error::is_error(meta.family, l4[0]) => {
-            return Err(DropReason::IcmpInvalid);
-        }
         _ => {}
+    }
+    Ok(())
+}
+
+/// No ICMP error is so long that it has to be cut (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4), and its checksum
+/// could not be verified.
+fn is_no_error(packet: &Packet) -> Result<(), DropReason> {
+    let meta = &packet.meta;
+    let is_icmp = matches!(meta.protocol, protocol::ICMP | protocol::ICMPV6);
+    if is_icmp && icmp_error::is_error(meta.family, packet.frame.bytes()[usize::from(meta.l4)]) {
+        return Err(DropReason::IcmpInvalid);
     }
     Ok(())
 }

@@ -105,7 +105,7 @@ struct Known {
 
 impl Known {
     fn add(&mut self, Fragment { start, len, more, .. }: Fragment) -> Result<(), DropReason> {
-        if len == 0 || more && len % 8 != 0 {
+        if len == 0 || more && !len.is_multiple_of(8) {
             return Err(DropReason::FragmentInvalid);
         }
         if self.pieces.contains(&(start, len, more)) {
@@ -300,7 +300,7 @@ fn a_full_table_refuses_the_new_and_keeps_the_old() {
     let mut table = table();
     let piece = Piece::new(16, 16, true, 20);
     // Sources enough that none has more than its share.
-    let of = |id: u32| Datagram { src: v4_key(id / 8 << 8), ..datagram(id) };
+    let of = |id: u32| Datagram { src: v4_key((id / 8) << 8), ..datagram(id) };
     let mut taken = Vec::new();
     for id in 0.. {
         match table.arrive(&of(id), piece, Nanos(id.into())) {
