@@ -14,7 +14,7 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
 use crate::flow::nat::BlockClaims;
-use crate::flow::{self, Flows};
+use crate::flow::{self, Flows, Held};
 use crate::io::waker::{self, Waker};
 use crate::io::{Port, PortStats};
 use crate::mem::{BURST, Frame, FramePool, Frames};
@@ -43,6 +43,9 @@ const PARKED_POLL: Duration = Duration::from_millis(1);
 
 /// How often a sleeping worker looks at queues that cannot wake it (the crate `afxdp`).
 const BLIND_POLL: Duration = Duration::from_micros(50);
+
+/// Of its frames a worker has at most this part wait for the first fragments of their datagrams.
+const HELD_SHARE: usize = 8;
 
 /// A finished frame and the port and member it leaves by.
 type Outgoing = (Frame, u16, u8);
@@ -197,6 +200,9 @@ impl Worker {
     /// Worker number `id` of `node`. Worker 0 also does the node's periodic work.
     pub fn new(id: usize, node: &Arc<Node>, pool: FramePool) -> Worker {
         let key = node.tables.load().settings.key;
+        let mut flows = Flows::new(id, node.capacity, Arc::clone(&node.claims), key)
+            .expect("address space for the flow table: lower `flows.capacity`");
+        flows.fragments.hold_at_most(pool.available() / HELD_SHARE);
         Worker {
             node: Arc::clone(node),
             cache: Cache::new(Arc::clone(&node.tables)),
@@ -205,8 +211,7 @@ impl Worker {
                 id,
                 pool,
                 slow: SlowPath::new(id == 0),
-                flows: Flows::new(id, node.capacity, Arc::clone(&node.claims), key)
-                    .expect("address space for the flow table: lower `flows.capacity`"),
+                flows,
                 routes: Box::new([NO_QUEUE; MAX_PORTS * MAX_MEMBERS]),
                 outgoing: (0..node.counters.len()).map(|_| ArrayVec::new()).collect(),
                 recorded: 0,
@@ -385,6 +390,25 @@ impl Engine {
         };
         self.run(frames, &cx, node, queues);
         self.send_emitted(&cx, node, queues);
+        if self.flows.fragments.has_settled() {
+            self.settle_fragments(&cx, node, queues);
+        }
+    }
+
+    /// Fragments that were held: they follow the first of their datagram, or are lost.
+    #[cold]
+    fn settle_fragments(&mut self, cx: &Context<'_>, node: &Node, queues: &mut [Queue]) {
+        let mut frames = Frames::new();
+        while let Some((held, lost)) = self.flows.fragments.next_settled() {
+            if let Some(reason) = lost {
+                self.lose_frame(held.frame, node, reason);
+                continue;
+            }
+            frames.push(held.frame);
+            let cx = Context { ingress: held.ingress, restarted: true, ..*cx };
+            self.run(&mut frames, &cx, node, queues);
+            self.send_emitted(&cx, node, queues);
+        }
     }
 
     fn run(&mut self, frames: &mut Frames, cx: &Context<'_>, node: &Node, queues: &mut [Queue]) {
@@ -412,6 +436,9 @@ impl Engine {
                 } else {
                     self.transmit(frame, port, Some(meta), cx.tables, node, queues);
                 }
+                continue;
+            }
+            if meta.verdict == Verdict::Held {
                 continue;
             }
             let packet = Packet { frame, meta: *meta };
@@ -461,6 +488,9 @@ impl Engine {
         if self.flows.next_deadline() <= now {
             let counters = &node.counters[self.id];
             worked |= self.flows.expire(&tables.policy.timers, now, counters);
+            while let Some((held, lost)) = self.flows.fragments.next_settled() {
+                self.lose_frame(held.frame, node, lost.unwrap_or(DropReason::FragmentTimeout));
+            }
         }
         if self.slow.has_parked() {
             let mut parked: ArrayVec<Parked, BURST> = ArrayVec::new();
@@ -623,6 +653,10 @@ impl Engine {
     fn stop(&mut self, node: &Node) {
         let parked: Vec<Parked> = self.slow.take_parked().collect();
         for Parked { frame, .. } in parked {
+            self.lose_frame(frame, node, DropReason::Shutdown);
+        }
+        let held: Vec<Held> = self.flows.fragments.take_held().collect();
+        for Held { frame, .. } in held {
             self.lose_frame(frame, node, DropReason::Shutdown);
         }
         for worker in 0..self.outgoing.len() {

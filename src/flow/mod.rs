@@ -7,11 +7,13 @@
 //! wheel    when a session's time is over
 //! tcp      the connection tracker
 //! nat      mappings of inside endpoints to external ports
+//! fragments   datagrams of which fragments are under way
 //! ```
 //!
 //! Everything here belongs to one worker. What nodes and workers share (the claims of port blocks) is a table of
 //! atomic words.
 
+pub mod fragments;
 pub mod index;
 pub mod key;
 pub mod nat;
@@ -26,12 +28,14 @@ pub use crate::packet::Handle;
 pub use key::{Address, Tuple};
 pub use table::{Flow, FlowTable, Full, Record, Tick, flow_flags};
 
-use crate::mem::MemoryError;
+use crate::mem::{Frame, MemoryError};
 use crate::neighbours::addr_key;
+use crate::packet::Ingress;
 use crate::packet::hash::{self, Key};
 use crate::packet::view::protocol;
 use crate::telemetry::{WorkerCounters, add};
 use crate::time::Nanos;
+use fragments::Fragments;
 use nat::{Bindings, BlockClaims, Inside, Limits, Mapping, Outside, Owner, Pool, Refused};
 
 /// Sessions looked at per turn because their time may be over: 64 cost less than a burst.
@@ -63,11 +67,22 @@ pub struct Flows {
     pub v6: FlowTable<u128>,
     /// Source NAT.
     pub nat: Bindings,
+    /// Datagrams in fragments.
+    pub fragments: Fragments<Held>,
     claims: Arc<BlockClaims>,
     owner: Owner,
     /// Where random ports come from: a counter under the written-down hash, so that a replay repeats itself.
     random: u64,
     key: Key,
+}
+
+/// A fragment that waits for the first of its datagram: as any packet that waits, it starts again at the first stage.
+#[derive(Debug)]
+pub struct Held {
+    /// The packet.
+    pub frame: Frame,
+    /// Where it had come from.
+    pub ingress: Ingress,
 }
 
 /// How many sessions a worker has room for.
@@ -105,6 +120,7 @@ impl Flows {
             v4: FlowTable::new(sessions, key, populate)?,
             v6: FlowTable::new(sessions, key, populate)?,
             nat: Bindings::new(nat::Capacity::for_mappings(sessions as usize), Limits::default(), key),
+            fragments: Fragments::new(key)?,
             claims,
             owner: Owner::new(id as u16).unwrap_or_else(|| unreachable!("a node has at most 256 workers")),
             random: 0,
@@ -158,17 +174,18 @@ impl Flows {
     /// When [`Flows::expire`] may have something to do.
     pub fn next_deadline(&self) -> Nanos {
         let due = [self.v4.next_due(), self.v6.next_due()].into_iter().flatten().min();
-        due.map_or(Nanos(u64::MAX), Tick::start)
+        due.map_or(Nanos(u64::MAX), Tick::start).min(self.fragments.next_deadline())
     }
 
-    /// Ends sessions whose time is over: a bounded number. True if more are waiting.
+    /// Ends sessions whose time is over, and datagrams: a bounded number. True if more are waiting.
     pub fn expire(&mut self, timers: &Timers, now: Nanos, counters: &WorkerCounters) -> bool {
         let mut budget = EXPIRY_BUDGET;
         let tick = Tick::of(now);
         expire_in(&mut self.v4, &mut self.nat, timers, now, tick, &mut budget, counters);
         expire_in(&mut self.v6, &mut self.nat, timers, now, tick, &mut budget, counters);
         self.nat.sweep(&self.claims, now, SWEEP_PAGES);
-        budget == 0
+        let datagrams_wait = self.fragments.expire(now);
+        budget == 0 || datagrams_wait
     }
 }
 

@@ -123,8 +123,22 @@ pub enum DropReason {
     RuleRateLimit,
     /// RFC 5508 REQ-4.
     IcmpErrorNoSession,
-    /// A fragment in a zone.
+    /// A fragment of which the first is not known any more.
     FragmentUntracked,
+    /// RFC 791, RFC 8200 section 4.5.
+    FragmentInvalid,
+    /// RFC 1858, RFC 3128.
+    FragmentTiny,
+    /// RFC 5722.
+    FragmentOverlap,
+    /// More than 64.
+    FragmentTooMany,
+    /// Too many datagrams under way.
+    FragmentTableFull,
+    /// Too many fragments wait for their first.
+    FragmentQueueFull,
+    /// The first never came.
+    FragmentTimeout,
 }
 
 /// Everything that is to be said of a reason, in the order of the enum.
@@ -281,7 +295,7 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "It came in on a device of an active-backup LAG that stands by: what switches flood to all their ports. The active device gets it, too.",
         ),
         (HandOverFull, "hand-over-full", None, "The ring to the worker that owns the egress queue is full."),
-        (Shutdown, "shutdown", None, "Waited for a neighbour when the gateway stopped."),
+        (Shutdown, "shutdown", None, "Waited for a neighbour, or for a fragment, when the gateway stopped."),
         (
             FirewallDeny,
             "firewall-deny",
@@ -372,14 +386,56 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             FragmentUntracked,
             "fragment-untracked",
             None,
-            "A fragment between zones whose datagram is not known.",
+            "A fragment between zones that has no session to follow: its datagram's first fragment was lost, for a reason counted there, or the session has ended.",
+        ),
+        (
+            FragmentInvalid,
+            "fragment-invalid",
+            None,
+            "A fragment that cannot be: empty, not of whole 8 bytes, of a datagram beyond 65,535 bytes, or itself in fragments. Its whole datagram is dropped.",
+        ),
+        (
+            FragmentTiny,
+            "fragment-tiny",
+            None,
+            "A first fragment too short for its TCP, UDP, ICMP or SCTP header, or TCP that goes on at byte 8 (RFC 1858, RFC 3128): an attempt to get by the rules. Its whole datagram is dropped.",
+        ),
+        (
+            FragmentOverlap,
+            "fragment-overlap",
+            None,
+            "Fragments that overlap, or contradict each other about the end or the ports of their datagram (RFC 5722): all of it is dropped.",
+        ),
+        (
+            FragmentTooMany,
+            "fragment-too-many",
+            None,
+            "More than 64 fragments: the whole datagram is dropped.",
+        ),
+        (
+            FragmentTableFull,
+            "fragment-table-full",
+            None,
+            "4,096 datagrams of the worker, or 256 of their source, are under way in fragments; new ones have to wait for their end.",
+        ),
+        (
+            FragmentQueueFull,
+            "fragment-queue-full",
+            None,
+            "Too many fragments came before the first of their datagram, in all or from one source; the datagram is dropped.",
+        ),
+        (
+            FragmentTimeout,
+            "fragment-timeout",
+            None,
+            "The first fragment of its datagram did not come within 15 seconds: it was lost on the way, or somebody sends fragments without a beginning.",
         ),
     ]
 };
 
 impl DropReason {
     /// Number of reasons.
-    pub const COUNT: usize = DropReason::FragmentUntracked as usize + 1;
+    pub const COUNT: usize = DropReason::FragmentTimeout as usize + 1;
 
     /// All reasons, in order.
     pub fn all() -> impl Iterator<Item = DropReason> {

@@ -34,6 +34,8 @@ pub enum Verdict {
     Resolve,
     /// Has to be cut into fragments for the egress.
     Fragment,
+    /// Taken out of the burst: a fragment that waits for the first of its datagram.
+    Held,
     /// Its flow has to be decided.
     Decide,
 }
@@ -158,9 +160,14 @@ pub struct Meta {
     pub protocol: u8,
     /// Bits of [`flags`].
     pub flags: u8,
+    /// The IPv4 identification a fragment leaves with: 0 = its own, else [`Meta::NEW_IDENTIFICATION`] and this one.
+    pub identification: u32,
 }
 
 impl Meta {
+    /// Bit of [`Meta::identification`].
+    pub const NEW_IDENTIFICATION: u32 = 1 << 16;
+
     /// Nothing known. A constant, so that it is copied in a few wide moves and not put together field by
     /// field on the stack.
     pub const FRESH: Meta = Meta {
@@ -180,6 +187,7 @@ impl Meta {
         family: Family::Other,
         protocol: 0,
         flags: 0,
+        identification: 0,
     };
 
     /// True if the bit is set.

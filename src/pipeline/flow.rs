@@ -212,7 +212,7 @@ fn track<A: Address>(packet: &Packet, handle: Handle, table: &mut FlowTable<A>) 
     let l4 = &packet.frame.bytes()[usize::from(meta.l4)..];
     let payload = usize::from(meta.ip_len) - usize::from(meta.l4 - meta.l3);
     let segment = tcp::Segment::parse(l4, payload).ok_or(DropReason::TcpInvalid)?;
-    let direction = if handle.direction() == 0 { tcp::Direction::Original } else { tcp::Direction::Reply };
+    let direction = direction(handle);
     let tracker = &mut table.record_mut(handle.session()).tcp;
     let before = tracker.state();
     match tracker.advance(direction, &segment) {
@@ -221,6 +221,12 @@ fn track<A: Address>(packet: &Packet, handle: Handle, table: &mut FlowTable<A>) 
         tcp::Verdict::Reopen => Err(DropReason::TcpNoSession),
         tcp::Verdict::Drop(fault) => Err(tcp_reason(fault)),
     }
+}
+
+/// Who sends along a flow.
+#[inline(always)]
+pub(super) fn direction(handle: Handle) -> tcp::Direction {
+    if handle.direction() == 0 { tcp::Direction::Original } else { tcp::Direction::Reply }
 }
 
 /// The reason of a fault.

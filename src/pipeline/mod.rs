@@ -14,6 +14,7 @@ pub mod fragment;
 mod icmp_error;
 mod link;
 mod network;
+mod reassembly;
 mod rewrite;
 pub mod route;
 mod session;

@@ -4,7 +4,7 @@
 use crate::flow::{Address, Flow, FlowTable, Flows, flow_flags};
 use crate::mem::Frame;
 use crate::packet::view::{array_mut, be16, ethertype, protocol};
-use crate::packet::{Family, Packet, Verdict, checksum, flags};
+use crate::packet::{Family, Meta, Packet, Verdict, checksum, flags};
 use crate::pipeline::Context;
 use crate::pipeline::icmp_error::{self, add_delta};
 use crate::tables::{Interface, NO_INTERFACE};
@@ -42,6 +42,9 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, tal
         }
     }
     if packet.meta.verdict != Verdict::Forward {
+        if packet.meta.verdict == Verdict::Fragment {
+            renumber(packet, flows);
+        }
         return;
     }
     let egress = packet.meta.egress;
@@ -74,8 +77,8 @@ fn rewrite(packet: &mut Packet, egress: &Interface) {
 #[inline(always)]
 fn along<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>) {
     let flow = table.flow_mut(packet.meta.flow);
-    if packet.meta.has(flags::ICMP_ERROR) {
-        error(packet, flow);
+    if packet.meta.flags & (flags::ICMP_ERROR | flags::FRAGMENT) != 0 {
+        unusual(packet, flow);
         return;
     }
     flow.count(packet.meta.ip_len);
@@ -125,6 +128,55 @@ fn translate<A: Address>(l3: &mut [u8], l4: usize, family: Family, flow: &Flow<A
 }
 
 #[cold]
+fn unusual<A: Address>(packet: &mut Packet, flow: &mut Flow<A>) {
+    if packet.meta.has(flags::ICMP_ERROR) {
+        error(packet, flow);
+    } else {
+        fragment(packet, flow);
+    }
+}
+
+/// Counts a fragment and translates it: of a later one there are only the addresses.
+fn fragment<A: Address>(packet: &mut Packet, flow: &mut Flow<A>) {
+    flow.count(packet.meta.ip_len);
+    let meta = packet.meta;
+    let (from, l4) = (usize::from(meta.l3), usize::from(meta.l4 - meta.l3));
+    let l3 = &mut packet.frame.bytes_mut()[from..];
+    if flow.has(flow_flags::TRANSLATED) {
+        if !meta.has(flags::LATER_FRAGMENT) {
+            translate(l3, l4, meta.family, flow);
+        } else {
+            A::write_addresses(l3, flow.new_src, flow.new_dst);
+            if meta.family == Family::Ipv4 {
+                add_delta(l3, 10, flow.ip_delta);
+            }
+        }
+    }
+    if meta.identification & Meta::NEW_IDENTIFICATION != 0 {
+        write_identification(l3, meta.identification as u16);
+    }
+}
+
+fn write_identification(l3: &mut [u8], identification: u16) {
+    let sum = checksum::update(be16(l3, 10), be16(l3, 4), identification);
+    l3[4..6].copy_from_slice(&identification.to_be_bytes());
+    l3[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// A packet we are about to cut whose addresses are ours now: so is its identification (RFC 6864 section 5.3.1).
+#[cold]
+fn renumber(packet: &mut Packet, flows: &mut Flows) {
+    let meta = &packet.meta;
+    if !meta.flow.is_some() || meta.family != Family::Ipv4 || meta.has(flags::FRAGMENT) {
+        return;
+    }
+    if flows.v4.flow(meta.flow).has(flow_flags::TRANSLATED) {
+        let from = usize::from(meta.l3);
+        let identification = flows.fragments.next_identification();
+        write_identification(&mut packet.frame.bytes_mut()[from..], identification);
+    }
+}
+
 fn error<A: Address>(packet: &mut Packet, flow: &Flow<A>) {
     let meta = packet.meta;
     let (from, l4) = (usize::from(meta.l3), usize::from(meta.l4 - meta.l3));

@@ -13,7 +13,7 @@ use crate::flow::{
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Verdict, checksum, flags};
 use crate::pipeline::route::{self, NO_NEIGHBOUR, Route};
-use crate::pipeline::{Allowed, Context, Decision, Question, decide, flow, icmp_error};
+use crate::pipeline::{Allowed, Context, Decision, Question, decide, flow, icmp_error, reassembly};
 use crate::tables::policy::{Action, Bound, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::add;
@@ -39,8 +39,18 @@ fn decided<A: Table>(
         return renew::<A>(packet, handle, cx, flows, now);
     }
     if packet.meta.has(flags::FRAGMENT) {
-        return Err(DropReason::FragmentUntracked);
+        return reassembly::step::<A>(packet, cx, flows, now);
     }
+    whole::<A>(packet, cx, flows, now)
+}
+
+/// Decides a packet that has its upper-layer header: whole, or the first fragment of a datagram.
+pub(super) fn whole<A: Table>(
+    packet: &mut Packet,
+    cx: &Context<'_>,
+    flows: &mut Flows,
+    now: Tick,
+) -> Result<Verdict, DropReason> {
     if matches!(packet.meta.protocol, protocol::ICMP | protocol::ICMPV6) {
         let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
         let icmp_type = l3.get(usize::from(packet.meta.l4 - packet.meta.l3)).copied().unwrap_or(0);
@@ -400,8 +410,21 @@ fn renew<A: Table>(
     flows: &mut Flows,
     now: Tick,
 ) -> Result<Verdict, DropReason> {
+    refresh::<A>(handle, packet.meta.interface, cx, flows)?;
+    match flow::take(packet, handle, A::table(flows), cx, now) {
+        Verdict::Decide => unreachable!("its epoch and ingress were just set"),
+        verdict => Ok(verdict),
+    }
+}
+
+/// Makes the decision of a flow good for a packet that came in by `interface`.
+pub(super) fn refresh<A: Table>(
+    handle: Handle,
+    interface: u16,
+    cx: &Context<'_>,
+    flows: &mut Flows,
+) -> Result<(), DropReason> {
     let table = A::table(flows);
-    let interface = packet.meta.interface;
     let flow = table.flow(handle);
     if flow.ingress != interface {
         // Another way in is taken only in the same zone and VRF; the source stage has passed it.
@@ -414,10 +437,7 @@ fn renew<A: Table>(
     if table.flow(handle).epoch != cx.tables.flow_epoch() {
         decide_again::<A>(handle.session(), cx, flows)?;
     }
-    match flow::take(packet, handle, A::table(flows), cx, now) {
-        Verdict::Decide => unreachable!("its epoch and ingress were just set"),
-        verdict => Ok(verdict),
-    }
+    Ok(())
 }
 
 /// Asks policy again about a session, as if its first packet came now; what is bound stays bound.

@@ -139,8 +139,8 @@ impl SlowPath {
             Verdict::Punt => self.punt(packet, cx, pool, limits),
             Verdict::Resolve => self.resolve(packet, cx, pool),
             Verdict::Fragment => self.fragment(packet, cx, pool),
-            Verdict::Continue | Verdict::Forward | Verdict::Decide => {
-                unreachable!("the worker sends these on")
+            Verdict::Continue | Verdict::Forward | Verdict::Decide | Verdict::Held => {
+                unreachable!("the worker sends these on, or has nothing in hand")
             }
         };
         let (packet, reason) = result.err()?;
