@@ -412,7 +412,15 @@ fn renew<A: Table>(
 ) -> Result<Verdict, DropReason> {
     refresh::<A>(handle, packet.meta.interface, cx, flows)?;
     match flow::take(packet, handle, A::table(flows), cx, now) {
-        Verdict::Decide => unreachable!("its epoch and ingress were just set"),
+        // Epoch and ingress were just set: a SYN on the tuple of a connection that has ended. The new one is
+        // decided as any (RFC 9293 section 3.6.1).
+        Verdict::Decide => {
+            packet.meta.flow = Handle::NONE;
+            end::<A>(handle.session(), cx, flows);
+            let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+            let tuple: Tuple<A> = flow::tuple_of(&packet.meta, l3);
+            open(packet, &tuple, cx, flows, now)
+        }
         verdict => Ok(verdict),
     }
 }
