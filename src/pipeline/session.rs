@@ -263,7 +263,8 @@ fn install<A: Table>(
             .map(pool, question.vrf, question.src, question.protocol, question.src_port, cx.now)
             .map_err(nat_reason)?;
         leaves.src = A::from_ip(Ipv4Addr::from(given.addr).into()).ok_or(DropReason::NatFamily)?;
-        if tuple.protocol != protocol::SCTP {
+        // Others show no port that could be another (SCTP's checksum is not ours to mend).
+        if matches!(tuple.protocol, protocol::TCP | protocol::UDP | protocol::ICMP) {
             leaves.src_port = given.port;
         }
         mapping = Some(given.id);
