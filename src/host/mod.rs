@@ -1,4 +1,5 @@
-//! The host side: what the gateway says for itself. ARP, ND, router advertisements, ICMP.
+//! The host side: what the gateway says for itself. ARP, ND, router advertisements, ICMP, and
+//! resets in the name of hosts that may not be reached.
 //!
 //! Pure functions: a packet's bytes, the tables and the neighbour table in, bytes out. Packet types come
 //! from `smoltcp::wire`; the pipeline's slow path turns answers into frames.
@@ -6,6 +7,7 @@
 pub mod arp;
 pub mod icmp;
 pub mod nd;
+pub mod tcp;
 
 /// Where the gateway's own answers go on the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
