@@ -370,7 +370,7 @@ def _(c):
        zoned(rule("some", "allow", "inside", "outside", service=["esp", "gre", "proto/89", "sctp/5000"])))
 def _(c):
     for client, server, key in ((H4, S4, "proto"), (H6, S6, "nh")):
-        for number, ok in ((50, 1), (47, 1), (89, 1), (51, 0), (253, 0)):
+        for number, ok in ((50, 1), (47, 1), (89, 1), (115, 0), (253, 0)):
             talk = Talk(c, (client, 0), (server, 0))
             drop = None if ok else "firewall-deny"
             talk.down(lambda s, d: payload(24), drop="firewall-deny", **{key: number})

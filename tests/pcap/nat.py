@@ -246,16 +246,20 @@ def _(c):
     talk.handshake()
 
 
-@story("nat-filtering-address-dependent", "A mapping can be used by those whom the host has sent something to, from any of their ports; by others only with a rule.",
-       "scapy script: RFC 4787 REQ-8 (address-dependent filtering) and section 5", zoned(OUT, INTERNET, extra=nat(filtering="address-dependent")))
+@story("nat-filtering-third-parties", "With address-dependent filtering nobody uses a mapping whom the host has not sent something to, unless a rule lets them.",
+       "scapy script: RFC 4787 REQ-8 (address-dependent filtering) and section 5",
+       zoned(OUT, INTERNET, rule("monitor", "allow", {"zone": "outside", "prefix": "198.51.100.66"}, {"prefix": H4}, service="udp/40000"),
+             neighbour("wan", "198.51.100.66", SERVER2), extra=nat(filtering="address-dependent")))
 def _(c):
     p = c.choice("p")
-    Talk(c, A, DNS, seen=(POOL, p)).up(U())
-    Talk(c, A, DNS, seen=(POOL, p)).down(U())
-    Talk(c, A, DNS2, seen=(POOL, p), there=AT_SERVER2).down(U(), drop="firewall-deny")
-    Talk(c, A, (S4, 1000), seen=(POOL, p)).down(U())
-    Talk(c, A, DNS2, seen=(POOL, p), there=AT_SERVER2).up(U())
-    Talk(c, A, (S4B, 1000), seen=(POOL, p), there=AT_SERVER2).down(U())
+    talk = Talk(c, A, DNS, seen=(POOL, p))
+    talk.up(U())
+    talk.down(U())
+    other = Talk(c, A, DNS2, seen=(POOL, p), there=AT_SERVER2)
+    other.down(U(), drop="firewall-deny")
+    other.up(U())
+    other.down(U())
+    Talk(c, A, ("198.51.100.66", 1000), seen=(POOL, p), there=AT_SERVER2).down(U())
 
 
 @story("nat-mapping-time", "A UDP mapping lives five minutes from its last outbound packet, whether or not anybody answered.",
@@ -560,14 +564,14 @@ def _(c):
         talk.down(U())
 
 
-@story("nat-tenants-hairpin", "A tenant reaches another tenant's mapping by its outside address only; both have the same inside address.",
-       "scapy script: RFC 4787 REQ-9, RFC 4364 section 3", tenants(INTERNET, route(f"{POOL}/32", f"{S4}@default", vrf="red")))
+@story("nat-tenants-stay-apart", "A tenant's packets to an inside address of another tenant go by its own routes, and replies by the mapping's tenant.",
+       "scapy script: RFC 4364 section 3, RFC 6888 section 1", tenants(INTERNET))
 def _(c):
-    red, blue = c.choice("red"), c.choice("blue", unlike=["red"])
-    Talk(c, A, DNS, seen=(POOL, blue), here=AT_BLUE).up(U())
-    Talk(c, A, DNS, seen=(POOL, red), here=RED).up(U())
-    talk = Talk(c, A, A, seen=(POOL, red), asked=(POOL, blue), here=RED, there=AT_BLUE)
+    red = c.choice("red")
+    talk = Talk(c, A, DNS, seen=(POOL, red), here=RED)
     talk.up(U())
+    Talk(c, B, A, here=End("lan", HOST2, GW_LAN, 100), there=RED).up(U())  # in its own network
+    Talk(c, (H4, 41000), DNS, seen=(POOL, c.choice("blue", unlike=["red"])), here=AT_BLUE).up(U())
     talk.down(U())
 
 
@@ -616,21 +620,23 @@ def _(c):
     other.up(U(), drop="nat-pool-exhausted")
     c.at(400 * S)  # freed 100 s ago
     other.up(U(), drop="nat-pool-exhausted")
-    c.at(450 * S)
+    c.at(500 * S)  # what has rested is collected within a minute
     other.up(U())
     other.down(U())
 
 
-@story("nat-session-limit", "An inside host has as many sessions as it may have and no more; other hosts are not concerned.",
-       "scapy script: RFC 6888 REQ-5, config/softgate.toml (per_host_sessions)", zoned(OUT, extra="[flows]\nper_host_sessions = 3\n\n[icmp]\nrate = 0\n"))
+@story("nat-hold-down-configured", "How long a freed port rests is configured.",
+       "scapy script: RFC 6888 REQ-8 (must be configurable), config/softgate.toml (hold_down_s)",
+       zoned(OUT, source_nat("internet", [POOL], ports="20032-20095"), extra=nat(hold_down_s=10) + "\n[icmp]\nrate = 0\n"))
 def _(c):
-    for n in range(3):
-        Talk(c, (H4, 40000 + n), DNS).up(U())
-    Talk(c, (H4, 40003), DNS).up(U(), drop="host-session-limit")
-    Talk(c, (H4, 40002), DNS).up(U())
-    Talk(c, B, DNS, here=AT_HOST2).up(U())
-    c.at(60 * S)
-    Talk(c, (H4, 40003), DNS).up(U())
+    p, q = c.choice("p", 20032, 20095), c.choice("q", 20032, 20095)
+    Talk(c, A, DNS, seen=(POOL, p)).up(U())
+    other = Talk(c, B, DNS, seen=(POOL, q), here=AT_HOST2)
+    c.at(305 * S)
+    other.up(U(), drop="nat-pool-exhausted")
+    c.at(400 * S)
+    other.up(U())
+    other.down(U())
 
 
 # -- who asks for an outside address on the link --------------------------------------------------------------------

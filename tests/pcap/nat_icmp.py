@@ -313,13 +313,13 @@ def _(c):
 
 
 @story("nat-fragments-on-the-way-out", "Too long for the way out with DF clear: translated, then cut; the fragments are of the datagram as it is outside.",
-       "scapy script: RFC 791 section 3.2, RFC 4787 REQ-13a", NARROW)
+       "scapy script: RFC 791 section 3.2, RFC 4787 REQ-13a, RFC 7857 section 10 (an identification of the NAT's choice)", NARROW)
 def _(c):
-    p = c.choice("p")
+    p, number = c.choice("p"), c.choice("id", 0)
     c.rx("lan", from_host(v4(H4, S4, id=77) / U(1472)(40000, 53)))
-    whole = bytes(rebuilt(v4(POOL, S4, ttl=63, id=77) / U(1472)(p, 53)))
+    whole = bytes(rebuilt(v4(POOL, S4, ttl=63) / U(1472)(p, 53)))
     for offset, end in ((0, 1376), (1376, 1480)):
-        part = IP(src=POOL, dst=S4, ttl=63, id=77, proto=17, flags="MF" if end < 1480 else 0, frag=offset // 8) / Raw(whole[20 + offset:20 + end])
+        part = IP(src=POOL, dst=S4, ttl=63, id=number, proto=17, flags="MF" if end < 1480 else 0, frag=offset // 8) / Raw(whole[20 + offset:20 + end])
         c.tx("wan", to_server(part))
     Talk(c, A, DNS, seen=(POOL, p)).down(U())
 

@@ -212,7 +212,8 @@ def _(c):
 def _(c):
     talk = Talk(c, CLIENT, SERVER4).handshake()
     talk.down(T("A", 5001, 1001, window=0))
-    talk.up(T("PA", 1001, 5001, data=8192))  # what the SYN-ACK had offered
+    for n in range(8):  # what the SYN-ACK had offered
+        talk.up(T("PA", 1001 + 1024 * n, 5001, data=1024))
     talk.down(T("A", 5001, 9193, window=0))
     talk.up(T("PA", 9193, 5001, data=1))
     talk.down(T("A", 5001, 9193, window=0))
