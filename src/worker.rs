@@ -487,6 +487,7 @@ impl Engine {
         }
         if self.flows.next_deadline() <= now {
             let counters = &node.counters[self.id];
+            self.flows.nat.set_limits(tables.policy.nat);
             worked |= self.flows.expire(&tables.policy.timers, now, counters);
             while let Some((held, lost)) = self.flows.fragments.next_settled() {
                 self.lose_frame(held.frame, node, lost.unwrap_or(DropReason::FragmentTimeout));

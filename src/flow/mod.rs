@@ -23,6 +23,7 @@ mod wheel;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use crate::packet::Handle;
 pub use key::{Address, Tuple};
@@ -40,8 +41,10 @@ use nat::{Bindings, BlockClaims, Inside, Limits, Mapping, Outside, Owner, Pool, 
 
 /// Sessions looked at per turn because their time may be over: 64 cost less than a burst.
 const EXPIRY_BUDGET: usize = 64;
-/// Pages of mappings looked at per sweep for ports past their hold-down.
-const SWEEP_PAGES: u32 = 16;
+/// Time between two looks at mappings for ports past their hold-down.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// Sweeps that look at every page of mappings once: within a minute.
+const SWEEPS: u32 = 600;
 
 /// Idle times of sessions, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +72,8 @@ pub struct Flows {
     pub nat: Bindings,
     /// Datagrams in fragments.
     pub fragments: Fragments<Held>,
+    /// When mappings are looked at next.
+    sweep_due: Nanos,
     claims: Arc<BlockClaims>,
     owner: Owner,
     /// Where random ports come from: a counter under the written-down hash, so that a replay repeats itself.
@@ -121,6 +126,7 @@ impl Flows {
             v6: FlowTable::new(sessions, key, populate)?,
             nat: Bindings::new(nat::Capacity::for_mappings(sessions as usize), Limits::default(), key),
             fragments: Fragments::new(key)?,
+            sweep_due: Nanos(0),
             claims,
             owner: Owner::new(id as u16).unwrap_or_else(|| unreachable!("a node has at most 256 workers")),
             random: 0,
@@ -174,7 +180,8 @@ impl Flows {
     /// When [`Flows::expire`] may have something to do.
     pub fn next_deadline(&self) -> Nanos {
         let due = [self.v4.next_due(), self.v6.next_due()].into_iter().flatten().min();
-        due.map_or(Nanos(u64::MAX), Tick::start).min(self.fragments.next_deadline())
+        let due = due.map_or(Nanos(u64::MAX), Tick::start).min(self.fragments.next_deadline());
+        if self.nat.has_pages() { due.min(self.sweep_due) } else { due }
     }
 
     /// Ends sessions whose time is over, and datagrams: a bounded number. True if more are waiting.
@@ -183,7 +190,10 @@ impl Flows {
         let tick = Tick::of(now);
         expire_in(&mut self.v4, &mut self.nat, timers, now, tick, &mut budget, counters);
         expire_in(&mut self.v6, &mut self.nat, timers, now, tick, &mut budget, counters);
-        self.nat.sweep(&self.claims, now, SWEEP_PAGES);
+        if self.sweep_due <= now {
+            self.nat.sweep(&self.claims, now, self.nat.pages() / SWEEPS + 1);
+            self.sweep_due = now.plus(SWEEP_INTERVAL);
+        }
         let datagrams_wait = self.fragments.expire(now);
         budget == 0 || datagrams_wait
     }

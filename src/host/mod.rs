@@ -1,4 +1,5 @@
-//! The host side: what the gateway says for itself. ARP, ND, router advertisements, ICMP.
+//! The host side: what the gateway says for itself. ARP, ND, router advertisements, ICMP, and
+//! resets in the name of hosts that may not be reached.
 //!
 //! Pure functions: a packet's bytes, the tables and the neighbour table in, bytes out. Packet types come
 //! from `smoltcp::wire`; the pipeline's slow path turns answers into frames.

@@ -179,18 +179,18 @@ pub(super) fn take<A: Address>(
     }
     if flow.has(flow_flags::TCP) {
         match track(packet, handle, table) {
-            Ok(Tracked::Same) => {}
+            Tracked::Same => {}
             // Another state has another idle time.
-            Ok(Tracked::Changed) => {
+            Tracked::Changed => {
                 table.flow_mut(handle).last_seen = now;
                 let due = due(table, handle.session(), &cx.tables.policy.timers);
                 table.rearm(handle.session(), due);
             }
-            Ok(Tracked::Reopened) => {
+            Tracked::Reopened => {
                 packet.meta.flow = handle;
                 return Verdict::Decide;
             }
-            Err(reason) => return Verdict::Drop(reason),
+            Tracked::Lost(reason) => return Verdict::Drop(reason),
         }
     }
     let flow = table.flow_mut(handle);
@@ -211,33 +211,31 @@ pub(super) fn note<A: Address>(meta: &mut Meta, handle: Handle, flow: &Flow<A>) 
 
 /// What a packet meant to its connection.
 enum Tracked {
-    /// Nothing new.
+    /// It goes on, and the connection stands where it stood.
     Same,
-    /// It is in another state.
+    /// It goes on, and the connection stands elsewhere.
     Changed,
-    /// It is over, and a new one begins with the same ports (RFC 9293 section 3.6.1).
+    /// It begins a new connection in the place of one that has ended.
     Reopened,
+    /// It does not go on.
+    Lost(DropReason),
 }
 
 /// TCP's word on a packet of a session.
 #[inline(always)]
-fn track<A: Address>(
-    packet: &Packet,
-    handle: Handle,
-    table: &mut FlowTable<A>,
-) -> Result<Tracked, DropReason> {
+fn track<A: Address>(packet: &Packet, handle: Handle, table: &mut FlowTable<A>) -> Tracked {
     let meta = &packet.meta;
     let l4 = &packet.frame.bytes()[usize::from(meta.l4)..];
     let payload = usize::from(meta.ip_len) - usize::from(meta.l4 - meta.l3);
-    let segment = tcp::Segment::parse(l4, payload).ok_or(DropReason::TcpInvalid)?;
+    let Some(segment) = tcp::Segment::parse(l4, payload) else { return Tracked::Lost(DropReason::TcpInvalid) };
     let direction = direction(handle);
     let tracker = &mut table.record_mut(handle.session()).tcp;
     let before = tracker.state();
     match tracker.advance(direction, &segment) {
-        tcp::Verdict::Forward if tracker.state() != before => Ok(Tracked::Changed),
-        tcp::Verdict::Forward | tcp::Verdict::ForwardOnly => Ok(Tracked::Same),
-        tcp::Verdict::Reopen => Ok(Tracked::Reopened),
-        tcp::Verdict::Drop(fault) => Err(tcp_reason(fault)),
+        tcp::Verdict::Forward if tracker.state() != before => Tracked::Changed,
+        tcp::Verdict::Forward | tcp::Verdict::ForwardOnly => Tracked::Same,
+        tcp::Verdict::Reopen => Tracked::Reopened,
+        tcp::Verdict::Drop(fault) => Tracked::Lost(tcp_reason(fault)),
     }
 }
 

@@ -93,7 +93,8 @@ pub(super) fn follow<A: Table>(
     let quoted: Quoted<A> =
         quoted(quoted_bytes, meta.family, meta.vrf).ok_or(DropReason::IcmpErrorNoSession)?;
     let handle = A::table(flows).find(&quoted.tuple.reversed(meta.vrf));
-    if !handle.is_some() {
+    // It is for whoever has sent the packet (RFC 792), as far as our side of the NAT knows.
+    if !handle.is_some() || A::dst_of(bytes) != quoted.tuple.src {
         return Err(DropReason::IcmpErrorNoSession);
     }
     if A::table(flows).flow(handle).epoch != cx.tables.flow_epoch() {

@@ -163,7 +163,16 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
     if let Some((addr, port, vrf)) = found {
         (real.dst, real.dst_port, real.vrf) = (addr, port, vrf);
     }
-    let (to_zone, egress, to_vrf, via) = match route::decide(tables, &real) {
+    let way = route::decide(tables, &real);
+    // An outside address is no destination by itself, whatever the routes say.
+    if found.is_none()
+        && way != Ok(Route::Local)
+        && let IpAddr::V4(dst) = question.dst
+        && policy.pool_of(question.vrf, dst).is_some()
+    {
+        return Decision::Drop(DropReason::NatNoMapping);
+    }
+    let (to_zone, egress, to_vrf, via) = match way {
         Ok(Route::Local) => (SELF, NO_INTERFACE, real.vrf, None),
         Ok(Route::Forward { egress, via }) => {
             let interface = tables.interface(egress);
@@ -171,14 +180,6 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         }
         Err(reason) => return Decision::Drop(reason),
     };
-    // An outside address is no destination by itself.
-    if found.is_none()
-        && to_zone != SELF
-        && let IpAddr::V4(dst) = question.dst
-        && policy.pool_of(question.vrf, dst).is_some()
-    {
-        return Decision::Drop(DropReason::NatNoMapping);
-    }
     let real = Question { vrf: question.vrf, ..real };
     let asked = Asked::new(&real, from_zone, (to_zone, egress, to_vrf));
     let ruling = policy.permit(&asked);

@@ -263,7 +263,8 @@ fn install<A: Table>(
             .map(pool, question.vrf, question.src, question.protocol, question.src_port, cx.now)
             .map_err(nat_reason)?;
         leaves.src = A::from_ip(Ipv4Addr::from(given.addr).into()).ok_or(DropReason::NatFamily)?;
-        if tuple.protocol != protocol::SCTP {
+        // Others show no port that could be another (SCTP's checksum is not ours to mend).
+        if matches!(tuple.protocol, protocol::TCP | protocol::UDP | protocol::ICMP) {
             leaves.src_port = given.port;
         }
         mapping = Some(given.id);
@@ -412,10 +413,11 @@ fn renew<A: Table>(
 ) -> Result<Verdict, DropReason> {
     refresh::<A>(handle, packet.meta.interface, cx, flows)?;
     match flow::take(packet, handle, A::table(flows), cx, now) {
-        // Its epoch and ingress were just set: it is a new connection in an old one's place.
+        // Epoch and ingress were just set: a SYN on the tuple of a connection that has ended. The new one is
+        // decided as any (RFC 9293 section 3.6.1).
         Verdict::Decide => {
-            end::<A>(handle.session(), cx, flows);
             packet.meta.flow = Handle::NONE;
+            end::<A>(handle.session(), cx, flows);
             let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
             let tuple: Tuple<A> = flow::tuple_of(&packet.meta, l3);
             open(packet, &tuple, cx, flows, now)

@@ -90,6 +90,13 @@ struct Solicitation {
     unicast: Option<u64>,
 }
 
+/// What the sender of a lost packet is told.
+#[derive(Clone, Copy)]
+enum Answer {
+    Error(IcmpError),
+    Reset,
+}
+
 struct AdvertisementTimer {
     interface: u16,
     due: Nanos,
@@ -144,8 +151,16 @@ impl SlowPath {
             }
         };
         let (packet, reason) = result.err()?;
-        if let Some(kind) = reason.icmp_error() {
-            self.error(kind, &packet, cx, pool, limits);
+        let is_tcp = packet.meta.protocol == protocol::TCP && packet.meta.family != Family::Other;
+        let answer = match reason.icmp_error() {
+            // What TCP calls prohibited. A session that cannot go on is reset as well (DESIGN.md section 3).
+            _ if is_tcp && matches!(reason, DropReason::FirewallReject | DropReason::NatPathChanged) => {
+                Some(Answer::Reset)
+            }
+            kind => kind.map(Answer::Error),
+        };
+        if let Some(answer) = answer {
+            self.answer(answer, &packet, cx, pool, limits);
         }
         Some((packet, reason))
     }
@@ -355,9 +370,9 @@ impl SlowPath {
         add(&counters.tx_bytes, bytes as u64);
     }
 
-    fn error(
+    fn answer(
         &mut self,
-        kind: IcmpError,
+        answer: Answer,
         packet: &Packet,
         cx: &Context<'_>,
         pool: &mut FramePool,
@@ -388,11 +403,12 @@ impl SlowPath {
             return;
         }
         let ingress = cx.tables.interface(meta.interface);
-        let mtu = if kind == IcmpError::TooBig { cx.tables.interface(meta.egress).mtu_bytes } else { 0 };
-        // Who is told that he may not learns it by a reset, if he speaks TCP.
-        let bytes = match kind {
-            IcmpError::Prohibited if meta.protocol == protocol::TCP => tcp::reset(meta, l3),
-            _ => icmp::error(kind, meta, l3, ingress, mtu),
+        let bytes = match answer {
+            Answer::Error(kind) => {
+                let mtu = if kind == IcmpError::TooBig { cx.tables.interface(meta.egress).mtu_bytes } else { 0 };
+                icmp::error(kind, meta, l3, ingress, mtu)
+            }
+            Answer::Reset => tcp::reset(meta, l3),
         };
         if let Some(bytes) = bytes
             && let Some(frame) = pool.take_filled(&bytes)

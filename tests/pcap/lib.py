@@ -5,6 +5,7 @@ and every packet that must come out. All counters follow from the fates, so that
 Checksums and lengths are filled in by scapy; nothing here knows SoftGate.
 """
 
+import itertools
 import json
 import re
 import struct
@@ -40,7 +41,7 @@ class Case:
     every = []
 
     def __init__(self, name, sentence, source, config, workers=(1, 2, 4), linger_ms=0, timestamps=False,
-                 ecmp_macs=()):
+                 ecmp_macs=(), retold=False):
         self.name, self.sentence, self.source, self.config = name, sentence, source, config
         self.workers, self.linger_ms, self.timestamps, self.ecmp_macs = workers, linger_ms, timestamps, ecmp_macs
         self.inputs, self.outputs = {}, {}
@@ -48,7 +49,25 @@ class Case:
         self.drops = {}
         self.received = self.forwarded = self.sent = self.punted = self.originated = 0
         self.now_ms = 0
-        Case.every.append(self)
+        self.reloads = []
+        self.faulty = False  # its packets have wrong checksums on purpose
+        #: name -> (first, last, unlike, what stands in its place), name -> where it is
+        self.variables, self.fields, self.retold = {}, {}, retold
+        if not retold:
+            Case.every.append(self)
+
+    # -- what the gateway may choose --------------------------------------------------------------------
+    def choice(self, name, first=1024, last=65535, unlike=()):
+        """A 16-bit word that the gateway chooses: an outside port, an identifier, the end of an address. The
+        first output frame that carries it says what it is; it must be `first` to `last` and none of `unlike`."""
+        value = 0xD000 + 59 * len(self.variables) if self.retold else 0xA000 + 41 * len(self.variables)
+        self.variables[name] = (first, last, tuple(unlike), value)
+        return value
+
+    def reload(self, config):
+        """Another config takes over now."""
+        self.reloads.append((self.now_ms, config))
+        return self
 
     # -- the story, in order of time ------------------------------------------------------------------
     def at(self, ms):
@@ -112,22 +131,193 @@ class Case:
         if self.ecmp_macs:
             lines.append("# Each output frame goes to one of these, each flow always to the same, and none is left out.")
             lines.append(f"ecmp_macs = {json.dumps(list(self.ecmp_macs))}")
+        if self.reloads:
+            named = [[ms, f"config-{n + 2}.toml"] for n, (ms, _) in enumerate(self.reloads)]
+            lines.append(f"reloads = {json.dumps(named)}")
         if self.drops:
             lines += ["", "[drops]"] + [f"{name} = {count}" for name, count in sorted(self.drops.items())]
         if self.punted or self.originated:
             lines += ["", "[counts]"]
             lines += [f"{name} = {count}" for name, count in
                       (("punted", self.punted), ("originated", self.originated)) if count]
+        for name, (first, last, unlike, stands_in) in self.variables.items():
+            assert self.fields.get(name), f"{self.name}: {name} is in no frame"
+            lines += ["", f"[variables.{name}]", f"range = [{first}, {last}]"]
+            if unlike:
+                lines.append(f"unlike = {json.dumps(list(unlike))}")
+            lines += [f"stands_in = {stands_in}", "fields = ["]
+            lines += [f'    {{ file = "{file}", frame = {frame}, at = {at}, sums = {sums} }},'
+                      for file, frame, at, sums in self.fields[name]]
+            lines.append("]")
         return "\n".join(lines) + "\n"
 
     def files(self):
         """File name -> bytes."""
         out = {"config.toml": self.config.encode(), "case.toml": self.case_toml().encode()}
+        for n, (_, config) in enumerate(self.reloads):
+            out[f"config-{n + 2}.toml"] = config.encode()
         for port, frames in self.inputs.items():
             out[f"in.{port}.pcap"] = self.formats.get(port, pcap_ns)(frames)
         for port, frames in self.outputs.items():
             out[f"out.{port}.pcap"] = pcap_ns(frames)
         return out
+
+
+# -- stories: cases with sessions, and with words that the gateway chooses -----------------------------
+def story(name, sentence, source, config, workers=(1,), **keys):
+    """A case told by a function. If the gateway chooses words in it, it is told once more with other words in
+    their place: what differs then are the words and the checksums over them."""
+    def tell(function):
+        keys.update(workers=workers)
+        case = Case(name, sentence, source, config, **keys)
+        function(case)
+        if case.variables:
+            again = Case(name, sentence, source, config, **keys, retold=True)
+            function(again)
+            find_choices(case, again)
+        for port, frames in case.outputs.items():
+            for _, data in frames if not case.faulty else ():
+                check_upper_checksums(f"{name}, out of {port}", data)
+        return case
+    return tell
+
+
+def find_choices(case, again):
+    """Fills in where the chosen words stand: file, frame from 1, offset, and offsets of the checksums over it."""
+    words = {v[3]: (name, again.variables[name][3]) for name, v in case.variables.items()}
+
+    def word(data, at):
+        return int.from_bytes(data[at:at + 2], "big")
+
+    def mended(total, changes):  # RFC 1624 eqn. 3
+        return ones_complement(struct.pack(f">{1 + 2 * len(changes)}H", total ^ 0xFFFF, *(w for old, new in changes for w in (old ^ 0xFFFF, new))))
+
+    for kind, files, others in (("in", case.inputs, again.inputs), ("out", case.outputs, again.outputs)):
+        for port, frames in files.items():
+            for number, ((_, a), (_, b)) in enumerate(zip(frames, others[port], strict=True), 1):
+                changed = [at for at in range(0, len(a) - 1, 2) if a[at:at + 2] != b[at:at + 2]]
+                places = {at: (word(a, at), word(b, at)) for at in changed if words.get(word(a, at), (0, 0))[1] == word(b, at)}
+                sums = {at: [] for at in places}
+                where = f"{case.name}: {kind}.{port} {number}"
+                for total in (at for at in changed if at not in places):
+                    # Over which of the words it is: over what is not a plain sum the runner has no power.
+                    choices = (c for n in range(1, len(places) + 1) for c in itertools.combinations(places, n))
+                    over = [c for c in choices if mended(word(a, total), [places[at] for at in c]) == word(b, total)]
+                    assert len(over) == 1, f"{where}: {total} is no checksum over {places}"
+                    for at in over[0]:
+                        sums[at].append(total)
+                for at, (old, _) in places.items():
+                    case.fields.setdefault(words[old][0], []).append((f"{kind}.{port}", number, at, sums[at]))
+
+
+def check_upper_checksums(where, data):
+    """The TCP, UDP and ICMP checksums of an expected frame are right, summed up another way than scapy's."""
+    offset = 12
+    while data[offset:offset + 2] in (b"\x81\x00", b"\x88\xa8"):
+        offset += 4
+    kind, ip = int.from_bytes(data[offset:offset + 2], "big"), data[offset + 2:]
+    if kind == 0x0800:
+        upper, message, addresses = ip[9], ip[(ip[0] & 15) * 4:], ip[12:20]
+        if int.from_bytes(ip[6:8], "big") & 0x3FFF:
+            return
+    elif kind == 0x86DD:
+        upper, message, addresses = ip[6], ip[40:], ip[8:40]
+    else:
+        return
+    if upper not in (1, 6, 17, 58) or upper == 17 and message[6:8] == b"\0\0":
+        return
+    pseudo = b"" if upper == 1 else addresses + struct.pack(">II", len(message), upper)
+    assert ones_complement(pseudo + message) == 0, f"{where}: checksum of protocol {upper}"
+
+
+class End:
+    """A station on a link of the gateway."""
+
+    def __init__(self, port, mac, gateway, *tags):
+        self.port, self.mac, self.gateway, self.tags = port, mac, gateway, tags
+
+    def sends(self, ip):
+        return link(eth(self.mac, self.gateway, *self.tags), ip)
+
+    def gets(self, ip):
+        return link(eth(self.gateway, self.mac, *self.tags), ip)
+
+
+AT_HOST, AT_HOST2 = End("lan", HOST, GW_LAN), End("lan", HOST2, GW_LAN)
+AT_SERVER, AT_SERVER2 = End("wan", SERVER, GW_WAN), End("wan", SERVER2, GW_WAN)
+
+
+def ip(src, dst, ttl=64, **keys):
+    return v6(src, dst, hlim=ttl, **keys) if ":" in src else v4(src, dst, ttl=ttl, **keys)
+
+
+class Talk:
+    """Packets between a client and a server, each an (address, port). `seen` is the client as the server sees
+    it, `asked` the server as the client knows it: they differ by what NAT does. What is said is a function of
+    source and destination port."""
+
+    def __init__(self, case, client, server, seen=None, asked=None, here=AT_HOST, there=AT_SERVER):
+        self.case, self.client, self.server = case, client, server
+        self.seen, self.asked = seen or client, asked or server
+        self.here, self.there = here, there
+
+    def up(self, said, drop=None, ttl=64, **keys):
+        """Client to server; forwarded unless `drop` says why not. Returns the packet as sent and as it arrives."""
+        before, after = (self.client, self.asked), (self.seen, self.server)
+        return self._one(self.here, before, self.there, after, said, drop, ttl, keys)
+
+    def down(self, said, drop=None, ttl=64, **keys):
+        """Server to client."""
+        before, after = (self.server, self.seen), (self.asked, self.client)
+        return self._one(self.there, before, self.here, after, said, drop, ttl, keys)
+
+    def _one(self, rx, before, tx, after, said, drop, ttl, keys):
+        def packet(ends, ttl):
+            (src, sport), (dst, dport) = ends
+            return rebuilt(ip(src, dst, ttl, **keys) / said(sport, dport))
+        sent, got = packet(before, ttl), packet(after, ttl - 1)
+        self.case.rx(rx.port, rx.sends(sent), drop=drop)
+        if not drop:
+            self.case.tx(tx.port, tx.gets(got))
+        return sent, got
+
+    def handshake(self, isn=(1000, 5000), **keys):
+        """RFC 9293 section 3.5, figure 6."""
+        client, server = isn
+        self.up(T("S", client, **keys))
+        self.down(T("SA", server, client + 1, **keys))
+        self.up(T("A", client + 1, server + 1, **keys))
+        return self
+
+
+def U(length=32, seed=0, **keys):
+    """A UDP datagram."""
+    return lambda s, d: UDP(sport=s, dport=d, **keys) / payload(length, seed)
+
+
+def T(flags, seq=0, ack=0, data=0, window=8192, **keys):
+    """A TCP segment."""
+    def said(s, d):
+        head = TCP(sport=s, dport=d, flags=flags, seq=seq & 0xFFFFFFFF, ack=ack & 0xFFFFFFFF, window=window, **keys)
+        return head / payload(data) if data else head
+    return said
+
+
+def ASK(seq=1, length=56):
+    """An echo request; the client's port is the identifier."""
+    return lambda s, d: ICMP(type=8, id=s, seq=seq) / payload(length)
+
+
+def ANSWER(seq=1, length=56):
+    return lambda s, d: ICMP(type=0, id=d, seq=seq) / payload(length)
+
+
+def ASK6(seq=1, length=56):
+    return lambda s, d: ICMPv6EchoRequest(id=s, seq=seq, data=bytes(range(length)))
+
+
+def ANSWER6(seq=1, length=56):
+    return lambda s, d: ICMPv6EchoReply(id=d, seq=seq, data=bytes(range(length)))
 
 
 # -- configuration -------------------------------------------------------------------------------------
@@ -153,6 +343,29 @@ def neighbour(where, address, mac):
 
 def route(prefix, via=None, **keys):
     return table("route", prefix=prefix, **({"via": [via] if isinstance(via, str) else via} if via else {}), **keys)
+
+
+def rule(name, action, frm=None, to=None, kind="rule", **keys):
+    """A rule of the firewall: `frm` and `to` are sides, a string is a zone."""
+    def side(value):
+        return {"zone": value} if isinstance(value, str) else value
+    sides = {k: side(v) for k, v in (("from", frm), ("to", to)) if v}
+    return table(kind, name=name, action=action, **sides, **keys)
+
+
+def source_nat(name, pool=None, frm="inside", to="outside", **keys):
+    def side(value):
+        return {"zone": value} if isinstance(value, str) else value
+    sides = {k: side(v) for k, v in (("from", frm), ("to", to)) if v}
+    return table("nat.source", name=name, **sides, **({"pool": pool} if pool else {"exempt": True}), **keys)
+
+
+def destination_nat(name, address, target, **keys):
+    return table("nat.destination", name=name, address=address, target=target, **keys)
+
+
+def static_nat(outside, inside, **keys):
+    return table("nat.static", outside=outside, inside=inside, **keys)
 
 
 def config(*tables, ports=("lan", "wan"), extra=""):
@@ -206,6 +419,19 @@ def from_server(ip):
 
 def to_host(ip):
     return link(eth(GW_LAN, HOST), ip)
+
+
+# -- the same network with zones: host and host2 inside, server and server2 outside -------------------------
+H4B, S4B = "192.0.2.11", "198.51.100.21"
+H6B, S6B = "2001:db8:1::11", "2001:db8:2::21"
+OUT = rule("out", "allow", "inside", "outside")
+
+
+def zoned(*more, lan_keys=None, wan_keys=None, **keys):
+    others = (neighbour("lan", H4B, HOST2) + neighbour("lan", H6B, HOST2)
+              + neighbour("wan", S4B, SERVER2) + neighbour("wan", S6B, SERVER2))
+    return two_ports(others, *more, lan=interface("lan", ["192.0.2.1/24", "2001:db8:1::1/64"], zone="inside", **lan_keys or {}),
+                     wan=interface("wan", ["198.51.100.1/24", "2001:db8:2::1/64"], zone="outside", **wan_keys or {}), **keys)
 
 
 # -- capture files, by hand: a few lines that show what is in them -------------------------------------

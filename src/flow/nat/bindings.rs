@@ -429,6 +429,12 @@ impl Bindings {
         }
     }
 
+    /// True if there is something for [`Bindings::sweep`].
+    #[inline]
+    pub fn has_pages(&self) -> bool {
+        self.pages.used() > 0
+    }
+
     /// Number of pages: [`Bindings::mappings_in`] reads them in portions.
     pub fn pages(&self) -> u32 {
         self.pages.len()

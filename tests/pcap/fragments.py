@@ -1,0 +1,194 @@
+"""Fragments between zones: each datagram has the fate of its first fragment, in whatever order they come."""
+
+from lib import *
+from nat import A, DNS, NATTED, POOL, S
+
+OPEN = zoned(OUT)
+WEB_ONLY = zoned(rule("dns", "allow", "inside", "outside", service="udp/53"))
+
+
+def pieces(packet, *cuts, ident=77):
+    """The fragments of a whole packet, cut at these offsets of its payload (RFC 791 section 3.2, RFC 8200
+    section 4.5)."""
+    data = bytes(packet)
+    size = 40 if data[0] >> 4 == 6 else (data[0] & 15) * 4
+    head, body = data[:size], data[size:]
+    edges = [0, *cuts, len(body)]
+    out = []
+    for start, end in zip(edges, edges[1:]):
+        more = end < len(body)
+        if len(head) == 40:
+            fragment = bytes([head[6], 0]) + (start | more).to_bytes(2, "big") + ident.to_bytes(4, "big")
+            h = head[:4] + (8 + end - start).to_bytes(2, "big") + b"\x2c" + head[7:]
+            out.append(Raw(h + fragment + body[start:end]))
+            continue
+        h = bytearray(head)
+        h[2:4] = (size + end - start).to_bytes(2, "big")
+        h[4:6] = ident.to_bytes(2, "big")
+        h[6:8] = (more << 13 | start // 8).to_bytes(2, "big")
+        h[10:12] = b"\0\0"
+        h[10:12] = ones_complement(bytes(h)).to_bytes(2, "big")
+        out.append(Raw(bytes(h) + body[start:end]))
+    return out
+
+
+def whole(src, dst, said=None, ttl=64):
+    return rebuilt(ip(src[0], dst[0], ttl=ttl) / (said or U(200))(src[1], dst[1]))
+
+
+BOTH = ((A, DNS), ((H6, 40000), (S6, 53)))
+
+
+@story("fragments-in-order", "Fragments follow the first one, by the rule for its ports, and so do those of the answer; they leave as they came.",
+       "scapy script: RFC 791 section 3.2, RFC 8200 section 4.5, RFC 4787 REQ-14", WEB_ONLY)
+def _(c):
+    for client, server in BOTH:
+        for part in pieces(whole(client, server), 64, 128):
+            c.through("lan", from_host(part), "wan", to_server(hop(part)))
+        for part in pieces(whole(server, client, U(300)), 104, 200, ident=78):
+            c.through("wan", from_server(part), "lan", to_host(hop(part)))
+        Talk(c, client, server).down(U())  # the same session
+
+
+@story("fragments-out-of-order", "Fragments that come before the first wait for it and follow it.",
+       "scapy script: RFC 4787 REQ-14a, RFC 791 section 3.2", WEB_ONLY)
+def _(c):
+    for client, server in BOTH:
+        first, second, third = pieces(whole(client, server), 64, 128)
+        c.rx("lan", from_host(third))
+        c.rx("lan", from_host(second))
+        c.rx("lan", from_host(first))
+        for part in (first, third, second):
+            c.tx("wan", to_server(hop(part)))
+
+
+@story("fragments-denied", "The rules deny the first fragment: the later ones go with it, those that waited as well. Reject tells the sender once.",
+       "scapy script: RFC 1858 section 2, RFC 1812 section 4.3.2.7 (no error about later fragments)",
+       zoned(rule("dns", "deny", "inside", "outside", service="udp/53"), rule("ntp", "reject", "inside", "outside", service="udp/123")))
+def _(c):
+    for client, server in BOTH:
+        first, second, third = pieces(whole(client, server), 64, 128)
+        c.rx("lan", from_host(first), drop="firewall-deny")
+        c.rx("lan", from_host(second), drop="fragment-untracked")
+        c.rx("lan", from_host(third), drop="fragment-untracked")
+        first, second, third = pieces(whole(client, server), 64, 128, ident=79)
+        c.rx("lan", from_host(third), drop="fragment-untracked")
+        c.rx("lan", from_host(first), drop="firewall-deny")
+        c.rx("lan", from_host(second), drop="fragment-untracked")
+        first, second, third = pieces(whole(client, (server[0], 123)), 64, 128, ident=80)
+        told = icmp6(L6, client[0], ICMPv6DestUnreach(code=1), first) if ":" in client[0] else icmp4(L4, client[0], 3, 13, first)
+        c.rx("lan", from_host(first), drop="firewall-reject")
+        c.tx("lan", to_host(told), own=True)
+        c.rx("lan", from_host(second), drop="fragment-untracked")
+
+
+@story("fragments-without-a-first", "Fragments whose first never comes are lost after a quarter of a minute; nobody is told.",
+       "scapy script: RFC 791 section 3.2 (15 seconds), RFC 8200 section 4.5 (no error without the first fragment)", OPEN)
+def _(c):
+    for client, server in BOTH:
+        _, second, third = pieces(whole(client, server), 64, 128)
+        c.rx("lan", from_host(second), drop="fragment-timeout")
+        c.rx("lan", from_host(third), drop="fragment-timeout")
+    c.at(30 * S)
+    Talk(c, *BOTH[0]).up(U())
+
+
+@story("fragments-overlap", "Fragments that overlap mean that somebody reads another datagram than we: all that is left of it is dropped. An exact duplicate is none.",
+       "scapy script: RFC 5722 section 3, RFC 8200 section 4.5, RFC 1858 section 4, RFC 3128", OPEN)
+def _(c):
+    for client, server in BOTH:
+        first, second, third = pieces(whole(client, server), 64, 128)
+        other = pieces(whole(client, server), 56, 128)[1]
+        c.through("lan", from_host(first), "wan", to_server(hop(first)))
+        c.rx("lan", from_host(other), drop="fragment-overlap")
+        c.rx("lan", from_host(second), drop="fragment-overlap")
+        c.rx("lan", from_host(third), drop="fragment-overlap")
+        first, second, third = pieces(whole(client, server), 64, 128, ident=81)
+        for part in (first, second, second, third):
+            c.through("lan", from_host(part), "wan", to_server(hop(part)))
+
+
+@story("fragments-tiny", "A first fragment without the ports and flags of TCP, and one that writes over them later: dropped, and the rest of the datagram with them.",
+       "scapy script: RFC 1858 sections 3 and 4.2, RFC 3128 section 2", OPEN)
+def _(c):
+    for client, server in BOTH:
+        tcp = whole(client, (server[0], 443), T("S", 1, data=64))
+        for part in pieces(tcp, 16, 40):
+            c.rx("lan", from_host(part), drop="fragment-tiny")
+        first, second, third = pieces(tcp, 8, 40, ident=82)
+        c.rx("lan", from_host(second), drop="fragment-tiny")
+
+
+@story("fragments-malformed", "A fragment that is not the last and not of whole 8 bytes, or that ends beyond 65,535.",
+       "scapy script: RFC 791 section 3.2, RFC 8200 section 4.5", OPEN)
+def _(c):
+    c.rx("lan", from_host(v4(flags="MF", id=5) / U(61)(40000, 53)), drop="fragment-invalid")
+    c.rx("lan", from_host(v4(frag=8189, id=6, proto=17) / payload(64)), drop="fragment-invalid")
+    c.rx("lan", from_host(v6() / IPv6ExtHdrFragment(m=1, id=5, offset=0) / U(61)(40000, 53)), drop="fragment-invalid")
+
+
+@story("fragments-atomic-ipv6", "A datagram that is all in one fragment is a whole one, and no other with its number concerns it.",
+       "scapy script: RFC 6946 section 4, RFC 8200 section 4.5", WEB_ONLY)
+def _(c):
+    client, server = BOTH[1]
+    first, second, _ = pieces(whole(client, server), 64, 128)
+    c.through("lan", from_host(first), "wan", to_server(hop(first)))
+    for n in range(2):
+        part = rebuilt(v6() / IPv6ExtHdrFragment(m=0, offset=0, id=77) / U(50 + n)(40000, 53))
+        c.through("lan", from_host(part), "wan", to_server(hop(part)))
+    c.through("lan", from_host(second), "wan", to_server(hop(second)))
+
+
+@story("fragments-of-a-connection", "TCP segments in fragments belong to their connection, whose bounds they move.",
+       "scapy script: RFC 791 section 3.2, RFC 9293 section 3.4", OPEN)
+def _(c):
+    for client, server in (((H4, 40000), (S4, 443)), ((H6, 40000), (S6, 443))):
+        talk = Talk(c, client, server).handshake()
+        for part in pieces(whole(client, server, T("PA", 1001, 5001, data=1000)), 400, 800):
+            c.through("lan", from_host(part), "wan", to_server(hop(part)))
+        talk.down(T("A", 5001, 2001))
+        talk.up(T("PA", 2001, 5001, data=10))
+
+
+def out_in_pieces(c, said, inside, outside, cuts, number, order=None):
+    """A datagram of the host through NAT in fragments: the datagram as it is outside, cut at the same places."""
+    parts = list(zip(pieces(whole(*inside, said), *cuts), pieces(whole(*outside, said, ttl=63), *cuts, ident=number)))
+    for part, _ in parts:
+        c.rx("lan", from_host(part))
+    for _, part in parts:
+        c.tx("wan", to_server(part))
+
+
+@story("fragments-nat-outbound", "A datagram in fragments through NAT: the port and the checksum of the whole in the first, the address in all, one identification.",
+       "scapy script: RFC 3022 section 6.3, RFC 4787 REQ-14, RFC 7857 section 10", NATTED)
+def _(c):
+    p, q, i, j = c.choice("p"), c.choice("q", 0), c.choice("i", 0), c.choice("j", 0)
+    out_in_pieces(c, U(600), (A, DNS), ((POOL, p), DNS), (208, 400), i)
+    out_in_pieces(c, ASK(1, 600), ((H4, 7), (S4, 0)), ((POOL, q), (S4, 0)), (304,), j)
+    Talk(c, A, DNS, seen=(POOL, p)).down(U())
+
+
+@story("fragments-nat-inbound", "The answer in fragments, in order and the last one first.",
+       "scapy script: RFC 3022 section 6.3, RFC 4787 REQ-14a", NATTED)
+def _(c):
+    p, i, j = c.choice("p"), c.choice("i", 0), c.choice("j", 0)
+    Talk(c, A, DNS, seen=(POOL, p)).up(U())
+    for ident, number, order in ((70, i, (0, 1, 2)), (71, j, (2, 0, 1))):
+        outside = pieces(whole(DNS, (POOL, p), U(600)), 208, 400, ident=ident)
+        inside = pieces(whole(DNS, A, U(600), ttl=63), 208, 400, ident=number)
+        for n in order:
+            c.rx("wan", from_server(outside[n]))
+        for n in ((0, 2, 1) if order[0] else order):
+            c.tx("lan", to_host(inside[n]), at=c.now_ms - 1)
+
+
+@story("fragments-nat-same-identification", "Two hosts send fragments with the same identification to the same server: outside they differ, or the server would mix them up.",
+       "scapy script: RFC 7857 section 10, RFC 6864 section 5.3.1, RFC 4963 section 2", NATTED)
+def _(c):
+    p, q, i, j = c.choice("p"), c.choice("q", unlike=["p"]), c.choice("i", 0), c.choice("j", 0, unlike=["i"])
+    one = list(zip(pieces(whole(A, DNS), 104), pieces(whole((POOL, p), DNS, ttl=63), 104, ident=i)))
+    other = list(zip(pieces(whole((H4B, 40000), DNS), 104), pieces(whole((POOL, q), DNS, ttl=63), 104, ident=j)))
+    for n in range(2):
+        for end, parts in ((AT_HOST, one), (AT_HOST2, other)):
+            c.rx("lan", end.sends(parts[n][0]))
+            c.tx("wan", to_server(parts[n][1]))
