@@ -7,7 +7,7 @@
 pub mod channels;
 pub mod ethtool;
 pub mod findings;
-mod netlink;
+pub(in crate::io) mod netlink;
 pub mod probe;
 mod timer;
 pub mod watch;
