@@ -73,6 +73,8 @@ pub enum DropReason {
     NeighbourTableFull,
     /// To our own address, but nothing listens.
     NoHostPath,
+    /// RFC 1122 section 3.3.2 asks hosts to reassemble; a stated limit.
+    LocalFragment,
     /// RFC 826.
     ArpInvalid,
     /// RFC 4861.
@@ -254,6 +256,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "`neighbours.per_interface` unresolved or learned entries are in use: an address scan, or the cap is too low.",
         ),
         (NoHostPath, "no-host-path", None, "Addressed to the gateway itself, which offers no such service."),
+        (
+            LocalFragment,
+            "local-fragment",
+            None,
+            "A fragment addressed to the gateway itself, which puts none together: ping it with what fits the MTU.",
+        ),
         (ArpInvalid, "arp-invalid", None, "Malformed ARP, or a sender address that cannot be."),
         (
             NdInvalid,
@@ -303,7 +311,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             None,
             "A TCP packet without SYN that belongs to no session: it ended or was never seen. `flows.loose_tcp` picks such connections up.",
         ),
-        (TcpInvalid, "tcp-invalid", None, "TCP with a malformed header or an impossible combination of flags."),
+        (
+            TcpInvalid,
+            "tcp-invalid",
+            None,
+            "TCP with a malformed header or an impossible combination of flags.",
+        ),
         (
             TcpOutOfWindow,
             "tcp-out-of-window",
@@ -347,7 +360,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             None,
             "An ICMP error that quotes no packet of a session (RFC 5508 REQ-4).",
         ),
-        (FragmentUntracked, "fragment-untracked", None, "A fragment between zones whose datagram is not known."),
+        (
+            FragmentUntracked,
+            "fragment-untracked",
+            None,
+            "A fragment between zones whose datagram is not known.",
+        ),
     ]
 };
 
