@@ -206,8 +206,15 @@ impl Gateway {
         let frames = config.system.frames.get() as usize;
         let (memory, pools) = PacketMemory::new(cpus.len(), frames, ChunkSize::Bytes2048)?;
         let claims = Arc::clone(&compiler.claims);
-    let capacity = flow::Capacity::of(1_000_000, cpus.len(), false);
-    let node = Node::new(Arc::clone(compiler.tables()), neighbours, cpus.len(), MAX_INTERFACES, claims, capacity);
+        let capacity = flow::Capacity::of(1_000_000, cpus.len(), false);
+        let node = Node::new(
+            Arc::clone(compiler.tables()),
+            neighbours,
+            cpus.len(),
+            MAX_INTERFACES,
+            claims,
+            capacity,
+        );
         let program = XdpProgram::load()?;
         let started = Instant::now();
         let workers = start_workers(&node, pools, &cpus, started);
@@ -296,7 +303,9 @@ impl Gateway {
                 return Err(error.into());
             }
         };
-        self.config = config;
+        // Routes live in the compiler's RIB from here on, where single ones come and go; a second copy of a million
+        // of them would have to follow each change.
+        self.config = Config { routes: Vec::new(), route_files: Vec::new(), ..config };
         for port in &mut gone {
             self.unbind_port(port);
         }
@@ -328,10 +337,8 @@ impl Gateway {
     }
 
     fn compile(&mut self, config: &Config, ports: &[LivePort]) -> Result<Retired, CompileError> {
-        let facts: Vec<PortFacts> =
-            ports.iter().enumerate().map(|(index, port)| port.facts(PortFacts::stable(index))).collect();
         let rib = meaning::rib(config, &mut self.compiler)?;
-        self.compiler.compile(meaning::input(config, &facts), rib)
+        self.compiler.compile(meaning::input(config, &facts(ports)), rib)
     }
 
     /// Puts the compiler's tables before the workers, waits until none uses older ones, frees those here.
@@ -569,19 +576,17 @@ impl Gateway {
         }
     }
 
-    /// Compiles the config in force anew and publishes.
+    /// Compiles the config in force anew, with the routes there are, and publishes.
     fn recompile(&mut self) -> Result<(), CompileError> {
-        let config = std::mem::take(&mut self.config);
-        let ports = std::mem::take(&mut self.ports);
-        let compiled = self.compile(&config, &ports);
-        (self.config, self.ports) = (config, ports);
-        self.publish(compiled?);
+        let input = meaning::input(&self.config, &facts(&self.ports));
+        let retired = self.compiler.recompile(input)?;
+        self.publish(retired);
         Ok(())
     }
 
     // ---- what it is doing
 
-    /// The config in force.
+    /// The config in force, without its routes: those are in the compiler's RIB.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -640,6 +645,10 @@ impl Gateway {
         }
         self.memory.leaked()
     }
+}
+
+fn facts(ports: &[LivePort]) -> Vec<PortFacts> {
+    ports.iter().enumerate().map(|(index, port)| port.facts(PortFacts::stable(index))).collect()
 }
 
 fn placeholder() -> LivePort {

@@ -238,6 +238,20 @@ impl Compiler {
 
     /// Compiles everything anew. On an error nothing has changed.
     pub fn compile(&mut self, input: Input, rib: Rib) -> Result<Retired, CompileError> {
+        let retired = self.compile_all(input, &rib)?;
+        self.rib = rib;
+        Ok(retired)
+    }
+
+    /// As [`Compiler::compile`], with the routes there are.
+    pub fn recompile(&mut self, input: Input) -> Result<Retired, CompileError> {
+        let rib = std::mem::take(&mut self.rib);
+        let result = self.compile_all(input, &rib);
+        self.rib = rib;
+        result
+    }
+
+    fn compile_all(&mut self, input: Input, rib: &Rib) -> Result<Retired, CompileError> {
         let slots_error = |what| move |source| CompileError::Slots { what, source };
         // Slots given to names of a refused config stay tombstones; they harm nobody.
         for port in &input.ports {
@@ -254,7 +268,7 @@ impl Compiler {
         let mut build = Build {
             interfaces: &interfaces,
             neighbours: &self.neighbours,
-            rib: &rib,
+            rib,
             pins: AHashMap::new(),
             groups: Vec::new(),
         };
@@ -290,7 +304,12 @@ impl Compiler {
         self.states = states;
         self.tables = Arc::new(Tables {
             generation,
-            epochs: Epochs { interfaces: generation, routes: generation, settings: generation, policy: generation },
+            epochs: Epochs {
+                interfaces: generation,
+                routes: generation,
+                settings: generation,
+                policy: generation,
+            },
             ports,
             interfaces,
             vrfs: vrfs.into(),
@@ -299,7 +318,6 @@ impl Compiler {
             policy: Arc::clone(&self.tables.policy),
         });
         self.input = input;
-        self.rib = rib;
         let retired = std::mem::replace(&mut self.pins, pins);
         Ok(Retired(retired.into_values().collect()))
     }
