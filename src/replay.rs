@@ -94,7 +94,7 @@ pub fn compile(config: &Config, workers: usize) -> Result<(Arc<Node>, Compiler),
     compiler.compile(meaning::input(config, &facts), rib)?.release(&neighbours);
     let interfaces = compiler.interfaces.len();
     let claims = Arc::clone(&compiler.claims);
-    let capacity = flow::Capacity::of(1_200_000, workers, true);
+    let capacity = flow::Capacity::of(1_200_000, workers, false);
     let node = Node::new(Arc::clone(compiler.tables()), neighbours, workers, interfaces, claims, capacity);
     Ok((node, compiler))
 }
