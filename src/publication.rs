@@ -12,7 +12,7 @@
 //! Note *after* load and use: what is noted is that the worker is done with everything older.
 //!
 //! With `--cfg loom` the tests go through every interleaving, and show that weaker orders are caught:
-//! `RUSTFLAGS="--cfg loom" cargo test --lib publication`.
+//! `scripts/test --only loom`.
 
 #[cfg(loom)]
 use loom::sync::atomic::AtomicU64;

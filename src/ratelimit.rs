@@ -38,14 +38,30 @@ impl Bucket {
     }
 }
 
-impl SourceBuckets {
-    /// Takes the one token that `what` has every `interval`.
-    pub fn take_every(&self, key: Key, what: u128, interval: Duration, now: Nanos) -> bool {
-        let last = &self.0[hash::address(key, what, 1) as usize % SOURCE_BUCKETS].0;
-        let seen = last.load(Ordering::Relaxed);
-        let due = seen == 0 || now.since(Nanos(seen)) >= interval;
-        // Time 0 is "never": one later is as good.
-        due && last.compare_exchange(seen, now.0.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+/// When something was done last or will be done next, in one word: at most once per gap, whoever asks.
+#[derive(Debug, Default)]
+pub struct Appointment(AtomicU64);
+
+impl Appointment {
+    /// Makes an appointment `delay` from now, or `gap` and `delay` after the last one if that was less than `gap`
+    /// ago. `None` while one lies ahead, and for whoever comes second.
+    pub fn make(&self, gap: Duration, delay: Duration, now: Nanos) -> Option<Nanos> {
+        let last = self.0.load(Ordering::Relaxed);
+        // Time 0 is "never".
+        let earliest = if last == 0 { Nanos(0) } else { Nanos(last).plus(gap) };
+        if Nanos(last) > now {
+            return None;
+        }
+        let due = Nanos(earliest.max(now).plus(delay).0.max(1));
+        let made = self.0.compare_exchange(last, due.0, Ordering::Relaxed, Ordering::Relaxed);
+        made.is_ok().then_some(due)
+    }
+
+    /// Takes the moment, if there was none within `gap` and none lies ahead.
+    pub fn take(&self, gap: Duration, now: Nanos) -> bool {
+        let last = self.0.load(Ordering::Relaxed);
+        let free = last == 0 || (Nanos(last) <= now && now.since(Nanos(last)) >= gap);
+        free && self.0.compare_exchange(last, now.0.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -81,6 +97,21 @@ mod tests {
         assert_eq!(taken(100), 1);
         assert_eq!(taken(400), 3);
         assert_eq!(taken(10_000), 5);
+    }
+
+    #[test]
+    fn one_appointment_lies_ahead_and_the_gap_is_kept() {
+        let second = Duration::from_secs(1);
+        let delay = Duration::from_millis(300);
+        let at = |ms: u64| Nanos(ms * 1_000_000);
+        let (asked, own) = (Appointment::default(), Appointment::default());
+        assert_eq!(asked.make(3 * second, delay, at(10)), Some(at(310)));
+        assert_eq!(asked.make(3 * second, delay, at(20)), None, "it lies ahead");
+        assert!(!asked.take(3 * second, at(200)) && !asked.take(3 * second, at(3000)));
+        assert_eq!(asked.make(3 * second, delay, at(1000)), Some(at(3610)), "not within the gap");
+        assert_eq!(asked.make(3 * second, delay, at(9000)), Some(at(9300)));
+        assert!(asked.take(3 * second, at(12_300)));
+        assert!(own.take(3 * second, at(0)) && !own.take(3 * second, at(1)));
     }
 
     #[test]

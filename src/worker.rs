@@ -89,7 +89,7 @@ impl Node {
         Arc::new(Node {
             tables: Arc::new(ArcSwap::new(tables)),
             neighbours,
-            limits: Limits::default(),
+            limits: Limits::new(interfaces),
             capacity,
             claims,
             counters: (0..workers).map(|_| CachePadded::new(WorkerCounters::new(interfaces))).collect(),
@@ -199,7 +199,8 @@ const NO_QUEUE: u16 = u16::MAX;
 impl Worker {
     /// Worker number `id` of `node`. Worker 0 also does the node's periodic work.
     pub fn new(id: usize, node: &Arc<Node>, pool: FramePool) -> Worker {
-        let key = node.tables.load().settings.key;
+        let tables = node.tables.load();
+        let key = tables.settings.key;
         let mut flows = Flows::new(id, node.capacity, Arc::clone(&node.claims), key)
             .expect("address space for the flow table: lower `flows.capacity`");
         flows.fragments.hold_at_most(pool.available() / HELD_SHARE);
@@ -210,7 +211,7 @@ impl Worker {
             engine: Engine {
                 id,
                 pool,
-                slow: SlowPath::new(id == 0),
+                slow: SlowPath::new(id == 0, &tables),
                 flows,
                 routes: Box::new([NO_QUEUE; MAX_PORTS * MAX_MEMBERS]),
                 outgoing: (0..node.counters.len()).map(|_| ArrayVec::new()).collect(),
@@ -471,6 +472,7 @@ impl Engine {
     /// What is due without a received packet: timers, restarts, frames from other workers.
     fn housekeeping(&mut self, tables: &Tables, now: Nanos, node: &Node, queues: &mut [Queue]) -> bool {
         let mut worked = false;
+        self.slow.look_at_ports(tables, now, |port, member| node.sender(port, member).is_some());
         if self.slow.next_deadline() <= now || self.slow.is_sweeping() {
             let cx = Context {
                 now,
@@ -481,7 +483,7 @@ impl Engine {
                 ingress: Ingress::Own { vrf: 0 },
                 restarted: false,
             };
-            self.slow.timers(&cx, &mut self.pool);
+            self.slow.timers(&cx, &mut self.pool, &node.limits);
             self.send_emitted(&cx, node, queues);
             worked = true;
         }

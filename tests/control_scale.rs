@@ -8,8 +8,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use softgate::config::{Name, NextHop, Prefix, Route, RouteTarget};
-use softgate::control::{Backend, Changed, Client, Fault, Limits, Patch, Reply, Request, Server, Version};
+use softgate::config::{Config, Name, NextHop, Prefix, Route, RouteTarget};
+use softgate::control::{
+    Backend, Changed, Client, Fault, Limits, Patch, Reply, Request, RouteKey, Server, Version,
+};
+use softgate::gateway::{BackEnd, Gateway};
 
 /// Counts.
 #[derive(Default)]
@@ -140,6 +143,54 @@ fn stream_routes(count: u32) -> Duration {
 #[test]
 fn many_routes_are_one_transaction() {
     stream_routes(100_000);
+}
+
+/// Beside a million routes one more costs what one costs: nothing walks them. The fastest of many, so that only what
+/// always takes long counts.
+#[test]
+fn one_route_beside_a_million_takes_under_two_milliseconds() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    // The device does not exist, which is no error: it is bound when it appears.
+    let config = "schema = 1\n[system]\nframes = 4096\n[[port]]\nname = \"up\"\ndevice = \"sg-none\"\n\
+        [[interface]]\nname = \"up\"\nport = \"up\"\nmac = \"02:00:00:00:00:01\"\naddresses = [\"198.51.100.254/24\"]\n\
+        [[route_file]]\npath = \"full.txt\"\n";
+    let full: String = (0x2000_0000..0x2000_0000 + (1_000_000 << 8))
+        .step_by(256)
+        .map(|net: u32| {
+            format!("{}/24 via 198.51.100.{}\n", std::net::Ipv4Addr::from(net), (net >> 8) % 200 + 1)
+        })
+        .collect();
+    let config = Config::parse_with(config, "gw.toml", &mut |_| Ok(full.clone())).unwrap();
+    let mut gateway = match Gateway::start(config, "gw.toml", BackEnd::Own) {
+        Ok(gateway) => gateway,
+        Err(error) => {
+            println!("SKIPPED: a gateway needs root: {error}");
+            return;
+        }
+    };
+    let commit = |gateway: &mut Gateway, patch| {
+        let Reply::Changed(changed) = gateway.execute(Request::Commit { patches: vec![patch] }).unwrap()
+        else {
+            panic!("no such answer")
+        };
+        Duration::from_micros(changed.applied_us)
+    };
+    let (mut added, mut deleted) = (Vec::new(), Vec::new());
+    let key = |route: &Route| RouteKey { vrf: route.vrf.clone(), prefix: route.prefix };
+    for n in 0..20 {
+        // One in a part of the address space that the million leave free, and one of them.
+        let (new, old) = (route(0x0a_0000 + n), route(0x20_0000 + n));
+        added.push(commit(&mut gateway, Patch::RouteAdd(vec![new.clone()])));
+        deleted.push(commit(&mut gateway, Patch::RouteDel(vec![key(&new)])));
+        deleted.push(commit(&mut gateway, Patch::RouteDel(vec![key(&old)])));
+        let again = gateway.execute(Request::Commit { patches: vec![Patch::RouteDel(vec![key(&old)])] });
+        assert!(again.is_err(), "it is gone");
+        added.push(commit(&mut gateway, Patch::RouteAdd(vec![old])));
+    }
+    let limit = Duration::from_millis(2);
+    let (added, deleted) = (added.iter().min().unwrap(), deleted.iter().min().unwrap());
+    assert!(*added < limit && *deleted < limit, "add {added:?}, delete {deleted:?}");
+    assert_eq!(gateway.stop(), 0);
 }
 
 #[test]

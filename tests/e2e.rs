@@ -363,6 +363,33 @@ fn lag_survives_the_loss_of_a_cable() {
     gateway.stop();
 }
 
+/// The switch has to learn where the gateway is before anybody sends: behind which cable it knows the gateway's MAC
+/// address, with nothing said to the gateway or through it.
+#[test]
+fn lag_tells_the_switch_where_it_is() {
+    let lab = lab!("lag_tells_the_switch_where_it_is", "--lag");
+    let gateway = Gateway::start(&lab, &Config { uplink: &["eth2", "eth3"], ..Config::default() });
+    let mac = lab.must("gw", "cat /sys/class/net/eth2/address");
+    let learned = |cable: &str| {
+        let known = lab.must("sw", &format!("bridge fdb show dev {cable}"));
+        known.lines().any(|line| line.starts_with(mac.trim()) && !line.contains("permanent"))
+    };
+    let soon = |cable: &str| {
+        let deadline = Instant::now() + Duration::from_millis(500);
+        while !learned(cable) {
+            assert!(Instant::now() < deadline, "the switch does not know that the gateway is behind {cable}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    soon("u2");
+    lab.must("sw", "ip link set u2 down");
+    soon("u3");
+    lab.must("sw", "ip link set u2 up");
+    lab.must("sw", "ip link set u3 down");
+    soon("u2");
+    gateway.stop();
+}
+
 #[test]
 fn lost_device_of_a_lag_returns() {
     let lab = lab!("lost_device_of_a_lag_returns", "--lag");

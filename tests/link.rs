@@ -14,7 +14,8 @@ use softgate::io::link::ethtool::HIDING;
 use softgate::io::link::findings::{Finding, Status};
 use softgate::io::link::probe::{self, Depth};
 use softgate::io::link::{
-    Ethtool, LinkChange, LinkEvent, LinkKind, LinkWatcher, OffloadGuard, XdpMode, explain_bind_failure,
+    Accepted, Ethtool, LinkChange, LinkEvent, LinkKind, LinkWatcher, OffloadGuard, XdpMode,
+    explain_bind_failure,
 };
 
 /// The time within which the gateway acts on a link event (DESIGN.md section 6).
@@ -570,4 +571,23 @@ fn the_doctor_on_a_missing_device() {
     assert!(
         explain_bind_failure("sgl-nosuch", "No such device (os error 19)").contains("there is no device")
     );
+}
+
+/// A card drops frames to MAC addresses it does not know of before any program sees them.
+#[test]
+fn a_device_lets_in_other_addresses_and_all_groups_while_somebody_wants_it() {
+    let Some(lab) = Lab::new("") else { return };
+    let index: u32 = lab.gw("cat /sys/class/net/g0/ifindex").trim().parse().unwrap();
+    let has = |mac: &str| lab.gw("bridge fdb show dev g0").lines().any(|line| line.starts_with(mac));
+    let all_groups = || lab.gw("ip -d link show g0").contains("allmulti 1");
+    let (first, second) = ("02:00:5e:00:00:01", "02:00:5e:00:00:02");
+    assert!(!has(first) && !all_groups());
+    let mut accepted = lab.inside(|| Accepted::groups(index).unwrap());
+    assert!(all_groups());
+    accepted.set(&[[2, 0, 0x5e, 0, 0, 1]]).unwrap();
+    assert!(has(first) && !has(second));
+    accepted.set(&[[2, 0, 0x5e, 0, 0, 2]]).unwrap();
+    assert!(!has(first) && has(second));
+    drop(accepted);
+    assert!(!has(second) && !all_groups());
 }

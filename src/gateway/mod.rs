@@ -17,7 +17,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use crate::config::{Config, Lag, PortMode, Workers};
 use crate::flow;
 use crate::io::Port;
-use crate::io::link::{LinkChange, LinkEvent, LinkState, LinkWatcher, OffloadGuard};
+use crate::io::link::{Accepted, LinkChange, LinkEvent, LinkState, LinkWatcher, OffloadGuard};
 use crate::io::xdp::{Mode, RingSizes, XdpDevice, XdpError, XdpProgram};
 
 use crate::mem::{ChunkSize, FramePool, MemoryError, PacketMemory};
@@ -116,6 +116,7 @@ pub struct Member {
     /// What the kernel says of the device.
     pub link: Option<LinkState>,
     offloads: Option<OffloadGuard>,
+    accepted: Option<Accepted>,
 }
 
 /// A port: one device, or several as a LAG.
@@ -301,6 +302,7 @@ impl Gateway {
                         problem: None,
                         link: self.watcher.find(device.as_str()).copied(),
                         offloads: None,
+                        accepted: None,
                     })
                     .collect(),
             });
@@ -315,7 +317,9 @@ impl Gateway {
                 return Err(error.into());
             }
         };
-        self.config = config;
+        // Routes live in the compiler's RIB from here on, where single ones come and go; a second copy of a million
+        // of them would have to follow each change.
+        self.config = Config { routes: Vec::new(), route_files: Vec::new(), ..config };
         for port in &mut gone {
             self.unbind_port(port);
         }
@@ -338,6 +342,7 @@ impl Gateway {
         }
         // What binding found out (a device that is not there) is in the tables now as well.
         self.links_changed();
+        self.accept_macs();
         self.tell_programs()?;
         match failed {
             // A device that appears later is bound then; one that is there and cannot be bound is an error.
@@ -347,10 +352,8 @@ impl Gateway {
     }
 
     fn compile(&mut self, config: &Config, ports: &[LivePort]) -> Result<Retired, CompileError> {
-        let facts: Vec<PortFacts> =
-            ports.iter().enumerate().map(|(index, port)| port.facts(PortFacts::stable(index))).collect();
         let rib = meaning::rib(config, &mut self.compiler)?;
-        let input = meaning::input(config, &facts, &mut self.compiler)?;
+        let input = meaning::input(config, &facts(ports), &mut self.compiler)?;
         self.compiler.compile(input, rib)
     }
 
@@ -402,6 +405,9 @@ impl Gateway {
             entry.offloads = OffloadGuard::engage(&entry.device)
                 .inspect_err(|error| tracing::warn!(%error, "offloads stay as they are"))
                 .ok();
+            entry.accepted = entry.link.and_then(|link| {
+                Accepted::groups(link.ifindex).map_err(|error| warn_accept(&entry.device, &error)).ok()
+            });
             let rings = ring_sizes(self.memory.frames() / self.memory.workers(), ring_users.max(1));
             Device::open(&device::Plan {
                 back_end: self.back_end,
@@ -419,6 +425,7 @@ impl Gateway {
             Err(error) => {
                 entry.problem = Some(error.to_string());
                 entry.offloads = None;
+                entry.accepted = None;
                 return Err(error);
             }
         };
@@ -454,6 +461,24 @@ impl Gateway {
             program.set_pair_port(pair_port)?;
         }
         Ok(())
+    }
+
+    /// Has each device let in the MAC addresses of the interfaces on its port, where they are not its own: configured
+    /// ones, and that of a LAG, which is its first device's.
+    fn accept_macs(&mut self) {
+        for port in &mut self.ports {
+            let on_port = self.compiler.input().interfaces.iter().filter(|spec| spec.port == port.name);
+            let mut macs: Vec<[u8; 6]> = on_port.map(|spec| spec.mac).collect();
+            macs.sort_unstable();
+            macs.dedup();
+            for member in &mut port.members {
+                let (Some(accepted), Some(link)) = (&mut member.accepted, member.link) else { continue };
+                let others: Vec<[u8; 6]> = macs.iter().filter(|mac| **mac != link.mac).copied().collect();
+                if let Err(error) = accepted.set(&others) {
+                    warn_accept(&member.device, &error);
+                }
+            }
+        }
     }
 
     /// A place in the XDP program's maps: each device has its own, also the devices of one LAG.
@@ -495,6 +520,7 @@ impl Gateway {
         }
         self.node.wake_all();
         port.members[member].offloads = None;
+        port.members[member].accepted = None;
     }
 
     /// The link watcher's descriptor: readable when something happened to a device.
@@ -517,6 +543,7 @@ impl Gateway {
         }
         if relevant {
             self.links_changed();
+            self.accept_macs();
         }
     }
 
@@ -590,19 +617,17 @@ impl Gateway {
         }
     }
 
-    /// Compiles the config in force anew and publishes.
+    /// Compiles the config in force anew, with the routes there are, and publishes.
     fn recompile(&mut self) -> Result<(), CompileError> {
-        let config = std::mem::take(&mut self.config);
-        let ports = std::mem::take(&mut self.ports);
-        let compiled = self.compile(&config, &ports);
-        (self.config, self.ports) = (config, ports);
-        self.publish(compiled?);
+        let input = meaning::input(&self.config, &facts(&self.ports), &mut self.compiler)?;
+        let retired = self.compiler.recompile(input)?;
+        self.publish(retired);
         Ok(())
     }
 
     // ---- what it is doing
 
-    /// The config in force.
+    /// The config in force, without its routes: those are in the compiler's RIB.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -661,6 +686,18 @@ impl Gateway {
         }
         self.memory.leaked()
     }
+}
+
+fn warn_accept(device: &str, error: &io::Error) {
+    tracing::warn!(
+        device,
+        %error,
+        "the device may drop groups and configured MAC addresses: ip link set {device} promisc on allmulticast on"
+    );
+}
+
+fn facts(ports: &[LivePort]) -> Vec<PortFacts> {
+    ports.iter().enumerate().map(|(index, port)| port.facts(PortFacts::stable(index))).collect()
 }
 
 fn placeholder() -> LivePort {

@@ -1,13 +1,12 @@
 //! What the control socket's requests mean: changes of the running gateway.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use ahash::{AHashMap, AHashSet};
+use ahash::AHashSet;
 use ipnet::IpNet;
 
 use super::Gateway;
-use crate::config::{self, Config, Neighbour, Route};
+use crate::config::{self, Config, Neighbour};
 use crate::control::{Backend, Changed, Fault, NeighbourKey, Patch, Reply, Request, RouteKey};
 use crate::neighbours::addr_key;
 use crate::tables::meaning;
@@ -111,8 +110,7 @@ impl Gateway {
         let mut neighbours_changed = false;
         for patch in patches {
             match patch {
-                Patch::RouteAdd(added) => self.note_routes(added),
-                Patch::RouteDel(deleted) => self.forget_routes(&deleted),
+                Patch::RouteAdd(_) | Patch::RouteDel(_) => {}
                 Patch::NeighbourAdd(added) => {
                     neighbours_changed = true;
                     self.add_neighbours(added);
@@ -187,30 +185,6 @@ impl Gateway {
     fn neighbour_slot(&self, key: &NeighbourKey) -> Option<u32> {
         let interface = self.compiler.interfaces.get(key.interface.as_str())?;
         self.node().neighbours.find(interface, addr_key(key.address))
-    }
-
-    /// The config document follows, so that what recompiles it later starts from what runs. A million
-    /// routes go through an index, not a search each.
-    fn note_routes(&mut self, added: Vec<Route>) {
-        let mut new: AHashMap<_, Route> = AHashMap::with_capacity(added.len());
-        new.extend(added.into_iter().map(|route| ((route.vrf.clone(), route.prefix), route)));
-        for route in &mut self.config.routes {
-            if let Some(newer) = new.remove(&(route.vrf.clone(), route.prefix)) {
-                *route = newer;
-            }
-        }
-        self.config.routes.extend(new.into_values());
-    }
-
-    fn forget_routes(&mut self, deleted: &[RouteKey]) {
-        let gone: AHashSet<_> = deleted.iter().map(|key| (key.vrf.clone(), key.prefix)).collect();
-        let stays = |route: &Route| !gone.contains(&(route.vrf.clone(), route.prefix));
-        self.config.routes.retain(stays);
-        for file in &mut self.config.route_files {
-            if !file.routes.iter().all(stays) {
-                file.routes = Arc::new(file.routes.iter().filter(|route| stays(route)).cloned().collect());
-            }
-        }
     }
 
     fn add_neighbours(&mut self, added: Vec<Neighbour>) {

@@ -95,6 +95,18 @@ pub fn request(
     Some((LinkTarget { interface: slot, mac, ethertype: ethertype::ARP }, emit(&repr)))
 }
 
+/// Tells the link that `addr` is ours and where (RFC 5227 section 3): a request for it from itself.
+pub fn announce(slot: u16, interface: &Interface, addr: Ipv4Addr) -> (LinkTarget, OwnBytes) {
+    let repr = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr: EthernetAddress(mac_from_u64(interface.mac)),
+        source_protocol_addr: addr,
+        target_hardware_addr: EthernetAddress([0; 6]),
+        target_protocol_addr: addr,
+    };
+    (LinkTarget { interface: slot, mac: BROADCAST, ethertype: ethertype::ARP }, emit(&repr))
+}
+
 fn emit(repr: &ArpRepr) -> OwnBytes {
     let mut bytes = OwnBytes::new();
     let _ = bytes.try_extend_from_slice(&[0; MAX_ARP_BYTES][..repr.buffer_len()]);

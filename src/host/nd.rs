@@ -61,6 +61,20 @@ pub fn asks_for_nat(arrival: &Arrival<'_>) -> bool {
     message[0] == NEIGHBOUR_SOLICITATION && arrival.policy.answers_on_v6(arrival.interface, target)
 }
 
+/// What follows from an ND message.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for a moment on the stack; no allocation on the packet path"
+)]
+pub enum Answer {
+    /// Nothing is to be said.
+    Nothing,
+    /// This, at once.
+    Send(LinkTarget, OwnBytes),
+    /// A router advertisement on this interface, soon (RFC 4861 section 6.2.6).
+    Advertise,
+}
+
 /// True if the ICMPv6 type belongs to neighbour discovery (RFC 4861 section 4).
 pub fn is_nd(icmp_type: u8) -> bool {
     (133..=137).contains(&icmp_type)
@@ -86,7 +100,7 @@ pub fn receive(
     neighbours: &NeighbourTable,
     cap: u32,
     now: Nanos,
-) -> Result<Option<(LinkTarget, OwnBytes)>, DropReason> {
+) -> Result<Answer, DropReason> {
     const BAD: DropReason = DropReason::NdInvalid;
     let for_nat = asks_for_nat(&arrival);
     let Arrival { l3, l4, slot, interface, policy: _ } = arrival;
@@ -110,7 +124,7 @@ pub fn receive(
                 return Err(BAD);
             }
             if !interface.owns_v6(target_addr) && !for_nat {
-                return Ok(None);
+                return Ok(Answer::Nothing);
             }
             if let Some(mac) = mac {
                 learn_sender(neighbours, slot, src, mac, cap, now);
@@ -128,7 +142,8 @@ pub fn receive(
                 target_addr,
                 lladdr: Some(own_lladdr(interface)),
             };
-            Ok(link.map(|mac| (target(slot, mac), emit(&repr, target_addr, to))))
+            Ok(link
+                .map_or(Answer::Nothing, |mac| Answer::Send(target(slot, mac), emit(&repr, target_addr, to))))
         }
         NdiscRepr::NeighborAdvert { flags, target_addr, lladdr } => {
             let solicited = flags.contains(NdiscNeighborFlags::SOLICITED);
@@ -140,7 +155,7 @@ pub fn receive(
                 return Err(BAD);
             }
             advert(neighbours, slot, target_addr, flags, lladdr.map(mac_of).transpose()?, now);
-            Ok(None)
+            Ok(Answer::Nothing)
         }
         NdiscRepr::RouterSolicit { lladdr } => {
             let mac = lladdr.map(mac_of).transpose()?;
@@ -151,11 +166,10 @@ pub fn receive(
                 learn_sender(neighbours, slot, src, mac, cap, now);
             }
             // RFC 4861 section 6.2.6: the usual answer goes to all nodes, so that others are spared asking.
-            let advertisements = interface.info.advertisements;
-            Ok(advertisements.and_then(|advertisements| router_advert(slot, interface, advertisements)))
+            Ok(if interface.info.advertisements.is_some() { Answer::Advertise } else { Answer::Nothing })
         }
         // Other routers' advertisements and redirects are for hosts.
-        NdiscRepr::RouterAdvert { .. } | NdiscRepr::Redirect { .. } => Ok(None),
+        NdiscRepr::RouterAdvert { .. } | NdiscRepr::Redirect { .. } => Ok(Answer::Nothing),
     }
 }
 
@@ -215,6 +229,16 @@ pub fn solicit(
     };
     let repr = NdiscRepr::NeighborSolicit { target_addr, lladdr: Some(own_lladdr(interface)) };
     Some((target(slot, mac), emit(&repr, src, dst)))
+}
+
+/// Tells all nodes that `addr` is ours and where: RFC 4861 section 7.2.6, after a change of the way to us.
+pub fn announce(slot: u16, interface: &Interface, addr: Ipv6Addr) -> (LinkTarget, OwnBytes) {
+    let repr = NdiscRepr::NeighborAdvert {
+        flags: NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::OVERRIDE,
+        target_addr: addr,
+        lladdr: Some(own_lladdr(interface)),
+    };
+    (target(slot, multicast_mac(ALL_NODES)), emit(&repr, addr, ALL_NODES))
 }
 
 /// A router advertisement to all nodes.

@@ -73,6 +73,8 @@ pub enum DropReason {
     NeighbourTableFull,
     /// To our own address, but nothing listens.
     NoHostPath,
+    /// RFC 1122 section 3.3.2 asks hosts to reassemble; a stated limit.
+    LocalFragment,
     /// RFC 826.
     ArpInvalid,
     /// RFC 4861.
@@ -272,6 +274,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "`neighbours.per_interface` unresolved or learned entries are in use: an address scan, or the cap is too low.",
         ),
         (NoHostPath, "no-host-path", None, "Addressed to the gateway itself, which offers no such service."),
+        (
+            LocalFragment,
+            "local-fragment",
+            None,
+            "A fragment addressed to the gateway itself, which puts none together: ping it with what fits the MTU.",
+        ),
         (ArpInvalid, "arp-invalid", None, "Malformed ARP, or a sender address that cannot be."),
         (
             NdInvalid,

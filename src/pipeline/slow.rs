@@ -4,6 +4,8 @@
 //! is bounded: packets parked, solicitations open, packets emitted per burst, errors per second. What is
 //! parked carries frame, ingress and time only, and starts again at the first stage.
 
+mod announce;
+
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
@@ -14,13 +16,14 @@ use crate::host::{LinkTarget, OwnBytes, arp, icmp, nd, tcp};
 use crate::mem::{Frame, FramePool};
 use crate::neighbours::{self, NeighbourTable, State, addr_key};
 use crate::packet::view::{be128, ethertype, protocol};
-use crate::packet::{DropReason, Family, IcmpError, Ingress, Packet, Verdict, checksum, flags};
+use crate::packet::{DropReason, Family, IcmpError, Ingress, Packet, Verdict, checksum, flags, hash};
 use crate::pipeline::route::NO_NEIGHBOUR;
 use crate::pipeline::{Context, fragment, write_link_header};
-use crate::ratelimit::{Bucket, SourceBuckets};
+use crate::ratelimit::{Appointment, Bucket, SourceBuckets};
 use crate::tables::{Interface, NO_INTERFACE, Tables};
 use crate::telemetry::add;
 use crate::time::Nanos;
+use announce::Announcer;
 
 /// Packets a worker parks for all neighbours together.
 const MAX_PARKED: usize = 1024;
@@ -36,6 +39,8 @@ const SWEEP_SLOTS: u32 = 512;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// RFC 4861 section 10: MIN_DELAY_BETWEEN_RAS.
 const MIN_ADVERTISEMENT_GAP: Duration = Duration::from_secs(3);
+/// RFC 4861 section 10: MAX_RA_DELAY_TIME. Who asks is answered at a random moment within it.
+const MAX_ADVERTISEMENT_DELAY: Duration = Duration::from_millis(500);
 
 /// When a new interface is first advertised: within RFC 4861 section 10's MAX_INITIAL_RTR_ADVERT_INTERVAL, and
 /// not before hosts that ask at once have been answered.
@@ -54,16 +59,28 @@ pub struct Emit {
 }
 
 /// Node-wide rate limits: shared atomic words.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Limits {
     /// ICMP errors of the node.
     pub errors: Bucket,
     /// ICMP errors per source prefix.
     pub errors_by_source: SourceBuckets,
-    /// Router advertisements on demand, per interface.
-    pub advertisements: SourceBuckets,
+    /// Router advertisements, by interface slot.
+    pub advertisements: Box<[Appointment]>,
     /// New sessions, by slot of the rule that limits them.
     pub rules: BySlot<Bucket>,
+}
+
+impl Limits {
+    /// Untouched limits of a node with `interfaces` interface slots.
+    pub fn new(interfaces: usize) -> Limits {
+        Limits {
+            errors: Bucket::default(),
+            errors_by_source: SourceBuckets::default(),
+            advertisements: (0..interfaces).map(|_| Appointment::default()).collect(),
+            rules: BySlot::default(),
+        }
+    }
 }
 
 /// A packet that waits, as it came.
@@ -109,27 +126,32 @@ pub struct SlowPath {
     queues: Vec<Queue>,
     parked: usize,
     solicitations: Vec<Solicitation>,
-    /// One worker of the node ages the neighbour table and sends advertisements.
+    /// One worker of the node ages the neighbour table and sends advertisements and announcements.
     is_owner: bool,
+    announcer: Announcer,
     sweep_due: Nanos,
     sweep_at: u32,
     advertisements: Vec<AdvertisementTimer>,
     advertisements_epoch: u64,
+    /// Advertisements somebody asked this worker for.
+    asked_for: Vec<AdvertisementTimer>,
 }
 
 impl SlowPath {
     /// The slow path of a worker; the owner does the node's periodic work as well.
-    pub fn new(is_owner: bool) -> SlowPath {
+    pub fn new(is_owner: bool, tables: &Tables) -> SlowPath {
         SlowPath {
             emit: Emit::default(),
             queues: Vec::new(),
             parked: 0,
             solicitations: Vec::new(),
             is_owner,
+            announcer: Announcer::new(tables),
             sweep_due: Nanos(0),
             sweep_at: 0,
             advertisements: Vec::new(),
             advertisements_epoch: 0,
+            asked_for: Vec::new(),
         }
     }
 
@@ -222,7 +244,10 @@ impl SlowPath {
         pool: &mut FramePool,
     ) -> Result<(), (Packet, DropReason)> {
         // Fragments to the gateway would need reassembly, which only host services need.
-        if packet.meta.protocol != protocol::ICMP || packet.meta.has(flags::FRAGMENT) {
+        if packet.meta.has(flags::FRAGMENT) {
+            return Err((packet, DropReason::LocalFragment));
+        }
+        if packet.meta.protocol != protocol::ICMP {
             return Err((packet, DropReason::NoHostPath));
         }
         let sum = message_sum(&packet);
@@ -257,7 +282,10 @@ impl SlowPath {
             };
             return Err((packet, reason));
         }
-        if meta.protocol != protocol::ICMPV6 || meta.has(flags::FRAGMENT) {
+        if meta.has(flags::FRAGMENT) {
+            return Err((packet, DropReason::LocalFragment));
+        }
+        if meta.protocol != protocol::ICMPV6 {
             return Err((packet, DropReason::NoHostPath));
         }
         let icmp_type = packet.frame.bytes().get(from_l3 + l4).copied().unwrap_or(0);
@@ -267,19 +295,14 @@ impl SlowPath {
             }
             let cap = cx.tables.settings.neighbours_per_interface;
             let answer = match nd::receive(arrival, cx.neighbours, cap, cx.now) {
-                Ok(answer) => answer,
+                Ok(nd::Answer::Nothing) => None,
+                Ok(nd::Answer::Send(link, bytes)) => Some((link, bytes)),
+                Ok(nd::Answer::Advertise) => {
+                    self.advertise_soon(meta.interface, cx, limits);
+                    None
+                }
                 Err(reason) => return Err((packet, reason)),
             };
-            // Advertisements on demand are rationed per interface (RFC 4861 section 6.2.6).
-            let answer = answer.filter(|_| {
-                icmp_type != ROUTER_SOLICITATION
-                    || limits.advertisements.take_every(
-                        cx.tables.settings.key,
-                        u128::from(meta.interface),
-                        MIN_ADVERTISEMENT_GAP,
-                        cx.now,
-                    )
-            });
             self.consumed(packet, answer, cx, pool);
             return Ok(());
         }
@@ -561,9 +584,14 @@ impl SlowPath {
     /// When [`SlowPath::timers`] has something to do next.
     pub fn next_deadline(&self) -> Nanos {
         let solicitation = self.solicitations.iter().map(|s| s.due).min();
-        let advertisement = self.advertisements.iter().map(|a| a.due).min();
+        let advertisement = self.advertisements.iter().chain(&self.asked_for).map(|a| a.due).min();
         let sweep = self.is_owner.then_some(self.sweep_due);
-        [solicitation, advertisement, sweep].into_iter().flatten().min().unwrap_or(Nanos(u64::MAX))
+        let announcement = self.announcer.next_deadline();
+        [solicitation, advertisement, sweep, announcement]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(Nanos(u64::MAX))
     }
 
     /// True while a sweep over the neighbour table is under way.
@@ -571,13 +599,33 @@ impl SlowPath {
         self.sweep_at != 0
     }
 
-    /// Does what is due. Called once per turn; costs nothing while nothing is.
-    pub fn timers(&mut self, cx: &Context<'_>, pool: &mut FramePool) {
-        self.ask_again(cx, pool);
-        if self.is_owner {
-            self.sweep(cx, pool);
-            self.advertise(cx, pool);
+    /// Looks for ports that another device carries than before, or that came up. `ready` says of a port and a
+    /// device whether it can be sent by.
+    #[inline]
+    pub fn look_at_ports(&mut self, tables: &Tables, now: Nanos, ready: impl Fn(u16, u8) -> bool) {
+        if self.is_owner && self.announcer.is_behind(tables) {
+            self.announcer.look(tables, now, ready);
         }
+    }
+
+    /// Does what is due. Called once per turn; costs nothing while nothing is.
+    pub fn timers(&mut self, cx: &Context<'_>, pool: &mut FramePool, limits: &Limits) {
+        self.ask_again(cx, pool);
+        self.advertise_asked_for(cx, pool);
+        if self.is_owner {
+            self.announce(cx, pool);
+            self.sweep(cx, pool);
+            self.advertise(cx, pool, limits);
+        }
+    }
+
+    fn announce(&mut self, cx: &Context<'_>, pool: &mut FramePool) {
+        // Out of the way of what it emits into.
+        let mut announcer = std::mem::take(&mut self.announcer);
+        announcer.announce(cx.tables, cx.now, |link, bytes| {
+            self.emit_link(link, bytes, cx, pool);
+        });
+        self.announcer = announcer;
     }
 
     fn ask_again(&mut self, cx: &Context<'_>, pool: &mut FramePool) {
@@ -633,7 +681,38 @@ impl SlowPath {
         }
     }
 
-    fn advertise(&mut self, cx: &Context<'_>, pool: &mut FramePool) {
+    /// Somebody asks for routers: all who do within the gap hear the same advertisement (RFC 4861 section 6.2.6).
+    fn advertise_soon(&mut self, interface: u16, cx: &Context<'_>, limits: &Limits) {
+        let delay = random(MAX_ADVERTISEMENT_DELAY, interface, cx);
+        let appointment = &limits.advertisements[usize::from(interface)];
+        if let Some(due) = appointment.make(MIN_ADVERTISEMENT_GAP, delay, cx.now) {
+            self.asked_for.push(AdvertisementTimer { interface, due });
+        }
+    }
+
+    fn advertise_asked_for(&mut self, cx: &Context<'_>, pool: &mut FramePool) {
+        let mut index = 0;
+        while index < self.asked_for.len() {
+            let AdvertisementTimer { interface, due } = self.asked_for[index];
+            if due > cx.now {
+                index += 1;
+                continue;
+            }
+            self.asked_for.swap_remove(index);
+            self.emit_advertisement(interface, cx, pool);
+        }
+    }
+
+    fn emit_advertisement(&mut self, slot: u16, cx: &Context<'_>, pool: &mut FramePool) {
+        let interface = cx.tables.interface(slot);
+        let advertisements = interface.info.advertisements;
+        if let Some((link, bytes)) = advertisements.and_then(|said| nd::router_advert(slot, interface, said))
+        {
+            self.emit_link(link, &bytes, cx, pool);
+        }
+    }
+
+    fn advertise(&mut self, cx: &Context<'_>, pool: &mut FramePool, limits: &Limits) {
         let epoch = cx.tables.epochs.interfaces;
         if self.advertisements_epoch != epoch {
             self.advertisements_epoch = epoch;
@@ -644,12 +723,14 @@ impl SlowPath {
             if due > cx.now {
                 continue;
             }
-            let interface = cx.tables.interface(slot);
-            let Some(advertisements) = interface.info.advertisements else { continue };
-            self.advertisements[index].due =
-                due.plus(Duration::from_secs(u64::from(advertisements.interval_s)));
-            if let Some((link, bytes)) = nd::router_advert(slot, interface, advertisements) {
-                self.emit_link(link, &bytes, cx, pool);
+            let Some(advertisements) = cx.tables.interface(slot).info.advertisements else { continue };
+            // RFC 4861 section 6.2.4: at random between a third of the interval and the whole of it, so that
+            // routers do not fall into step.
+            let longest = Duration::from_secs(u64::from(advertisements.interval_s));
+            self.advertisements[index].due = due.plus(longest / 3 + random(longest * 2 / 3, slot, cx));
+            // Whoever was just answered told everybody.
+            if limits.advertisements[usize::from(slot)].take(MIN_ADVERTISEMENT_GAP, cx.now) {
+                self.emit_advertisement(slot, cx, pool);
             }
         }
     }
@@ -671,8 +752,12 @@ impl SlowPath {
 /// RFC 4443 section 4.1.
 const ECHO_REQUEST: u8 = 128;
 
-/// RFC 4861 section 4.1.
-const ROUTER_SOLICITATION: u8 = 133;
+/// A time below `limit`, another for each interface and moment. It comes from the node's key and the clock, so
+/// that a replay says the same each time.
+fn random(limit: Duration, interface: u16, cx: &Context<'_>) -> Duration {
+    let random = hash::address(cx.tables.settings.key, cx.now.0.into(), interface.into());
+    Duration::from_nanos(random % (limit.as_nanos() as u64).max(1))
+}
 
 fn destination(packet: &Packet) -> IpAddr {
     match packet.meta.family {

@@ -271,6 +271,20 @@ impl Compiler {
 
     /// Compiles everything anew. On an error nothing has changed.
     pub fn compile(&mut self, input: Input, rib: Rib) -> Result<Retired, CompileError> {
+        let retired = self.compile_all(input, &rib)?;
+        self.rib = rib;
+        Ok(retired)
+    }
+
+    /// As [`Compiler::compile`], with the routes there are.
+    pub fn recompile(&mut self, input: Input) -> Result<Retired, CompileError> {
+        let rib = std::mem::take(&mut self.rib);
+        let result = self.compile_all(input, &rib);
+        self.rib = rib;
+        result
+    }
+
+    fn compile_all(&mut self, input: Input, rib: &Rib) -> Result<Retired, CompileError> {
         let slots_error = |what| move |source| CompileError::Slots { what, source };
         // Slots given to names of a refused config stay tombstones; they harm nobody.
         for port in &input.ports {
@@ -287,7 +301,7 @@ impl Compiler {
         let mut build = Build {
             interfaces: &interfaces,
             neighbours: &self.neighbours,
-            rib: &rib,
+            rib,
             pins: AHashMap::new(),
             groups: Vec::new(),
         };
@@ -340,7 +354,6 @@ impl Compiler {
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
         self.policy_slots.forget_addresses(&[&kept, &input.policy], &claims);
         self.input = input;
-        self.rib = rib;
         let retired = std::mem::replace(&mut self.pins, pins);
         Ok(Retired(retired.into_values().collect()))
     }

@@ -267,6 +267,6 @@ fn binary() -> PathBuf {
 /// The binary with the feature `afxdp`: `SOFTGATE_AFXDP`, else where `scripts/test` builds it.
 pub fn afxdp_binary() -> Option<PathBuf> {
     let path = std::env::var_os("SOFTGATE_AFXDP")
-        .map_or_else(|| repository().join("target/afxdp/debug/softgate"), PathBuf::from);
+        .map_or_else(|| repository().join("target/softgate-afxdp"), PathBuf::from);
     path.exists().then_some(path)
 }

@@ -326,6 +326,15 @@ for ip in (v4(dst=L4), v4(dst=W4)):
 for ip in (v6(dst=L6), v6(dst=W6)):
     c.rx("lan", from_host(ip / TCP(sport=40000, dport=179, flags="S")), drop="no-host-path")
 
+c = Case("fragments-to-own-address", "Fragments to the gateway itself, of a ping or of anything else, are counted by a reason of their own and not answered.",
+         "scapy script: README (limits); RFC 1122 section 3.3.2 would have a host put them together", two_ports())
+whole = bytes(ICMP(id=1, seq=1) / payload(1592))
+for part in (v4(dst=L4, proto=1, flags="MF") / Raw(whole[:1480]), v4(dst=L4, proto=1, frag=185) / Raw(whole[1480:])):
+    c.rx("lan", from_host(part), drop="local-fragment")
+c.rx("lan", from_host(v4(dst=W4, proto=17, flags="MF") / Raw(bytes(UDP(sport=1, dport=2) / payload(1472)))), drop="local-fragment")
+for part in fragment6(v6(dst=L6) / IPv6ExtHdrFragment(id=7) / ICMPv6EchoRequest(id=1, seq=1, data=bytes(1592)), 1280):
+    c.rx("lan", from_host(part), drop="local-fragment")
+
 c = Case("ospf-to-own-address", "A routing protocol to the gateway itself is no error in the packet: counted as without a host path.",
          "scapy script: DESIGN section 6 (host path); errors off, because RFC 1122's protocol unreachable is a SHOULD for hosts",
          two_ports(extra="[icmp]\nrate = 0\n"))

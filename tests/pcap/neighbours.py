@@ -63,6 +63,44 @@ for which, family, ask, told, rfc in ((0, "arp", WHO_HAS_S4, S4_IS_AT, "RFC 826,
     c.at(1200).rx("wan", told, punt=True)
     released(c, p[0])
 
+    # A neighbour in use is asked again by unicast when it has not been heard of for the reachable time (5 s here;
+    # ages are looked at once a second, so that what was confirmed at 0.01 s is old at 6 s and asked at 7 s). Packets
+    # go on to the old address meanwhile.
+    again = (eth(GW_WAN, SERVER) / ask[ARP] if which == 0 else
+             eth(GW_WAN, SERVER) / IPv6(src=W6, dst=S6, hlim=255) / ICMPv6ND_NS(tgt=S6) / ICMPv6NDOptSrcLLAddr(lladdr=GW_WAN))
+    again_rfc = "RFC 1122 section 2.3.2.1 (unicast poll)" if which == 0 else "RFC 4861 section 7.3.3 (probe by unicast)"
+    five_seconds = two_ports(neighbours=HOST_NEIGHBOURS, extra="[neighbours]\nreachable_s = 5\n")
+
+    def known_at_10_ms_and_used_at_6500():
+        c.rx("lan", from_host(p[0])).tx("wan", ask, own=True)
+        c.at(10).rx("wan", told, punt=True)
+        released(c, p[0])
+        c.at(6500).rx("lan", from_host(p[1]))
+        released(c, p[1])
+        c.tx("wan", again, at=7000, own=True)
+
+    c = Case(f"{family}-probed-after-reachable-time", "A neighbour in use is asked again by unicast after the reachable time; it answers, and is asked no more until that has passed again.",
+             f"scapy script: {again_rfc}", five_seconds, timestamps=True)
+    known_at_10_ms_and_used_at_6500()
+    c.at(7100).rx("wan", told, punt=True)
+    c.at(11500).rx("lan", from_host(p[2]))
+    released(c, p[2])
+
+    c = Case(f"{family}-probed-in-vain", "Three unicast questions a second apart, all the while used at its old address; then the neighbour has failed, and the sender is told.",
+             f"scapy script: {again_rfc}", five_seconds, timestamps=True)
+    known_at_10_ms_and_used_at_6500()
+    c.at(7500).rx("lan", from_host(p[2]))
+    released(c, p[2])
+    c.tx("wan", again, at=8000, own=True).tx("wan", again, at=9000, own=True)
+    c.at(9500).rx("lan", from_host(p[3]))
+    released(c, p[3])
+    c.at(10500).error("lan", from_host(p[4]), "neighbour-failed", unreachable(p[4]))
+
+    c = Case(f"{family}-parked-at-the-end", "Packets that still wait for their neighbour when the capture ends are counted, and their frames come home.",
+             f"scapy script: {rfc}; the last packets of a capture", ONLY_HOST)
+    c.rx("lan", from_host(p[0]), drop="shutdown").tx("wan", ask, own=True)
+    c.rx("lan", from_host(p[1]), drop="shutdown")
+
 c = Case("arp-for-the-next-hop", "The question is for the gateway of the route, not for the destination, and from the address of its subnet.",
          "scapy script: RFC 826, RFC 1812 section 3.3.2",
          two_ports(route("0.0.0.0/0", "203.0.113.254"), wan=interface("wan", ["198.51.100.1/24", "203.0.113.1/24", "2001:db8:2::1/64"]),
@@ -281,6 +319,28 @@ c = Case("router-advertisement-lifetime", "The router lifetime is the configured
                                  router_advertisements={"interval_s": 200, "lifetime_s": 600})), linger_ms=600)
 c.rx("lan", solicit_router(), punt=True)
 c.answer("lan", solicit_router(), advertise_router(600))
+
+c = Case("router-advertisement-gap", "Who asks less than three seconds after an advertisement is answered when the three seconds are over, within another half.",
+         "scapy script: RFC 4861 section 6.2.6 (MIN_DELAY_BETWEEN_RAS, MAX_RA_DELAY_TIME)",
+         two_ports(lan=interface("lan", ["192.0.2.1/24", "2001:db8:1::1/64"], router_advertisements=True)))
+
+
+def echo_to_lan():
+    """A clock in the capture: what left before and what after."""
+    asked = v6(dst=L6) / ICMPv6EchoRequest(id=1, seq=c.now_ms, data=bytes(8))
+    reply = v6(L6, H6) / ICMPv6EchoReply(id=1, seq=c.now_ms, data=bytes(8))
+    c.answer("lan", from_host(asked), to_host(reply))
+
+
+c.answer("lan", solicit_router(), advertise_router())
+c.at(500)
+echo_to_lan()                                                                # the first came within half a second ...
+c.at(1000).rx("lan", solicit_router(), punt=True)
+c.at(2990)
+echo_to_lan()                                                                # ... the second not before 3 s ...
+c.at(3100).tx("lan", advertise_router(), own=True)
+c.at(4000)
+echo_to_lan()                                                                # ... and not after 4 s
 
 c = Case("router-solicitation-ignored", "Without `router_advertisements` nobody is told; with a wrong hop limit or options from :: nobody is heard.",
          "scapy script: RFC 4861 sections 6.1.1 and 6.2.2",

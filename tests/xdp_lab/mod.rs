@@ -263,10 +263,6 @@ pub fn sequence_of(packet: &[u8]) -> Option<u32> {
 
 /// Attaches a program that passes everything to `device`, by netlink, as one that outlives its process.
 pub fn leave_program(device: &str, name: &str, generic: bool) {
-    use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-    use netlink_packet_route::RouteNetlinkMessage;
-    use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
-
     /// The beginning of `union bpf_attr` for BPF_PROG_LOAD.
     #[repr(C)]
     #[derive(Default)]
@@ -298,26 +294,36 @@ pub fn leave_program(device: &str, name: &str, generic: bool) {
     // SAFETY: fresh and ours.
     let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
 
-    let mut link = LinkMessage::default();
     let c_name = std::ffi::CString::new(device).expect("a name");
     // SAFETY: a NUL-terminated string.
-    link.header.index = unsafe { libc::if_nametoindex(c_name.as_ptr()) };
-    let flags = if generic { 2 } else { 4 };
-    link.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Fd(fd.as_raw_fd()), LinkXdp::Flags(flags)]));
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_ACK;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(RouteNetlinkMessage::SetLink(link)));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
+    let index = unsafe { libc::if_nametoindex(c_name.as_ptr()) };
+    let flags = if generic { 2u32 } else { 4 };
+    // RTM_SETLINK with NLM_F_REQUEST | NLM_F_ACK, ifinfomsg, and IFLA_XDP with IFLA_XDP_FD and IFLA_XDP_FLAGS.
+    let message: [[u8; 4]; 13] = [
+        52u32.to_ne_bytes(),
+        (5u32 << 16 | 19).to_ne_bytes(),
+        [0; 4],
+        [0; 4],
+        [0; 4],
+        index.to_ne_bytes(),
+        [0; 4],
+        [0; 4],
+        ((0x8000u32 | 43) << 16 | 20).to_ne_bytes(),
+        (1u32 << 16 | 8).to_ne_bytes(),
+        fd.as_raw_fd().to_ne_bytes(),
+        (3u32 << 16 | 8).to_ne_bytes(),
+        flags.to_ne_bytes(),
+    ];
     let mut socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_ROUTE).expect("netlink");
     socket.bind_auto().expect("netlink");
     socket.connect(&netlink_sys::SocketAddr::new(0, 0)).expect("netlink");
-    socket.send(&bytes, 0).expect("netlink");
+    socket.send(&message.concat(), 0).expect("netlink");
     let (answer, _) = socket.recv_from_full().expect("netlink");
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).expect("an answer");
-    match answer.payload {
-        NetlinkPayload::Error(error) => assert!(error.code.is_none(), "attach: {error:?}"),
-        other => panic!("{other:?}"),
-    }
+    // NLMSG_ERROR with code 0 is the acknowledgement.
+    let (kind, code) = (u16::from_ne_bytes([answer[4], answer[5]]), &answer[16..20]);
+    assert!(
+        kind == 2 && code == [0; 4],
+        "attach: {}",
+        io::Error::from_raw_os_error(-i32::from_ne_bytes(code.try_into().expect("4 bytes")))
+    );
 }

@@ -13,7 +13,7 @@ pub(super) const NLMSG_ERROR: u16 = 2;
 /// The end of a dump. linux/netlink.h.
 pub(super) const NLMSG_DONE: u16 = 3;
 pub(super) const NLM_F_REQUEST: u16 = 0x001;
-pub(super) const NLM_F_ACK: u16 = 0x004;
+pub(in crate::io) const NLM_F_ACK: u16 = 0x004;
 /// The tables changed while they were dumped: the dump has holes and must be repeated.
 pub(super) const NLM_F_DUMP_INTR: u16 = 0x010;
 pub(super) const NLM_F_DUMP: u16 = 0x300;
@@ -74,7 +74,7 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The value of the first attribute of type `kind`.
-pub(super) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(in crate::io) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(k, _)| *k == kind).map(|(_, value)| value)
 }
 
@@ -82,7 +82,7 @@ pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(in crate::io) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
@@ -102,7 +102,7 @@ pub(super) fn string(bytes: &[u8]) -> String {
 
 /// A request being put together.
 #[derive(Clone, Debug)]
-pub(super) struct Request(Vec<u8>);
+pub(in crate::io) struct Request(Vec<u8>);
 
 impl Request {
     /// `fixed` is the protocol's own header (ifinfomsg, genlmsghdr ...).
@@ -152,7 +152,7 @@ pub(super) fn socket(protocol: isize) -> io::Result<Socket> {
 ///
 /// Never blocks: the kernel answers within `send` (and produces the parts of a dump within `recv`), so
 /// an empty queue means that nothing more comes.
-pub(super) fn ask(protocol: isize, request: Request) -> io::Result<Vec<Vec<u8>>> {
+pub(in crate::io) fn ask(protocol: isize, request: Request) -> io::Result<Vec<Vec<u8>>> {
     let socket = socket(protocol)?;
     socket.send(&request.bytes(), 0)?;
     let mut payloads = Vec::new();

@@ -2,12 +2,25 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::protocols::NETLINK_ROUTE;
 
-/// `XDP_FLAGS_SKB_MODE` and `XDP_FLAGS_DRV_MODE` of `linux/if_link.h`.
+use crate::io::link::netlink::{NLM_F_ACK, Request, ask, attribute, u32_at};
+
+/// linux/rtnetlink.h.
+const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
+/// ifinfomsg: family, padding, type, index, flags, change.
+const IFINFO_BYTES: usize = 16;
+/// linux/if_link.h.
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_FD: u16 = 1;
+const IFLA_XDP_FLAGS: u16 = 3;
+const IFLA_XDP_DRV_PROG_ID: u16 = 5;
+const IFLA_XDP_SKB_PROG_ID: u16 = 6;
+/// The attribute holds attributes. linux/netlink.h.
+const NLA_F_NESTED: u16 = 0x8000;
+
+/// `XDP_FLAGS_SKB_MODE` and `XDP_FLAGS_DRV_MODE` of linux/if_link.h.
 const SKB_MODE: u32 = 2;
 const DRV_MODE: u32 = 4;
 
@@ -20,63 +33,29 @@ pub(super) struct Attached {
 
 /// The program on the device, the native one if there are two.
 pub(super) fn attached(ifindex: u32) -> io::Result<Option<Attached>> {
-    let mut request = LinkMessage::default();
-    request.header.index = ifindex;
-    let mut found = None;
-    exchange(RouteNetlinkMessage::GetLink(request), |answer| {
-        let RouteNetlinkMessage::NewLink(link) = answer else { return };
-        for attribute in link.attributes {
-            let LinkAttribute::Xdp(parts) = attribute else { continue };
-            for part in parts {
-                match part {
-                    LinkXdp::DrvProgId(id) => found = Some(Attached { id, generic: false }),
-                    LinkXdp::SkbProgId(id) if found.is_none() => {
-                        found = Some(Attached { id, generic: true });
-                    }
-                    _ => {}
-                }
-            }
-        }
-    })?;
-    Ok(found)
+    let answers = ask(NETLINK_ROUTE, Request::new(RTM_GETLINK, NLM_F_ACK, &ifinfo(ifindex)))?;
+    let xdp = answers.iter().find_map(|link| attribute(link.get(IFINFO_BYTES..)?, IFLA_XDP));
+    let program = |kind, generic| {
+        let id = attribute(xdp?, kind).and_then(|id| u32_at(id, 0))?;
+        Some(Attached { id, generic })
+    };
+    Ok(program(IFLA_XDP_DRV_PROG_ID, false).or_else(|| program(IFLA_XDP_SKB_PROG_ID, true)))
 }
 
 /// Takes the program off that was attached by netlink. One attached by a live link answers EBUSY.
 pub(super) fn detach(ifindex: u32, generic: bool) -> io::Result<()> {
-    let mut request = LinkMessage::default();
-    request.header.index = ifindex;
     let mode = if generic { SKB_MODE } else { DRV_MODE };
-    request.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Fd(-1), LinkXdp::Flags(mode)]));
-    exchange(RouteNetlinkMessage::SetLink(request), |_| {})
+    let parts = [(IFLA_XDP_FD, (-1i32).to_ne_bytes()), (IFLA_XDP_FLAGS, mode.to_ne_bytes())];
+    // Each part is an attribute of 8 bytes: length, type, value.
+    let part =
+        |(kind, value): (u16, [u8; 4])| [&8u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &value].concat();
+    let request = Request::new(RTM_SETLINK, NLM_F_ACK, &ifinfo(ifindex))
+        .with(IFLA_XDP | NLA_F_NESTED, &parts.map(part).concat());
+    ask(NETLINK_ROUTE, request).map(drop)
 }
 
-/// Sends one request with an acknowledgement asked for, and hands out the answers before it.
-fn exchange(request: RouteNetlinkMessage, mut answer: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_ACK;
-    header.sequence_number = 1;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&bytes, 0)?;
-    loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        let mut rest = &datagram[..];
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-            let length = (message.header.length as usize).next_multiple_of(4);
-            match message.payload {
-                NetlinkPayload::Error(error) => return error.code.map_or(Ok(()), |_| Err(error.to_io())),
-                NetlinkPayload::InnerMessage(inner) => answer(inner),
-                _ => {}
-            }
-            rest = rest.get(length..).unwrap_or(&[]);
-        }
-    }
+fn ifinfo(ifindex: u32) -> [u8; IFINFO_BYTES] {
+    let mut bytes = [0; IFINFO_BYTES];
+    bytes[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    bytes
 }

@@ -7,7 +7,7 @@
 //! beyond the size of the ring.
 //!
 //! With `--cfg loom` the atomics and cells come from loom, and the tests play both ends:
-//! `RUSTFLAGS="--cfg loom" cargo test --lib io::xdp::ring`.
+//! `scripts/test --only loom`.
 #![allow(unsafe_code, reason = "memory shared with the kernel")]
 
 use std::ptr::NonNull;
