@@ -35,7 +35,8 @@ pub fn reset(meta: &Meta, l3: &[u8]) -> Option<OwnBytes> {
             let (src, dst) = (*array::<4>(l3, 16), *array::<4>(l3, 12));
             let len = (IPV4_BYTES + TCP_BYTES) as u8;
             // DF: an atomic datagram needs no ID (RFC 6864 section 4.1).
-            let mut header = [0x45, 0, 0, len, 0, 0, 0x40, 0, TTL, protocol::TCP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            let mut header =
+                [0x45, 0, 0, len, 0, 0, 0x40, 0, TTL, protocol::TCP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
             header[12..16].copy_from_slice(&src);
             header[16..20].copy_from_slice(&dst);
             let sum = checksum::of(&header);

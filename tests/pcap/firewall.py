@@ -38,7 +38,7 @@ def own_echo(own, to, seq=1):
 
 
 @story("fw-default-deny", "Between zones nothing begins without a rule, of either family and whatever the protocol; nobody is told.",
-       "scapy script: config/softgate.toml (where no rule matches), RFC 2979 section 3.1.1 (a firewall's default)", zoned())
+       "scapy script: the annotated config (where no rule matches), RFC 2979 section 3.1.1 (a firewall's default)", zoned())
 def _(c):
     for client, server, ask in ((A4, DNS4, ASK()), (A6, DNS6, ASK6())):
         for talk in (Talk(c, client, server), ):
@@ -51,7 +51,7 @@ def _(c):
 
 
 @story("fw-within-a-zone", "Within a zone all may pass without a rule, and a rule can forbid it.",
-       "scapy script: config/softgate.toml (where no rule matches)",
+       "scapy script: the annotated config (where no rule matches)",
        config(interface("one", ["192.0.2.1/24", "2001:db8:1::1/64"], port="lan", zone="inside"),
               interface("two", ["198.51.100.1/24", "2001:db8:2::1/64"], port="wan", zone="inside"),
               neighbour("one", H4, HOST), neighbour("one", H6, HOST), neighbour("two", S4, SERVER), neighbour("two", S6, SERVER),
@@ -67,7 +67,7 @@ def _(c):
 
 
 @story("fw-allow-and-reply", "A rule lets a session begin; its replies pass without one; another port and the other direction do not.",
-       "scapy script: RFC 2979 section 3.1, config/softgate.toml", zoned(rule("dns", "allow", "inside", "outside", service="udp/53")))
+       "scapy script: RFC 2979 section 3.1, the annotated config", zoned(rule("dns", "allow", "inside", "outside", service="udp/53")))
 def _(c):
     for client, server in ((A4, DNS4), (A6, DNS6)):
         talk = Talk(c, client, server)
@@ -86,7 +86,7 @@ def _(c):
 
 
 @story("fw-rule-order", "The first rule that matches decides, narrow behind wide or wide behind narrow.",
-       "scapy script: config/softgate.toml (first match)",
+       "scapy script: the annotated config (first match)",
        zoned(rule("not-this-one", "deny", "inside", {"prefix": S4}, service="udp"),
              rule("out", "allow", "inside", "outside", service="udp"),
              rule("too-late", "deny", "inside", {"prefix": S4B}, service="udp"),
@@ -99,7 +99,7 @@ def _(c):
 
 
 @story("fw-admin-rules-first", "Admin rules come before all others, whichever stand first in the file.",
-       "scapy script: config/softgate.toml (admin rules before all others)",
+       "scapy script: the annotated config (admin rules before all others)",
        zoned(rule("out", "allow", "inside", "outside"),
              rule("no-smtp", "deny", "inside", "outside", service="tcp/25", kind="admin_rule"),
              rule("but-ssh", "allow", "outside", "inside", service="tcp/22", kind="admin_rule"),
@@ -160,7 +160,7 @@ def _(c):
 
 
 @story("fw-groups", "Groups hold addresses, prefixes and ranges of both families, and other groups; the edges are in.",
-       "scapy script: config/softgate.toml (groups)",
+       "scapy script: the annotated config (groups)",
        zoned(table("group", name="all", members=["group:some", "198.51.100.40", "2001:db8:2::40"]),
              table("group", name="some", members=["group:few", "198.51.100.32/30"]),
              table("group", name="few", members=["198.51.100.20-198.51.100.22", "2001:db8:2::20-2001:db8:2::22"]),
@@ -178,7 +178,7 @@ def _(c):
 
 
 @story("fw-prefixes-and-ranges", "Sides are prefixes, addresses or ranges; any of them is enough, and all kinds of condition must hold.",
-       "scapy script: config/softgate.toml (sides of a rule)",
+       "scapy script: the annotated config (sides of a rule)",
        zoned(rule("half", "allow", {"zone": "inside", "prefix": ["192.0.2.8/30", "192.0.2.20-192.0.2.21", "2001:db8:1::/112"]},
                   {"zone": "outside", "prefix": ["198.51.100.20", "2001:db8:2::20"]}),
              *(neighbour("lan", f"192.0.2.{n}", HOST) for n in (7, 8, 12, 19, 20, 21, 22))))
@@ -195,7 +195,7 @@ AT_DMZ = End("dmz", HOST2, GW_DMZ)
 
 
 @story("fw-interfaces", "A rule may ask for one interface of a zone, as where a session comes from and as where it goes.",
-       "scapy script: config/softgate.toml (sides of a rule)",
+       "scapy script: the annotated config (sides of a rule)",
        zoned(DMZ, neighbour("dmz", "203.0.113.30", HOST2),
              rule("dmz-out", "allow", {"interface": "dmz"}, {"interface": "wan"}, service="udp/53"),
              rule("into-dmz", "allow", "outside", {"zone": "inside", "interface": "dmz"}, service="tcp/80"),
@@ -208,7 +208,7 @@ def _(c):
 
 
 @story("fw-vrfs", "A rule may ask for a VRF: the same addresses, allowed in one and not in the other.",
-       "scapy script: config/softgate.toml (sides of a rule), RFC 4364 section 3",
+       "scapy script: the annotated config (sides of a rule), RFC 4364 section 3",
        config(*(text for vrf, vlan in (("red", 100), ("blue", 200)) for text in (
            interface(f"{vrf}-in", ["192.0.2.1/24"], port="lan", vlan=vlan, vrf=vrf, zone="inside"),
            interface(f"{vrf}-out", ["198.51.100.1/24"], port="wan", vlan=vlan, vrf=vrf, zone="outside"),
@@ -225,7 +225,7 @@ def _(c):
 
 
 @story("fw-self-default", "Without a rule the gateway itself is open to ICMP only, from every zone; neighbour discovery and ARP always work.",
-       "scapy script: config/softgate.toml (to the gateway ICMP only), RFC 4861 section 7.2.4, RFC 826",
+       "scapy script: the annotated config (to the gateway ICMP only), RFC 4861 section 7.2.4, RFC 826",
        zoned(rule("nothing", "deny", "outside", "inside")))
 def _(c):
     for own, host in ((L4, H4), (W4, H4), (L6, H6), (W6, H6)):
@@ -241,7 +241,7 @@ def _(c):
 
 
 @story("fw-self-rules", "Rules for the zone self open the gateway to a service (which nothing answers yet), and can close it to ICMP; not to ARP and neighbour discovery.",
-       "scapy script: config/softgate.toml (zone self), DESIGN section 6 (host path)",
+       "scapy script: the annotated config (zone self), DESIGN section 6 (host path)",
        zoned(rule("bgp", "allow", {"zone": "outside", "prefix": [S4, S6]}, "self", service="tcp/179"),
              rule("quiet", "deny", "outside", "self"),
              rule("through", "allow", "inside", "outside")))
@@ -261,7 +261,7 @@ def _(c):
 
 
 @story("fw-any-is-the-gateway-as-well", "A rule without `to` counts for the gateway itself, too.",
-       "scapy script: config/softgate.toml (any is the gateway as well)",
+       "scapy script: the annotated config (any is the gateway as well)",
        zoned(rule("no-echo", "deny", "inside", service=["icmp/echo-request", "icmpv6/echo-request"]),
              rule("ssh", "allow", "inside", service="tcp/22")))
 def _(c):
@@ -287,7 +287,7 @@ def _(c):
 
 
 @story("fw-ports", "Services with ports and ranges, source ports: the edges are in, what lies beyond is not; TCP's are not UDP's.",
-       "scapy script: config/softgate.toml (services)",
+       "scapy script: the annotated config (services)",
        zoned(rule("range", "allow", "inside", "outside", service=["tcp/1000-2000", "tcp/443", "udp/53"]),
              rule("from", "allow", "inside", "outside", service="udp/5000", source_ports=["1024-2047", "50000"])))
 def _(c):
@@ -306,7 +306,7 @@ def query(kind, code=0, ident=9):
 
 
 @story("fw-icmp-types", "A rule for a type of ICMP query lets that type begin a session and its reply back, and no other.",
-       "scapy script: config/softgate.toml (services), RFC 792, RFC 4443 section 4.1",
+       "scapy script: the annotated config (services), RFC 792, RFC 4443 section 4.1",
        zoned(rule("ping", "allow", "inside", "outside", service=["icmp/echo-request", "icmpv6/128", "icmp/13"]),
              rule("ping-in", "allow", "outside", "inside", service="icmpv6/echo-request")))
 def _(c):
@@ -341,7 +341,7 @@ def _(c):
 
 
 @story("fw-dscp", "A rule may ask for the DSCP of the first packet; later packets of the session may have another.",
-       "scapy script: config/softgate.toml (dscp), RFC 2474 section 3, RFC 3246 (EF is 46)",
+       "scapy script: the annotated config (dscp), RFC 2474 section 3, RFC 3246 (EF is 46)",
        zoned(rule("marked", "allow", "inside", "outside", dscp=["ef", 12])))
 def _(c):
     for client, server in ((A4, S4), (A6, S6)):
@@ -355,7 +355,7 @@ def _(c):
 
 
 @story("fw-tcp-flags", "A rule may ask for flags of the first segment, set and not set.",
-       "scapy script: config/softgate.toml (tcp_flags), RFC 9293 section 3.1, RFC 3168 section 6.1.1 (an ECN-setup SYN has ECE and CWR)",
+       "scapy script: the annotated config (tcp_flags), RFC 9293 section 3.1, RFC 3168 section 6.1.1 (an ECN-setup SYN has ECE and CWR)",
        zoned(rule("plain-syn", "allow", "inside", "outside", service="tcp/80", tcp_flags=["syn", "!ack", "!ece"]),
              rule("ecn-syn", "allow", "inside", "outside", service="tcp/81", tcp_flags=["syn", "ece", "cwr"])))
 def _(c):
@@ -366,7 +366,7 @@ def _(c):
 
 
 @story("fw-protocols", "Protocols without ports are sessions between two addresses; each with a name or a number of its own.",
-       "scapy script: config/softgate.toml (services), IANA protocol numbers",
+       "scapy script: the annotated config (services), IANA protocol numbers",
        zoned(rule("some", "allow", "inside", "outside", service=["esp", "gre", "proto/89", "sctp/5000"])))
 def _(c):
     for client, server, key in ((H4, S4, "proto"), (H6, S6, "nh")):
@@ -396,7 +396,7 @@ def _(c):
 
 
 @story("fw-stale-reply", "A reply passes while its session lives and not a moment longer; who asks again is answered again.",
-       "scapy script: config/softgate.toml ([flows] udp_unreplied_s, udp_s)",
+       "scapy script: the annotated config ([flows] udp_unreplied_s, udp_s)",
        zoned(rule("dns", "allow", "inside", "outside", service="udp/53"), extra="[flows]\nudp_unreplied_s = 20\nudp_s = 60\n"))
 def _(c):
     for start, client, server in ((0, A4, DNS4), (200_000, A6, DNS6)):
@@ -414,7 +414,7 @@ def _(c):
 
 
 @story("fw-answers-of-the-gateway", "What the gateway itself says needs no rule: errors about packets between zones reach their senders.",
-       "scapy script: config/softgate.toml (from the gateway itself all may pass), RFC 1812 section 5.3.1, RFC 4443 sections 3.1 and 3.3", zoned(OUT))
+       "scapy script: the annotated config (from the gateway itself all may pass), RFC 1812 section 5.3.1, RFC 4443 sections 3.1 and 3.3", zoned(OUT))
 def _(c):
     for client, own, unrouted in ((H4, L4, "203.0.113.77"), (H6, L6, "2001:db8:77::7")):
         server = S6 if ":" in client else S4
@@ -427,7 +427,7 @@ def _(c):
 
 
 @story("fw-full-table", "When the session table is full a new session is refused, with host unreachable, and the old ones go on.",
-       "scapy script: RFC 6888 REQ-11, config/softgate.toml ([flows] capacity)", zoned(OUT, extra="[flows]\ncapacity = 64\n"))
+       "scapy script: RFC 6888 REQ-11, the annotated config ([flows] capacity)", zoned(OUT, extra="[flows]\ncapacity = 64\n"))
 def _(c):
     talks = [Talk(c, (H4, 40000 + n), DNS4) for n in range(64)]
     for talk in talks:
@@ -439,7 +439,7 @@ def _(c):
 
 
 @story("fw-denied-is-forgotten", "What is denied or expires on the way out leaves no session behind for replies to use.",
-       "scapy script: config/softgate.toml (replies pass of allowed sessions only)", zoned(rule("dns", "allow", "inside", "outside", service="udp/53")))
+       "scapy script: the annotated config (replies pass of allowed sessions only)", zoned(rule("dns", "allow", "inside", "outside", service="udp/53")))
 def _(c):
     Talk(c, A4, (S4, 54)).up(U(), drop="firewall-deny")
     Talk(c, A4, (S4, 54)).down(U(), drop="firewall-deny")

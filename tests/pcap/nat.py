@@ -129,7 +129,7 @@ def _(c):
 
 
 @story("nat-port-range", "A pool with a range of ports uses these and no others, for well-known source ports too.",
-       "scapy script: config/softgate.toml (ports of a pool)", zoned(OUT, source_nat("internet", [POOL], ports="20000-20127")))
+       "scapy script: the annotated config (ports of a pool)", zoned(OUT, source_nat("internet", [POOL], ports="20000-20127")))
 def _(c):
     for n, port in enumerate((40000, 500, 50000)):
         talk = Talk(c, (H4, port), DNS, seen=(POOL, c.choice(f"p{n}", 20000, 20127, unlike=[f"p{k}" for k in range(n)])))
@@ -148,7 +148,7 @@ def _(c):
 
 
 @story("nat-exempt", "Sessions to exempt destinations keep their addresses, those of a static NAT as well; all others are translated.",
-       "scapy script: RFC 6888 REQ-6, config/softgate.toml (exempt)",
+       "scapy script: RFC 6888 REQ-6, the annotated config (exempt)",
        zoned(OUT, source_nat("not-there", frm=None, to={"prefix": S4B}), source_nat("internet", [POOL]), static_nat(POOL2, H4B)))
 def _(c):
     talk = Talk(c, A, DNS2, there=AT_SERVER2)
@@ -160,7 +160,7 @@ def _(c):
 
 
 @story("nat-source-rules-in-order", "Source NAT rules are looked at in order; service, source and destination choose the pool, and who matches none is not translated.",
-       "scapy script: config/softgate.toml (nat.source: ordered, first match)",
+       "scapy script: the annotated config (nat.source: ordered, first match)",
        zoned(OUT, source_nat("dns", [POOL], service="udp/53"), source_nat("host", [POOL2], frm={"prefix": H4})))
 def _(c):
     Talk(c, A, DNS, seen=(POOL, c.choice("p"))).up(U())
@@ -171,7 +171,7 @@ def _(c):
 
 
 @story("nat-interface", "A pool \"interface\" is the address the packet leaves by, and its ports 32768 to 60999; the gateway keeps the address and the other ports.",
-       "scapy script: config/softgate.toml (pool = \"interface\")", zoned(OUT, source_nat("internet", "interface")))
+       "scapy script: the annotated config (pool = \"interface\")", zoned(OUT, source_nat("internet", "interface")))
 def _(c):
     p, q = c.choice("p", 32768, 60999), c.choice("q", 0)
     talk = Talk(c, A, DNS, seen=(W4, p))
@@ -188,7 +188,7 @@ def _(c):
 
 
 @story("nat-not-for-ipv6", "Source NAT is IPv4's: IPv6 sessions of the same hosts leave as they are.",
-       "scapy script: config/softgate.toml (pools are of IPv4), RFC 4864 section 2", zoned(OUT, source_nat("internet", [POOL], frm=None, to=None)))
+       "scapy script: the annotated config (pools are of IPv4), RFC 4864 section 2", zoned(OUT, source_nat("internet", [POOL], frm=None, to=None)))
 def _(c):
     talk = Talk(c, (H6, 40000), (S6, 53))
     talk.up(U())
@@ -209,7 +209,7 @@ def _(c):
 
 
 @story("nat-esp-and-gre", "Protocols without ports get the host's outside address; replies find their way back.",
-       "scapy script: RFC 3022 section 4 (basic NAT translates the address), config/softgate.toml", NATTED)
+       "scapy script: RFC 3022 section 4 (basic NAT translates the address), the annotated config", NATTED)
 def _(c):
     for number in (50, 47):
         talk = Talk(c, (H4, 0), (S4, 0), seen=(POOL, 0))
@@ -219,7 +219,7 @@ def _(c):
 
 
 @story("nat-conflict", "Two hosts whose sessions would look the same to the server: the second is refused, the first goes on.",
-       "scapy script: RFC 4787 REQ-3 (no overloading), config/softgate.toml", NATTED)
+       "scapy script: RFC 4787 REQ-3 (no overloading), the annotated config", NATTED)
 def _(c):
     talk = Talk(c, (H4, 0), (S4, 0), seen=(POOL, 0))
     talk.up(lambda s, d: payload(24), proto=50)
@@ -229,7 +229,7 @@ def _(c):
 
 # -- who may use a mapping -------------------------------------------------------------------------------------
 @story("nat-filtering-endpoint-independent", "A mapping can be used by everybody outside, unless a rule says no; each gets answers from it.",
-       "scapy script: RFC 4787 REQ-8 (endpoint-independent filtering), RFC 6888 REQ-7, config/softgate.toml (filtering)",
+       "scapy script: RFC 4787 REQ-8 (endpoint-independent filtering), RFC 6888 REQ-7, the annotated config (filtering)",
        zoned(rule("not-they", "deny", {"zone": "outside", "prefix": "198.51.100.66"}, "inside"), OUT, INTERNET, neighbour("wan", "198.51.100.66", SERVER2)))
 def _(c):
     p = c.choice("p")
@@ -295,7 +295,7 @@ def _(c):
 
 # -- destination NAT -------------------------------------------------------------------------------------------
 @story("nat-destination-address", "All that comes to an outside address goes to the server, whose answers come from that address; rules see the server.",
-       "scapy script: RFC 3022 section 2.1, RFC 2663 section 4.1.1, config/softgate.toml (rules see destinations after destination NAT)",
+       "scapy script: RFC 3022 section 2.1, RFC 2663 section 4.1.1, the annotated config (rules see destinations after destination NAT)",
        zoned(destination_nat("all", POOL, H4), rule("in", "allow", "outside", {"prefix": H4}, service=["tcp/80", "udp/53", "icmp/echo-request", "esp"])))
 def _(c):
     Talk(c, (S4, 50000), (H4, 80), asked=(POOL, 80), here=AT_SERVER, there=AT_HOST).handshake()
@@ -313,7 +313,7 @@ def _(c):
 
 
 @story("nat-destination-port", "A port of an outside address is forwarded to another port of a server; other ports and protocols are not.",
-       "scapy script: RFC 2663 section 4.1.2, config/softgate.toml (nat.destination)",
+       "scapy script: RFC 2663 section 4.1.2, the annotated config (nat.destination)",
        zoned(destination_nat("ssh", POOL, f"{H4}:22", service="tcp/2222"), rule("in", "allow", "outside", "inside", service="tcp/22"), route("203.0.113.0/24", blackhole=True)))
 def _(c):
     talk = Talk(c, (S4, 50000), (H4, 22), asked=(POOL, 2222), here=AT_SERVER, there=AT_HOST).handshake()
@@ -324,7 +324,7 @@ def _(c):
 
 
 @story("nat-destination-services", "A rule may name several ports and ranges; without a port in the target they stay.",
-       "scapy script: config/softgate.toml (nat.destination)",
+       "scapy script: the annotated config (nat.destination)",
        zoned(destination_nat("web", POOL, H4, service=["tcp/80", "tcp/443", "udp/5000-5010"]), rule("in", "allow", "outside", "inside"), route("203.0.113.0/24", blackhole=True)))
 def _(c):
     for port, said, ok in ((80, T("S", 1), 1), (443, T("S", 1), 1), (81, T("S", 1), 0), (4999, U(), 0), (5000, U(), 1), (5005, U(), 1), (5010, U(), 1), (5011, U(), 0)):
@@ -332,7 +332,7 @@ def _(c):
 
 
 @story("nat-destination-precedence", "Ports come before a protocol, that before the whole address, wherever they stand; among equals the first.",
-       "scapy script: config/softgate.toml (nat.destination)",
+       "scapy script: the annotated config (nat.destination)",
        zoned(destination_nat("all", POOL, H4), destination_nat("tcp", POOL, H4B, service="tcp"),
              destination_nat("https", POOL, f"{H4}:8443", service="tcp/443"),
              destination_nat("range", POOL, H4, service="tcp/1000-2000"),
@@ -344,7 +344,7 @@ def _(c):
 
 
 @story("nat-destination-from", "A rule may be for some senders only; all others find nothing there.",
-       "scapy script: config/softgate.toml (nat.destination from)",
+       "scapy script: the annotated config (nat.destination from)",
        zoned(table("group", name="office", members=[S4]), rule("in", "allow", "outside", "inside"), route("203.0.113.0/24", blackhole=True),
              table("nat.destination", name="jump", address=POOL, service="tcp/2222", target=f"{H4}:22", **{"from": {"group": "office"}}),
              table("nat.destination", name="other", address=POOL, service="tcp/2223", target=f"{H4}:22", **{"from": {"zone": "outside", "prefix": S4B}})))
@@ -354,7 +354,7 @@ def _(c):
 
 
 @story("nat-destination-own-address", "A port of the gateway's own address may be forwarded; the rest of the address stays the gateway's.",
-       "scapy script: config/softgate.toml (nat.destination)",
+       "scapy script: the annotated config (nat.destination)",
        zoned(destination_nat("web", W4, f"{H4}:8080", service="tcp/80"), rule("in", "allow", "outside", "inside", service="tcp/8080")))
 def _(c):
     Talk(c, (S4, 50000), (H4, 8080), asked=(W4, 80), here=AT_SERVER, there=AT_HOST).handshake()
@@ -364,7 +364,7 @@ def _(c):
 
 
 @story("nat-destination-ipv6", "Destination NAT is for IPv6 as well.",
-       "scapy script: config/softgate.toml (address and target are of one family), RFC 8200 section 8.1",
+       "scapy script: the annotated config (address and target are of one family), RFC 8200 section 8.1",
        zoned(destination_nat("web", "2001:db8:77::7", f"[{H6}]:8080", service="tcp/80"), destination_nat("all", "2001:db8:77::8", H6),
              rule("in", "allow", "outside", "inside")))
 def _(c):
@@ -385,7 +385,7 @@ UPLINK = (interface("wan", ["198.51.100.1/24"], zone="outside"), neighbour("wan"
 
 
 @story("nat-destination-target-vrf", "An outside address of one VRF leads to a server in another; its answers leave where the question came in.",
-       "scapy script: config/softgate.toml (target_vrf), RFC 4364 section 3",
+       "scapy script: the annotated config (target_vrf), RFC 4364 section 3",
        config(*UPLINK, *BLUE, destination_nat("web", POOL, f"{H4}:8080", service="tcp/80", target_vrf="blue"),
               rule("in", "allow", "outside", {"zone": "inside", "vrf": "blue"}, service="tcp/8080")))
 def _(c):
@@ -395,7 +395,7 @@ def _(c):
 
 # -- static NAT --------------------------------------------------------------------------------------------------
 @story("nat-static", "One outside address for one host, in both directions and with all its ports.",
-       "scapy script: RFC 3022 section 2.1 (basic NAT), config/softgate.toml (nat.static)",
+       "scapy script: RFC 3022 section 2.1 (basic NAT), the annotated config (nat.static)",
        zoned(OUT, rule("in", "allow", "outside", {"prefix": H4}, service=["tcp/22", "icmp/echo-request"]), static_nat(POOL, H4), source_nat("others", [POOL2])))
 def _(c):
     talk = Talk(c, A, DNS, seen=(POOL, 40000))
@@ -417,7 +417,7 @@ def _(c):
 
 
 @story("nat-static-prefix", "A prefix for a prefix: the rest of the address stays.",
-       "scapy script: config/softgate.toml (nat.static), RFC 3022 section 2.1",
+       "scapy script: the annotated config (nat.static), RFC 3022 section 2.1",
        zoned(OUT, rule("in", "allow", "outside", "inside"), static_nat("203.0.113.32/28", "192.0.2.0/28"), static_nat("2001:db8:77::/64", "2001:db8:1::/64")))
 def _(c):
     for n, here in ((10, AT_HOST), (11, AT_HOST2)):
@@ -434,7 +434,7 @@ def _(c):
 
 
 @story("nat-static-to", "A static NAT may be for sessions to some places only; to others the host goes by the other rules.",
-       "scapy script: config/softgate.toml (nat.static to)",
+       "scapy script: the annotated config (nat.static to)",
        zoned(OUT, table("nat.static", name="partner", outside=POOL, inside=H4, to={"zone": "outside", "prefix": S4B}), source_nat("internet", [POOL2])))
 def _(c):
     Talk(c, A, DNS2, seen=(POOL, 40000), there=AT_SERVER2).up(U())
@@ -442,7 +442,7 @@ def _(c):
 
 
 @story("nat-static-vrf", "A static NAT between VRFs: the same inside address in two of them, an outside address each.",
-       "scapy script: config/softgate.toml (inside_vrf), RFC 4364 section 3",
+       "scapy script: the annotated config (inside_vrf), RFC 4364 section 3",
        config(*UPLINK, *BLUE, interface("lan", ["192.0.2.1/24"], zone="inside"), neighbour("lan", H4, HOST), OUT, rule("in", "allow", "outside", "inside"),
               static_nat(POOL, H4), static_nat(POOL2, H4, inside_vrf="blue")))
 def _(c):
@@ -511,7 +511,7 @@ def _(c):
 
 
 @story("nat-hairpin-off", "Without hairpinning inside hosts do not reach each other by outside addresses; directly they do.",
-       "scapy script: config/softgate.toml (hairpin)",
+       "scapy script: the annotated config (hairpin)",
        zoned(OUT, INTERNET, destination_nat("web", POOL2, f"{H4B}:8080", service="tcp/80"), extra=nat(hairpin=False)))
 def _(c):
     pb = c.choice("pb")
@@ -555,7 +555,7 @@ def _(c):
 
 
 @story("nat-two-tenants-two-pools", "A source NAT rule may be for one VRF's hosts: each tenant leaves with its own address.",
-       "scapy script: config/softgate.toml (nat.source from vrf)",
+       "scapy script: the annotated config (nat.source from vrf)",
        tenants(source_nat("red", [POOL], frm={"zone": "inside", "vrf": "red"}), source_nat("blue", [POOL2], frm={"vrf": "blue"})))
 def _(c):
     for name, outside, here in (("red", POOL, RED), ("blue", POOL2, AT_BLUE)):
@@ -626,7 +626,7 @@ def _(c):
 
 
 @story("nat-hold-down-configured", "How long a freed port rests is configured.",
-       "scapy script: RFC 6888 REQ-8 (must be configurable), config/softgate.toml (hold_down_s)",
+       "scapy script: RFC 6888 REQ-8 (must be configurable), the annotated config (hold_down_s)",
        zoned(OUT, source_nat("internet", [POOL], ports="20032-20095"), extra=nat(hold_down_s=10) + "\n[icmp]\nrate = 0\n"))
 def _(c):
     p, q = c.choice("p", 20032, 20095), c.choice("q", 20032, 20095)
@@ -652,7 +652,7 @@ def _(c):
 
 
 @story("nat-rate-limit", "A rule with a rate limit lets so many sessions begin; their packets are not limited.",
-       "scapy script: config/softgate.toml (rate_limit), token bucket", zoned(rule("out", "allow", "inside", "outside", rate_limit={"per_s": 1, "burst": 3})))
+       "scapy script: the annotated config (rate_limit), token bucket", zoned(rule("out", "allow", "inside", "outside", rate_limit={"per_s": 1, "burst": 3})))
 def _(c):
     for start, free in ((0, 3), (2000, 2)):
         c.at(start)

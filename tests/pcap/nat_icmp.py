@@ -48,7 +48,7 @@ def outbound(c, kind, code, quotes, src=H4, shown=POOL, **keys):
 
 # -- without NAT ------------------------------------------------------------------------------------------------
 @story("icmp-error-about-a-session-ipv4", "Errors about an allowed session pass without a rule, from whoever sends them, in both directions, untouched.",
-       "scapy script: RFC 792, RFC 1812 section 5.2.7, config/softgate.toml (ICMP errors about allowed sessions pass)", OPEN)
+       "scapy script: RFC 792, RFC 1812 section 5.2.7, the annotated config (ICMP errors about allowed sessions pass)", OPEN)
 def _(c):
     talk = Talk(c, A, DNS)
     sent, got = talk.up(U(100))

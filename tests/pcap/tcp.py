@@ -53,7 +53,7 @@ def _(c):
 
 
 @story("tcp-loose", "With loose_tcp a connection is taken up in its middle, learns its bounds from both sides, and keeps them; a RST begins nothing.",
-       "scapy script: config/softgate.toml ([flows] loose_tcp)", zoned(OUT, extra="[flows]\nloose_tcp = true\n"))
+       "scapy script: the annotated config ([flows] loose_tcp)", zoned(OUT, extra="[flows]\nloose_tcp = true\n"))
 def _(c):
     for client, server in BOTH:
         Talk(c, client, server).up(T("R", 1001), drop="tcp-no-session")
@@ -322,7 +322,7 @@ def _(c):
 
 
 @story("tcp-configured-timeouts", "The times are those of the config.",
-       "scapy script: config/softgate.toml ([flows])",
+       "scapy script: the annotated config ([flows])",
        zoned(OUT, extra="[flows]\ntcp_established_s = 1000\ntcp_transitory_s = 50\n"))
 def _(c):
     opening = Talk(c, (H4, 40000), SERVER4)
@@ -343,7 +343,7 @@ def _(c):
 
 
 @story("udp-timeouts", "A UDP session idles 30 seconds before its first reply and five minutes after it; both directions keep it alive.",
-       "scapy script: RFC 4787 REQ-5c and REQ-6, config/softgate.toml ([flows])", OPEN)
+       "scapy script: RFC 4787 REQ-5c and REQ-6, the annotated config ([flows])", OPEN)
 def _(c):
     lonely, prompt, late = (Talk(c, (H4, 40000 + n), (S4, 53)) for n in range(3))
     lonely.up(U())
@@ -367,7 +367,7 @@ def _(c):
 
 
 @story("icmp-query-timeout", "An ICMP query may be answered for a minute, other protocols' sessions last ten.",
-       "scapy script: RFC 5508 REQ-2, config/softgate.toml ([flows])", OPEN)
+       "scapy script: RFC 5508 REQ-2, the annotated config ([flows])", OPEN)
 def _(c):
     first, second = (Talk(c, (H4, 7 + n), (S4, 7 + n)) for n in range(2))
     six = Talk(c, (H6, 7), (S6, 7))
