@@ -164,7 +164,14 @@ fn error_v4(kind: IcmpError, original: &[u8], ingress: &Interface, mtu: u16) -> 
     let src = ingress.info.v4.first()?.0.octets();
     let quoted = &original[..original.len().min(MAX_V4_ERROR - IPV4_BYTES - ICMP_BYTES)];
     let mut bytes = OwnBytes::new();
-    ipv4_header(&mut bytes, protocol::ICMP, TOS_INTERNETWORK_CONTROL, src, *array(original, 12), ICMP_BYTES + quoted.len());
+    ipv4_header(
+        &mut bytes,
+        protocol::ICMP,
+        TOS_INTERNETWORK_CONTROL,
+        src,
+        *array(original, 12),
+        ICMP_BYTES + quoted.len(),
+    );
     // RFC 1191 section 4: the next hop's MTU in the lower half of the unused word.
     let rest = if kind == IcmpError::TooBig { u32::from(mtu) } else { 0 };
     bytes.try_extend_from_slice(&[icmp_type, code, 0, 0]).ok()?;
@@ -205,8 +212,7 @@ pub(super) fn ipv4_header(
     payload: usize,
 ) {
     let len = ((IPV4_BYTES + payload) as u16).to_be_bytes();
-    let mut header =
-        [0x45, tos, len[0], len[1], 0, 0, 0x40, 0, TTL, upper, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut header = [0x45, tos, len[0], len[1], 0, 0, 0x40, 0, TTL, upper, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     header[12..16].copy_from_slice(&src);
     header[16..20].copy_from_slice(&dst);
     let sum = checksum::of(&header);

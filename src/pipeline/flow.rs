@@ -227,7 +227,9 @@ fn track<A: Address>(packet: &Packet, handle: Handle, table: &mut FlowTable<A>) 
     let meta = &packet.meta;
     let l4 = &packet.frame.bytes()[usize::from(meta.l4)..];
     let payload = usize::from(meta.ip_len) - usize::from(meta.l4 - meta.l3);
-    let Some(segment) = tcp::Segment::parse(l4, payload) else { return Tracked::Lost(DropReason::TcpInvalid) };
+    let Some(segment) = tcp::Segment::parse(l4, payload) else {
+        return Tracked::Lost(DropReason::TcpInvalid);
+    };
     let direction = direction(handle);
     let tracker = &mut table.record_mut(handle.session()).tcp;
     let before = tracker.state();

@@ -254,9 +254,8 @@ impl SlowPath {
         let meta = packet.meta;
         match icmp::receive_v4(&meta, &mut packet.frame.bytes_mut()[usize::from(meta.l3)..], sum) {
             Ok(received) => self.icmp_received(packet, received, cx, pool),
-            Err(reason) => return Err((packet, reason)),
+            Err(reason) => Err((packet, reason)),
         }
-        Ok(())
     }
 
     fn punt_v6(
@@ -323,9 +322,8 @@ impl SlowPath {
         let len = usize::from(meta.ip_len) - l4;
         match icmp::receive_v6(&meta, &mut packet.frame.bytes_mut()[from_l3..], sum, len, interface) {
             Ok(received) => self.icmp_received(packet, received, cx, pool),
-            Err(reason) => return Err((packet, reason)),
+            Err(reason) => Err((packet, reason)),
         }
-        Ok(())
     }
 
     fn icmp_received(
@@ -334,7 +332,7 @@ impl SlowPath {
         received: icmp::Received,
         cx: &Context<'_>,
         pool: &mut FramePool,
-    ) {
+    ) -> Result<(), (Packet, DropReason)> {
         add(&cx.counters.punted, 1);
         match received {
             icmp::Received::Echo { skip } if self.has_budget() => {
@@ -348,6 +346,10 @@ impl SlowPath {
                 if to_link_local(&packet.frame, meta.family) {
                     // No route leads to a link-local address.
                     let egress = cx.tables.interface(meta.interface);
+                    if packet.frame.total_len() > usize::from(egress.mtu_bytes) {
+                        packet.meta.flags |= flags::OWN;
+                        return Err((packet, DropReason::PacketTooBig));
+                    }
                     write_link_header(&mut packet.frame, 0, egress, meta.dst_mac, ethertype::IPV6);
                     self.count_sent(meta.interface, packet.frame.total_len(), cx);
                     self.emit.ready.push((packet.frame, meta.interface));
@@ -357,6 +359,7 @@ impl SlowPath {
             }
             _ => pool.put(packet.frame),
         }
+        Ok(())
     }
 
     // ---- what the gateway sends by itself
@@ -428,7 +431,8 @@ impl SlowPath {
         let ingress = cx.tables.interface(meta.interface);
         let bytes = match answer {
             Answer::Error(kind) => {
-                let mtu = if kind == IcmpError::TooBig { cx.tables.interface(meta.egress).mtu_bytes } else { 0 };
+                let mtu =
+                    if kind == IcmpError::TooBig { cx.tables.interface(meta.egress).mtu_bytes } else { 0 };
                 icmp::error(kind, meta, l3, ingress, mtu)
             }
             Answer::Reset => tcp::reset(meta, l3),
