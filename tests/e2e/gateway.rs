@@ -26,6 +26,8 @@ pub struct Config {
     pub uplink_mtu: u32,
     /// Devices of the uplink; several make an active-backup LAG.
     pub uplink: &'static [&'static str],
+    /// Zones of `tenant-a`, `tenant-b` and `outside`; empty: none.
+    pub zones: [&'static str; 3],
     /// Further tables.
     pub extra: String,
 }
@@ -38,6 +40,7 @@ impl Default for Config {
             mtu: 1500,
             uplink_mtu: 1500,
             uplink: &["eth2"],
+            zones: [""; 3],
             extra: String::new(),
         }
     }
@@ -46,7 +49,9 @@ impl Default for Config {
 impl Config {
     /// As the operator would have typed it.
     pub fn text(&self, socket: &Path) -> String {
-        let Config { workers, mode, mtu, uplink_mtu, uplink, extra } = self;
+        let Config { workers, mode, mtu, uplink_mtu, uplink, zones, extra } = self;
+        let zone = |zone: &str| if zone.is_empty() { String::new() } else { format!("zone = \"{zone}\"") };
+        let [zone_a, zone_b, zone_outside] = zones.map(zone);
         let devices = match uplink {
             [one] => format!("device = \"{one}\""),
             several => format!("devices = {several:?}\nlag = \"active-backup\""),
@@ -74,17 +79,20 @@ port = "trunk"
 vlan = 100
 addresses = ["10.0.1.1/24", "2001:db8:1::1/64"]
 mtu = {mtu}
+{zone_a}
 [[interface]]
 name = "tenant-b"
 port = "trunk"
 vlan = [200, 10]
 addresses = ["10.0.2.1/24", "2001:db8:2::1/64"]
 mtu = {mtu}
+{zone_b}
 [[interface]]
 name = "outside"
 port = "uplink"
 addresses = ["198.51.100.2/24", "2001:db8:ff::2/64"]
 mtu = {uplink_mtu}
+{zone_outside}
 {extra}"#
         )
     }
