@@ -108,7 +108,8 @@ pub fn compile(
     compiler.compile(input, rib)?.release(&neighbours);
     let claims = Arc::clone(&compiler.claims);
     let capacity = flow::Capacity::of(config.flows.capacity.get(), workers, populate);
-    let node = Node::new(Arc::clone(compiler.tables()), neighbours, workers, MAX_INTERFACES, claims, capacity);
+    let node =
+        Node::new(Arc::clone(compiler.tables()), neighbours, workers, MAX_INTERFACES, claims, capacity);
     node.reserve_rules(&compiler.policy_slots);
     Ok((node, compiler))
 }

@@ -194,7 +194,8 @@ mod tests {
         let mut index = Index::new(100_000, false).expect("memory");
         for session in 1..=100_000u32 {
             let (key, src) = (Default::default(), 0x0a00_0000 + session / 250);
-            let hash = crate::packet::hash::tuple_v4(key, src, 0x1400_0001, 17, (1024 + (session % 250) as u16, 53));
+            let hash =
+                crate::packet::hash::tuple_v4(key, src, 0x1400_0001, 17, (1024 + (session % 250) as u16, 53));
             assert!(index.insert(hash, Handle::new(session, 1)), "session {session}");
         }
     }
