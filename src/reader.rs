@@ -370,3 +370,270 @@ fn session<A: Address>(
         Task::Mappings(..) | Task::Pools(_) => unreachable!("these have no session tables"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+    use super::*;
+    use crate::flow::nat::{self, BlockClaims, Pool, PoolSpec};
+    use crate::flow::{Capacity, Flow, Handle, Record, Tick, Tuple};
+    use crate::packet::hash::Key;
+    use crate::packet::view::protocol;
+    use crate::tables::policy::Policy;
+    use zerocopy::FromZeros as _;
+
+    const NEVER: Nanos = Nanos(u64::MAX);
+
+    struct Bench {
+        desk: Desk,
+        flows: Flows,
+        policy: Policy,
+        counters: WorkerCounters,
+        claims: Arc<BlockClaims>,
+        reading: Reading,
+    }
+
+    fn bench() -> Bench {
+        let claims = Arc::new(BlockClaims::new(4, Key::default()));
+        let capacity = Capacity { sessions: 4096, populate: false };
+        let counters = WorkerCounters::new(0);
+        counters.rules.reserve(4);
+        counters.pools.reserve(1);
+        Bench {
+            desk: Desk::default(),
+            flows: Flows::new(0, capacity, Arc::clone(&claims), Key::default()).expect("memory"),
+            policy: Policy::none(),
+            counters,
+            claims,
+            reading: Reading::default(),
+        }
+    }
+
+    /// A session from this source, of rule 1.
+    fn add_session<A: Address>(table: &mut FlowTable<A>, src: A, dst: A, mapping: Option<u32>) -> u32 {
+        let mut forward = Flow::<A>::new_zeroed();
+        let (src_port, dst_port, protocol) = (1000, 53, protocol::UDP);
+        forward.tuple = Tuple { src, dst, src_port, dst_port, vrf: 0, protocol, zero: 0 };
+        (forward.new_src, forward.new_dst) = (src, dst);
+        (forward.new_src_port, forward.new_dst_port) = (src_port, dst_port);
+        let mut reply = forward;
+        reply.tuple = forward.tuple.reversed(0);
+        (reply.new_src, reply.new_dst) = (dst, src);
+        let mut record = Record::new_zeroed();
+        (record.rule, record.mapping) = (1, Record::name(mapping));
+        table.insert([forward, reply], record, Tick(1000)).expect("room")
+    }
+
+    impl Bench {
+        fn with(mut self, v4: u32, v6: u32) -> Bench {
+            for n in 1..=v4 {
+                add_session(&mut self.flows.v4, 0x0a00_0000 + n, 0xcb00_7101, None);
+            }
+            for n in 1..=v6 {
+                let (src, dst) = (0x2001_0db8_u128 << 96, 0x2001_0db8_0001_u128 << 80);
+                add_session(&mut self.flows.v6, src + u128::from(n), dst, None);
+            }
+            self
+        }
+
+        fn step(&mut self, now: Nanos, is_loaded: bool) -> bool {
+            let Bench { desk, flows, policy, counters, reading, .. } = self;
+            let mut owned = Owned { desk, flows, timers: &policy.timers, counters };
+            reading.step(&mut owned, now, is_loaded)
+        }
+
+        fn post(&mut self, id: u64, task: Task, until: Nanos) {
+            let from = Place::default();
+            self.desk.requests.push(Request { id, task, from, until }).expect("room");
+        }
+
+        fn take(&mut self) -> Vec<Found> {
+            std::iter::from_fn(|| self.desk.found.pop()).map(|(_, found)| found).collect()
+        }
+    }
+
+    fn source(found: &Found) -> u128 {
+        let Found::Session(view) = found else { panic!("a session: {found:?}") };
+        view.src
+    }
+
+    /// What a reader on another thread gets, page by page, while the worker takes its turns.
+    fn read_all(bench: Bench, page: u32) -> (Bench, Vec<Found>) {
+        let (stop, turns) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let Bench { desk, mut flows, policy, counters, claims, mut reading } = bench;
+        let mut found = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    let timers = &policy.timers;
+                    let mut owned = Owned { desk: &desk, flows: &mut flows, timers, counters: &counters };
+                    reading.step(&mut owned, Nanos(1), turns.fetch_add(1, Relaxed).is_multiple_of(2));
+                    std::thread::yield_now();
+                }
+            });
+            let mut from = Place::default();
+            loop {
+                let task = Task::List(Filter::default(), page);
+                let took = found.len();
+                let end = desk.read(task, from, NEVER, Duration::from_secs(20), || (), |new| found.push(new));
+                let end = end.expect("it answers");
+                assert_eq!(end.matched as usize, found.len() - took);
+                match end.next {
+                    Some(next) => from = next,
+                    None => break,
+                }
+            }
+            stop.store(true, Relaxed);
+        });
+        (Bench { desk, flows, policy, counters, claims, reading }, found)
+    }
+
+    #[test]
+    fn every_session_is_seen_once_whatever_the_page() {
+        for page in [u32::MAX, 100, 1] {
+            let count = if page == 1 { 20 } else { 1500 };
+            let (bench, found) = read_all(bench().with(count, 30), page);
+            assert_eq!(found.len(), count as usize + 30);
+            let different: BTreeSet<u128> = found.iter().map(source).collect();
+            assert_eq!(different.len(), found.len());
+            assert_eq!(bench.flows.len(), found.len());
+        }
+    }
+
+    #[test]
+    fn ended_sessions_do_not_appear() {
+        let mut bench = bench().with(10, 0);
+        for session in [2, 5, 10] {
+            bench.flows.v4.remove(session);
+        }
+        let (_, found) = read_all(bench, u32::MAX);
+        let numbers: Vec<u128> = found.iter().map(|found| source(found) & 0xff).collect();
+        assert_eq!(numbers, [1, 3, 4, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn a_full_queue_loses_nothing_and_holds_nobody_up() {
+        let mut bench = bench().with(1200, 0);
+        bench.post(1, Task::List(Filter::default(), u32::MAX), NEVER);
+        while bench.step(Nanos(1), false) {}
+        assert!(bench.desk.found.is_full() && bench.reading.is_busy());
+        assert!(!bench.step(Nanos(1), false), "it goes on with packets");
+        let mut found = bench.take();
+        while bench.reading.is_busy() {
+            bench.step(Nanos(1), false);
+            found.extend(bench.take());
+        }
+        assert_eq!(found.iter().map(source).collect::<BTreeSet<_>>().len(), 1200);
+        assert_eq!(bench.desk.ended.pop(), Some((1, End { matched: 1200, next: None })));
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_ends_the_reading() {
+        let mut bench = bench().with(1200, 0);
+        bench.post(1, Task::List(Filter::default(), u32::MAX), Nanos(50));
+        bench.post(2, Task::Count(Filter::default()), NEVER);
+        while bench.step(Nanos(49), false) {}
+        assert!(bench.reading.is_busy());
+        assert!(bench.step(Nanos(50), false), "its time is over");
+        while bench.step(Nanos(51), false) {}
+        assert!(!bench.reading.is_busy());
+        let ends: Vec<_> = std::iter::from_fn(|| bench.desk.ended.pop()).collect();
+        let next = Some(Place { table: 0, number: 513 });
+        assert_eq!(ends, [(1, End { matched: 512, next }), (2, End { matched: 1200, next: None })]);
+    }
+
+    #[test]
+    fn sessions_that_begin_meanwhile_do_not_keep_it_from_ending() {
+        let mut bench = bench().with(600, 0);
+        bench.post(1, Task::Count(Filter::default()), NEVER);
+        for n in 0..10_u32 {
+            add_session(&mut bench.flows.v4, 0x0b00_0000 + n, 0xcb00_7101, None);
+            bench.step(Nanos(1), false);
+            if n == 0 {
+                add_session(&mut bench.flows.v4, 0x0c00_0000, 0xcb00_7101, None);
+            }
+        }
+        let (_, end) = bench.desk.ended.pop().expect("it ended");
+        assert!((600..=602).contains(&end.matched), "{end:?}");
+    }
+
+    #[test]
+    fn under_load_it_takes_its_share_and_no_more() {
+        let mut bench = bench().with(4000, 0);
+        bench.post(1, Task::Count(Filter::default()), NEVER);
+        let turn = Duration::from_micros(10);
+        let mut now = Nanos(1);
+        for _ in 0..100 {
+            bench.step(now, true);
+            now = now.plus(turn);
+        }
+        let seen = bench.reading.running.as_ref().expect("4000 are too many for a millisecond").at.number;
+        let allowed = (turn * 100).as_nanos() as u32 * SHARE as u32 / 100 / STEP.as_nanos() as u32;
+        assert!(seen <= allowed && seen > allowed * 9 / 10, "{seen} of {allowed}");
+    }
+
+    #[test]
+    fn what_is_ended_gives_its_mapping_back_and_is_counted() {
+        let mut bench = bench();
+        let addr = Ipv4Addr::new(203, 0, 113, 7);
+        let spec = PoolSpec::new(0, vec![nat::AddressRange { first: addr, last: addr }]);
+        let pool = Pool::compile(&spec, &bench.claims).expect("a pool");
+        let inside = |n| Ipv4Addr::from(0x0a00_0000 + n);
+        for n in 1..=3 {
+            let given = bench.flows.map(&pool, 0, inside(n).into(), protocol::UDP, 1000, Nanos(1));
+            let mapping = given.expect("a port").id;
+            let session = add_session(&mut bench.flows.v4, 0x0a00_0000 + n, 0xcb00_7101, Some(mapping));
+            bench.flows.v4.flow_mut(Handle::new(session, 0)).count(100);
+            bench.flows.v4.flow_mut(Handle::new(session, 1)).count(11);
+        }
+        let keyed = crate::neighbours::addr_key(inside(2).into());
+        let filter = Filter { src: Some((keyed, keyed)), ..Filter::default() };
+        bench.post(1, Task::Settle, NEVER);
+        bench.post(2, Task::End(filter), NEVER);
+        bench.post(3, Task::Settle, NEVER);
+        bench.post(4, Task::Mappings(crate::flow::scan::MappingFilter::default(), 10), NEVER);
+        (0..20).for_each(|_| while bench.step(Nanos::from_secs(5), false) {});
+        let ends: Vec<u64> =
+            std::iter::from_fn(|| bench.desk.ended.pop()).map(|(_, end)| end.matched).collect();
+        assert_eq!(ends, [3, 1, 2, 3]);
+        assert_eq!((bench.flows.len(), bench.counters.sessions_ended.load(Relaxed)), (2, 1));
+        let used = bench.flows.nat.usage();
+        assert_eq!((used.live, used.held), (2, 1));
+        let held = bench
+            .take()
+            .into_iter()
+            .filter(|found| matches!(found, Found::Mapping(view) if view.sessions == 0));
+        assert_eq!(held.count(), 1);
+        // Settled before, ended, settled again: each packet once.
+        let rule = bench.counters.rules.get(1).expect("reserved");
+        assert_eq!((rule.packets.load(Relaxed), rule.bytes.load(Relaxed)), (6, 333));
+        bench.post(5, Task::Pools(1), NEVER);
+        bench.post(6, Task::Pools(1), NEVER);
+        (0..20).for_each(|_| while bench.step(Nanos::from_secs(5), false) {});
+        let pool = bench.counters.pools.get(0).expect("reserved");
+        let counted = [&pool.hosts, &pool.live, &pool.held].map(|count| count.load(Relaxed));
+        assert_eq!(counted, [3, 2, 1]);
+    }
+
+    #[test]
+    #[ignore = "a measurement"]
+    fn cost_of_a_step() {
+        const SESSIONS: u32 = 500_000;
+        let mut bench = bench();
+        let capacity = Capacity { sessions: SESSIONS, populate: true };
+        bench.flows = Flows::new(0, capacity, Arc::clone(&bench.claims), Key::default()).expect("memory");
+        let mut bench = bench.with(SESSIONS, 0);
+        let nobody = Filter { rule: Some(7), ..Filter::default() };
+        for task in [Task::Count(nobody), Task::Settle, Task::End(nobody), Task::End(Filter::default())] {
+            let begun = Instant::now();
+            bench.post(1, task, NEVER);
+            while bench.step(Nanos(1), false) {}
+            let each = begun.elapsed().as_nanos() as f64 / f64::from(SESSIONS);
+            println!("{each:.1} ns a session, {} a turn: {task:?}", IDLE_STEPS);
+        }
+    }
+}

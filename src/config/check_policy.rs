@@ -454,7 +454,7 @@ impl<'a> Checks<'a, '_> {
             let key = format!("{key}.service[{at}]");
             if service.icmp_type().is_some() {
                 self.fault(key, service, "a destination NAT takes all of a protocol, or ports of it");
-            } else if rule.target.port.is_some() && !service.ports().is_some_and(|p| p.first() == p.last()) {
+            } else if rule.target.port.is_some() && service.ports().is_none_or(|p| p.first() != p.last()) {
                 self.fault(key, service, "a target with a port needs services of one port each, tcp/2222");
             }
         }

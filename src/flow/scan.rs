@@ -218,3 +218,80 @@ impl MappingFilter {
             && is(self.held, &[view.sessions == 0])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::neighbours::v4_key;
+
+    fn view() -> SessionView {
+        SessionView {
+            protocol: protocol::TCP,
+            state: State::Tcp(tcp::State::Established),
+            src: v4_key(0x0a00_0105),
+            dst: v4_key(0xcb00_7101),
+            new_src: v4_key(0xc633_6401),
+            new_dst: v4_key(0xcb00_7101),
+            ports: [40_000, 443, 5000, 443],
+            vrfs: [1, 0],
+            zones: [3, 4],
+            rule: 7,
+            nat_rule: 2,
+            created: Tick(100),
+            last_seen: Tick(200),
+            due: Tick(300),
+            packets: [1, 2],
+            bytes: [3, 4],
+        }
+    }
+
+    #[test]
+    fn each_part_of_a_filter_counts() {
+        let some = Filter::default();
+        let addr = |first: u32, last: u32| Some((v4_key(first), v4_key(last)));
+        let (inside, outside, server) =
+            (addr(0x0a00_0100, 0x0a00_01ff), addr(0xc633_6401, 0xc633_6401), addr(0xcb00_7101, 0xcb00_7101));
+        let yes = [
+            some,
+            Filter { address: inside, ..some },
+            Filter { address: outside, ..some },
+            Filter { address: server, ..some },
+            Filter { src: inside, dst: server, nat: outside, ..some },
+            Filter { port: Some((5000, 5000)), dst_port: Some((400, 500)), ..some },
+            Filter { port: Some((40_000, 40_000)), protocol: Some(protocol::TCP), ..some },
+            Filter { zone: Some(3), ..some },
+            Filter { zone: Some(4), from_zone: Some(3), to_zone: Some(4), ..some },
+            Filter { vrf: Some(0), rule: Some(7), nat_rule: Some(2), ..some },
+            Filter { vrf: Some(1), state: Some(State::Tcp(tcp::State::Established)), ..some },
+            Filter { created_until: Some(Tick(100)), created_from: Some(Tick(100)), ..some },
+            Filter { idle_since: Some(Tick(200)), ..some },
+        ];
+        for filter in yes {
+            assert!(filter.is(&view()), "{filter:?}");
+        }
+        let no = [
+            Filter { address: addr(0x0a00_0200, 0x0a00_02ff), ..some },
+            Filter { address: Some((0x0a00_0105, 0x0a00_0105)), ..some }, // IPv6 ::a00:105
+            Filter { src: outside, ..some },
+            Filter { dst: inside, ..some },
+            Filter { nat: inside, ..some },
+            Filter { nat: server, ..some },
+            Filter { port: Some((1, 442)), ..some },
+            Filter { dst_port: Some((5000, 5000)), ..some },
+            Filter { protocol: Some(protocol::UDP), ..some },
+            Filter { zone: Some(5), ..some },
+            Filter { from_zone: Some(4), ..some },
+            Filter { to_zone: Some(3), ..some },
+            Filter { vrf: Some(2), ..some },
+            Filter { rule: Some(6), ..some },
+            Filter { nat_rule: Some(0), ..some },
+            Filter { state: Some(State::Replied), ..some },
+            Filter { created_until: Some(Tick(99)), ..some },
+            Filter { created_from: Some(Tick(101)), ..some },
+            Filter { idle_since: Some(Tick(199)), ..some },
+        ];
+        for filter in no {
+            assert!(!filter.is(&view()), "{filter:?}");
+        }
+    }
+}

@@ -299,7 +299,6 @@ impl SynOptions {
 }
 
 /// The first option and what follows it; `Some(None)` at the end, `None` if it is malformed.
-#[expect(clippy::type_complexity, reason = "an option, the end, or an error")]
 fn next_option(mut options: &[u8]) -> Option<Option<(&[u8], &[u8])>> {
     loop {
         match *options {

@@ -15,6 +15,7 @@ use crate::flow::Tick;
 use crate::flow::nat::{BlockClaims, MappingView, Pool, Protocol, Refused};
 use crate::flow::scan::{Filter, MappingFilter, SessionView, Span, State};
 use crate::neighbours::{addr_key, is_v4_key};
+use crate::packet::view::protocol;
 use crate::reader::{Found, Place, Task};
 use crate::tables::compile::Compiler;
 use crate::tables::policy::{DEFAULT_RULE, NO_NAT_RULE, Policy};
@@ -261,7 +262,9 @@ impl Inspector<'_> {
     fn session(&self, view: &SessionView, worker: usize, now: Tick) -> SessionEntry {
         let [src_port, dst_port, new_src_port, new_dst_port] = view.ports;
         let new_src = view.new_src != view.src || new_src_port != src_port;
-        let new_dst = view.new_dst != view.dst || new_dst_port != dst_port;
+        // The identifier of an ICMP query is one number, and the source's.
+        let is_icmp = matches!(view.protocol, protocol::ICMP | protocol::ICMPV6);
+        let new_dst = view.new_dst != view.dst || (new_dst_port != dst_port && !is_icmp);
         let [vrf, to_vrf] = view.vrfs;
         let zone = |zone: u8| self.compiler.policy_slots.zone_name(zone).to_owned();
         let vrf_name = |vrf: u16| self.compiler.vrfs.name(vrf).to_owned();
@@ -527,4 +530,37 @@ struct RuleSums {
     packets: u64,
     bytes: u64,
     last_hit_s: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(notes: &[(u64, u32)]) -> PoolHistory {
+        let notes = notes.iter().map(|(seconds, given)| (Nanos::from_secs(*seconds), vec![(3, *given)]));
+        PoolHistory { notes: notes.collect() }
+    }
+
+    #[test]
+    fn exhaustion_follows_from_the_last_minutes() {
+        let growing = history(&[(100, 40), (160, 90), (220, 100)]);
+        let rate = growing.rate(3, Nanos::from_secs(220), 100);
+        assert_eq!(rate, Some(0.5));
+        assert_eq!(exhausted_in_s(rate, 900), Some(1800));
+        assert_eq!(growing.rate(4, Nanos::from_secs(220), 100), None, "another pool");
+        assert_eq!(growing.rate(3, Nanos::from_secs(129), 100), None, "too short to tell");
+        let shrinking = history(&[(100, 40), (160, 30)]);
+        assert_eq!(exhausted_in_s(shrinking.rate(3, Nanos::from_secs(160), 30), 900), None);
+        assert_eq!(exhausted_in_s(Some(0.0), 900), None);
+    }
+
+    #[test]
+    fn notes_are_bounded() {
+        let (policy, claims) = (Policy::none(), BlockClaims::new(1, crate::packet::hash::Key::default()));
+        let mut history = PoolHistory::default();
+        (0..1000).for_each(|second| history.note(Nanos::from_secs(second), &policy, &claims));
+        assert_eq!(history.notes.len(), NOTES);
+        let (first, last) = (history.notes[0].0, history.notes[NOTES - 1].0);
+        assert_eq!(last.since(first), NOTE_EVERY * (NOTES as u32 - 1));
+    }
 }

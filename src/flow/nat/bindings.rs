@@ -751,7 +751,7 @@ impl Bindings {
         // By the host's hash, so that a host that comes back finds the address it had.
         let home = self.hash_host(pool.id(), inside.vrf, inside.host());
         let count = u64::from(pool.addresses());
-        let first = (u128::from(home) * u128::from(count) >> 64) as u64;
+        let first = ((u128::from(home) * u128::from(count)) >> 64) as u64;
         let skip = if count > u64::from(ADDRESSES_TRIED) { random >> 16 } else { 0 };
         let others =
             (1..count.min(u64::from(ADDRESSES_TRIED))).map(|step| (first + skip % count + step) % count);

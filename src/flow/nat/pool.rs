@@ -440,7 +440,8 @@ mod tests {
             compile(&spec).map(|_| ()).map_err(|error| error.to_string())
         };
         let ports = |first, last| Ports { first, last, low: false };
-        let cases: [(&dyn Fn(&mut PoolSpec), &str); 10] = [
+        type Change<'a> = &'a dyn Fn(&mut PoolSpec);
+        let cases: [(Change<'_>, &str); 10] = [
             (&|s| s.addresses.clear(), "a pool needs an address"),
             (
                 &|s| s.addresses = vec![range("192.0.2.2", "192.0.2.1")],

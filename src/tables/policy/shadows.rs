@@ -12,13 +12,15 @@ const MAX_LINES: usize = 20_000;
 /// Most pairs of lines and zone pairs looked at: about a second.
 const MAX_WORK: usize = 50_000_000;
 
+/// By position: rules and for each an earlier one that covers it.
+type Pairs = Box<[(u32, u32)]>;
+
 /// The lines of the rules, until somebody asks.
 #[derive(Default)]
 pub(super) struct Shadows {
     /// `None`: too many.
     lines: Option<Box<[Line]>>,
-    /// By position: a rule and an earlier one that covers it.
-    found: OnceLock<Option<Box<[(u32, u32)]>>>,
+    found: OnceLock<Option<Pairs>>,
 }
 
 impl Shadows {
@@ -35,7 +37,7 @@ impl Shadows {
 /// What a line is behind: only lines that hold at least there can cover it.
 type Behind = (u16, u16, Condition);
 
-fn find(lines: &[Line]) -> Option<Box<[(u32, u32)]>> {
+fn find(lines: &[Line]) -> Option<Pairs> {
     let places: AHashSet<Behind> =
         lines.iter().map(|line| (line.from_zone, line.to_zone, line.condition)).collect();
     if places.len() * lines.len() > MAX_WORK {
