@@ -10,6 +10,7 @@
 //! replay, bench   the same workers over captures and memory
 //! control     the socket: requests, framing, transactions; never touches a packet
 //! worker      the run-to-completion loop; the only place that moves frames between ports and pipeline
+//! reader      how commands read and end what belongs to a worker
 //! pipeline    the packet path, one stage per file; sees no socket, file, lock or clock
 //! flow        sessions of a worker: flow table, timers, TCP tracker, NAT mappings
 //! host        what the gateway says for itself: ARP, ND, ICMP; pure functions
@@ -61,6 +62,7 @@ pub mod packet;
 pub mod pipeline;
 pub mod publication;
 pub mod ratelimit;
+pub mod reader;
 pub mod replay;
 pub mod tables;
 pub mod telemetry;

@@ -23,6 +23,7 @@ use crate::packet::{Burst, DropReason, Ingress, Meta, Packet, Verdict, hash};
 use crate::pipeline::slow::Parked;
 use crate::pipeline::{self, Context, Limits, SlowPath};
 use crate::publication;
+use crate::reader::{Desk, Owned, Reading};
 use crate::tables::compile::MAX_PORTS;
 use crate::tables::policy::PolicySlots;
 use crate::tables::{Lag, NO_INTERFACE, Tables};
@@ -38,7 +39,8 @@ const HAND_OVER_BATCHES: usize = 256;
 /// Turns between two exchanges of frames with other workers' pools.
 const EXCHANGE_TURNS: u32 = 16;
 
-/// How often a sleeping worker looks whether another has resolved the neighbour its packets wait for.
+/// How often a sleeping worker looks whether another has resolved the neighbour its packets wait for, or a reader has
+/// made room.
 const PARKED_POLL: Duration = Duration::from_millis(1);
 
 /// How often a sleeping worker looks at queues that cannot wake it (the crate `afxdp`).
@@ -70,6 +72,8 @@ pub struct Node {
     hand_over: Box<[ArrayQueue<ArrayVec<Outgoing, BURST>>]>,
     /// By worker: wakes it where it blocks when idle. Replay and benchmarks never block.
     wakers: Box<[Waker]>,
+    /// By worker: what commands ask of it.
+    pub desks: Box<[Desk]>,
     /// By worker: set while it blocks or is about to.
     asleep: Box<[CachePadded<AtomicBool>]>,
     /// By port and member: the workers that have a queue there, one bit each (the first 64 workers).
@@ -95,6 +99,7 @@ impl Node {
             counters: (0..workers).map(|_| CachePadded::new(WorkerCounters::new(interfaces))).collect(),
             recorders: (0..workers).map(|_| DropRecorder::default()).collect(),
             hand_over: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
+            desks: (0..workers).map(|_| Desk::default()).collect(),
             wakers: (0..workers).map(|_| Waker::new().expect("an eventfd: raise `ulimit -n`")).collect(),
             asleep: (0..workers).map(|_| CachePadded::new(AtomicBool::new(false))).collect(),
             senders: (0..MAX_PORTS * MAX_MEMBERS).map(|_| AtomicU64::new(0)).collect(),
@@ -107,6 +112,7 @@ impl Node {
         for counters in &self.counters {
             counters.rules.reserve(slots.rules.len());
             counters.nat_rules.reserve(slots.nat_rules.len());
+            counters.pools.reserve(slots.pools.len());
         }
     }
 
@@ -121,7 +127,7 @@ impl Node {
     }
 
     /// Wakes a worker if it sleeps.
-    fn wake_if_asleep(&self, worker: usize) {
+    pub fn wake_if_asleep(&self, worker: usize) {
         if self.asleep[worker].load(Ordering::SeqCst) {
             self.wakers[worker].wake();
         }
@@ -184,6 +190,8 @@ struct Engine {
     pool: FramePool,
     slow: SlowPath,
     flows: Flows,
+    /// What a command reads.
+    reading: Reading,
     /// By port and member: index into the worker's queues, or `NO_QUEUE`.
     routes: Box<[u16; MAX_PORTS * MAX_MEMBERS]>,
     /// Frames for other workers' queues, by worker.
@@ -213,6 +221,7 @@ impl Worker {
                 pool,
                 slow: SlowPath::new(id == 0, &tables),
                 flows,
+                reading: Reading::default(),
                 routes: Box::new([NO_QUEUE; MAX_PORTS * MAX_MEMBERS]),
                 outgoing: (0..node.counters.len()).map(|_| ArrayVec::new()).collect(),
                 recorded: 0,
@@ -297,6 +306,14 @@ impl Worker {
         worked |= engine.housekeeping(tables, now, node, queues);
         engine.flush(node, queues);
         *turns = turns.wrapping_add(1);
+        // Behind the packets, and with a request only.
+        let desk = &node.desks[engine.id];
+        let may_begin = !worked || turns.is_multiple_of(EXCHANGE_TURNS);
+        if engine.reading.is_busy() || (may_begin && desk.has_request()) {
+            let Engine { reading, flows, id, .. } = engine;
+            let (timers, counters) = (&tables.policy.timers, &*node.counters[*id]);
+            worked |= reading.step(&mut Owned { desk, flows, timers, counters }, now, worked);
+        }
         if turns.is_multiple_of(EXCHANGE_TURNS) || !worked {
             engine.pool.exchange();
             engine.counters(node).frames_free.store(engine.pool.available() as u64, Ordering::Relaxed);
@@ -333,9 +350,11 @@ impl Worker {
         let id = self.engine.id;
         self.node.asleep[id].store(true, Ordering::SeqCst);
         // Whoever handed something over before he saw us asleep did not wake us: look once more.
-        if self.node.hand_over[id].is_empty() {
+        if self.node.hand_over[id].is_empty() && !self.node.desks[id].has_request() {
             let due = self.next_deadline().since(now);
-            let due = if self.engine.slow.has_parked() { due.min(PARKED_POLL) } else { due };
+            // A reader whose queue is full wakes us, unless it is gone.
+            let looks_soon = self.engine.slow.has_parked() || self.engine.reading.is_busy();
+            let due = if looks_soon { due.min(PARKED_POLL) } else { due };
             let mut fds: ArrayVec<std::os::fd::RawFd, { MAX_PORTS * 2 }> = ArrayVec::new();
             fds.push(self.node.wakers[id].fd());
             fds.extend(

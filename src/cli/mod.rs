@@ -10,6 +10,7 @@ pub mod doctor;
 mod drops;
 pub mod replay;
 pub mod run;
+mod sessions;
 mod shell;
 mod show;
 mod table;
@@ -53,6 +54,8 @@ pub enum Command {
     Add(change::AddArgs),
     /// Remove routes or neighbours
     Del(change::DelArgs),
+    /// End sessions
+    Clear(sessions::ClearArgs),
     /// The latest dropped packets
     Drops(drops::Args),
     /// Run captures through the gateway: neither root nor devices are needed
@@ -87,6 +90,7 @@ impl Cli {
             Command::Apply(args) => apply::run(args, &socket),
             Command::Add(args) => change::add(args, &socket),
             Command::Del(args) => change::del(args, &socket),
+            Command::Clear(args) => sessions::clear(args, &socket),
             Command::Drops(args) => drops::run(args, &socket),
             Command::Completions(args) => shell::completions(args),
             Command::Man(args) => shell::man(args),

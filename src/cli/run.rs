@@ -101,6 +101,7 @@ fn serve(config: Config, args: &Args, socket: Option<PathBuf>) -> Result<ExitCod
             break;
         }
         gateway.handle_links();
+        gateway.note_history();
     }
     drop(server);
     let leaked_frames = gateway.stop();

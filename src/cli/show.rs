@@ -7,12 +7,12 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::table::{list, or_dash, table, text};
-use super::{Trouble, connect, print, print_json};
-use crate::config::{InterfaceName, Lag, PortMode, Prefix, VrfName};
+use super::table::{list, or_dash, page_text, table, text};
+use super::{Trouble, connect, print, print_json, sessions};
+use crate::config::{GroupName, InterfaceName, Lag, PortMode, Prefix, VrfName};
 use crate::control::{
-    Counter, DropEntry, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState, PortStatus, Request,
-    RouteEntry, RouteKind, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
+    Counter, DropEntry, GroupEntry, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState, PortStatus,
+    Request, RouteEntry, RouteKind, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
 };
 
 /// Arguments of `show`.
@@ -51,6 +51,17 @@ enum What {
         #[arg(long)]
         interface: Option<InterfaceName>,
     },
+    /// Sessions that match a filter
+    Sessions(sessions::SessionsArgs),
+    /// NAT pools and how much of them is in use; with --mappings who has which outside port
+    Nat(sessions::NatArgs),
+    /// Rules: what they decided, and which can never decide
+    Rules,
+    /// Groups of addresses, and who uses them
+    Groups {
+        /// Only this one
+        group: Option<GroupName>,
+    },
     /// All counters
     Counters {
         /// Also those that are 0
@@ -76,6 +87,10 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
         What::Neighbours { interface } => {
             ask(socket, Request::ShowNeighbours { interface }, json, neighbours)
         }
+        What::Sessions(args) => sessions::show(args, socket, json),
+        What::Nat(args) => sessions::nat(args, socket, json),
+        What::Rules => sessions::rules(socket, json),
+        What::Groups { group } => ask(socket, Request::ShowGroups { group }, json, groups),
         What::Counters { all } => {
             ask(socket, Request::ShowCounters {}, json, |list: &Vec<Counter>| counters(list, all))
         }
@@ -85,7 +100,7 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
     }
 }
 
-fn ask<T: DeserializeOwned + Serialize>(
+pub(super) fn ask<T: DeserializeOwned + Serialize>(
     socket: &Path,
     request: Request,
     json: bool,
@@ -128,7 +143,7 @@ fn show_routes(socket: &Path, query: RoutesQuery, limit: Option<u64>, json: bool
     Ok(())
 }
 
-fn json_items(page: &[RouteEntry], first: bool) -> String {
+pub(super) fn json_items<T: Serialize>(page: &[T], first: bool) -> String {
     let mut text = String::new();
     for (index, route) in page.iter().enumerate() {
         text.push_str(if first && index == 0 { "\n  " } else { ",\n  " });
@@ -263,11 +278,7 @@ fn routes(page: &[RouteEntry], with_header: bool) -> String {
         };
         table.add_row([route.vrf.to_string(), route.prefix.to_string(), target, source.to_owned(), state]);
     }
-    let text = text(&table);
-    match text.split_once('\n') {
-        Some((_, rows)) if !with_header => rows.to_owned(),
-        _ => text,
-    }
+    page_text(&table, with_header)
 }
 
 fn via(via: &ViaEntry) -> String {
@@ -295,6 +306,14 @@ fn neighbours(list_of: &Vec<NeighbourEntry>) -> String {
             state.to_owned(),
             or_dash(neighbour.age_s),
         ]);
+    }
+    text(&table)
+}
+
+fn groups(list_of: &Vec<GroupEntry>) -> String {
+    let mut table = table(["GROUP", "MEMBERS", "USED-BY"]);
+    for group in list_of {
+        table.add_row([group.name.to_string(), list(&group.members), list(&group.used_by)]);
     }
     text(&table)
 }
@@ -333,6 +352,10 @@ fn workers(list_of: &Vec<WorkerStatus>) -> String {
         ">OWN-GAP-US",
         ">LONG-GAPS",
         ">FRAMES-FREE",
+        ">SESSIONS",
+        ">OPENED",
+        ">ENDED",
+        ">CAPACITY",
     ]);
     for worker in list_of {
         table.add_row([
@@ -347,6 +370,10 @@ fn workers(list_of: &Vec<WorkerStatus>) -> String {
             worker.longest_gap_own_us.to_string(),
             worker.long_gaps.to_string(),
             worker.frames_free.to_string(),
+            worker.sessions.to_string(),
+            worker.sessions_opened.to_string(),
+            worker.sessions_ended.to_string(),
+            worker.session_capacity.to_string(),
         ]);
     }
     text(&table)

@@ -28,6 +28,15 @@ pub(crate) fn text(table: &Table) -> String {
     text
 }
 
+/// The text of a page: the header stands on the first one only.
+pub(crate) fn page_text(table: &Table, with_header: bool) -> String {
+    let text = text(table);
+    match text.split_once('\n') {
+        Some((_, rows)) if !with_header => rows.to_owned(),
+        _ => text,
+    }
+}
+
 /// A value, or `-`.
 pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())

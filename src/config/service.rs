@@ -182,6 +182,11 @@ impl Service {
     /// Everything.
     pub const ANY: Service = Service { protocol: None, detail: None };
 
+    /// All of one protocol.
+    pub const fn of_protocol(protocol: u8) -> Service {
+        Service { protocol: Some(protocol), detail: None }
+    }
+
     /// The protocol; `None`: any.
     pub const fn protocol(self) -> Option<u8> {
         self.protocol

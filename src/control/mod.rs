@@ -20,6 +20,7 @@ mod base64;
 mod client;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod inspect;
 mod line;
 mod reply;
 mod request;
@@ -30,6 +31,10 @@ mod session;
 mod tests;
 
 pub use client::{Client, ClientError, RouteStream};
+pub use inspect::{
+    ClearQuery, Cleared, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,
+    Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery,
+};
 pub use reply::{
     Changed, Counter, DropEntry, DropsExport, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState,
     PortStatus, Reply, RouteEntry, RouteKind, RoutePage, RouteSource, Staged, Version, ViaEntry,
@@ -44,7 +49,7 @@ pub trait Backend {
     /// Answers one request completely: a change has been applied (no worker uses the old tables) or
     /// nothing has changed.
     ///
-    /// Of the enum only these arrive: `Show*`, `DropsExport`, `Apply` (with `text` and `files` filled
+    /// Of the enum only these arrive: `Show*`, `ClearSessions`, `DropsExport`, `Apply` (with `text` and `files` filled
     /// in) and `Commit` (with `patches`). The session answers the rest.
     fn execute(&mut self, request: Request) -> Result<Reply, Fault>;
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::base64;
+use super::inspect::{Cleared, GroupEntry, MappingPage, PoolEntry, RuleList, SessionPage};
 use crate::config::{
     DeviceName, InterfaceAddress, InterfaceName, Lag, Mac, PortMode, PortName, Prefix, Vlan, VrfName,
     ZoneName,
@@ -32,6 +33,18 @@ pub enum Reply {
     Drops(Vec<DropEntry>),
     /// To `show.workers`.
     Workers(Vec<WorkerStatus>),
+    /// To `show.sessions`.
+    Sessions(SessionPage),
+    /// To `clear.sessions`.
+    Cleared(Cleared),
+    /// To `show.nat`.
+    Nat(Vec<PoolEntry>),
+    /// To `show.nat.mappings`.
+    Mappings(MappingPage),
+    /// To `show.rules`.
+    Rules(RuleList),
+    /// To `show.groups`.
+    Groups(Vec<GroupEntry>),
     /// To `drops.export`.
     DropsExport(DropsExport),
     /// To `begin`, `abort`, `upload` and changes inside a transaction.
@@ -341,6 +354,14 @@ pub struct WorkerStatus {
     pub long_gaps: u64,
     /// Free frames in its pool.
     pub frames_free: u64,
+    /// Sessions it has.
+    pub sessions: u64,
+    /// Sessions it opened, since the start.
+    pub sessions_opened: u64,
+    /// Sessions that ended, since the start.
+    pub sessions_ended: u64,
+    /// Sessions of each family (IPv4, IPv6) it has room for.
+    pub session_capacity: u64,
 }
 
 /// The latest dropped packets.

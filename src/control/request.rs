@@ -8,8 +8,11 @@ use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::ser::{SerializeSeq as _, SerializeTuple as _, Serializer};
 use serde::{Deserialize, Serialize};
 
+use super::inspect::{ClearQuery, MappingsQuery, SessionsQuery};
 use crate::config::route_file::parse_via;
-use crate::config::{InterfaceName, Name, Neighbour, NotAllowed, Prefix, Route, RouteTarget, VrfName};
+use crate::config::{
+    GroupName, InterfaceName, Name, Neighbour, NotAllowed, Prefix, Route, RouteTarget, VrfName,
+};
 
 /// One request: `method` and `params` of JSON-RPC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +49,32 @@ pub enum Request {
     /// Workers: load and health.
     #[serde(rename = "show.workers")]
     ShowWorkers {},
+    /// Sessions that match, some at a time; or only how many.
+    #[serde(rename = "show.sessions")]
+    ShowSessions(SessionsQuery),
+    /// Ends sessions that match, some at a time.
+    #[serde(rename = "clear.sessions")]
+    ClearSessions(ClearQuery),
+    /// NAT pools: how much of them is in use.
+    #[serde(rename = "show.nat")]
+    ShowNat {},
+    /// NAT mappings that match, some at a time.
+    #[serde(rename = "show.nat.mappings")]
+    ShowMappings(MappingsQuery),
+    /// Rules with exact counters. While the answer has `next`, ask again with it.
+    #[serde(rename = "show.rules")]
+    ShowRules {
+        /// `next` of the answer before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+    },
+    /// Groups, their members, and who uses them.
+    #[serde(rename = "show.groups")]
+    ShowGroups {
+        /// Only this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<GroupName>,
+    },
     /// The latest dropped packets as pcapng.
     #[serde(rename = "drops.export")]
     DropsExport {},

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::Backend;
+use super::inspect::Cleared;
 use super::line::{Line, LineBuffer};
 use super::reply::{Changed, Reply, Staged};
 use super::request::{Patch, Request};
@@ -203,7 +204,13 @@ impl Session {
             | Request::ShowCounters {}
             | Request::ShowDrops {}
             | Request::ShowWorkers {}
+            | Request::ShowSessions(_)
+            | Request::ShowNat {}
+            | Request::ShowMappings(_)
+            | Request::ShowRules { .. }
+            | Request::ShowGroups { .. }
             | Request::DropsExport {} => backend.execute(request),
+            Request::ClearSessions(_) => self.audited("clear.sessions", 0, request, backend),
             Request::Upload { name, text } => self.upload(name, &text, shared, limits),
             Request::Apply { file_name, text, .. } => self.apply(file_name, text, backend, shared),
             Request::RouteAdd { routes } => {
@@ -379,6 +386,9 @@ impl Session {
         match &answer {
             Ok(Reply::Changed(Changed { generation, .. })) => {
                 tracing::info!(target: "softgate::audit", uid, pid, method, changes, generation, took_us, "changed");
+            }
+            Ok(Reply::Cleared(Cleared { ended, .. })) => {
+                tracing::info!(target: "softgate::audit", uid, pid, method, ended, took_us, "cleared");
             }
             Ok(_) => tracing::info!(target: "softgate::audit", uid, pid, method, changes, took_us, "done"),
             Err(fault) => {

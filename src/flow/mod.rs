@@ -8,15 +8,18 @@
 //! tcp      the connection tracker
 //! nat      mappings of inside endpoints to external ports
 //! fragments   datagrams of which fragments are under way
+//! scan     what commands ask for and see of a session
 //! ```
 //!
 //! Everything here belongs to one worker. What nodes and workers share (the claims of port blocks) is a table of
 //! atomic words.
 
+pub mod counted;
 pub mod fragments;
 pub mod index;
 pub mod key;
 pub mod nat;
+pub mod scan;
 pub mod table;
 pub mod tcp;
 mod wheel;
@@ -217,21 +220,54 @@ fn expire_in<A: Address>(
             table.arm(session, due);
             continue;
         }
-        table.record(session).mappings().for_each(|mapping| nat.release(mapping, now));
-        account(table, session, counters);
+        retire(table, nat, session, now, counters);
         table.remove_disarmed(session);
     }
 }
 
-/// Counts a session that ends, and what it carried for its rules.
-pub fn account<A: Address>(table: &FlowTable<A>, session: u32, counters: &WorkerCounters) {
+/// Ends a session before its time.
+pub fn end<A: Address>(
+    table: &mut FlowTable<A>,
+    nat: &mut Bindings,
+    session: u32,
+    now: Nanos,
+    counters: &WorkerCounters,
+) {
+    retire(table, nat, session, now, counters);
+    table.remove(session);
+}
+
+/// Counts a session that ends and gives back what it holds.
+fn retire<A: Address>(
+    table: &mut FlowTable<A>,
+    nat: &mut Bindings,
+    session: u32,
+    now: Nanos,
+    counters: &WorkerCounters,
+) {
+    table.record(session).mappings().for_each(|mapping| nat.release(mapping, now));
     add(&counters.sessions_ended, 1);
-    let record = table.record(session);
+    settle(table, session, counters);
+}
+
+/// Counts for the session's rules what it carried since this was done last. So what the rules' counters say is
+/// exact at any time, once every live session is settled: nothing is counted twice and none runs backwards.
+pub fn settle<A: Address>(table: &mut FlowTable<A>, session: u32, counters: &WorkerCounters) {
     let flows = [0, 1].map(|direction| table.flow(Handle::new(session, direction)));
-    let (packets, bytes) = (flows.iter().map(|f| f.packets()).sum(), flows.iter().map(|f| f.bytes).sum());
+    let (packets, bytes) =
+        (flows[0].packets() + flows[1].packets(), flows[0].bytes.wrapping_add(flows[1].bytes));
+    let record = table.record(session);
+    if (packets, bytes) == (record.settled_packets, record.settled_bytes) {
+        return;
+    }
+    // A flow counts 40 bits of packets: so much may have come since.
+    let new_packets = packets.wrapping_sub(record.settled_packets) & ((1 << 40) - 1);
+    let new_bytes = bytes.wrapping_sub(record.settled_bytes);
     let rule = counters.rules.get(record.rule as usize);
     let nat_rule = counters.nat_rules.get(usize::from(record.nat_rule));
-    rule.into_iter().chain(nat_rule).for_each(|rule| rule.carried(packets, bytes));
+    rule.into_iter().chain(nat_rule).for_each(|rule| rule.carried(new_packets, new_bytes));
+    let record = table.record_mut(session);
+    (record.settled_packets, record.settled_bytes) = (packets, bytes);
 }
 
 /// When the session has been idle for its time.

@@ -124,6 +124,10 @@ pub struct Record {
     pub mapping: u32,
     /// The NAT mapping it came in by, as [`Record::name`].
     pub bound: u32,
+    /// Packets of both directions that are in its rules' counters.
+    pub settled_packets: u64,
+    /// Bytes of them.
+    pub settled_bytes: u64,
     /// When it began.
     pub created: Tick,
     /// Slot of the rule that allowed it.

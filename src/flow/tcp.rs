@@ -131,6 +131,38 @@ pub enum State {
     Refused,
 }
 
+impl State {
+    /// All.
+    pub const ALL: [State; 10] = [
+        State::None,
+        State::SynSent,
+        State::SimultaneousOpen,
+        State::SynReceived,
+        State::Established,
+        State::FinOriginal,
+        State::FinReply,
+        State::BothFin,
+        State::Closing,
+        State::Refused,
+    ];
+
+    /// As commands print it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::None => "none",
+            State::SynSent => "syn-sent",
+            State::SimultaneousOpen => "simultaneous-open",
+            State::SynReceived => "syn-received",
+            State::Established => "established",
+            State::FinOriginal => "fin-original",
+            State::FinReply => "fin-reply",
+            State::BothFin => "both-fin",
+            State::Closing => "closing",
+            State::Refused => "refused",
+        }
+    }
+}
+
 /// Why a segment is to be dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TcpFault {

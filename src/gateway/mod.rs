@@ -2,6 +2,7 @@
 
 mod device;
 mod gaps;
+pub mod inspect;
 mod requests;
 mod show;
 
@@ -31,6 +32,7 @@ use crate::time::Nanos;
 use crate::worker::{Node, QueueStatus, Worker};
 pub use device::{BackEnd, Device};
 use gaps::RunQueue;
+use inspect::{Inspector, PoolHistory};
 
 /// How long an idle worker keeps spinning before it blocks: longer than the gaps of busy traffic, short
 /// enough that an idle gateway costs nothing.
@@ -201,6 +203,7 @@ pub struct Gateway {
     workers: Vec<WorkerHandle>,
     watcher: LinkWatcher,
     started: Instant,
+    pool_history: PoolHistory,
 }
 
 impl Gateway {
@@ -240,6 +243,7 @@ impl Gateway {
             workers,
             watcher,
             started,
+            pool_history: PoolHistory::default(),
         };
         gateway.reconfigure(config, true)?;
         Ok(gateway)
@@ -650,6 +654,22 @@ impl Gateway {
     /// When it started.
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Notes what forecasts are made from; to be called at least every few seconds.
+    pub fn note_history(&mut self) {
+        let now = Nanos(self.started.elapsed().as_nanos() as u64);
+        self.pool_history.note(now, &self.node.tables.load().policy, &self.node.claims);
+    }
+
+    fn inspector(&self) -> Inspector<'_> {
+        Inspector {
+            node: &self.node,
+            compiler: &self.compiler,
+            config: &self.config,
+            started: self.started,
+            history: &self.pool_history,
+        }
     }
 
     /// What each worker says of its queues; a worker that does not answer is left out.

@@ -372,6 +372,14 @@ impl Gateway {
 
     pub(super) fn show_counters(&self) -> Vec<Counter> {
         let totals = self.totals();
+        let workers = &self.node().counters;
+        let sum = |of: fn(&WorkerCounters) -> &std::sync::atomic::AtomicU64| -> u64 {
+            workers.iter().map(|worker| of(worker).load(Ordering::Relaxed)).sum()
+        };
+        // Ended ones first: the difference is never below what there is.
+        let ended = sum(|worker| &worker.sessions_ended);
+        let opened = sum(|worker| &worker.sessions_opened);
+        let capacity = workers.len() as u64 * u64::from(self.node().capacity.sessions);
         let plain = [
             ("received", totals.received, "Frames received from all ports."),
             ("sent", totals.sent, "Frames given to all ports."),
@@ -379,6 +387,14 @@ impl Gateway {
             ("originated", totals.originated, "Packets the gateway made: answers, errors, requests."),
             ("fragments", totals.fragments, "Fragments made beyond each packet's first."),
             ("errors-limited", totals.errors_limited, "ICMP errors withheld by a rate limit."),
+            ("sessions.now", opened.saturating_sub(ended), "Sessions there are."),
+            ("sessions.opened", opened, "Sessions that began."),
+            ("sessions.ended", ended, "Sessions that ended."),
+            (
+                "sessions.capacity",
+                capacity,
+                "Sessions of each family (IPv4, IPv6) there is room for, on all workers together.",
+            ),
         ];
         let mut counters: Vec<Counter> = plain
             .into_iter()
@@ -504,6 +520,10 @@ impl Gateway {
                     longest_gap_own_us: counters.longest_gap_own_ns.swap(0, Ordering::Relaxed) / 1000,
                     long_gaps: load(&counters.long_gaps),
                     frames_free: load(&counters.frames_free),
+                    sessions: load(&counters.sessions_opened).saturating_sub(load(&counters.sessions_ended)),
+                    sessions_opened: load(&counters.sessions_opened),
+                    sessions_ended: load(&counters.sessions_ended),
+                    session_capacity: self.node().capacity.sessions.into(),
                 }
             })
             .collect()

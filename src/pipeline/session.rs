@@ -6,9 +6,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::Filtering;
-use crate::flow::nat::Refused;
+use crate::flow::nat::{Bindings, Refused};
 use crate::flow::{
-    Address, Flow, FlowTable, Flows, Full, Handle, Record, Tick, Tuple, account, flow_flags, tcp, timeout,
+    Address, Flow, FlowTable, Flows, Full, Handle, Record, Tick, Tuple, flow_flags, settle, tcp, timeout,
 };
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Verdict, checksum, flags};
@@ -77,17 +77,26 @@ pub(super) fn whole<A: Table>(
 /// Gives each family its table, so that everything here is written once.
 pub(super) trait Table: Address {
     fn table(flows: &mut Flows) -> &mut FlowTable<Self>;
+    fn table_and_nat(flows: &mut Flows) -> (&mut FlowTable<Self>, &mut Bindings);
 }
 
 impl Table for u32 {
     fn table(flows: &mut Flows) -> &mut FlowTable<u32> {
         &mut flows.v4
     }
+
+    fn table_and_nat(flows: &mut Flows) -> (&mut FlowTable<u32>, &mut Bindings) {
+        (&mut flows.v4, &mut flows.nat)
+    }
 }
 
 impl Table for u128 {
     fn table(flows: &mut Flows) -> &mut FlowTable<u128> {
         &mut flows.v6
+    }
+
+    fn table_and_nat(flows: &mut Flows) -> (&mut FlowTable<u128>, &mut Bindings) {
+        (&mut flows.v6, &mut flows.nat)
     }
 }
 
@@ -261,7 +270,10 @@ fn install<A: Table>(
         let pool = &cx.tables.policy.pools[usize::from(pool)];
         let given = flows
             .map(pool, question.vrf, question.src, question.protocol, question.src_port, cx.now)
-            .map_err(nat_reason)?;
+            .map_err(|refused| {
+                cx.counters.pools.get(usize::from(pool.id())).inspect(|pool| pool.refuse(refused as usize));
+                nat_reason(refused)
+            })?;
         leaves.src = A::from_ip(Ipv4Addr::from(given.addr).into()).ok_or(DropReason::NatFamily)?;
         // Others show no port that could be another (SCTP's checksum is not ours to mend).
         if matches!(tuple.protocol, protocol::TCP | protocol::UDP | protocol::ICMP) {
@@ -290,6 +302,8 @@ fn install<A: Table>(
         tcp: tracker,
         mapping: Record::name(mapping),
         bound: Record::name(bound),
+        settled_packets: 0,
+        settled_bytes: 0,
         created: now,
         rule: allowed.ruling.rule,
         nat_rule: allowed.nat_rule,
@@ -329,9 +343,8 @@ fn nat_reason(refused: Refused) -> DropReason {
 
 /// Ends a session before its time.
 fn end<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) {
-    A::table(flows).record(session).mappings().for_each(|id| flows.release(id, cx.now));
-    account(A::table(flows), session, cx.counters);
-    A::table(flows).remove(session);
+    let (table, nat) = A::table_and_nat(flows);
+    crate::flow::end(table, nat, session, cx.now, cx.counters);
 }
 
 /// One direction, compiled.
@@ -515,6 +528,10 @@ pub(super) fn decide_again<A: Table>(
         reply.ingress = allowed.egress;
     }
     (reply.egress, reply.neighbour, reply.epoch) = (egress, via.unwrap_or(NO_NEIGHBOUR), epoch);
-    table.record_mut(session).rule = allowed.ruling.rule;
+    if record.rule != allowed.ruling.rule {
+        // What it carried so far was for the rule before.
+        settle(table, session, cx.counters);
+        table.record_mut(session).rule = allowed.ruling.rule;
+    }
     Ok(())
 }

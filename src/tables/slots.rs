@@ -44,6 +44,11 @@ impl Slots {
         self.by_name.get(name).and_then(|slot| u16::try_from(*slot).ok())
     }
 
+    /// As [`Slots::get`], for what there may be more of.
+    pub fn wide(&self, name: &str) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
     /// All names, by slot.
     pub fn names(&self) -> &[String] {
         &self.names

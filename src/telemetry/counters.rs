@@ -28,12 +28,36 @@ pub struct InterfaceCounters {
     pub drops: AtomicU64,
 }
 
-/// Counters of one rule, as one worker saw it. Packets of live sessions are not in them yet.
+/// Kinds of refusal of a NAT pool.
+pub const REFUSALS: usize = crate::flow::nat::Refused::ALL.len();
+
+/// What one worker knows of one NAT pool.
+#[derive(Debug, Default)]
+pub struct PoolCounters {
+    /// Sessions that got no mapping, by the number of the reason.
+    pub refused: [AtomicU64; REFUSALS],
+    /// Inside hosts, as of the last count.
+    pub hosts: AtomicU64,
+    /// Mappings that sessions use, as of the last count.
+    pub live: AtomicU64,
+    /// Mappings in hold-down, as of the last count.
+    pub held: AtomicU64,
+}
+
+impl PoolCounters {
+    /// Counts a refusal.
+    pub fn refuse(&self, reason: usize) {
+        add(&self.refused[reason], 1);
+    }
+}
+
+/// Counters of one rule, as one worker saw it. What live sessions carry is in them as of the last time that they
+/// were settled ([`crate::flow::settle`]).
 #[derive(Debug, Default)]
 pub struct RuleCounters {
     /// Sessions it let begin, or packets it refused.
     pub hits: AtomicU64,
-    /// Packets of its sessions that ended, in both directions, and those it refused.
+    /// Packets of its sessions, in both directions, and those it refused.
     pub packets: AtomicU64,
     /// Bytes of them, IP header included.
     pub bytes: AtomicU64,
@@ -86,6 +110,8 @@ pub struct WorkerCounters {
     pub rules: BySlot<RuleCounters>,
     /// By NAT rule slot.
     pub nat_rules: BySlot<RuleCounters>,
+    /// By pool slot.
+    pub pools: BySlot<PoolCounters>,
     /// Generation of the tables the worker used last.
     pub generation: Seen,
     /// Free frames in the pool, as of the last turn.
@@ -118,6 +144,7 @@ impl WorkerCounters {
             interfaces: (0..interfaces).map(|_| InterfaceCounters::default()).collect(),
             rules: BySlot::default(),
             nat_rules: BySlot::default(),
+            pools: BySlot::default(),
             generation: Seen::default(),
             frames_free: AtomicU64::new(0),
             longest_gap_ns: AtomicU64::new(0),

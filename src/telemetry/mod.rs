@@ -3,5 +3,5 @@
 mod counters;
 mod recorder;
 
-pub use counters::{InterfaceCounters, RuleCounters, Totals, WorkerCounters, add};
+pub use counters::{InterfaceCounters, PoolCounters, RuleCounters, Totals, WorkerCounters, add};
 pub use recorder::{DropRecord, DropRecorder, RECORD_BYTES};

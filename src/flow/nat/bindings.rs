@@ -126,6 +126,7 @@ pub struct MappingView {
 
 /// Why there is no mapping. The packet is dropped, and no live mapping makes room (RFC 6888 REQ-11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Refused {
     /// The host has as many blocks as it may, and all its ports are in use (RFC 6888 REQ-4).
     HostQuota,
@@ -137,6 +138,28 @@ pub enum Refused {
     NotSubscriber,
     /// The worker has no room: mappings, hosts, blocks or pages.
     TableFull,
+}
+
+impl Refused {
+    /// All, in the order of their numbers.
+    pub const ALL: [Refused; 5] = [
+        Refused::HostQuota,
+        Refused::PoolExhausted,
+        Refused::AddressExhausted,
+        Refused::NotSubscriber,
+        Refused::TableFull,
+    ];
+
+    /// As commands print it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Refused::HostQuota => "host-quota",
+            Refused::PoolExhausted => "pool-exhausted",
+            Refused::AddressExhausted => "address-exhausted",
+            Refused::NotSubscriber => "not-subscriber",
+            Refused::TableFull => "table-full",
+        }
+    }
 }
 
 /// How much is in use.
@@ -435,6 +458,24 @@ impl Bindings {
         self.pages.used() > 0
     }
 
+    /// Host entries; [`Bindings::pool_of_host`] reads one.
+    pub fn host_entries(&self) -> u32 {
+        self.hosts.len()
+    }
+
+    /// The pool of a host entry in use.
+    pub fn pool_of_host(&self, host: u32) -> Option<u16> {
+        let entry = &self.hosts[host];
+        (entry.block_count > 0).then_some(entry.pool)
+    }
+
+    /// Pool, live and held mappings of a page in use.
+    pub fn page_use(&self, page: u32) -> Option<(u16, u32, u32)> {
+        let entry = &self.pages[page];
+        let held = entry.held.count_ones();
+        (entry.host != NONE).then(|| (self.hosts[entry.host].pool, entry.used.count_ones() - held, held))
+    }
+
     /// Number of pages: [`Bindings::mappings_in`] reads them in portions.
     pub fn pages(&self) -> u32 {
         self.pages.len()
@@ -444,6 +485,16 @@ impl Bindings {
     pub fn mappings_in(&self, pages: std::ops::Range<u32>) -> impl Iterator<Item = MappingView> {
         let used = pages.filter(|page| self.pages[*page].host != NONE);
         used.flat_map(move |page| (0..PAGE).filter_map(move |position| self.view(page * PAGE + position)))
+    }
+
+    /// Number of mapping numbers.
+    pub fn mapping_numbers(&self) -> u32 {
+        self.pages.len() * PAGE
+    }
+
+    /// A mapping by number, live or in hold-down.
+    pub fn mapping_at(&self, id: u32) -> Option<MappingView> {
+        if self.pages[id / PAGE].host == NONE { None } else { self.view(id) }
     }
 
     /// Bytes when all is in use; IPv4 only.

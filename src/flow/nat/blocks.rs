@@ -269,6 +269,12 @@ impl BlockClaims {
             .count() as u32
     }
 
+    /// How many of these high units are claimed.
+    pub(super) fn claimed_among(&self, slot: u16, units: &UnitSet) -> u32 {
+        let words = self.used_words(slot)[HIGH_WORDS].iter().zip(&units[HIGH_WORDS]);
+        words.map(|(used, units)| (used.load(Ordering::Relaxed) & units).count_ones()).sum()
+    }
+
     fn claimed_ports(&self, slot: u16) -> u32 {
         let used = self.used_words(slot);
         let units = |words: std::ops::Range<usize>| -> u32 {

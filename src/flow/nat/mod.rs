@@ -31,7 +31,7 @@ pub use bindings::{Bindings, Capacity, Limits, Mapping, MappingView, Outside, Re
 pub use blocks::{BlockClaims, Owner};
 pub use deterministic::Subscribers;
 pub use events::{Event, EventKind};
-pub use pool::{AddressRange, BadPool, Pairing, Pool, PoolSpec, Ports};
+pub use pool::{AddressRange, BadPool, Blocks, Pairing, Pool, PoolSpec, Ports};
 
 /// What has a port space of its own at an external address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -149,6 +149,15 @@ impl Kind {
     }
 }
 
+/// Blocks of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// All.
+    pub all: u32,
+    /// Those that hosts have.
+    pub given: u32,
+}
+
 /// A compiled pool.
 #[derive(Debug)]
 pub struct Pool {
@@ -248,6 +257,28 @@ impl Pool {
     #[inline]
     pub fn contains(&self, addr: u32) -> bool {
         self.index_of(addr).is_some()
+    }
+
+    /// Ports a host takes at once.
+    pub fn block_size(&self) -> u16 {
+        self.block_units * UNIT_PORTS
+    }
+
+    /// Its addresses, as ranges.
+    pub fn ranges(&self) -> impl Iterator<Item = AddressRange> {
+        self.ranges.iter().map(|range| AddressRange { first: range.first.into(), last: range.last.into() })
+    }
+
+    /// How many of its blocks hosts have, low ports left out. Pools with ports of one address each see their own.
+    pub fn blocks(&self, claims: &BlockClaims) -> Blocks {
+        // All ports between the first and the last, computed blocks included.
+        let mut units = [0; UNIT_WORDS];
+        (Unit::of(self.ports.first).0..=Unit::of(self.ports.last).0)
+            .for_each(|unit| Unit(unit).add_to(&mut units));
+        let whole = |word: &u64| super::blocks::aligned_runs(*word, self.block_units).count_ones();
+        let each: u32 = units[HIGH_WORDS].iter().map(whole).sum();
+        let given: u32 = self.slots.iter().map(|slot| claims.claimed_among(*slot, &units)).sum();
+        Blocks { all: each * self.addresses(), given: given.div_ceil(u32::from(self.block_units)) }
     }
 
     /// RFC 7422 section 2, function 1: external address and ports of an inside address. None: the pool is not
@@ -409,8 +440,8 @@ mod tests {
             compile(&spec).map(|_| ()).map_err(|error| error.to_string())
         };
         let ports = |first, last| Ports { first, last, low: false };
-        type Case<'a> = (&'a dyn Fn(&mut PoolSpec), &'a str);
-        let cases: [Case<'_>; 10] = [
+        type Change<'a> = &'a dyn Fn(&mut PoolSpec);
+        let cases: [(Change<'_>, &str); 10] = [
             (&|s| s.addresses.clear(), "a pool needs an address"),
             (
                 &|s| s.addresses = vec![range("192.0.2.2", "192.0.2.1")],

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::groups::{Groups, Set};
 use super::nat::{Destination, Destinations, Side, Static, Statics};
 use super::rules::{ANY, Condition, Line, Rules};
+use super::shadows::Shadows;
 use super::{
     Action, DestinationNat, NO_ZONE, Policy, RateLimit, RuleInfo, SELF, SessionLimits, Source, SourceRule,
 };
@@ -85,6 +86,11 @@ impl PolicySlots {
         }
     }
 
+    /// Number of a zone that has one.
+    pub fn known_zone(&self, name: &str) -> Option<u8> {
+        if name == config::Side::SELF { Some(SELF) } else { self.zones.get(name).map(|slot| slot as u8 + 1) }
+    }
+
     fn rule(&mut self, name: &str) -> Result<u32, CompileError> {
         self.rules.wide_slot(name, MAX_RULES).map_err(|source| CompileError::Slots { what: "rules", source })
     }
@@ -143,6 +149,7 @@ impl Policy {
             },
             groups,
             rules: Rules::compile([], Key::default()),
+            shadows: Shadows::default(),
             rule_info: Vec::new(),
             sources: Rules::compile([], Key::default()),
             source_rules: Vec::new(),
@@ -269,6 +276,7 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
     let Pools { pools, pool_of, .. } = pools;
     Ok(Policy {
         groups,
+        shadows: Shadows::of(&lines),
         rules: Rules::compile(lines, key),
         rule_info,
         sources: Rules::compile(source_lines, key),

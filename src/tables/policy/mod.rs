@@ -7,6 +7,7 @@ mod compile;
 mod groups;
 mod nat;
 mod rules;
+mod shadows;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use crate::tables::{Interface, NO_INTERFACE, same_prefix_v4, same_prefix_v6};
 use groups::Groups;
 use nat::{Destinations, Side, Statics};
 use rules::Rules;
+use shadows::Shadows;
 
 pub use compile::{MAX_RULES, PolicySlots, policy};
 
@@ -231,6 +233,7 @@ pub struct Policy {
     /// Pools of outside addresses.
     pub pools: Vec<Pool>,
     groups: Groups,
+    shadows: Shadows,
     rules: Rules,
     rule_info: Vec<RuleInfo>,
     sources: Rules,
@@ -320,6 +323,27 @@ impl Policy {
                 own.map(|pool| SourceNat::Pool { pool, rule: rule.slot })
             })
             .unwrap_or(SourceNat::None)
+    }
+
+    /// Slots of the rules that never match because an earlier one matches all they would, each with that one.
+    /// Worked out when first asked for; `None`: there are too many.
+    pub fn shadowed(&self) -> Option<Vec<(u32, u32)>> {
+        let slot = |at: u32| self.rule_info[at as usize].slot;
+        let shadowed = self.shadows.shadowed()?;
+        Some(shadowed.iter().map(|(rule, by)| (slot(*rule), slot(*by))).collect())
+    }
+
+    /// Source NAT rules that have a pool: index of the pool and slot of the rule.
+    pub fn pool_users(&self) -> Vec<(u16, u16)> {
+        let users = self.source_rules.iter().flat_map(|rule| {
+            let pools = match &rule.source {
+                Source::Exempt => Vec::new(),
+                Source::Pool(pool) => vec![*pool],
+                Source::Interface(pools) => pools.values().copied().collect(),
+            };
+            pools.into_iter().map(|pool| (pool, rule.slot))
+        });
+        users.collect()
     }
 
     /// The pool that an outside address is in.
