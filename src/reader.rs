@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 
-use crate::flow::nat::{Bindings, MappingView};
+use crate::flow::nat::MappingView;
 use crate::flow::scan::{Filter, MappingFilter, SessionView};
 use crate::flow::{self, Address, FlowTable, Flows, Timers};
 use crate::telemetry::{WorkerCounters, add};
@@ -339,7 +339,7 @@ enum Match {
 fn session<A: Address>(
     task: Task,
     table: &mut FlowTable<A>,
-    nat: &mut Bindings,
+    nat: &mut flow::Holdings,
     session: u32,
     now: Nanos,
     timers: &Timers,

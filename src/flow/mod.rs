@@ -25,12 +25,13 @@ pub mod tcp;
 mod wheel;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::packet::Handle;
 pub use key::{Address, Tuple};
-pub use table::{Flow, FlowTable, Full, Record, Tick, flow_flags};
+pub use table::{Flow, FlowTable, Full, Record, Tick, flow_flags, record_flags};
 
 use crate::mem::{Frame, MemoryError};
 use crate::neighbours::addr_key;
@@ -39,6 +40,7 @@ use crate::packet::hash::{self, Key};
 use crate::packet::view::protocol;
 use crate::telemetry::{WorkerCounters, add};
 use crate::time::Nanos;
+use counted::Counted;
 use fragments::Fragments;
 use nat::{Bindings, BlockClaims, Inside, Limits, Mapping, Outside, Owner, Pool, Refused};
 
@@ -72,7 +74,7 @@ pub struct Flows {
     /// IPv6.
     pub v6: FlowTable<u128>,
     /// Source NAT.
-    pub nat: Bindings,
+    pub nat: Holdings,
     /// Datagrams in fragments.
     pub fragments: Fragments<Held>,
     /// When mappings are looked at next.
@@ -91,6 +93,77 @@ pub struct Held {
     pub frame: Frame,
     /// Where it had come from.
     pub ingress: Ingress,
+}
+
+/// What sessions hold besides their place in a table.
+#[derive(Debug)]
+pub struct Holdings {
+    /// Source NAT.
+    bindings: Bindings,
+    /// Sessions by VRF slot and host (IPv6: /64) that began them, as far as there is a limit.
+    hosts: Counted,
+    /// Sessions by mapping and remote address, as far as only these may answer to it.
+    peers: Counted,
+}
+
+impl Deref for Holdings {
+    type Target = Bindings;
+    fn deref(&self) -> &Bindings {
+        &self.bindings
+    }
+}
+
+impl DerefMut for Holdings {
+    fn deref_mut(&mut self) -> &mut Bindings {
+        &mut self.bindings
+    }
+}
+
+impl Holdings {
+    fn new(sessions: u32, key: Key) -> Result<Holdings, MemoryError> {
+        let capacity = nat::Capacity::for_mappings(sessions as usize);
+        Ok(Holdings {
+            bindings: Bindings::new(capacity, Limits::default(), key),
+            hosts: Counted::new(sessions, key)?,
+            peers: Counted::new(sessions, key)?,
+        })
+    }
+
+    /// Sessions that a host has begun, as far as they were counted.
+    pub fn sessions_of(&self, vrf: u16, src: IpAddr) -> u32 {
+        self.hosts.count(nat::host_of(addr_key(src)), vrf.into())
+    }
+
+    /// Counts one more session of a host. False: no room.
+    #[must_use]
+    pub fn count_host(&mut self, vrf: u16, src: IpAddr) -> bool {
+        self.hosts.add(nat::host_of(addr_key(src)), vrf.into())
+    }
+
+    /// True if something was sent from the mapping to the address.
+    pub fn knows_peer(&self, mapping: u32, remote: IpAddr) -> bool {
+        self.peers.count(addr_key(remote), mapping) > 0
+    }
+
+    /// Notes that something was sent from the mapping to the address. False: no room.
+    #[must_use]
+    pub fn count_peer(&mut self, mapping: u32, remote: IpAddr) -> bool {
+        self.peers.add(addr_key(remote), mapping)
+    }
+
+    /// Gives back what a session holds. `flow` is its first packet's direction.
+    fn give_back<A: Address>(&mut self, record: &Record, flow: &Flow<A>, now: Nanos) {
+        record.mappings().for_each(|mapping| self.bindings.release(mapping, now));
+        let Flow { tuple, new_dst, .. } = flow;
+        if record.flags & record_flags::HOST_COUNTED != 0 {
+            self.hosts.remove(nat::host_of(addr_key(tuple.src.ip())), tuple.vrf.into());
+        }
+        if record.flags & record_flags::PEER_COUNTED != 0
+            && let Some(mapping) = record.mapping.checked_sub(1)
+        {
+            self.peers.remove(addr_key(new_dst.ip()), mapping);
+        }
+    }
 }
 
 /// How many sessions a worker has room for.
@@ -127,7 +200,7 @@ impl Flows {
         Ok(Flows {
             v4: FlowTable::new(sessions, key, populate)?,
             v6: FlowTable::new(sessions, key, populate)?,
-            nat: Bindings::new(nat::Capacity::for_mappings(sessions as usize), Limits::default(), key),
+            nat: Holdings::new(sessions, key)?,
             fragments: Fragments::new(key)?,
             sweep_due: Nanos(0),
             claims,
@@ -194,7 +267,8 @@ impl Flows {
         expire_in(&mut self.v4, &mut self.nat, timers, now, tick, &mut budget, counters);
         expire_in(&mut self.v6, &mut self.nat, timers, now, tick, &mut budget, counters);
         if self.sweep_due <= now {
-            self.nat.sweep(&self.claims, now, self.nat.pages() / SWEEPS + 1);
+            let pages = self.nat.pages() / SWEEPS + 1;
+            self.nat.sweep(&self.claims, now, pages);
             self.sweep_due = now.plus(SWEEP_INTERVAL);
         }
         let datagrams_wait = self.fragments.expire(now);
@@ -204,7 +278,7 @@ impl Flows {
 
 fn expire_in<A: Address>(
     table: &mut FlowTable<A>,
-    nat: &mut Bindings,
+    nat: &mut Holdings,
     timers: &Timers,
     now: Nanos,
     tick: Tick,
@@ -228,7 +302,7 @@ fn expire_in<A: Address>(
 /// Ends a session before its time.
 pub fn end<A: Address>(
     table: &mut FlowTable<A>,
-    nat: &mut Bindings,
+    nat: &mut Holdings,
     session: u32,
     now: Nanos,
     counters: &WorkerCounters,
@@ -240,12 +314,12 @@ pub fn end<A: Address>(
 /// Counts a session that ends and gives back what it holds.
 fn retire<A: Address>(
     table: &mut FlowTable<A>,
-    nat: &mut Bindings,
+    nat: &mut Holdings,
     session: u32,
     now: Nanos,
     counters: &WorkerCounters,
 ) {
-    table.record(session).mappings().for_each(|mapping| nat.release(mapping, now));
+    nat.give_back(table.record(session), table.flow(Handle::new(session, 0)), now);
     add(&counters.sessions_ended, 1);
     settle(table, session, counters);
 }

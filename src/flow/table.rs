@@ -164,6 +164,10 @@ impl Record {
 pub mod record_flags {
     /// In use.
     pub const LIVE: u8 = 1;
+    /// Counts against its host's limit.
+    pub const HOST_COUNTED: u8 = 2;
+    /// Counts as a peer of its mapping.
+    pub const PEER_COUNTED: u8 = 4;
 }
 
 /// The table is full, or too many flows share a place in it.

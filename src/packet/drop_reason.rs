@@ -123,6 +123,8 @@ pub enum DropReason {
     NatHairpin,
     /// `rate_limit` of the rule.
     RuleRateLimit,
+    /// `flows.per_host_sessions`.
+    HostSessionLimit,
     /// RFC 5508 REQ-4.
     IcmpErrorNoSession,
     /// A fragment of which the first is not known any more.
@@ -383,6 +385,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "rule-rate-limit",
             None,
             "A new session beyond the `rate_limit` of the rule that allows it.",
+        ),
+        (
+            HostSessionLimit,
+            "host-session-limit",
+            Some(Prohibited),
+            "A new session of a host (IPv6: a /64) that has `flows.per_host_sessions` already.",
         ),
         (
             IcmpErrorNoSession,

@@ -6,9 +6,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::Filtering;
-use crate::flow::nat::{Bindings, Refused};
+use crate::flow::nat::Refused;
 use crate::flow::{
-    Address, Flow, FlowTable, Flows, Full, Handle, Record, Tick, Tuple, flow_flags, settle, tcp, timeout,
+    Address, Flow, FlowTable, Flows, Full, Handle, Holdings, Record, Tick, Tuple, flow_flags, record_flags,
+    settle, tcp, timeout,
 };
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Verdict, checksum, flags};
@@ -77,7 +78,7 @@ pub(super) fn whole<A: Table>(
 /// Gives each family its table, so that everything here is written once.
 pub(super) trait Table: Address {
     fn table(flows: &mut Flows) -> &mut FlowTable<Self>;
-    fn table_and_nat(flows: &mut Flows) -> (&mut FlowTable<Self>, &mut Bindings);
+    fn table_and_holdings(flows: &mut Flows) -> (&mut FlowTable<Self>, &mut Holdings);
 }
 
 impl Table for u32 {
@@ -85,7 +86,7 @@ impl Table for u32 {
         &mut flows.v4
     }
 
-    fn table_and_nat(flows: &mut Flows) -> (&mut FlowTable<u32>, &mut Bindings) {
+    fn table_and_holdings(flows: &mut Flows) -> (&mut FlowTable<u32>, &mut Holdings) {
         (&mut flows.v4, &mut flows.nat)
     }
 }
@@ -95,7 +96,7 @@ impl Table for u128 {
         &mut flows.v6
     }
 
-    fn table_and_nat(flows: &mut Flows) -> (&mut FlowTable<u128>, &mut Bindings) {
+    fn table_and_holdings(flows: &mut Flows) -> (&mut FlowTable<u128>, &mut Holdings) {
         (&mut flows.v6, &mut flows.nat)
     }
 }
@@ -228,8 +229,16 @@ fn mapped(tables: &Tables, flows: &Flows, question: &Question) -> Option<Mapped>
     let pool = Some(tables.policy.pool_of(question.vrf, dst)?);
     let (inside, id) = flows.mapped(question.vrf, dst, question.protocol, question.dst_port)?;
     let addr = Ipv4Addr::from(inside.addr as u32).into();
-    let allowed = tables.policy.filtering == Filtering::EndpointIndependent;
+    let allowed = may_answer(tables, flows, id, question.src);
     Some(Mapped { id, bound: Bound { addr, port: inside.port, vrf: inside.vrf, allowed, pool } })
+}
+
+/// True if who sends to a mapping needs no rule (RFC 4787 section 5).
+fn may_answer(tables: &Tables, flows: &Flows, mapping: u32, remote: IpAddr) -> bool {
+    match tables.policy.filtering {
+        Filtering::EndpointIndependent => true,
+        Filtering::AddressDependent => flows.nat.knows_peer(mapping, remote),
+    }
 }
 
 /// Makes the session's flows.
@@ -244,6 +253,11 @@ fn install<A: Table>(
     flows: &mut Flows,
     now: Tick,
 ) -> Result<Handle, DropReason> {
+    let (policy, mut held) = (&*cx.tables.policy, 0);
+    let limit = policy.limits.per_host;
+    if limit != u32::MAX && flows.nat.sessions_of(question.vrf, question.src) >= limit {
+        return Err(DropReason::HostSessionLimit);
+    }
     take_token(allowed.ruling, cx)?;
     let has_ports = !matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6);
     let new_dst = A::from_ip(allowed.dst).ok_or(DropReason::NatFamily)?;
@@ -317,6 +331,16 @@ fn install<A: Table>(
     let due = now.after(timeout(&record, tuple.protocol, false, &cx.tables.policy.timers));
     match A::table(flows).insert([forward, reply], record, due) {
         Ok(session) => {
+            if limit != u32::MAX && flows.nat.count_host(question.vrf, question.src) {
+                held |= record_flags::HOST_COUNTED;
+            }
+            if let Some(id) = mapping
+                && policy.filtering == Filtering::AddressDependent
+                && flows.nat.count_peer(id, allowed.dst)
+            {
+                held |= record_flags::PEER_COUNTED;
+            }
+            A::table(flows).record_mut(session).flags |= held;
             bound.inspect(|id| flows.acquire(*id));
             add(&cx.counters.sessions_opened, 1);
             let rule = cx.counters.rules.get(allowed.ruling.rule as usize);
@@ -343,7 +367,7 @@ fn nat_reason(refused: Refused) -> DropReason {
 
 /// Ends a session before its time.
 fn end<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) {
-    let (table, nat) = A::table_and_nat(flows);
+    let (table, nat) = A::table_and_holdings(flows);
     crate::flow::end(table, nat, session, cx.now, cx.counters);
 }
 
@@ -488,7 +512,10 @@ pub(super) fn decide_again<A: Table>(
         addr: forward.new_dst.ip(),
         port: forward.new_dst_port,
         vrf: reply.tuple.vrf,
-        allowed: record.bound != 0 && cx.tables.policy.filtering == Filtering::EndpointIndependent,
+        allowed: record
+            .bound
+            .checked_sub(1)
+            .is_some_and(|id| may_answer(cx.tables, flows, id, tuple.src.ip())),
         pool: None,
     });
     let fate = match decide(cx.tables, &question, bound) {

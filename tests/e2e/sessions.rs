@@ -296,7 +296,8 @@ print(first == second, first[0] == second[0], second[1])
         assert!(std::time::Instant::now() < deadline, "the client does not connect");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let denied = "[[admin_rule]]\nname = \"not-there\"\naction = \"deny\"\nto = { prefix = \"198.51.100.3\" }\n";
+    let denied =
+        "[[admin_rule]]\nname = \"not-there\"\naction = \"deny\"\nto = { prefix = \"198.51.100.3\" }\n";
     let (status, said) = gateway.apply(&lab, &config.with(denied).text(gateway.socket()));
     assert!(status.success(), "{said}");
     std::fs::write(lab.path("connected.applied"), "").expect("the signal can be given");

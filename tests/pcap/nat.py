@@ -246,6 +246,30 @@ def _(c):
     talk.handshake()
 
 
+@story("nat-filtering-address-dependent", "A mapping can be used by those whom the host has sent something to, from any of their ports; by others only with a rule.",
+       "scapy script: RFC 4787 REQ-8 (address-dependent filtering) and section 5", zoned(OUT, INTERNET, extra=nat(filtering="address-dependent")))
+def _(c):
+    p = c.choice("p")
+    Talk(c, A, DNS, seen=(POOL, p)).up(U())
+    Talk(c, A, DNS, seen=(POOL, p)).down(U())
+    Talk(c, A, DNS2, seen=(POOL, p), there=AT_SERVER2).down(U(), drop="firewall-deny")
+    Talk(c, A, (S4, 1000), seen=(POOL, p)).down(U())
+    Talk(c, A, DNS2, seen=(POOL, p), there=AT_SERVER2).up(U())
+    Talk(c, A, (S4B, 1000), seen=(POOL, p), there=AT_SERVER2).down(U())
+
+
+@story("nat-session-limit", "An inside host has as many sessions as it may have and no more; other hosts are not concerned.",
+       "scapy script: RFC 6888 REQ-5, the annotated config (per_host_sessions)", zoned(OUT, extra="[flows]\nper_host_sessions = 3\n\n[icmp]\nrate = 0\n"))
+def _(c):
+    for n in range(3):
+        Talk(c, (H4, 40000 + n), DNS).up(U())
+    Talk(c, (H4, 40003), DNS).up(U(), drop="host-session-limit")
+    Talk(c, (H4, 40002), DNS).up(U())
+    Talk(c, B, DNS, here=AT_HOST2).up(U())
+    c.at(60 * S)
+    Talk(c, (H4, 40003), DNS).up(U())
+
+
 @story("nat-filtering-third-parties", "With address-dependent filtering nobody uses a mapping whom the host has not sent something to, unless a rule lets them.",
        "scapy script: RFC 4787 REQ-8 (address-dependent filtering) and section 5",
        zoned(OUT, INTERNET, rule("monitor", "allow", {"zone": "outside", "prefix": "198.51.100.66"}, {"prefix": H4}, service="udp/40000"),

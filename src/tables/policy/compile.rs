@@ -164,6 +164,7 @@ impl Policy {
 /// Compiles the policy of a config, with slots from `compiler`. Interfaces and VRFs that it names exist in the
 /// config (the check has seen to that) and get their slots here if they have none yet.
 pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, CompileError> {
+    not_yet(config)?;
     let mut build = Build { config, compiler, sets: AHashMap::new(), members: Vec::new(), lists: 0 };
     build.groups()?;
     let mut rule_info = Vec::new();
@@ -287,6 +288,20 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         pool_of,
         ..Policy::behaviour(config)
     })
+}
+
+/// What the config may say and the gateway cannot do yet: better refused than forgotten.
+fn not_yet(config: &Config) -> Result<(), CompileError> {
+    let flows = &config.flows;
+    let limits = [
+        ("flows.half_open", flows.half_open),
+        ("flows.half_open_per_destination", flows.half_open_per_destination),
+    ];
+    if let Some((key, _)) = limits.into_iter().find(|(_, limit)| limit.is_some()) {
+        return Err(CompileError::NotYet { key: key.to_owned() });
+    }
+    let logs = config.admin_rules.iter().chain(&config.rules).find(|rule| rule.log);
+    logs.map_or(Ok(()), |rule| Err(CompileError::NotYet { key: format!("log of rule `{}`", rule.name) }))
 }
 
 /// What a rule asks of a packet besides its two sides and services.
