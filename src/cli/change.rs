@@ -1,4 +1,4 @@
-//! `softgate add ...` and `softgate del ...`: routes and neighbours, by one or by the million.
+//! `softgate add ...` and `softgate del ...`: routes, neighbours and members of groups, by one or by the million.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,10 @@ use clap::Subcommand;
 
 use super::apply::print_changed;
 use super::{Trouble, connect};
-use crate::config::{self, ConfigError, InterfaceName, Mac, Name, Neighbour, Prefix, VrfName, route_file};
-use crate::control::{Changed, NeighbourKey, Request, RouteKey};
+use crate::config::{
+    self, ConfigError, GroupName, InterfaceName, Mac, Member, Name, Neighbour, Prefix, VrfName, route_file,
+};
+use crate::control::{Changed, GroupMembers, NeighbourKey, Request, RouteKey};
 
 /// Arguments of `add`.
 #[derive(Debug, clap::Args)]
@@ -48,6 +50,14 @@ enum Add {
         /// Its MAC
         mac: Mac,
     },
+    /// Add members to a group of the config
+    Group {
+        /// The group
+        group: GroupName,
+        /// Addresses, prefixes, FIRST-LAST or group:NAME
+        #[arg(value_name = "MEMBER", required = true)]
+        members: Vec<Member>,
+    },
 }
 
 /// Arguments of `del`.
@@ -80,6 +90,14 @@ enum Del {
         interface: InterfaceName,
         /// Its address
         address: IpAddr,
+    },
+    /// Take members out of a group
+    Group {
+        /// The group
+        group: GroupName,
+        /// Members, as they were put in
+        #[arg(value_name = "MEMBER", required = true)]
+        members: Vec<Member>,
     },
 }
 
@@ -117,6 +135,9 @@ pub(super) fn add(args: AddArgs, socket: &Path) -> Result<(), Trouble> {
             let neighbours = vec![Neighbour { interface, address, mac }];
             connect(socket)?.call(&Request::NeighbourAdd { neighbours })?
         }
+        Add::Group { group, members } => {
+            connect(socket)?.call(&Request::GroupAdd(GroupMembers { group, members }))?
+        }
     };
     print_changed(&changed, &counted(&changed, "added"), args.json)
 }
@@ -140,6 +161,9 @@ pub(super) fn del(args: DelArgs, socket: &Path) -> Result<(), Trouble> {
         Del::Neighbour { interface, address } => {
             let neighbours = vec![NeighbourKey { interface, address }];
             connect(socket)?.call(&Request::NeighbourDel { neighbours })?
+        }
+        Del::Group { group, members } => {
+            connect(socket)?.call(&Request::GroupDel(GroupMembers { group, members }))?
         }
     };
     print_changed(&changed, &counted(&changed, "removed"), args.json)

@@ -50,9 +50,9 @@ pub enum Command {
     Show(show::Args),
     /// Replace the config of a running gateway, all or nothing
     Apply(apply::Args),
-    /// Add or replace routes or neighbours
+    /// Add routes, neighbours or members of groups
     Add(change::AddArgs),
-    /// Remove routes or neighbours
+    /// Remove routes, neighbours or members of groups
     Del(change::DelArgs),
     /// End sessions
     Clear(sessions::ClearArgs),

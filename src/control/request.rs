@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::inspect::{ClearQuery, MappingsQuery, SessionsQuery};
 use crate::config::route_file::parse_via;
 use crate::config::{
-    GroupName, InterfaceName, Name, Neighbour, NotAllowed, Prefix, Route, RouteTarget, VrfName,
+    GroupName, InterfaceName, Member, Name, Neighbour, NotAllowed, Prefix, Route, RouteTarget, VrfName,
 };
 
 /// One request: `method` and `params` of JSON-RPC.
@@ -125,6 +125,12 @@ pub enum Request {
         /// Which.
         neighbours: Vec<NeighbourKey>,
     },
+    /// Adds members to a group; those it has already stay.
+    #[serde(rename = "group.add")]
+    GroupAdd(GroupMembers),
+    /// Takes members out of a group, as they were put in.
+    #[serde(rename = "group.del")]
+    GroupDel(GroupMembers),
 
     /// Opens a transaction: changes are staged until `commit`.
     #[serde(rename = "begin")]
@@ -171,6 +177,16 @@ impl RoutesQuery {
     }
 }
 
+/// Members of a group that come or go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupMembers {
+    /// The group; it is in the config.
+    pub group: GroupName,
+    /// Addresses, prefixes, ranges, and `group:NAME`.
+    pub members: Vec<Member>,
+}
+
 /// One staged change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Patch {
@@ -182,6 +198,10 @@ pub enum Patch {
     NeighbourAdd(Vec<Neighbour>),
     /// Remove neighbours.
     NeighbourDel(Vec<NeighbourKey>),
+    /// Add members to a group.
+    GroupAdd(GroupMembers),
+    /// Take members out of a group.
+    GroupDel(GroupMembers),
 }
 
 impl Patch {
@@ -192,6 +212,7 @@ impl Patch {
             Patch::RouteDel(routes) => routes.len(),
             Patch::NeighbourAdd(neighbours) => neighbours.len(),
             Patch::NeighbourDel(neighbours) => neighbours.len(),
+            Patch::GroupAdd(change) | Patch::GroupDel(change) => change.members.len(),
         };
         changes as u64
     }
@@ -211,6 +232,9 @@ impl Patch {
             // Names are shared or under 64 bytes each.
             Patch::NeighbourAdd(neighbours) => neighbours.capacity() * (size_of::<Neighbour>() + 64),
             Patch::NeighbourDel(neighbours) => neighbours.capacity() * (size_of::<NeighbourKey>() + 64),
+            Patch::GroupAdd(change) | Patch::GroupDel(change) => {
+                change.members.capacity() * (size_of::<Member>() + 64)
+            }
         }
     }
 }

@@ -225,6 +225,12 @@ impl Session {
             Request::NeighbourDel { neighbours } => {
                 self.change("neighbour.del", Patch::NeighbourDel(neighbours), backend, shared, limits)
             }
+            Request::GroupAdd(change) => {
+                self.change("group.add", Patch::GroupAdd(change), backend, shared, limits)
+            }
+            Request::GroupDel(change) => {
+                self.change("group.del", Patch::GroupDel(change), backend, shared, limits)
+            }
             Request::Begin {} => match self.transaction {
                 Some(_) => {
                     Err(Fault::new(FaultKind::Order, "a transaction is open already: commit or abort it"))

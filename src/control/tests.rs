@@ -54,6 +54,18 @@ impl Backend for Arc<Mutex<Fake>> {
                 let next_offset = (end < total).then_some(end);
                 Ok(Reply::Routes(RoutePage { generation: 1, total, next_offset, routes }))
             }
+            Request::ShowSessions(query) => {
+                // As many as counters, 50 a time at most.
+                let (from, total) = (query.after.unwrap_or(0), fake.counters as u64);
+                let end = (from + u64::from(query.limit.unwrap_or(MOST)).min(50)).min(total);
+                let sessions = if query.count { Vec::new() } else { (from..end).map(session).collect() };
+                let next = (end < total).then_some(end);
+                Ok(Reply::Sessions(SessionPage { sessions, matched: end - from, next }))
+            }
+            Request::ClearSessions(query) => {
+                let ended = if query.filter.rule.is_some() { 3 } else { 5 };
+                Ok(Reply::Cleared(Cleared { ended, next: None }))
+            }
             Request::DropsExport {} => {
                 Ok(Reply::DropsExport(DropsExport { packets: 1, pcapng: vec![10, 13, 13, 10, 255] }))
             }
@@ -76,6 +88,35 @@ impl Backend for Arc<Mutex<Fake>> {
             }
             other => panic!("the session answers {other:?} itself"),
         }
+    }
+}
+
+fn session(n: u64) -> SessionEntry {
+    SessionEntry {
+        protocol: "tcp".into(),
+        source: [10, 0, (n / 256) as u8, n as u8].into(),
+        source_port: 40_000,
+        destination: [192, 0, 2, 1].into(),
+        destination_port: 443,
+        new_source: Some([198, 51, 100, 1].into()),
+        new_source_port: Some(5000),
+        new_destination: None,
+        new_destination_port: None,
+        vrf: "default".into(),
+        to_vrf: None,
+        from_zone: "inside".into(),
+        to_zone: "outside".into(),
+        rule: "out".into(),
+        nat_rule: Some("source/out".into()),
+        state: "established".into(),
+        age_s: 1,
+        idle_s: 0,
+        expires_s: 7440,
+        packets: n,
+        bytes: 2,
+        reply_packets: 3,
+        reply_bytes: 4,
+        worker: 0,
     }
 }
 
@@ -319,6 +360,17 @@ fn every_request_survives_the_wire() {
     };
     let neighbour_key = NeighbourKey { interface: neighbour.interface.clone(), address: neighbour.address };
     let query = RoutesQuery { vrf: Some(key.vrf.clone()), offset: 3, ..RoutesQuery::default() };
+    let filter = SessionFilter {
+        address: Some("10.0.0.0/8".parse().unwrap()),
+        nat: Some("198.51.100.1-198.51.100.9".parse().unwrap()),
+        port: crate::config::PortRange::new(80, 90),
+        service: Some("tcp/443".parse().unwrap()),
+        zone: Some(key.vrf.clone()),
+        rule: Some("out".into()),
+        state: Some("established".into()),
+        older_s: Some(60),
+        ..SessionFilter::default()
+    };
     let leak = Route { vrf: key.vrf.clone(), ..route(9) };
     let requests = [
         Request::Ping {},
@@ -331,6 +383,19 @@ fn every_request_survives_the_wire() {
         Request::ShowCounters {},
         Request::ShowDrops {},
         Request::ShowWorkers {},
+        Request::ShowSessions(SessionsQuery::default()),
+        Request::ShowSessions(SessionsQuery {
+            filter: filter.clone(),
+            count: true,
+            after: Some(7),
+            limit: Some(1),
+        }),
+        Request::ClearSessions(ClearQuery { filter, all: false, after: None }),
+        Request::ShowNat {},
+        Request::ShowMappings(MappingsQuery { held: Some(true), ..MappingsQuery::default() }),
+        Request::ShowRules { after: None },
+        Request::ShowRules { after: Some(1 << 40) },
+        Request::ShowGroups { group: Some(key.vrf.clone()) },
         Request::DropsExport {},
         Request::Upload { name: "a".into(), text: "b\n\"".into() },
         Request::Apply { file_name: "a".into(), text: "b".into(), files: Vec::new() },
@@ -340,6 +405,11 @@ fn every_request_survives_the_wire() {
         Request::RouteDel { routes: vec![key.clone(), RouteKey { vrf: Name::default_vrf(), ..key }] },
         Request::NeighbourAdd { neighbours: vec![neighbour] },
         Request::NeighbourDel { neighbours: vec![neighbour_key] },
+        Request::GroupAdd(GroupMembers {
+            group: Name::new("desks").unwrap(),
+            members: vec!["10.0.1.0/24".parse().unwrap(), "group:more".parse().unwrap()],
+        }),
+        Request::GroupDel(GroupMembers { group: Name::new("desks").unwrap(), members: Vec::new() }),
         Request::Begin {},
         Request::Commit { patches: Vec::new() },
         Request::Abort {},
@@ -350,6 +420,38 @@ fn every_request_survives_the_wire() {
         assert_eq!(line.pop(), Some(b'\n'));
         let (id, decoded) = rpc::decode(&line);
         assert_eq!((id, decoded.as_ref()), ("7", Ok(&request)), "{}", String::from_utf8_lossy(&line));
+    }
+}
+
+#[test]
+fn sessions_come_in_pages_and_end_by_filter() {
+    let running = Running::start(Limits::default());
+    running.fake.lock().unwrap().counters = 120;
+    let mut client = running.client();
+    let (mut query, mut seen) = (SessionsQuery::default(), 0);
+    loop {
+        let page: SessionPage = client.call(&Request::ShowSessions(query.clone())).unwrap();
+        assert!(page.sessions.iter().zip(seen..).all(|(entry, n)| *entry == session(n)));
+        seen += page.matched;
+        query.after = page.next;
+        if query.after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, 120);
+    let stream = running.raw();
+    let line = r#"{"jsonrpc":"2.0","id":1,"method":"clear.sessions","params":{"filter":{"rule":"out"}}}"#;
+    assert_eq!(ask(&stream, line), r#"{"jsonrpc":"2.0","id":1,"result":{"ended":3,"next":null}}"#);
+    let wrong = [
+        (r#"{"filter":{"colour":"red"}}"#, "unknown field `colour`"),
+        (r#"{"filter":{"address":"10.0.0.0/33"}}"#, "prefix length is 0 to 32"),
+        (r#"{"filter":{"port":"http"}}"#, "a port is 0 to 65535"),
+        (r#"{"after":-1}"#, "invalid value"),
+    ];
+    for (params, why) in wrong {
+        let line = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"show.sessions","params":{params}}}"#);
+        let answer = ask(&stream, &line);
+        assert!(answer.contains("-32602") && answer.contains(why), "{params}: {answer}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod device;
 mod gaps;
+mod groups;
 pub mod inspect;
 mod requests;
 mod show;

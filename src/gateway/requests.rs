@@ -1,15 +1,17 @@
 //! What the control socket's requests mean: changes of the running gateway.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use ahash::AHashSet;
 use ipnet::IpNet;
 
-use super::Gateway;
+use super::{Gateway, groups};
 use crate::config::{self, Config, Neighbour};
 use crate::control::{Backend, Changed, Fault, NeighbourKey, Patch, Reply, Request, RouteKey};
 use crate::neighbours::addr_key;
 use crate::tables::meaning;
+use crate::tables::policy::{self, Policy};
 use crate::tables::rib::Target;
 use crate::time::Nanos;
 
@@ -42,6 +44,8 @@ impl Backend for Gateway {
             | Request::RouteDel { .. }
             | Request::NeighbourAdd { .. }
             | Request::NeighbourDel { .. }
+            | Request::GroupAdd(_)
+            | Request::GroupDel(_)
             | Request::Begin {}
             | Request::Abort {} => unreachable!("the session answers these"),
         }
@@ -89,6 +93,8 @@ impl Gateway {
         let changes: u64 = patches.iter().map(Patch::changes).sum();
         // Checked whole before anything is touched.
         self.check_patches(&patches)?;
+        let groups = groups::changed(&self.config.groups, &patches)?;
+        let policy = groups.as_ref().map(|groups| self.policy_with(groups)).transpose()?;
         let mut routes: Vec<(u16, IpNet, Option<Target>)> = Vec::new();
         for patch in &patches {
             match patch {
@@ -106,12 +112,18 @@ impl Gateway {
                         routes.push((vrf, key.prefix.net(), None));
                     }
                 }
-                Patch::NeighbourAdd(_) | Patch::NeighbourDel(_) => {}
+                Patch::NeighbourAdd(_) | Patch::NeighbourDel(_) | Patch::GroupAdd(_) | Patch::GroupDel(_) => {
+                }
             }
         }
         if !routes.is_empty() {
             let retired = self.compiler.change_routes(routes).map_err(Fault::refused)?;
             self.publish(retired);
+        }
+        if let Some((groups, policy)) = groups.zip(policy) {
+            let retired = self.compiler.change_policy(policy);
+            self.publish(retired);
+            self.config.groups = groups;
         }
         let mut neighbours_changed = false;
         for patch in patches {
@@ -125,6 +137,7 @@ impl Gateway {
                     neighbours_changed = true;
                     self.delete_neighbours(&deleted);
                 }
+                Patch::GroupAdd(_) | Patch::GroupDel(_) => {}
             }
         }
         if neighbours_changed {
@@ -178,9 +191,19 @@ impl Gateway {
                         }
                     }
                 }
+                // Checked by making them.
+                Patch::GroupAdd(_) | Patch::GroupDel(_) => {}
             }
         }
         Ok(())
+    }
+
+    /// The policy as it is with other groups.
+    fn policy_with(&mut self, groups: &[config::Group]) -> Result<Arc<Policy>, Fault> {
+        let old = std::mem::replace(&mut self.config.groups, groups.to_vec());
+        let compiled = policy::policy(&self.config, &mut self.compiler);
+        self.config.groups = old;
+        compiled.map(Arc::new).map_err(Fault::refused)
     }
 
     fn has_route(&self, key: &RouteKey) -> bool {

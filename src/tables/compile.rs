@@ -461,6 +461,27 @@ impl Compiler {
         Ok(Retired(retired))
     }
 
+    /// Another policy, everything else as it is. Flows ask it on their next packet.
+    pub fn change_policy(&mut self, policy: Arc<Policy>) -> Retired {
+        let tables = Arc::clone(&self.tables);
+        let generation = tables.generation + 1;
+        self.tables = Arc::new(Tables {
+            generation,
+            epochs: Epochs { policy: generation, ..tables.epochs },
+            ports: Arc::clone(&tables.ports),
+            interfaces: Arc::clone(&tables.interfaces),
+            vrfs: Arc::clone(&tables.vrfs),
+            groups: Arc::clone(&tables.groups),
+            settings: Arc::clone(&tables.settings),
+            policy: Arc::clone(&policy),
+        });
+        // As in `compile`: addresses of the policy still in use stay known.
+        let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
+        self.policy_slots.forget_addresses(&[&kept, &policy], &claims);
+        self.input.policy = policy;
+        Retired(Vec::new())
+    }
+
     /// Ports went up or down: the quick first answer. Interfaces and actions follow at once; routes
     /// that lost their last next hop answer "no route" until [`Compiler::compile`] has rebuilt the FIBs.
     pub fn change_links(&mut self, ports: &[PortSpec]) -> Result<Retired, CompileError> {
