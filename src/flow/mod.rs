@@ -152,11 +152,12 @@ impl Holdings {
     }
 
     /// Gives back what a session holds. `flow` is its first packet's direction.
-    fn give_back<A: Address>(&mut self, record: &Record, flow: &Flow<A>, now: Nanos) {
+    fn give_back<A: Address>(&mut self, record: &Record, flow: &Flow<A>, reply_vrf: u16, now: Nanos) {
         record.mappings().for_each(|mapping| self.bindings.release(mapping, now));
         let Flow { tuple, new_dst, .. } = flow;
         if record.flags & record_flags::HOST_COUNTED != 0 {
-            self.hosts.remove(nat::host_of(addr_key(tuple.src.ip())), tuple.vrf.into());
+            let (vrf, host) = if record.bound == 0 { (tuple.vrf, tuple.src) } else { (reply_vrf, *new_dst) };
+            self.hosts.remove(nat::host_of(addr_key(host.ip())), vrf.into());
         }
         if record.flags & record_flags::PEER_COUNTED != 0
             && let Some(mapping) = record.mapping.checked_sub(1)
@@ -243,6 +244,13 @@ impl Flows {
         self.nat.release(mapping, now);
     }
 
+    /// Gives the numbers of ended sessions free: no packet under way has one any more.
+    #[inline]
+    pub fn recycle(&mut self) {
+        self.v4.recycle();
+        self.v6.recycle();
+    }
+
     /// Sessions in both tables.
     pub fn len(&self) -> usize {
         self.v4.len() + self.v6.len()
@@ -319,7 +327,8 @@ fn retire<A: Address>(
     now: Nanos,
     counters: &WorkerCounters,
 ) {
-    nat.give_back(table.record(session), table.flow(Handle::new(session, 0)), now);
+    let reply_vrf = table.flow(Handle::new(session, 1)).tuple.vrf;
+    nat.give_back(table.record(session), table.flow(Handle::new(session, 0)), reply_vrf, now);
     add(&counters.sessions_ended, 1);
     settle(table, session, counters);
 }

@@ -186,6 +186,10 @@ pub struct FlowTable<A> {
     key: Key,
     /// Sessions that ended, in a list through `Record::mapping`.
     free: u32,
+    /// Sessions that ended since the last [`FlowTable::recycle`], linked like the free ones.
+    ended: u32,
+    /// The first of them to end.
+    ended_last: u32,
     /// Sessions numbered above this were never used.
     used: u32,
     live: u32,
@@ -204,6 +208,8 @@ impl<A: Address> FlowTable<A> {
             wheel: Wheel::new(capacity as usize, populate)?,
             key,
             free: 0,
+            ended: 0,
+            ended_last: 0,
             used: 0,
             live: 0,
             capacity,
@@ -344,9 +350,23 @@ impl<A: Address> FlowTable<A> {
         }
         let record = &mut self.records[session as usize];
         record.flags = 0;
-        record.mapping = self.free;
-        self.free = session;
+        record.mapping = self.ended;
+        if self.ended == 0 {
+            self.ended_last = session;
+        }
+        self.ended = session;
         self.live -= 1;
+    }
+
+    /// Gives the numbers of ended sessions free. Until then a packet that was found to belong to one is still
+    /// treated as the session's, and not as a new one's.
+    #[inline]
+    pub fn recycle(&mut self) {
+        if self.ended != 0 {
+            self.records[self.ended_last as usize].mapping = self.free;
+            self.free = self.ended;
+            self.ended = 0;
+        }
     }
 
     /// Takes the next session whose time may have come. It is disarmed: arm it again or end it.

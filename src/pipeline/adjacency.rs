@@ -19,9 +19,12 @@ pub(super) struct Hop {
     mac: u64,
 }
 
+/// The egress before the first packet: nobody's.
+const NOT_YET: u16 = NO_INTERFACE - 1;
+
 impl Default for Hop {
     fn default() -> Hop {
-        Hop { neighbour: NO_NEIGHBOUR, egress: NO_INTERFACE, mtu_bytes: 0, has_zone: false, mac: 0 }
+        Hop { neighbour: NO_NEIGHBOUR, egress: NOT_YET, mtu_bytes: 0, has_zone: false, mac: 0 }
     }
 }
 
@@ -46,6 +49,10 @@ fn check(
         may_leave(meta, l3, is_v4)?;
     }
     if meta.neighbour != last.neighbour || meta.egress != last.egress {
+        // A session's way back, of which there is none at present.
+        if meta.egress == NO_INTERFACE {
+            return Err(DropReason::NoRoute);
+        }
         let egress = cx.tables.interface(meta.egress);
         if !egress.up {
             return Err(DropReason::PortDown);

@@ -130,6 +130,9 @@ pub(super) fn translate<A: Address>(l3: &mut [u8], l4: usize, family: Family, fl
             // Most senders quote 8 bytes of TCP: no checksum to mend. A UDP checksum of 0 means none.
             if message.len() >= at + 2 && be16(message, at) != 0 {
                 add_delta(message, at, flow.l4_delta);
+                if at == 6 && be16(message, at) == 0 {
+                    message[at..at + 2].fill(0xff);
+                }
             }
         }
         protocol::ICMP | protocol::ICMPV6 => {

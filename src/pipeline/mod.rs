@@ -27,6 +27,7 @@ use crate::flow::Flows;
 use crate::neighbours::NeighbourTable;
 use crate::packet::{Burst, DropReason, Ingress};
 use crate::tables::policy::{
+    Policy,
     Action, Asked, Bound, DEFAULT_RULE, NO_NAT_RULE, NO_ZONE, Ruling, SELF, SourceNat,
 };
 use crate::tables::{NO_INTERFACE, Tables};
@@ -63,6 +64,7 @@ pub struct Context<'a> {
 /// `flow` and `route` at the whole burst, so that the lookups overlap, `adjacency` and `rewrite` again at one
 /// after the other. A packet has either a session, from `flow`, or a route.
 pub fn run(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows) {
+    flows.recycle();
     let mut received = link::Tally::default();
     let mut lookups = flow::Lookups::default();
     for (index, packet) in burst.iter_mut().enumerate() {
@@ -164,8 +166,9 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         (real.dst, real.dst_port, real.vrf) = (addr, port, vrf);
     }
     let way = route::decide(tables, &real);
+    let translated = bound.map_or(found.is_some(), |bound| bound.translated);
     // An outside address is no destination by itself, whatever the routes say.
-    if found.is_none()
+    if !translated
         && way != Ok(Route::Local)
         && let IpAddr::V4(dst) = question.dst
         && policy.pool_of(question.vrf, dst).is_some()
@@ -186,14 +189,14 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
     match ruling.action {
         Action::Allow => {}
         // Who may answer to a mapping is NAT's matter, unless a rule says otherwise (RFC 4787 section 5).
-        _ if permitted && ruling.rule == DEFAULT_RULE => {}
+        _ if permitted && ruling.rule == DEFAULT_RULE && leads_out(policy, &asked, question, pool) => {}
         Action::Deny => return Decision::Refused(ruling, DropReason::FirewallDeny),
         Action::Reject => return Decision::Refused(ruling, DropReason::FirewallReject),
     }
     if egress == NO_INTERFACE {
         return Decision::Local(Some(ruling));
     }
-    let source = if found.is_some() && from_zone == to_zone && from_zone != NO_ZONE {
+    let source = if translated && from_zone == to_zone {
         match policy.hairpin {
             true => policy.hairpin_source(&asked, pool),
             false => return Decision::Drop(DropReason::NatHairpin),
@@ -217,4 +220,21 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         from_zone,
         to_zone,
     })
+}
+
+/// True if the host that has a mapping in `pool` would use it towards whoever sends something to it: there may be
+/// other zones than those the pool is for.
+fn leads_out(policy: &Policy, asked: &Asked<'_>, question: &Question, pool: Option<u16>) -> bool {
+    let real = asked.question;
+    let out = Question {
+        vrf: asked.to_vrf,
+        ingress: asked.egress,
+        src: real.dst,
+        dst: question.src,
+        src_port: real.dst_port,
+        dst_port: question.src_port,
+        ..*question
+    };
+    let out = Asked::new(&out, asked.to_zone, (asked.from_zone, question.ingress, question.vrf));
+    matches!(policy.source(&out), SourceNat::Pool { pool: used, .. } if Some(used) == pool)
 }

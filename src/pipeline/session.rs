@@ -15,7 +15,7 @@ use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Verdict, checksum, flags};
 use crate::pipeline::route::{self, NO_NEIGHBOUR, Route};
 use crate::pipeline::{Allowed, Context, Decision, Question, decide, flow, icmp_error, reassembly};
-use crate::tables::policy::{Action, Bound, Ruling, SourceNat};
+use crate::tables::policy::{Action, Bound, NO_NAT_RULE, Policy, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::add;
 
@@ -34,11 +34,8 @@ fn decided<A: Table>(
     flows: &mut Flows,
     now: Tick,
 ) -> Result<Verdict, DropReason> {
-    if packet.meta.flow.is_some() {
-        let handle = packet.meta.flow;
-        packet.meta.flow = Handle::NONE;
-        return renew::<A>(packet, handle, cx, flows, now);
-    }
+    // What was found before may have ended since, by a packet before it in the burst: it is looked up again.
+    packet.meta.flow = Handle::NONE;
     if packet.meta.has(flags::FRAGMENT) {
         return reassembly::step::<A>(packet, cx, flows, now);
     }
@@ -230,7 +227,7 @@ fn mapped(tables: &Tables, flows: &Flows, question: &Question) -> Option<Mapped>
     let (inside, id) = flows.mapped(question.vrf, dst, question.protocol, question.dst_port)?;
     let addr = Ipv4Addr::from(inside.addr as u32).into();
     let allowed = may_answer(tables, flows, id, question.src);
-    Some(Mapped { id, bound: Bound { addr, port: inside.port, vrf: inside.vrf, allowed, pool } })
+    Some(Mapped { id, bound: Bound { addr, port: inside.port, vrf: inside.vrf, translated: true, allowed, pool } })
 }
 
 /// True if who sends to a mapping needs no rule (RFC 4787 section 5).
@@ -255,9 +252,20 @@ fn install<A: Table>(
 ) -> Result<Handle, DropReason> {
     let (policy, mut held) = (&*cx.tables.policy, 0);
     let limit = policy.limits.per_host;
-    if limit != u32::MAX && flows.nat.sessions_of(question.vrf, question.src) >= limit {
+    // Whoever begins it, but a mapping's host for who answers to that; a published server's clients are not hosts.
+    let host = match mapped {
+        Some(_) => Some((allowed.vrf, allowed.dst)),
+        None if allowed.dst != question.dst => None,
+        None => Some((question.vrf, question.src)),
+    };
+    let host = host.filter(|_| limit != u32::MAX);
+    if host.is_some_and(|(vrf, addr)| flows.nat.sessions_of(vrf, addr) >= limit) {
         return Err(DropReason::HostSessionLimit);
     }
+    let way_back = match way_back(cx.tables, question) {
+        Err(reason @ DropReason::SourceCheck) => return Err(reason),
+        other => other,
+    };
     take_token(allowed.ruling, cx)?;
     let has_ports = !matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6);
     let new_dst = A::from_ip(allowed.dst).ok_or(DropReason::NatFamily)?;
@@ -265,7 +273,11 @@ fn install<A: Table>(
         src: tuple.src,
         dst: new_dst,
         src_port: tuple.src_port,
-        dst_port: allowed.dst_port,
+        // Only these have their ports rewritten (others' checksums are not ours to mend).
+        dst_port: match tuple.protocol {
+            protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6 => allowed.dst_port,
+            _ => tuple.dst_port,
+        },
         vrf: allowed.vrf,
         protocol: tuple.protocol,
         zero: 0,
@@ -304,7 +316,7 @@ fn install<A: Table>(
     let forward = compiled(tuple, &leaves, allowed.egress, allowed.via, question.ingress, epoch, now);
     let back = leaves.reversed(allowed.vrf);
     let returns = tuple.reversed(question.vrf);
-    let (egress, via) = way_back(cx.tables, question);
+    let (egress, via) = way_back.unwrap_or((NO_INTERFACE, None));
     let mut reply = compiled(&back, &returns, egress, via, allowed.egress, epoch, now);
     reply.flags &= !flow_flags::SEEN;
     let table = A::table(flows);
@@ -331,7 +343,7 @@ fn install<A: Table>(
     let due = now.after(timeout(&record, tuple.protocol, false, &cx.tables.policy.timers));
     match A::table(flows).insert([forward, reply], record, due) {
         Ok(session) => {
-            if limit != u32::MAX && flows.nat.count_host(question.vrf, question.src) {
+            if host.is_some_and(|(vrf, addr)| flows.nat.count_host(vrf, addr)) {
                 held |= record_flags::HOST_COUNTED;
             }
             if let Some(id) = mapping
@@ -423,8 +435,8 @@ fn compiled<A: Address>(
     flow
 }
 
-/// How replies get back to where the first packet came from.
-fn way_back(tables: &Tables, question: &Question) -> (u16, Option<u32>) {
+/// How replies get back to where the first packet came from. An error: nowhere.
+fn way_back(tables: &Tables, question: &Question) -> Result<(u16, Option<u32>), DropReason> {
     let back = Question {
         ingress: NO_INTERFACE,
         src: question.dst,
@@ -433,10 +445,10 @@ fn way_back(tables: &Tables, question: &Question) -> (u16, Option<u32>) {
         dst_port: question.src_port,
         ..*question
     };
-    match route::decide(tables, &back) {
-        Ok(Route::Forward { egress, via }) => (egress, via),
-        // The routes are asked again when a reply comes.
-        _ => (NO_INTERFACE, None),
+    match route::decide(tables, &back)? {
+        Route::Forward { egress, via } => Ok((egress, via)),
+        // Who begins a session with one of our own addresses is not who he says.
+        Route::Local => Err(DropReason::SourceCheck),
     }
 }
 
@@ -478,11 +490,12 @@ pub(super) fn refresh<A: Table>(
         if was.zone != is.zone || was.vrf != is.vrf {
             return Err(DropReason::SourceCheck);
         }
-        table.flow_mut(handle).ingress = interface;
     }
-    if table.flow(handle).epoch != cx.tables.flow_epoch() {
+    if flow.epoch != cx.tables.flow_epoch() {
         decide_again::<A>(handle.session(), cx, flows)?;
     }
+    // Last: deciding again expects replies where the session leaves.
+    A::table(flows).flow_mut(handle).ingress = interface;
     Ok(())
 }
 
@@ -508,34 +521,38 @@ pub(super) fn decide_again<A: Table>(
         tcp_flags: record.tcp_flags,
         icmp_type: record.icmp_type,
     };
-    let bound = (tuple.dst != forward.new_dst || tuple.dst_port != forward.new_dst_port).then(|| Bound {
+    // An ICMP query's identifier stands for both ports, and source NAT changes it.
+    let is_icmp = matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6);
+    let translated = tuple.dst != forward.new_dst || !is_icmp && tuple.dst_port != forward.new_dst_port;
+    let policy = &cx.tables.policy;
+    let bound = Bound {
         addr: forward.new_dst.ip(),
-        port: forward.new_dst_port,
-        vrf: reply.tuple.vrf,
+        port: if translated { forward.new_dst_port } else { tuple.dst_port },
+        vrf: if translated { reply.tuple.vrf } else { tuple.vrf },
+        translated,
         allowed: record
             .bound
             .checked_sub(1)
             .is_some_and(|id| may_answer(cx.tables, flows, id, tuple.src.ip())),
-        pool: None,
-    });
-    let fate = match decide(cx.tables, &question, bound) {
+        pool: match question.dst {
+            IpAddr::V4(dst) if translated => policy.pool_of(tuple.vrf, dst),
+            _ => None,
+        },
+    };
+    let fate = match decide(cx.tables, &question, Some(bound)) {
         Decision::Session(allowed) => {
-            let translated = forward.new_src != tuple.src;
             let moved = allowed.egress != forward.egress;
-            let other_nat =
-                translated && (allowed.nat_rule != record.nat_rule || allowed.source == SourceNat::None);
             // DESIGN.md section 3, the fate of a live flow.
             if allowed.to_zone != record.to_zone || allowed.from_zone != record.from_zone {
                 Err(DropReason::PolicyChanged)
-            } else if moved && other_nat {
+            } else if moved && !has_source::<A>(policy, &forward, &record, allowed.source) {
                 Err(DropReason::NatPathChanged)
             } else {
                 Ok(allowed)
             }
         }
-        Decision::Local(_) => Err(DropReason::PolicyChanged),
+        Decision::Local(_) | Decision::Forward { .. } => Err(DropReason::PolicyChanged),
         Decision::Drop(_) | Decision::Refused(..) => Err(DropReason::PolicyChanged),
-        Decision::Forward { .. } => unreachable!("with a zone there is a session"),
     };
     let allowed = match fate {
         Ok(allowed) => allowed,
@@ -545,7 +562,8 @@ pub(super) fn decide_again<A: Table>(
         }
     };
     let epoch = cx.tables.flow_epoch();
-    let (egress, via) = way_back(cx.tables, &question);
+    // Without a way back replies are lost, until there is one again.
+    let (egress, via) = way_back(cx.tables, &question).unwrap_or((NO_INTERFACE, None));
     let table = A::table(flows);
     let forward = table.flow_mut(Handle::new(session, 0));
     (forward.egress, forward.neighbour, forward.epoch) =
@@ -555,10 +573,25 @@ pub(super) fn decide_again<A: Table>(
         reply.ingress = allowed.egress;
     }
     (reply.egress, reply.neighbour, reply.epoch) = (egress, via.unwrap_or(NO_NEIGHBOUR), epoch);
-    if record.rule != allowed.ruling.rule {
-        // What it carried so far was for the rule before.
+    let nat_rule = if allowed.nat_rule == NO_NAT_RULE { record.nat_rule } else { allowed.nat_rule };
+    if record.rule != allowed.ruling.rule || record.nat_rule != nat_rule {
+        // What it carried so far was for the rules before.
         settle(table, session, cx.counters);
-        table.record_mut(session).rule = allowed.ruling.rule;
+        let record = table.record_mut(session);
+        (record.rule, record.nat_rule) = (allowed.ruling.rule, nat_rule);
     }
     Ok(())
+}
+
+/// True if a session has the source that policy would give it now.
+fn has_source<A: Address>(policy: &Policy, forward: &Flow<A>, record: &Record, source: SourceNat) -> bool {
+    let is_mapped = record.mapping != 0;
+    match (source, forward.new_src.ip()) {
+        (SourceNat::None, _) => !is_mapped && forward.new_src == forward.tuple.src,
+        (SourceNat::Static { addr, .. }, has) => !is_mapped && has == addr,
+        (SourceNat::Pool { pool, .. }, IpAddr::V4(has)) => {
+            is_mapped && policy.pools[usize::from(pool)].contains(has.into())
+        }
+        (SourceNat::Pool { .. }, IpAddr::V6(_)) => false,
+    }
 }

@@ -137,6 +137,8 @@ pub struct Bound {
     pub port: u16,
     /// VRF slot there.
     pub vrf: u16,
+    /// That is another destination than the packet's.
+    pub translated: bool,
     /// It needs no rule that allows it: it answers to a mapping with endpoint-independent filtering.
     pub allowed: bool,
     /// The pool it came in by, as an index in [`Policy::pools`].
