@@ -229,3 +229,94 @@ def _(c):
                        + interface("spare", ["203.0.113.129/25"], port="wan", vlan=9, zone="partner")))
     talk.up(U(), drop="policy-changed")
     talk.up(U(), drop="firewall-deny")
+
+
+# -- more than one packet in a burst, and what only shows when decisions are made again ------------------------
+QUIET = "[icmp]\nrate = 0\n"
+
+
+@story("fate-denied-in-a-burst", "Two packets in one burst of a session that the rules now deny: the first ends it, the second finds none.", FATE, zoned(OUT))
+def _(c):
+    talk = Talk(c, A, DNS)
+    talk.up(U())
+    c.reload(zoned(rule("out", "deny", "inside", "outside")))
+    talk.up(U(), drop="policy-changed")
+    c.together()
+    talk.up(U(), drop="firewall-deny")
+
+
+@story("tcp-refused-and-asked-in-a-burst", "A refused connection's server sends two SYNs in one burst: the connection is over, and they are nobody's.",
+       "scapy script: RFC 9293 section 3.6.1, RFC 4787 section 5", zoned(OUT, INTERNET))
+def _(c):
+    talk = Talk(c, A, (S4, 80), seen=(POOL, c.choice("p")))
+    talk.up(T("S", 1000))
+    talk.down(T("RA", 0, 1001))
+    talk.down(T("S", 5000), drop="nat-no-mapping")
+    c.together()
+    talk.down(T("S", 5000), drop="nat-no-mapping")
+
+
+@story("fate-way-back-gone", "The route to the host is withdrawn: replies have nowhere to go, until it is there again.", FATE,
+       zoned(OUT, route("10.9.0.0/16", H4), extra=QUIET))
+def _(c):
+    talk = Talk(c, ("10.9.8.7", 40000), DNS)
+    talk.up(U())
+    talk.down(U())
+    c.reload(zoned(OUT, extra=QUIET))
+    talk.down(U(), drop="no-route")
+    talk.up(U())
+    c.reload(zoned(OUT, route("10.9.0.0/16", H4), extra=QUIET))
+    talk.down(U())
+
+
+@story("fate-other-way-in-stays", "Replies come by another interface of the zone: a change of routes that has nothing to do with it changes nothing.", FATE,
+       zoned(OUT, *DMZ, ports=THREE))
+def _(c):
+    talk = Talk(c, A, DNS)
+    talk.up(U())
+    Talk(c, A, DNS, there=AT_DMZ).down(U())
+    c.reload(zoned(OUT, *DMZ, far(S4), ports=THREE))
+    Talk(c, A, DNS, there=AT_DMZ).down(U())
+    talk.up(U())
+
+
+@story("fate-egress-moved-into-nat", "A session without NAT, whose way out moves to where NAT applies, ends: its address must not be seen there.", FATE,
+       zoned(OUT, source_nat("by-wan", [POOL], to={"interface": "wan"}), *DMZ, far("203.0.113.130"), ports=THREE, extra=QUIET))
+def _(c):
+    talk = Talk(c, A, (FAR, 53), there=AT_DMZ)
+    talk.up(U())
+    talk.down(U())
+    c.reload(zoned(OUT, source_nat("by-wan", [POOL], to={"interface": "wan"}), *DMZ, far(S4), ports=THREE, extra=QUIET))
+    talk.up(U(), drop="nat-path-changed")
+
+
+@story("fate-destination-nat-appears", "A destination NAT for a live session's destination is for new sessions.", FATE, zoned(OUT, *DMZ, ports=THREE))
+def _(c):
+    talk = Talk(c, A, DNS)
+    talk.up(U())
+    talk.down(U())
+    c.reload(zoned(OUT, *DMZ, destination_nat("elsewhere", S4, "203.0.113.130"), ports=THREE))
+    talk.up(U())
+    talk.down(U())
+
+
+@story("nat-filtering-other-zone", "Endpoint-independent filtering is for the zones that the pool is for: others need a rule.",
+       "scapy script: DESIGN section 3 (between zones: default deny), RFC 4787 section 5",
+       zoned(OUT, INTERNET, interface("guest", ["203.0.113.129/25"], zone="guest"), neighbour("guest", "203.0.113.130", SERVER2), ports=("lan", "wan", "guest")))
+def _(c):
+    p = c.choice("p")
+    Talk(c, A, DNS, seen=(POOL, p)).up(U())
+    Talk(c, A, ("203.0.113.130", 5000), seen=(POOL, p), there=End("guest", SERVER2, GW_DMZ)).down(U(), drop="firewall-deny")
+    Talk(c, A, (S4, 5000), seen=(POOL, p)).down(U())
+
+
+@story("nat-session-limit-inbound", "Sessions that come in by a mapping count for the host that has it, and clients of a published server for nobody.",
+       "scapy script: RFC 6888 REQ-5, the annotated config (per_host_sessions)",
+       zoned(OUT, INTERNET, rule("web", "allow", "outside", {"prefix": H4B}), destination_nat("web", POOL2, H4B), extra="[flows]\nper_host_sessions = 2\n\n" + QUIET))
+def _(c):
+    p = c.choice("p")
+    Talk(c, A, DNS, seen=(POOL, p)).up(U())
+    Talk(c, A, (S4, 5000), seen=(POOL, p)).down(U())
+    Talk(c, A, (S4, 5001), seen=(POOL, p)).down(U(), drop="host-session-limit")
+    for n in range(4):
+        Talk(c, (S4, 6000 + n), (H4B, 80), asked=(POOL2, 80), here=AT_SERVER, there=AT_HOST2).up(U())

@@ -91,6 +91,11 @@ class Case:
             self.now_ms += 1
         return self
 
+    def together(self):
+        """The next frame arrives with the one before: in one burst."""
+        self.now_ms -= 1
+        return self
+
     def tx(self, port, frame, at=None, own=False):
         """A frame must leave; `own` if the gateway made it. `at` (ms) matters with timestamps only."""
         ms = self.now_ms - 1 if at is None else at
