@@ -167,11 +167,12 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
     }
     let way = route::decide(tables, &real);
     let translated = bound.map_or(found.is_some(), |bound| bound.translated);
-    // An outside address is no destination by itself, whatever the routes say.
+    // An outside address is no destination by itself, whatever the routes say. One that only destination or static
+    // NAT has may also be somebody's on the way, unless it would be on the link, where we answer for it.
+    let on_link = matches!(way, Ok(Route::Forward { via: None, .. }));
     if !translated
         && way != Ok(Route::Local)
-        && let IpAddr::V4(dst) = question.dst
-        && policy.pool_of(question.vrf, dst).is_some()
+        && policy.has_outside(question.vrf, question.dst, on_link)
     {
         return Decision::Drop(DropReason::NatNoMapping);
     }

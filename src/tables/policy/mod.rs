@@ -360,6 +360,12 @@ impl Policy {
             || crate::neighbours::is_v4_key(addr) && self.pool_of.contains_key(&(vrf, addr as u32))
     }
 
+    /// True if the address is outside some NAT: a pool's, or `with_rules` that of a destination or static NAT.
+    pub fn has_outside(&self, vrf: u16, addr: IpAddr, with_rules: bool) -> bool {
+        let is_pools = matches!(addr, IpAddr::V4(addr) if self.pool_of(vrf, addr).is_some());
+        is_pools || with_rules && self.answers_for(vrf, addr_key(addr))
+    }
+
     /// True if NAT answers for an IPv4 address in a network of `interface`.
     pub fn answers_on_v4(&self, interface: &Interface, addr: Ipv4Addr) -> bool {
         let is_on_link = interface.info.v4.iter().any(|(own, len)| same_prefix_v4(*own, addr, *len));
