@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::config::{Config, Lag, PortMode, Workers};
+use crate::config::{self, Config, Lag, PortMode, Workers};
 use crate::flow;
 use crate::io::Port;
 use crate::io::link::{Accepted, LinkChange, LinkEvent, LinkState, LinkWatcher, OffloadGuard};
@@ -139,7 +139,44 @@ pub struct LivePort {
     lag_mac: Option<[u8; 6]>,
 }
 
+/// What becomes of a port of a new config.
+enum Planned {
+    /// It runs already, at this place.
+    Kept { old: usize, lag: Option<Lag> },
+    /// It is yet to be bound.
+    New(LivePort),
+}
+
 impl LivePort {
+    fn new(slot: u16, port: &config::Port, watcher: &LinkWatcher) -> LivePort {
+        let member = |device: &config::DeviceName| Member {
+            device: device.to_string(),
+            xdp: None,
+            problem: None,
+            link: watcher.find(device.as_str()).copied(),
+            offloads: None,
+            accepted: None,
+        };
+        LivePort {
+            name: port.name.to_string(),
+            slot,
+            mode: port.mode,
+            queues: port.queues.map(|queues| queues.get() as u16),
+            lag: port.lag,
+            active: 0,
+            lag_mac: None,
+            members: port.all_devices().map(member).collect(),
+        }
+    }
+
+    /// True if it can go on as this port: only the kind of LAG may differ.
+    fn is_as(&self, port: &config::Port) -> bool {
+        port.name.as_str() == self.name
+            && port.mode == self.mode
+            && port.queues.map(|queues| queues.get() as u16) == self.queues
+            && port.all_devices().map(|d| d.as_str()).eq(self.members.iter().map(|m| m.device.as_str()))
+    }
+
     fn can_carry(&self) -> u8 {
         let up = |member: &Member| member.xdp.is_some() && member.link.is_some_and(|link| link.carrier);
         self.members.iter().enumerate().filter(|(_, m)| up(m)).fold(0, |mask, (i, _)| mask | 1 << i)
@@ -147,8 +184,12 @@ impl LivePort {
 
     /// The members that carry traffic, one bit each.
     pub fn members_up(&self) -> u8 {
+        self.members_up_as(self.lag)
+    }
+
+    fn members_up_as(&self, lag: Option<Lag>) -> u8 {
         let up = self.can_carry();
-        match self.lag {
+        match lag {
             Some(Lag::ActiveBackup) if up & 1 << self.active != 0 => 1 << self.active,
             Some(Lag::ActiveBackup) => up & up.wrapping_neg(), // the first
             Some(Lag::Static) | None => up,
@@ -271,57 +312,22 @@ impl Gateway {
                 .map_err(|source| CompileError::Slots { what: "ports", source })?;
             wanted.push((slot, port.clone()));
         }
-        let old = std::mem::take(&mut self.ports);
-        let (mut kept, mut gone) = (Vec::new(), Vec::new());
-        for port in old {
-            let same = config.ports.iter().any(|new| {
-                new.name.as_str() == port.name
-                    && new.mode == port.mode
-                    && new.queues.map(|q| q.get() as u16) == port.queues
-                    && new
-                        .all_devices()
-                        .map(|d| d.as_str())
-                        .eq(port.members.iter().map(|m| m.device.as_str()))
-            });
-            if same { kept.push(port) } else { gone.push(port) }
-        }
-        let mut ports = Vec::new();
-        for (slot, port) in wanted {
-            if let Some(at) = kept.iter().position(|old| old.name == port.name.as_str()) {
-                ports.push(LivePort { lag: port.lag, ..kept.swap_remove(at) });
-                continue;
-            }
-            ports.push(LivePort {
-                name: port.name.to_string(),
-                slot,
-                mode: port.mode,
-                queues: port.queues.map(|queues| queues.get() as u16),
-                lag: port.lag,
-                active: 0,
-                lag_mac: None,
-                members: port
-                    .all_devices()
-                    .map(|device| Member {
-                        device: device.to_string(),
-                        xdp: None,
-                        problem: None,
-                        link: self.watcher.find(device.as_str()).copied(),
-                        offloads: None,
-                        accepted: None,
-                    })
-                    .collect(),
-            });
-        }
-        let compiled = self.compile(&config, &ports);
-        let retired = match compiled {
-            Ok(retired) => retired,
-            Err(error) => {
-                ports.retain(|port| port.members.iter().any(|member| member.xdp.is_some()));
-                ports.extend(gone);
-                self.ports = ports;
-                return Err(error.into());
-            }
-        };
+        // What is refused must leave the ports that run as they are, absent devices and all: they are only read here.
+        let planned: Vec<Planned> = wanted
+            .into_iter()
+            .map(|(slot, port)| match self.ports.iter().position(|old| old.is_as(&port)) {
+                Some(old) => Planned::Kept { old, lag: port.lag },
+                None => Planned::New(LivePort::new(slot, &port, &self.watcher)),
+            })
+            .collect();
+        let retired = self.compile(&config, &planned_facts(&planned, &self.ports))?;
+        let mut old: Vec<Option<LivePort>> = std::mem::take(&mut self.ports).into_iter().map(Some).collect();
+        let ports = planned.into_iter().filter_map(|planned| match planned {
+            Planned::Kept { old: at, lag } => old[at].take().map(|port| LivePort { lag, ..port }),
+            Planned::New(port) => Some(port),
+        });
+        let ports: Vec<LivePort> = ports.collect();
+        let mut gone: Vec<LivePort> = old.into_iter().flatten().collect();
         // Routes live in the compiler's RIB from here on, where single ones come and go; a second copy of a million
         // of them would have to follow each change.
         self.config = Config { routes: Vec::new(), route_files: Vec::new(), ..config };
@@ -356,9 +362,9 @@ impl Gateway {
         }
     }
 
-    fn compile(&mut self, config: &Config, ports: &[LivePort]) -> Result<Retired, CompileError> {
+    fn compile(&mut self, config: &Config, facts: &[PortFacts]) -> Result<Retired, CompileError> {
         let rib = meaning::rib(config, &mut self.compiler)?;
-        let input = meaning::input(config, &facts(ports), &mut self.compiler)?;
+        let input = meaning::input(config, facts, &mut self.compiler)?;
         self.compiler.compile(input, rib)
     }
 
@@ -715,6 +721,18 @@ fn warn_accept(device: &str, error: &io::Error) {
         %error,
         "the device may drop groups and configured MAC addresses: ip link set {device} promisc on allmulticast on"
     );
+}
+
+/// In the order of the new config, as `ports` says where the port runs already.
+fn planned_facts(planned: &[Planned], ports: &[LivePort]) -> Vec<PortFacts> {
+    let facts = |(index, planned): (usize, &Planned)| match planned {
+        Planned::Kept { old, lag } => {
+            let port = &ports[*old];
+            PortFacts { members_up: port.members_up_as(*lag), ..port.facts(PortFacts::stable(index)) }
+        }
+        Planned::New(port) => port.facts(PortFacts::stable(index)),
+    };
+    planned.iter().enumerate().map(facts).collect()
 }
 
 fn facts(ports: &[LivePort]) -> Vec<PortFacts> {
