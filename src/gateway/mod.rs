@@ -26,7 +26,7 @@ use crate::mem::{ChunkSize, FramePool, MemoryError, PacketMemory};
 use crate::neighbours::NeighbourTable;
 use crate::packet::hash::Key;
 use crate::replay::NEIGHBOUR_CAPACITY;
-use crate::tables::compile::{CompileError, Compiler, MAX_INTERFACES, Retired};
+use crate::tables::compile::{CompileError, Compiler, Input, MAX_INTERFACES, Retired};
 use crate::tables::meaning::{self, PortFacts};
 use crate::telemetry::add;
 use crate::time::Nanos;
@@ -339,7 +339,7 @@ impl Gateway {
             self.ports.iter().flat_map(|port| port.members.iter().map(|member| member.device.clone())),
         );
         // Before the sockets: the first frame of a new port finds its interfaces.
-        self.publish(retired);
+        self.publish([retired]);
         let mut failed = None;
         for port in 0..self.ports.len() {
             for member in 0..self.ports[port].members.len() {
@@ -369,7 +369,7 @@ impl Gateway {
     }
 
     /// Puts the compiler's tables before the workers, waits until none uses older ones, frees those here.
-    pub(crate) fn publish(&mut self, retired: Retired) {
+    pub(crate) fn publish(&mut self, retired: impl IntoIterator<Item = Retired>) {
         let tables = Arc::clone(self.compiler.tables());
         let generation = tables.generation;
         self.node.reserve_rules(&self.compiler.policy_slots);
@@ -385,7 +385,7 @@ impl Gateway {
             std::thread::sleep(Duration::from_micros(50));
         }
         drop(old);
-        retired.release(&self.node.neighbours);
+        retired.into_iter().for_each(|retired| retired.release(&self.node.neighbours));
         tracing::info!(generation, applied_us = begun.elapsed().as_micros() as u64, "published");
     }
 
@@ -620,7 +620,7 @@ impl Gateway {
             }
         }
         match self.compiler.change_links(&specs) {
-            Ok(retired) => self.publish(retired),
+            Ok(retired) => self.publish([retired]),
             Err(error) => tracing::error!(%error, "cannot withdraw routes"),
         }
         if let Err(error) = self.recompile() {
@@ -630,10 +630,14 @@ impl Gateway {
 
     /// Compiles the config in force anew, with the routes there are, and publishes.
     fn recompile(&mut self) -> Result<(), CompileError> {
-        let input = meaning::input(&self.config, &facts(&self.ports), &mut self.compiler)?;
+        let input = self.input_in_force()?;
         let retired = self.compiler.recompile(input)?;
-        self.publish(retired);
+        self.publish([retired]);
         Ok(())
+    }
+
+    fn input_in_force(&mut self) -> Result<Input, CompileError> {
+        meaning::input(&self.config, &facts(&self.ports), &mut self.compiler)
     }
 
     // ---- what it is doing
