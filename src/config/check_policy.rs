@@ -19,6 +19,11 @@ pub(crate) const MAX_ZONES: usize = 254;
 /// The rule that decides where none matched; see `show rules`.
 const DEFAULT_RULE: &str = "default";
 
+/// Most lines of one compiled rule: its prefixes from, prefixes to, services and source ports multiplied.
+const MAX_RULE_LINES: usize = 100_000;
+/// Most lines of all rules together, about 100 bytes each while they are compiled.
+const MAX_LINES: usize = 2_000_000;
+
 /// What rules may name.
 struct Known<'a> {
     zones: BTreeSet<&'a str>,
@@ -58,6 +63,48 @@ impl<'a> Checks<'a, '_> {
             self.rule(&known, &format!("rule[{index}]"), rule);
         }
         self.nat(&known, &config.nat);
+        self.lines();
+    }
+
+    /// A short config can mean more than memory holds.
+    fn lines(&mut self) {
+        let config = self.config;
+        let rules = |table: &'static str, rules: &'a [Rule]| {
+            rules.iter().enumerate().map(move |(index, rule)| {
+                let ports = rule.source_ports.as_deref().map_or(1, <[_]>::len);
+                (table, index, &rule.name, (&rule.from, &rule.to), rule.service.as_deref(), ports)
+            })
+        };
+        let sources = config.nat.sources.iter().enumerate().map(|(index, rule)| {
+            ("nat.source", index, &rule.name, (&rule.from, &rule.to), rule.service.as_deref(), 1)
+        });
+        let all = rules("admin_rule", &config.admin_rules).chain(rules("rule", &config.rules)).chain(sources);
+        let mut sum = 0;
+        let mut largest: Option<(usize, &str, usize, &Name)> = None;
+        for (table, index, name, (from, to), services, ports) in all {
+            let [from, to] = [from, to].map(Side::prefixes_in_place);
+            let services = services.map_or(1, <[_]>::len);
+            let lines = [to, services, ports].into_iter().fold(from, usize::saturating_mul);
+            if lines > MAX_RULE_LINES {
+                let allowed = format!(
+                    "{from} prefixes from, {to} prefixes to, {services} services and {ports} source ports make {lines} \
+                     lines; at most {MAX_RULE_LINES}: name the prefixes in a [[group]], or make it several rules"
+                );
+                self.fault(format!("{table}[{index}]"), name, allowed);
+                continue; // told already
+            }
+            sum += lines;
+            if largest.is_none_or(|(most, ..)| lines > most) {
+                largest = Some((lines, table, index, name));
+            }
+        }
+        if let Some((lines, table, index, name)) = largest.filter(|_| sum > MAX_LINES) {
+            let allowed = format!(
+                "all rules together make {sum} lines, the most of them, {lines}, this one; at most {MAX_LINES}: \
+                 name prefixes in a [[group]]"
+            );
+            self.fault(format!("{table}[{index}]"), name, allowed);
+        }
     }
 
     fn zone_names(&mut self, known: &mut Known<'_>) {

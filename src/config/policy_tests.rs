@@ -744,3 +744,32 @@ fn a_long_chain_of_groups_is_no_recursion() {
     assert_eq!(errors.errors.len(), 1, "one circle");
     assert_eq!(errors.errors[0].key, "group[4999].members[0]");
 }
+
+/// A config of 19 kB meant 64 million lines.
+#[test]
+fn rules_that_multiply_are_refused() {
+    let prefixes = |net: &str, count: usize| -> String {
+        (0..count).map(|i| format!("\"{net}.{}.{}\",", i / 100, 1 + i % 100 * 2)).collect()
+    };
+    let config = |rules: usize, from: usize, ports: usize| {
+        let rule = |rule: usize| {
+            let ports: Vec<String> = (0..ports).map(|i| format!("\"{}\"", 1 + i * 2)).collect();
+            format!(
+                "[[rule]]\nname = \"r{rule}\"\nfrom = {{ group = \"g\", prefix = [{}] }}\nto = {{ prefix = [{}] }}\n\
+                 service = \"udp\"\nsource_ports = [{}]\naction = \"allow\"\n",
+                prefixes("10.0", from),
+                prefixes("10.1", 8),
+                ports.join(", ")
+            )
+        };
+        let rules: String = (0..rules).map(rule).collect();
+        let group = "[[group]]\nname = \"g\"\nmembers = [\"10.0.0.0/8\"]\n";
+        let read = Config::parse(&format!("schema = 1\n{group}{rules}"), "gw.toml");
+        read.err().map(|errors| errors.to_string()).unwrap_or_default()
+    };
+    assert_eq!(config(20, 125, 100), "", "2,000,000 lines, 100,000 a rule");
+    let one = config(1, 126, 100);
+    assert!(one.contains("rule[0]: r0: 126 prefixes from, 8 prefixes to, 1 services and 100 source ports make 100800 lines; at most 100000"), "{one}");
+    let all = config(21, 124, 100);
+    assert!(all.contains("rule[0]: r0: all rules together make 2083200 lines, the most of them, 99200, this one; at most 2000000"), "{all}");
+}

@@ -31,8 +31,6 @@ pub const MAX_RULES: usize = crate::by_slot::MAX_SLOTS;
 const MAX_NAT_RULES: usize = 65_000;
 /// Groups, and prefix lists that count as one.
 const MAX_SETS: usize = 65_535;
-/// A longer list of prefixes in a rule is looked up as a group is.
-const PREFIXES_IN_PLACE: usize = 8;
 
 /// Slots of what policy names.
 #[derive(Clone, Debug)]
@@ -469,7 +467,7 @@ impl<'a> Build<'a> {
         let set = self.set_of(side);
         let Some(ranges) = &side.prefix else { return Ok(Addresses { prefixes: vec![Prefix::ANY], set }) };
         let nets: Vec<IpNet> = ranges.iter().flat_map(|range| range.nets()).collect();
-        if nets.len() > PREFIXES_IN_PLACE && set.is_none() {
+        if nets.len() > config::Side::PREFIXES_IN_PLACE && set.is_none() {
             let list = self.new_set()?;
             self.members.extend(nets.into_iter().map(|net| (net, list)));
             return Ok(Addresses { prefixes: vec![Prefix::ANY], set: Some(list) });
@@ -477,7 +475,7 @@ impl<'a> Build<'a> {
         Ok(Addresses { prefixes: nets.into_iter().map(Prefix::from).collect(), set })
     }
 
-    /// The lines of one rule.
+    /// The lines of one rule: not more than the check of the config allows (`config::check_policy`).
     fn lines(
         &mut self,
         rule: u32,
