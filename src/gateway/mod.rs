@@ -246,6 +246,8 @@ pub struct Gateway {
     watcher: LinkWatcher,
     started: Instant,
     pool_history: PoolHistory,
+    /// Of publications that not every worker took in time: released with the next one that all take.
+    late: Vec<Retired>,
 }
 
 impl Gateway {
@@ -271,7 +273,7 @@ impl Gateway {
         );
         let program = XdpProgram::load()?;
         let started = Instant::now();
-        let workers = start_workers(&node, pools, &cpus, started);
+        let workers = start_workers(&node, pools, &cpus, started).map_err(system("start the workers"))?;
         leave_to_workers(&cpus);
         let mut gateway = Gateway {
             config: Config::default(),
@@ -286,6 +288,7 @@ impl Gateway {
             watcher,
             started,
             pool_history: PoolHistory::default(),
+            late: Vec::new(),
         };
         gateway.reconfigure(config, true)?;
         Ok(gateway)
@@ -368,10 +371,12 @@ impl Gateway {
         self.compiler.compile(input, rib)
     }
 
-    /// Puts the compiler's tables before the workers, waits until none uses older ones, frees those here.
-    pub(crate) fn publish(&mut self, retired: impl IntoIterator<Item = Retired>) {
+    /// Puts the compiler's tables before the workers, waits until none uses older ones, frees those here. False if a
+    /// worker did not take them in time: it goes on with older ones until it does, see [`Gateway::not_in_use`].
+    pub(crate) fn publish(&mut self, retired: impl IntoIterator<Item = Retired>) -> bool {
         let tables = Arc::clone(self.compiler.tables());
         let generation = tables.generation;
+        self.late.extend(retired);
         self.node.reserve_rules(&self.compiler.policy_slots);
         let old = self.node.tables.swap(tables);
         self.node.wake_all();
@@ -379,14 +384,28 @@ impl Gateway {
         while !self.node.all_use(generation) {
             if begun.elapsed() > PUBLISH_LIMIT {
                 tracing::error!(generation, "a worker has not taken the tables over; is its CPU taken away?");
-                // Its snapshot lives on in its hands; pins stay, so nothing dangles.
-                return;
+                // Its snapshot lives on in its hands; pins and claims stay, so nothing dangles.
+                self.compiler.policy_slots.keep_addresses = true;
+                return false;
             }
             std::thread::sleep(Duration::from_micros(50));
         }
         drop(old);
-        retired.into_iter().for_each(|retired| retired.release(&self.node.neighbours));
+        self.late.drain(..).for_each(|retired| retired.release(&self.node.neighbours));
+        self.compiler.policy_slots.keep_addresses = false;
         tracing::info!(generation, applied_us = begun.elapsed().as_micros() as u64, "published");
+        true
+    }
+
+    /// What to say of tables that a worker does not use yet.
+    fn not_in_use(&self, generation: u64) -> Option<String> {
+        (!self.node.all_use(generation)).then(|| {
+            format!(
+                "generation {generation} is published, but NOT in use by every worker yet: one has not answered for {} \
+                 s and goes on with older tables; is its CPU taken away? see show workers",
+                PUBLISH_LIMIT.as_secs()
+            )
+        })
     }
 
     // ---- devices
@@ -620,7 +639,7 @@ impl Gateway {
             }
         }
         match self.compiler.change_links(&specs) {
-            Ok(retired) => self.publish([retired]),
+            Ok(retired) => _ = self.publish([retired]),
             Err(error) => tracing::error!(%error, "cannot withdraw routes"),
         }
         if let Err(error) = self.recompile() {
@@ -803,20 +822,29 @@ fn leave_to_workers(cpus: &[usize]) {
     }
 }
 
+/// Starts the workers and waits until each has made its tables: the memory of flows is populated then, which may take
+/// seconds, and the first publication finds all of them at work.
 fn start_workers(
     node: &Arc<Node>,
     pools: Vec<FramePool>,
     cpus: &[usize],
     started: Instant,
-) -> Vec<WorkerHandle> {
-    let start = |(id, (pool, cpu)): (usize, (FramePool, &usize))| {
+) -> io::Result<Vec<WorkerHandle>> {
+    let (ready, all_ready) = bounded(cpus.len());
+    let mut workers = Vec::with_capacity(cpus.len());
+    for (id, (pool, cpu)) in pools.into_iter().zip(cpus).enumerate() {
         let (sender, receiver) = unbounded();
-        let (node, cpu) = (Arc::clone(node), *cpu);
-        let run = move || worker_loop(id, cpu, &node, pool, &receiver, started);
-        let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(run);
-        WorkerHandle { cpu, commands: sender, thread: thread.ok() }
-    };
-    pools.into_iter().zip(cpus).enumerate().map(start).collect()
+        let (node, cpu, ready) = (Arc::clone(node), *cpu, ready.clone());
+        let run = move || worker_loop(id, cpu, &node, pool, &receiver, ready, started);
+        let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(run)?;
+        workers.push(WorkerHandle { cpu, commands: sender, thread: Some(thread) });
+    }
+    drop(ready);
+    for _ in &workers {
+        let ended = |_| io::Error::other("one ended while it made its tables; lower `flows.capacity`");
+        all_ready.recv().map_err(ended)?;
+    }
+    Ok(workers)
 }
 
 fn worker_loop(
@@ -825,12 +853,16 @@ fn worker_loop(
     node: &Arc<Node>,
     pool: FramePool,
     commands: &Receiver<Command>,
+    ready: Sender<()>,
     started: Instant,
 ) {
     if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
         tracing::warn!(worker = id, cpu, "cannot pin the worker to its CPU");
     }
     let mut worker = Worker::new(id, node, pool);
+    let _ = ready.send(());
+    // With the last of them gone the start learns that a worker has ended.
+    drop(ready);
     let counters = &node.counters[id];
     let clock = || Nanos(started.elapsed().as_nanos() as u64);
     let mut last_work = clock();

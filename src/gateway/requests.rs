@@ -74,6 +74,7 @@ impl Gateway {
         let down =
             |port: &super::LivePort| port.why_down().map(|why| format!("port {} is down: {why}", port.name));
         warnings.extend(self.ports().iter().filter_map(down));
+        warnings.extend(self.not_in_use(generation));
         Ok(changed(generation, 1, begun, warnings))
     }
 
@@ -136,7 +137,8 @@ impl Gateway {
             }
         }
         let generation = self.node().tables.load().generation;
-        Ok(changed(generation, changes, begun, Vec::new()))
+        let warnings = self.not_in_use(generation).into_iter().collect();
+        Ok(changed(generation, changes, begun, warnings))
     }
 
     /// The same, where neighbours are compiled anew, and groups with them. On an error nothing has changed.

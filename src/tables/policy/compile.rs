@@ -45,6 +45,8 @@ pub struct PolicySlots {
     pub pools: Slots,
     /// Outside addresses given to pools.
     addresses: AHashSet<(u16, u32)>,
+    /// A worker may use a policy older than the last one: no address is forgotten.
+    pub keep_addresses: bool,
 }
 
 impl Default for PolicySlots {
@@ -55,6 +57,7 @@ impl Default for PolicySlots {
             nat_rules: Slots::default(),
             pools: Slots::default(),
             addresses: AHashSet::default(),
+            keep_addresses: false,
         };
         let _ = slots.rules.slot("default", MAX_RULES);
         let _ = slots.nat_rules.slot("", MAX_NAT_RULES);
@@ -100,6 +103,9 @@ impl PolicySlots {
 
     /// Gives back the claims of addresses that no pool of these policies has, once nobody is mapped to them.
     pub fn forget_addresses(&mut self, policies: &[&Policy], claims: &BlockClaims) {
+        if self.keep_addresses {
+            return;
+        }
         self.addresses.retain(|(vrf, addr)| {
             policies.iter().any(|policy| policy.pool_of.contains_key(&(*vrf, *addr)))
                 || !claims.forget(*vrf, *addr)
