@@ -117,7 +117,8 @@ impl Gateway {
                 }
             }
         }
-        let has_neighbours = patches.iter().any(|patch| matches!(patch, Patch::NeighbourAdd(_) | Patch::NeighbourDel(_)));
+        let has_neighbours =
+            patches.iter().any(|patch| matches!(patch, Patch::NeighbourAdd(_) | Patch::NeighbourDel(_)));
         if has_neighbours {
             self.commit_with_neighbours(&patches, groups, routes)?;
         } else {
@@ -182,8 +183,7 @@ impl Gateway {
         let mut undo = Vec::new();
         if !routes.is_empty() {
             let rib = self.compiler.rib();
-            let before =
-                |vrf: u16, net: IpNet| rib.get(vrf, net).map(|target| rib.target(target).clone());
+            let before = |vrf: u16, net: IpNet| rib.get(vrf, net).map(|target| rib.target(target).clone());
             // The first of several changes of one prefix is undone last.
             undo = routes.iter().rev().map(|(vrf, net, _)| (*vrf, *net, before(*vrf, *net))).collect();
             retired.push(self.compiler.change_routes(routes)?);
