@@ -16,6 +16,12 @@ use super::value::{Name, VrfName};
 /// Most zones: the packet path keeps a zone in one byte, 0 is none and 255 the gateway.
 pub(crate) const MAX_ZONES: usize = 254;
 
+/// Most addresses of all pools together: a node keeps that many of claims (`tables::compile`).
+const MAX_NAT_ADDRESSES: u128 = 1024;
+
+/// What the config may say and the gateway cannot do yet: better refused than forgotten.
+const NOT_YET: &str = "this version cannot do that yet; leave it out";
+
 /// The rule that decides where none matched; see `show rules`.
 const DEFAULT_RULE: &str = "default";
 
@@ -134,6 +140,13 @@ impl<'a> Checks<'a, '_> {
             if let Some(limit) = limit.filter(|limit| *limit > flows.capacity) {
                 let allowed = format!("not over capacity, which is {}", flows.capacity);
                 self.fault(format!("flows.{key}"), limit, allowed);
+            }
+        }
+        for (key, limit) in
+            [("half_open", flows.half_open), ("half_open_per_destination", flows.half_open_per_destination)]
+        {
+            if let Some(limit) = limit {
+                self.fault(format!("flows.{key}"), limit, NOT_YET);
             }
         }
     }
@@ -278,6 +291,9 @@ impl<'a> Checks<'a, '_> {
         self.side(known, Of::Firewall, &format!("{key}.from"), &rule.from);
         self.side(known, Of::Firewall, &format!("{key}.to"), &rule.to);
         self.families(key, &rule.from, Some(&rule.to), rule.service.as_ref());
+        if rule.log {
+            self.fault(format!("{key}.log"), true, NOT_YET);
+        }
         let services = rule.service.as_deref().unwrap_or(&[Service::ANY]);
         if rule.source_ports.is_some()
             && let Some(service) = services.iter().find(|service| !service.has_ports())
@@ -330,6 +346,7 @@ impl<'a> Checks<'a, '_> {
         self.static_names(nat);
         let mut taken: AHashMap<&'a VrfName, Vec<Taken>> = AHashMap::new();
         let mut pools: AHashSet<(&VrfName, &NatPool, Option<PortRange>)> = AHashSet::new();
+        let mut addresses = 0u128;
         for (index, rule) in nat.sources.iter().enumerate() {
             let key = format!("nat.source[{index}]");
             self.nat_source(known, &key, rule, nat);
@@ -337,6 +354,19 @@ impl<'a> Checks<'a, '_> {
             if let Some(pool) = &rule.pool
                 && pools.insert((&rule.vrf, pool, rule.ports))
             {
+                let before = addresses;
+                for range in pool.addresses() {
+                    let [first, last] = [range.first(), range.last()].map(addr_number);
+                    addresses = addresses.saturating_add(last - first).saturating_add(1);
+                }
+                if before <= MAX_NAT_ADDRESSES && addresses > MAX_NAT_ADDRESSES {
+                    let allowed = format!(
+                        "the pool of nat.source `{}`: the node has room for {MAX_NAT_ADDRESSES} external addresses at \
+                         most, with this pool there are {addresses}",
+                        rule.name
+                    );
+                    self.table_fault(format!("{key}.pool"), allowed);
+                }
                 let taken = taken.entry(&rule.vrf).or_default();
                 for (at, range) in pool.addresses().iter().enumerate() {
                     taken.push((*range, format!("{key}.pool[{at}]")));
@@ -554,6 +584,13 @@ impl<'a> Checks<'a, '_> {
                 format!("{name} already takes these packets; let them differ in address, service or from");
             self.fault(format!("nat.destination[{index}].service"), &nat.destinations[index].name, allowed);
         }
+    }
+}
+
+fn addr_number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
     }
 }
 
