@@ -37,6 +37,8 @@ fn the_annotated_example_is_good() {
 fn what_the_annotated_example_has_in_comments_is_good_too() {
     let text = std::fs::read_to_string("config/softgate.toml").unwrap();
     let lines = text.lines().map(|line| match line.strip_prefix("# ") {
+        // Known, and refused until this version can do it.
+        Some(rest) if rest.starts_with("half_open") || rest.starts_with("log = true") => line,
         Some(rest) if rest.contains(" = ") && !rest.starts_with("path") && !rest.starts_with("vrf") => rest,
         Some("[pair]") => "[pair]",
         _ => line,

@@ -77,6 +77,7 @@ impl<'a> Checks<'a, '_> {
 
     fn ports(&mut self) {
         let mut devices = AHashMap::new();
+        let mut in_all = 0;
         for (index, port) in self.config.ports.iter().enumerate() {
             match (&port.device, port.devices.is_empty()) {
                 (Some(_), true) => {}
@@ -97,6 +98,14 @@ impl<'a> Checks<'a, '_> {
                     port.devices.len(),
                     format!("a LAG has at most {} devices", Port::MAX_DEVICES),
                 );
+            }
+            let before = in_all;
+            in_all += port.all_devices().count();
+            let most = Port::MAX_DEVICES_IN_ALL;
+            if before <= most && in_all > most {
+                let allowed =
+                    format!("with this port there are {in_all} devices; at most {most} of all ports");
+                self.fault(format!("port[{index}]"), &port.name, allowed);
             }
             for device in port.all_devices() {
                 if let Some(other) = devices.insert(device, index) {

@@ -16,8 +16,19 @@ use super::value::{Name, VrfName};
 /// Most zones: the packet path keeps a zone in one byte, 0 is none and 255 the gateway.
 pub(crate) const MAX_ZONES: usize = 254;
 
+/// Most addresses of all pools together: a node keeps that many of claims (`tables::compile`).
+const MAX_NAT_ADDRESSES: u128 = 1024;
+
+/// What the config may say and the gateway cannot do yet: better refused than forgotten.
+const NOT_YET: &str = "this version cannot do that yet; leave it out";
+
 /// The rule that decides where none matched; see `show rules`.
 const DEFAULT_RULE: &str = "default";
+
+/// Most lines of one compiled rule: its prefixes from, prefixes to, services and source ports multiplied.
+const MAX_RULE_LINES: usize = 100_000;
+/// Most lines of all rules together, about 100 bytes each while they are compiled.
+const MAX_LINES: usize = 2_000_000;
 
 /// What rules may name.
 struct Known<'a> {
@@ -58,6 +69,48 @@ impl<'a> Checks<'a, '_> {
             self.rule(&known, &format!("rule[{index}]"), rule);
         }
         self.nat(&known, &config.nat);
+        self.lines();
+    }
+
+    /// A short config can mean more than memory holds.
+    fn lines(&mut self) {
+        let config = self.config;
+        let rules = |table: &'static str, rules: &'a [Rule]| {
+            rules.iter().enumerate().map(move |(index, rule)| {
+                let ports = rule.source_ports.as_deref().map_or(1, <[_]>::len);
+                (table, index, &rule.name, (&rule.from, &rule.to), rule.service.as_deref(), ports)
+            })
+        };
+        let sources = config.nat.sources.iter().enumerate().map(|(index, rule)| {
+            ("nat.source", index, &rule.name, (&rule.from, &rule.to), rule.service.as_deref(), 1)
+        });
+        let all = rules("admin_rule", &config.admin_rules).chain(rules("rule", &config.rules)).chain(sources);
+        let mut sum = 0;
+        let mut largest: Option<(usize, &str, usize, &Name)> = None;
+        for (table, index, name, (from, to), services, ports) in all {
+            let [from, to] = [from, to].map(Side::prefixes_in_place);
+            let services = services.map_or(1, <[_]>::len);
+            let lines = [to, services, ports].into_iter().fold(from, usize::saturating_mul);
+            if lines > MAX_RULE_LINES {
+                let allowed = format!(
+                    "{from} prefixes from, {to} prefixes to, {services} services and {ports} source ports make {lines} \
+                     lines; at most {MAX_RULE_LINES}: name the prefixes in a [[group]], or make it several rules"
+                );
+                self.fault(format!("{table}[{index}]"), name, allowed);
+                continue; // told already
+            }
+            sum += lines;
+            if largest.is_none_or(|(most, ..)| lines > most) {
+                largest = Some((lines, table, index, name));
+            }
+        }
+        if let Some((lines, table, index, name)) = largest.filter(|_| sum > MAX_LINES) {
+            let allowed = format!(
+                "all rules together make {sum} lines, the most of them, {lines}, this one; at most {MAX_LINES}: \
+                 name prefixes in a [[group]]"
+            );
+            self.fault(format!("{table}[{index}]"), name, allowed);
+        }
     }
 
     fn zone_names(&mut self, known: &mut Known<'_>) {
@@ -87,6 +140,13 @@ impl<'a> Checks<'a, '_> {
             if let Some(limit) = limit.filter(|limit| *limit > flows.capacity) {
                 let allowed = format!("not over capacity, which is {}", flows.capacity);
                 self.fault(format!("flows.{key}"), limit, allowed);
+            }
+        }
+        for (key, limit) in
+            [("half_open", flows.half_open), ("half_open_per_destination", flows.half_open_per_destination)]
+        {
+            if let Some(limit) = limit {
+                self.fault(format!("flows.{key}"), limit, NOT_YET);
             }
         }
     }
@@ -231,6 +291,9 @@ impl<'a> Checks<'a, '_> {
         self.side(known, Of::Firewall, &format!("{key}.from"), &rule.from);
         self.side(known, Of::Firewall, &format!("{key}.to"), &rule.to);
         self.families(key, &rule.from, Some(&rule.to), rule.service.as_ref());
+        if rule.log {
+            self.fault(format!("{key}.log"), true, NOT_YET);
+        }
         let services = rule.service.as_deref().unwrap_or(&[Service::ANY]);
         if rule.source_ports.is_some()
             && let Some(service) = services.iter().find(|service| !service.has_ports())
@@ -283,6 +346,7 @@ impl<'a> Checks<'a, '_> {
         self.static_names(nat);
         let mut taken: AHashMap<&'a VrfName, Vec<Taken>> = AHashMap::new();
         let mut pools: AHashSet<(&VrfName, &NatPool, Option<PortRange>)> = AHashSet::new();
+        let mut addresses = 0u128;
         for (index, rule) in nat.sources.iter().enumerate() {
             let key = format!("nat.source[{index}]");
             self.nat_source(known, &key, rule, nat);
@@ -290,6 +354,19 @@ impl<'a> Checks<'a, '_> {
             if let Some(pool) = &rule.pool
                 && pools.insert((&rule.vrf, pool, rule.ports))
             {
+                let before = addresses;
+                for range in pool.addresses() {
+                    let [first, last] = [range.first(), range.last()].map(addr_number);
+                    addresses = addresses.saturating_add(last - first).saturating_add(1);
+                }
+                if before <= MAX_NAT_ADDRESSES && addresses > MAX_NAT_ADDRESSES {
+                    let allowed = format!(
+                        "the pool of nat.source `{}`: the node has room for {MAX_NAT_ADDRESSES} external addresses at \
+                         most, with this pool there are {addresses}",
+                        rule.name
+                    );
+                    self.table_fault(format!("{key}.pool"), allowed);
+                }
                 let taken = taken.entry(&rule.vrf).or_default();
                 for (at, range) in pool.addresses().iter().enumerate() {
                     taken.push((*range, format!("{key}.pool[{at}]")));
@@ -507,6 +584,13 @@ impl<'a> Checks<'a, '_> {
                 format!("{name} already takes these packets; let them differ in address, service or from");
             self.fault(format!("nat.destination[{index}].service"), &nat.destinations[index].name, allowed);
         }
+    }
+}
+
+fn addr_number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
     }
 }
 

@@ -114,6 +114,16 @@ impl Side {
         self.zone.as_ref().is_some_and(|zone| zone.as_str() == Side::SELF)
     }
 
+    /// A longer list of prefixes is looked up as a group is, if the side names none.
+    pub(crate) const PREFIXES_IN_PLACE: usize = 8;
+
+    /// Prefixes that each need lines of their own in the compiled rule.
+    pub(crate) fn prefixes_in_place(&self) -> usize {
+        let Some(ranges) = &self.prefix else { return 1 };
+        let nets = ranges.iter().map(|range| range.nets().count()).sum();
+        if nets > Side::PREFIXES_IN_PLACE && self.group.is_none() { 1 } else { nets }
+    }
+
     /// The zone of the gateway itself; no interface can have it.
     pub const SELF: &str = "self";
 }

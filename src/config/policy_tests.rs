@@ -40,7 +40,7 @@ capacity = 2_000_000
 udp_s = 300
 udp_unreplied_s = 30
 per_host_sessions = 5000
-half_open_per_destination = 1000
+# half_open_per_destination = 1000
 
 [[group]]
 name = "legacy-web"
@@ -61,7 +61,7 @@ action = "allow"
 from = { zone = "outside" }
 to = { zone = "inside", group = "web" }
 service = ["tcp/443", "udp/443", "icmp/echo-request"]
-log = true
+log = false
 rate_limit = { per_s = 1000, burst = 200 }
 
 [[rule]]
@@ -124,7 +124,7 @@ fn the_vocabulary_of_the_manual_is_read() {
     assert_eq!(config.flows.tcp_established_s.get(), 7440, "RFC 5382 REQ-5");
     assert_eq!(config.groups[1].members[1], Member::Group(Name::new("legacy-web").unwrap()));
     let rule = &config.rules[0];
-    assert_eq!((rule.action, rule.log), (RuleAction::Allow, true));
+    assert_eq!((rule.action, rule.log), (RuleAction::Allow, false));
     let services: Vec<String> = rule.service.as_deref().unwrap().iter().map(Service::to_string).collect();
     assert_eq!(services, ["tcp/443", "udp/443", "icmp/echo-request"]);
     assert_eq!(rule.rate_limit.unwrap().per_s.get(), 1000);
@@ -236,6 +236,20 @@ fn errors_of_flows_and_groups() {
             "per_host_sessions = 3_000_000",
             "per_host",
             &["gw.toml:#: flows.per_host_sessions: 3000000: not over capacity, which is 2000000"],
+        ),
+        (
+            "# half_open_per_destination",
+            "half_open_per_destination",
+            "half_open_per",
+            &[
+                "gw.toml:#: flows.half_open_per_destination: 1000: this version cannot do that yet; leave it out",
+            ],
+        ),
+        (
+            "log = false",
+            "log = true",
+            "log = true",
+            &["gw.toml:#: rule[0].log: true: this version cannot do that yet; leave it out"],
         ),
         (
             "udp_s = 300",
@@ -743,4 +757,33 @@ fn a_long_chain_of_groups_is_no_recursion() {
     let errors = Config::parse(&text, "gw.toml").unwrap_err();
     assert_eq!(errors.errors.len(), 1, "one circle");
     assert_eq!(errors.errors[0].key, "group[4999].members[0]");
+}
+
+/// A config of 19 kB meant 64 million lines.
+#[test]
+fn rules_that_multiply_are_refused() {
+    let prefixes = |net: &str, count: usize| -> String {
+        (0..count).map(|i| format!("\"{net}.{}.{}\",", i / 100, 1 + i % 100 * 2)).collect()
+    };
+    let config = |rules: usize, from: usize, ports: usize| {
+        let rule = |rule: usize| {
+            let ports: Vec<String> = (0..ports).map(|i| format!("\"{}\"", 1 + i * 2)).collect();
+            format!(
+                "[[rule]]\nname = \"r{rule}\"\nfrom = {{ group = \"g\", prefix = [{}] }}\nto = {{ prefix = [{}] }}\n\
+                 service = \"udp\"\nsource_ports = [{}]\naction = \"allow\"\n",
+                prefixes("10.0", from),
+                prefixes("10.1", 8),
+                ports.join(", ")
+            )
+        };
+        let rules: String = (0..rules).map(rule).collect();
+        let group = "[[group]]\nname = \"g\"\nmembers = [\"10.0.0.0/8\"]\n";
+        let read = Config::parse(&format!("schema = 1\n{group}{rules}"), "gw.toml");
+        read.err().map(|errors| errors.to_string()).unwrap_or_default()
+    };
+    assert_eq!(config(20, 125, 100), "", "2,000,000 lines, 100,000 a rule");
+    let one = config(1, 126, 100);
+    assert!(one.contains("rule[0]: r0: 126 prefixes from, 8 prefixes to, 1 services and 100 source ports make 100800 lines; at most 100000"), "{one}");
+    let all = config(21, 124, 100);
+    assert!(all.contains("rule[0]: r0: all rules together make 2083200 lines, the most of them, 99200, this one; at most 2000000"), "{all}");
 }

@@ -28,7 +28,7 @@ pub struct System {
     pub workers: Workers,
     /// Frames of packet memory for each worker.
     #[serde(default = "System::default_frames")]
-    pub frames: Ranged<1024, 4_194_304>,
+    pub frames: Ranged<1024, 1_048_576>,
     /// Seed of the keyed hashes that nodes and runs must agree on (ECMP, flows, shards).
     #[serde(default, skip_serializing_if = "is_default")]
     pub key: HashKey,
@@ -40,7 +40,7 @@ impl System {
     }
 
     /// 16384: the receive and fill rings of four queues (2048 each) once over, and as much in flight.
-    fn default_frames() -> Ranged<1024, 4_194_304> {
+    fn default_frames() -> Ranged<1024, 1_048_576> {
         Ranged::constant(16384)
     }
 }
@@ -238,6 +238,8 @@ pub struct Port {
 impl Port {
     /// Most devices of a LAG.
     pub const MAX_DEVICES: usize = 8;
+    /// Most devices of all ports: each has a place in the maps of the XDP program.
+    pub const MAX_DEVICES_IN_ALL: usize = 64;
 
     /// All its devices, however they were written.
     pub fn all_devices(&self) -> impl Iterator<Item = &DeviceName> {

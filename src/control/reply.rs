@@ -62,12 +62,12 @@ pub struct Staged {
     pub staged_bytes: u64,
 }
 
-/// A change that has been applied: no packet uses the old tables any more.
+/// A change that has been applied: no packet uses the old tables any more, or a warning says so.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
-    /// The generation every worker now uses.
+    /// The generation every worker now uses; a warning says where one does not yet.
     pub generation: u64,
-    /// From the request to the moment the last worker reported the generation.
+    /// From the request to the moment the last worker reported the generation, or was given up on.
     pub applied_us: u64,
     /// Single changes made.
     pub changed: u64,

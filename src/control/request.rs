@@ -162,7 +162,7 @@ pub struct RoutesQuery {
     pub lookup: Option<IpAddr>,
     /// Routes to pass over: `next_offset` of the page before.
     pub offset: u64,
-    /// Most routes in the reply; absent or beyond 10000: 10000.
+    /// Most routes in the reply; absent or beyond 10000: 10000; 0: 1, so that pages end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
@@ -173,7 +173,7 @@ impl RoutesQuery {
 
     /// Routes on a page.
     pub fn page(&self) -> usize {
-        self.limit.unwrap_or(Self::MOST).min(Self::MOST) as usize
+        self.limit.unwrap_or(Self::MOST).clamp(1, Self::MOST) as usize
     }
 }
 

@@ -1,5 +1,7 @@
 //! Members of groups that come and go while the gateway runs.
 
+use ahash::AHashSet;
+
 use crate::config::{Group, GroupName, Member};
 use crate::control::{Fault, GroupMembers, Patch};
 
@@ -28,17 +30,20 @@ fn at(groups: &[Group], name: &GroupName) -> Result<usize, Fault> {
 fn add(groups: &mut [Group], change: &GroupMembers) -> Result<(), Fault> {
     let GroupMembers { group: name, members } = change;
     let group = at(groups, name)?;
+    // Inner groups that were looked into: what comes in here does not change what they hold.
+    let mut looked_into: AHashSet<&GroupName> = AHashSet::new();
     for member in members {
         if let Member::Group(inner) = member
+            && looked_into.insert(inner)
             && holds(groups, at(groups, inner)?, name)
         {
             let message = format!("group {name}: {member}: a group cannot contain itself");
             return Err(Fault::refused(message));
         }
-        if !groups[group].members.contains(member) {
-            groups[group].members.push(member.clone());
-        }
     }
+    let mut known: AHashSet<&Member> = groups[group].members.iter().collect();
+    let new: Vec<Member> = members.iter().filter(|member| known.insert(member)).cloned().collect();
+    groups[group].members.extend(new);
     Ok(())
 }
 
@@ -46,13 +51,14 @@ fn delete(groups: &mut [Group], change: &GroupMembers) -> Result<(), Fault> {
     let GroupMembers { group: name, members } = change;
     let group = at(groups, name)?;
     let group = &mut groups[group].members;
+    let known: AHashSet<&Member> = group.iter().collect();
+    let mut gone = AHashSet::with_capacity(members.len());
     for member in members {
-        let before = group.len();
-        group.retain(|known| known != member);
-        if group.len() == before {
+        if !known.contains(member) || !gone.insert(member) {
             return Err(Fault::not_found(format!("group {name} has no member {member}; see show groups")));
         }
     }
+    group.retain(|member| !gone.contains(member));
     Ok(())
 }
 

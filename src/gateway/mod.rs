@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::config::{Config, Lag, PortMode, Workers};
+use crate::config::{self, Config, Lag, PortMode, Workers};
 use crate::flow;
 use crate::io::Port;
 use crate::io::link::{Accepted, LinkChange, LinkEvent, LinkState, LinkWatcher, OffloadGuard};
@@ -26,7 +26,7 @@ use crate::mem::{ChunkSize, FramePool, MemoryError, PacketMemory};
 use crate::neighbours::NeighbourTable;
 use crate::packet::hash::Key;
 use crate::replay::NEIGHBOUR_CAPACITY;
-use crate::tables::compile::{CompileError, Compiler, MAX_INTERFACES, Retired};
+use crate::tables::compile::{CompileError, Compiler, Input, MAX_INTERFACES, Retired};
 use crate::tables::meaning::{self, PortFacts};
 use crate::telemetry::add;
 use crate::time::Nanos;
@@ -139,7 +139,44 @@ pub struct LivePort {
     lag_mac: Option<[u8; 6]>,
 }
 
+/// What becomes of a port of a new config.
+enum Planned {
+    /// It runs already, at this place.
+    Kept { old: usize, lag: Option<Lag> },
+    /// It is yet to be bound.
+    New(LivePort),
+}
+
 impl LivePort {
+    fn new(slot: u16, port: &config::Port, watcher: &LinkWatcher) -> LivePort {
+        let member = |device: &config::DeviceName| Member {
+            device: device.to_string(),
+            xdp: None,
+            problem: None,
+            link: watcher.find(device.as_str()).copied(),
+            offloads: None,
+            accepted: None,
+        };
+        LivePort {
+            name: port.name.to_string(),
+            slot,
+            mode: port.mode,
+            queues: port.queues.map(|queues| queues.get() as u16),
+            lag: port.lag,
+            active: 0,
+            lag_mac: None,
+            members: port.all_devices().map(member).collect(),
+        }
+    }
+
+    /// True if it can go on as this port: only the kind of LAG may differ.
+    fn is_as(&self, port: &config::Port) -> bool {
+        port.name.as_str() == self.name
+            && port.mode == self.mode
+            && port.queues.map(|queues| queues.get() as u16) == self.queues
+            && port.all_devices().map(|d| d.as_str()).eq(self.members.iter().map(|m| m.device.as_str()))
+    }
+
     fn can_carry(&self) -> u8 {
         let up = |member: &Member| member.xdp.is_some() && member.link.is_some_and(|link| link.carrier);
         self.members.iter().enumerate().filter(|(_, m)| up(m)).fold(0, |mask, (i, _)| mask | 1 << i)
@@ -147,8 +184,12 @@ impl LivePort {
 
     /// The members that carry traffic, one bit each.
     pub fn members_up(&self) -> u8 {
+        self.members_up_as(self.lag)
+    }
+
+    fn members_up_as(&self, lag: Option<Lag>) -> u8 {
         let up = self.can_carry();
-        match self.lag {
+        match lag {
             Some(Lag::ActiveBackup) if up & 1 << self.active != 0 => 1 << self.active,
             Some(Lag::ActiveBackup) => up & up.wrapping_neg(), // the first
             Some(Lag::Static) | None => up,
@@ -205,6 +246,8 @@ pub struct Gateway {
     watcher: LinkWatcher,
     started: Instant,
     pool_history: PoolHistory,
+    /// Of publications that not every worker took in time: released with the next one that all take.
+    late: Vec<Retired>,
 }
 
 impl Gateway {
@@ -230,7 +273,7 @@ impl Gateway {
         );
         let program = XdpProgram::load()?;
         let started = Instant::now();
-        let workers = start_workers(&node, pools, &cpus, started);
+        let workers = start_workers(&node, pools, &cpus, started).map_err(system("start the workers"))?;
         leave_to_workers(&cpus);
         let mut gateway = Gateway {
             config: Config::default(),
@@ -245,6 +288,7 @@ impl Gateway {
             watcher,
             started,
             pool_history: PoolHistory::default(),
+            late: Vec::new(),
         };
         gateway.reconfigure(config, true)?;
         Ok(gateway)
@@ -271,57 +315,22 @@ impl Gateway {
                 .map_err(|source| CompileError::Slots { what: "ports", source })?;
             wanted.push((slot, port.clone()));
         }
-        let old = std::mem::take(&mut self.ports);
-        let (mut kept, mut gone) = (Vec::new(), Vec::new());
-        for port in old {
-            let same = config.ports.iter().any(|new| {
-                new.name.as_str() == port.name
-                    && new.mode == port.mode
-                    && new.queues.map(|q| q.get() as u16) == port.queues
-                    && new
-                        .all_devices()
-                        .map(|d| d.as_str())
-                        .eq(port.members.iter().map(|m| m.device.as_str()))
-            });
-            if same { kept.push(port) } else { gone.push(port) }
-        }
-        let mut ports = Vec::new();
-        for (slot, port) in wanted {
-            if let Some(at) = kept.iter().position(|old| old.name == port.name.as_str()) {
-                ports.push(LivePort { lag: port.lag, ..kept.swap_remove(at) });
-                continue;
-            }
-            ports.push(LivePort {
-                name: port.name.to_string(),
-                slot,
-                mode: port.mode,
-                queues: port.queues.map(|queues| queues.get() as u16),
-                lag: port.lag,
-                active: 0,
-                lag_mac: None,
-                members: port
-                    .all_devices()
-                    .map(|device| Member {
-                        device: device.to_string(),
-                        xdp: None,
-                        problem: None,
-                        link: self.watcher.find(device.as_str()).copied(),
-                        offloads: None,
-                        accepted: None,
-                    })
-                    .collect(),
-            });
-        }
-        let compiled = self.compile(&config, &ports);
-        let retired = match compiled {
-            Ok(retired) => retired,
-            Err(error) => {
-                ports.retain(|port| port.members.iter().any(|member| member.xdp.is_some()));
-                ports.extend(gone);
-                self.ports = ports;
-                return Err(error.into());
-            }
-        };
+        // What is refused must leave the ports that run as they are, absent devices and all: they are only read here.
+        let planned: Vec<Planned> = wanted
+            .into_iter()
+            .map(|(slot, port)| match self.ports.iter().position(|old| old.is_as(&port)) {
+                Some(old) => Planned::Kept { old, lag: port.lag },
+                None => Planned::New(LivePort::new(slot, &port, &self.watcher)),
+            })
+            .collect();
+        let retired = self.compile(&config, &planned_facts(&planned, &self.ports))?;
+        let mut old: Vec<Option<LivePort>> = std::mem::take(&mut self.ports).into_iter().map(Some).collect();
+        let ports = planned.into_iter().filter_map(|planned| match planned {
+            Planned::Kept { old: at, lag } => old[at].take().map(|port| LivePort { lag, ..port }),
+            Planned::New(port) => Some(port),
+        });
+        let ports: Vec<LivePort> = ports.collect();
+        let mut gone: Vec<LivePort> = old.into_iter().flatten().collect();
         // Routes live in the compiler's RIB from here on, where single ones come and go; a second copy of a million
         // of them would have to follow each change.
         self.config = Config { routes: Vec::new(), route_files: Vec::new(), ..config };
@@ -333,7 +342,7 @@ impl Gateway {
             self.ports.iter().flat_map(|port| port.members.iter().map(|member| member.device.clone())),
         );
         // Before the sockets: the first frame of a new port finds its interfaces.
-        self.publish(retired);
+        self.publish([retired]);
         let mut failed = None;
         for port in 0..self.ports.len() {
             for member in 0..self.ports[port].members.len() {
@@ -356,16 +365,18 @@ impl Gateway {
         }
     }
 
-    fn compile(&mut self, config: &Config, ports: &[LivePort]) -> Result<Retired, CompileError> {
+    fn compile(&mut self, config: &Config, facts: &[PortFacts]) -> Result<Retired, CompileError> {
         let rib = meaning::rib(config, &mut self.compiler)?;
-        let input = meaning::input(config, &facts(ports), &mut self.compiler)?;
+        let input = meaning::input(config, facts, &mut self.compiler)?;
         self.compiler.compile(input, rib)
     }
 
-    /// Puts the compiler's tables before the workers, waits until none uses older ones, frees those here.
-    pub(crate) fn publish(&mut self, retired: Retired) {
+    /// Puts the compiler's tables before the workers, waits until none uses older ones, frees those here. False if a
+    /// worker did not take them in time: it goes on with older ones until it does, see [`Gateway::not_in_use`].
+    pub(crate) fn publish(&mut self, retired: impl IntoIterator<Item = Retired>) -> bool {
         let tables = Arc::clone(self.compiler.tables());
         let generation = tables.generation;
+        self.late.extend(retired);
         self.node.reserve_rules(&self.compiler.policy_slots);
         let old = self.node.tables.swap(tables);
         self.node.wake_all();
@@ -373,14 +384,28 @@ impl Gateway {
         while !self.node.all_use(generation) {
             if begun.elapsed() > PUBLISH_LIMIT {
                 tracing::error!(generation, "a worker has not taken the tables over; is its CPU taken away?");
-                // Its snapshot lives on in its hands; pins stay, so nothing dangles.
-                return;
+                // Its snapshot lives on in its hands; pins and claims stay, so nothing dangles.
+                self.compiler.policy_slots.keep_addresses = true;
+                return false;
             }
             std::thread::sleep(Duration::from_micros(50));
         }
         drop(old);
-        retired.release(&self.node.neighbours);
+        self.late.drain(..).for_each(|retired| retired.release(&self.node.neighbours));
+        self.compiler.policy_slots.keep_addresses = false;
         tracing::info!(generation, applied_us = begun.elapsed().as_micros() as u64, "published");
+        true
+    }
+
+    /// What to say of tables that a worker does not use yet.
+    fn not_in_use(&self, generation: u64) -> Option<String> {
+        (!self.node.all_use(generation)).then(|| {
+            format!(
+                "generation {generation} is published, but NOT in use by every worker yet: one has not answered for {} \
+                 s and goes on with older tables; is its CPU taken away? see show workers",
+                PUBLISH_LIMIT.as_secs()
+            )
+        })
     }
 
     // ---- devices
@@ -614,7 +639,7 @@ impl Gateway {
             }
         }
         match self.compiler.change_links(&specs) {
-            Ok(retired) => self.publish(retired),
+            Ok(retired) => _ = self.publish([retired]),
             Err(error) => tracing::error!(%error, "cannot withdraw routes"),
         }
         if let Err(error) = self.recompile() {
@@ -624,10 +649,14 @@ impl Gateway {
 
     /// Compiles the config in force anew, with the routes there are, and publishes.
     fn recompile(&mut self) -> Result<(), CompileError> {
-        let input = meaning::input(&self.config, &facts(&self.ports), &mut self.compiler)?;
+        let input = self.input_in_force()?;
         let retired = self.compiler.recompile(input)?;
-        self.publish(retired);
+        self.publish([retired]);
         Ok(())
+    }
+
+    fn input_in_force(&mut self) -> Result<Input, CompileError> {
+        meaning::input(&self.config, &facts(&self.ports), &mut self.compiler)
     }
 
     // ---- what it is doing
@@ -717,6 +746,18 @@ fn warn_accept(device: &str, error: &io::Error) {
     );
 }
 
+/// In the order of the new config, as `ports` says where the port runs already.
+fn planned_facts(planned: &[Planned], ports: &[LivePort]) -> Vec<PortFacts> {
+    let facts = |(index, planned): (usize, &Planned)| match planned {
+        Planned::Kept { old, lag } => {
+            let port = &ports[*old];
+            PortFacts { members_up: port.members_up_as(*lag), ..port.facts(PortFacts::stable(index)) }
+        }
+        Planned::New(port) => port.facts(PortFacts::stable(index)),
+    };
+    planned.iter().enumerate().map(facts).collect()
+}
+
 fn facts(ports: &[LivePort]) -> Vec<PortFacts> {
     ports.iter().enumerate().map(|(index, port)| port.facts(PortFacts::stable(index))).collect()
 }
@@ -781,20 +822,29 @@ fn leave_to_workers(cpus: &[usize]) {
     }
 }
 
+/// Starts the workers and waits until each has made its tables: the memory of flows is populated then, which may take
+/// seconds, and the first publication finds all of them at work.
 fn start_workers(
     node: &Arc<Node>,
     pools: Vec<FramePool>,
     cpus: &[usize],
     started: Instant,
-) -> Vec<WorkerHandle> {
-    let start = |(id, (pool, cpu)): (usize, (FramePool, &usize))| {
+) -> io::Result<Vec<WorkerHandle>> {
+    let (ready, all_ready) = bounded(cpus.len());
+    let mut workers = Vec::with_capacity(cpus.len());
+    for (id, (pool, cpu)) in pools.into_iter().zip(cpus).enumerate() {
         let (sender, receiver) = unbounded();
-        let (node, cpu) = (Arc::clone(node), *cpu);
-        let run = move || worker_loop(id, cpu, &node, pool, &receiver, started);
-        let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(run);
-        WorkerHandle { cpu, commands: sender, thread: thread.ok() }
-    };
-    pools.into_iter().zip(cpus).enumerate().map(start).collect()
+        let (node, cpu, ready) = (Arc::clone(node), *cpu, ready.clone());
+        let run = move || worker_loop(id, cpu, &node, pool, &receiver, ready, started);
+        let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(run)?;
+        workers.push(WorkerHandle { cpu, commands: sender, thread: Some(thread) });
+    }
+    drop(ready);
+    for _ in &workers {
+        let ended = |_| io::Error::other("one ended while it made its tables; lower `flows.capacity`");
+        all_ready.recv().map_err(ended)?;
+    }
+    Ok(workers)
 }
 
 fn worker_loop(
@@ -803,12 +853,16 @@ fn worker_loop(
     node: &Arc<Node>,
     pool: FramePool,
     commands: &Receiver<Command>,
+    ready: Sender<()>,
     started: Instant,
 ) {
     if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
         tracing::warn!(worker = id, cpu, "cannot pin the worker to its CPU");
     }
     let mut worker = Worker::new(id, node, pool);
+    let _ = ready.send(());
+    // With the last of them gone the start learns that a worker has ended.
+    drop(ready);
     let counters = &node.counters[id];
     let clock = || Nanos(started.elapsed().as_nanos() as u64);
     let mut last_work = clock();

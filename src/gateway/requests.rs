@@ -10,6 +10,7 @@ use super::{Gateway, groups};
 use crate::config::{self, Config, Neighbour};
 use crate::control::{Backend, Changed, Fault, NeighbourKey, Patch, Reply, Request, RouteKey};
 use crate::neighbours::addr_key;
+use crate::tables::compile::{CompileError, Retired};
 use crate::tables::meaning;
 use crate::tables::policy::{self, Policy};
 use crate::tables::rib::Target;
@@ -73,6 +74,7 @@ impl Gateway {
         let down =
             |port: &super::LivePort| port.why_down().map(|why| format!("port {} is down: {why}", port.name));
         warnings.extend(self.ports().iter().filter_map(down));
+        warnings.extend(self.not_in_use(generation));
         Ok(changed(generation, 1, begun, warnings))
     }
 
@@ -94,7 +96,6 @@ impl Gateway {
         // Checked whole before anything is touched.
         self.check_patches(&patches)?;
         let groups = groups::changed(&self.config.groups, &patches)?;
-        let policy = groups.as_ref().map(|groups| self.policy_with(groups)).transpose()?;
         let mut routes: Vec<(u16, IpNet, Option<Target>)> = Vec::new();
         for patch in &patches {
             match patch {
@@ -116,35 +117,111 @@ impl Gateway {
                 }
             }
         }
-        if !routes.is_empty() {
-            let retired = self.compiler.change_routes(routes).map_err(Fault::refused)?;
-            self.publish(retired);
-        }
-        if let Some((groups, policy)) = groups.zip(policy) {
-            let retired = self.compiler.change_policy(policy);
-            self.publish(retired);
-            self.config.groups = groups;
-        }
-        let mut neighbours_changed = false;
-        for patch in patches {
-            match patch {
-                Patch::RouteAdd(_) | Patch::RouteDel(_) => {}
-                Patch::NeighbourAdd(added) => {
-                    neighbours_changed = true;
-                    self.add_neighbours(added);
-                }
-                Patch::NeighbourDel(deleted) => {
-                    neighbours_changed = true;
-                    self.delete_neighbours(&deleted);
-                }
-                Patch::GroupAdd(_) | Patch::GroupDel(_) => {}
+        let has_neighbours =
+            patches.iter().any(|patch| matches!(patch, Patch::NeighbourAdd(_) | Patch::NeighbourDel(_)));
+        if has_neighbours {
+            self.commit_with_neighbours(&patches, groups, routes)?;
+        } else {
+            let policy = groups.as_ref().map(|groups| self.policy_with(groups)).transpose()?;
+            let mut retired = Vec::new();
+            if !routes.is_empty() {
+                // On an error nothing has changed; what follows cannot fail.
+                retired.push(self.compiler.change_routes(routes).map_err(Fault::refused)?);
+            }
+            if let Some((groups, policy)) = groups.zip(policy) {
+                retired.push(self.compiler.change_policy(policy));
+                self.config.groups = groups;
+            }
+            // Once for all of it: no packet meets the new routes with the old groups.
+            if !retired.is_empty() {
+                self.publish(retired);
             }
         }
-        if neighbours_changed {
-            self.recompile().map_err(Fault::refused)?;
-        }
         let generation = self.node().tables.load().generation;
-        Ok(changed(generation, changes, begun, Vec::new()))
+        let warnings = self.not_in_use(generation).into_iter().collect();
+        Ok(changed(generation, changes, begun, warnings))
+    }
+
+    /// The same, where neighbours are compiled anew, and groups with them. On an error nothing has changed.
+    fn commit_with_neighbours(
+        &mut self,
+        patches: &[Patch],
+        groups: Option<Vec<config::Group>>,
+        routes: Vec<(u16, IpNet, Option<Target>)>,
+    ) -> Result<(), Fault> {
+        let old_neighbours = self.config.neighbours.clone();
+        let old_groups = groups.map(|groups| std::mem::replace(&mut self.config.groups, groups));
+        for patch in patches {
+            match patch {
+                Patch::NeighbourAdd(added) => change_neighbours(&mut self.config.neighbours, added, &[]),
+                Patch::NeighbourDel(deleted) => change_neighbours(&mut self.config.neighbours, &[], deleted),
+                Patch::RouteAdd(_) | Patch::RouteDel(_) | Patch::GroupAdd(_) | Patch::GroupDel(_) => {}
+            }
+        }
+        match self.compile_with_neighbours(routes) {
+            Ok(retired) => {
+                self.forget_deleted(patches);
+                self.publish(retired);
+                Ok(())
+            }
+            Err(error) => {
+                self.config.neighbours = old_neighbours;
+                if let Some(groups) = old_groups {
+                    self.config.groups = groups;
+                }
+                Err(Fault::refused(error))
+            }
+        }
+    }
+
+    fn compile_with_neighbours(
+        &mut self,
+        routes: Vec<(u16, IpNet, Option<Target>)>,
+    ) -> Result<Vec<Retired>, CompileError> {
+        let input = self.input_in_force()?;
+        let mut retired = Vec::new();
+        let mut undo = Vec::new();
+        if !routes.is_empty() {
+            let rib = self.compiler.rib();
+            let before = |vrf: u16, net: IpNet| rib.get(vrf, net).map(|target| rib.target(target).clone());
+            // The first of several changes of one prefix is undone last.
+            undo = routes.iter().rev().map(|(vrf, net, _)| (*vrf, *net, before(*vrf, *net))).collect();
+            retired.push(self.compiler.change_routes(routes)?);
+        }
+        match self.compiler.recompile(input) {
+            Ok(last) => {
+                retired.push(last);
+                Ok(retired)
+            }
+            Err(error) => {
+                if !undo.is_empty() {
+                    match self.compiler.change_routes(undo) {
+                        Ok(back) => retired.push(back),
+                        Err(error) => tracing::error!(%error, "cannot take back routes of a refused commit"),
+                    }
+                    // What the tables in use say, made anew: frees what the attempt held.
+                    self.publish(retired);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Deleted neighbours are asked for again, also those that were learned.
+    fn forget_deleted(&mut self, patches: &[Patch]) {
+        let now = Nanos(self.started().elapsed().as_nanos() as u64);
+        let deleted = patches.iter().filter_map(|patch| match patch {
+            Patch::NeighbourDel(deleted) => Some(deleted),
+            _ => None,
+        });
+        for key in deleted.flatten() {
+            let mut known = self.config.neighbours.iter();
+            if known.all(|kept| !is_key(kept, key))
+                && let Some(slot) = self.neighbour_slot(key)
+            {
+                self.node().neighbours.forget(slot, now);
+            }
+        }
     }
 
     fn check_patches(&self, patches: &[Patch]) -> Result<(), Fault> {
@@ -215,23 +292,24 @@ impl Gateway {
         let interface = self.compiler.interfaces.get(key.interface.as_str())?;
         self.node().neighbours.find(interface, addr_key(key.address))
     }
+}
 
-    fn add_neighbours(&mut self, added: Vec<Neighbour>) {
-        for new in added {
-            self.config.neighbours.retain(|old| old.interface != new.interface || old.address != new.address);
-            self.config.neighbours.push(new);
-        }
-    }
+fn is_key(neighbour: &Neighbour, key: &NeighbourKey) -> bool {
+    neighbour.interface == key.interface && neighbour.address == key.address
+}
 
-    fn delete_neighbours(&mut self, deleted: &[NeighbourKey]) {
-        let now = Nanos(self.started().elapsed().as_nanos() as u64);
-        for key in deleted {
-            self.config.neighbours.retain(|old| old.interface != key.interface || old.address != key.address);
-            if let Some(slot) = self.neighbour_slot(key) {
-                self.node().neighbours.forget(slot, now);
-            }
-        }
-    }
+/// One pass over what is there, however many change.
+fn change_neighbours(neighbours: &mut Vec<Neighbour>, added: &[Neighbour], deleted: &[NeighbourKey]) {
+    let added_keys = added.iter().map(|new| (&new.interface, new.address));
+    let gone: AHashSet<_> =
+        deleted.iter().map(|key| (&key.interface, key.address)).chain(added_keys).collect();
+    neighbours.retain(|old| !gone.contains(&(&old.interface, old.address)));
+    // Of two for one address the later holds.
+    let mut seen = AHashSet::new();
+    let last = added.iter().rev().filter(|new| seen.insert((&new.interface, new.address)));
+    let mut last: Vec<Neighbour> = last.cloned().collect();
+    last.reverse();
+    neighbours.append(&mut last);
 }
 
 fn changed(generation: u64, changed: u64, begun: Instant, warnings: Vec<String>) -> Reply {

@@ -31,8 +31,6 @@ pub const MAX_RULES: usize = crate::by_slot::MAX_SLOTS;
 const MAX_NAT_RULES: usize = 65_000;
 /// Groups, and prefix lists that count as one.
 const MAX_SETS: usize = 65_535;
-/// A longer list of prefixes in a rule is looked up as a group is.
-const PREFIXES_IN_PLACE: usize = 8;
 
 /// Slots of what policy names.
 #[derive(Clone, Debug)]
@@ -47,6 +45,8 @@ pub struct PolicySlots {
     pub pools: Slots,
     /// Outside addresses given to pools.
     addresses: AHashSet<(u16, u32)>,
+    /// A worker may use a policy older than the last one: no address is forgotten.
+    pub keep_addresses: bool,
 }
 
 impl Default for PolicySlots {
@@ -57,6 +57,7 @@ impl Default for PolicySlots {
             nat_rules: Slots::default(),
             pools: Slots::default(),
             addresses: AHashSet::default(),
+            keep_addresses: false,
         };
         let _ = slots.rules.slot("default", MAX_RULES);
         let _ = slots.nat_rules.slot("", MAX_NAT_RULES);
@@ -102,6 +103,9 @@ impl PolicySlots {
 
     /// Gives back the claims of addresses that no pool of these policies has, once nobody is mapped to them.
     pub fn forget_addresses(&mut self, policies: &[&Policy], claims: &BlockClaims) {
+        if self.keep_addresses {
+            return;
+        }
         self.addresses.retain(|(vrf, addr)| {
             policies.iter().any(|policy| policy.pool_of.contains_key(&(*vrf, *addr)))
                 || !claims.forget(*vrf, *addr)
@@ -469,7 +473,7 @@ impl<'a> Build<'a> {
         let set = self.set_of(side);
         let Some(ranges) = &side.prefix else { return Ok(Addresses { prefixes: vec![Prefix::ANY], set }) };
         let nets: Vec<IpNet> = ranges.iter().flat_map(|range| range.nets()).collect();
-        if nets.len() > PREFIXES_IN_PLACE && set.is_none() {
+        if nets.len() > config::Side::PREFIXES_IN_PLACE && set.is_none() {
             let list = self.new_set()?;
             self.members.extend(nets.into_iter().map(|net| (net, list)));
             return Ok(Addresses { prefixes: vec![Prefix::ANY], set: Some(list) });
@@ -477,7 +481,7 @@ impl<'a> Build<'a> {
         Ok(Addresses { prefixes: nets.into_iter().map(Prefix::from).collect(), set })
     }
 
-    /// The lines of one rule.
+    /// The lines of one rule: not more than the check of the config allows (`config::check_policy`).
     fn lines(
         &mut self,
         rule: u32,
