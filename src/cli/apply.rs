@@ -40,6 +40,9 @@ pub(super) fn print_changed(changed: &Changed, what: &str, json: bool) -> Result
         eprintln!("warning: {warning}");
     }
     let Changed { generation, applied_us, .. } = changed;
+    if changed.warnings.iter().any(|warning| warning.contains(crate::control::NOT_IN_USE)) {
+        return print(&format!("{what}: generation {generation}\n"));
+    }
     print(&format!(
         "{what}: generation {generation}, in use by every worker after {}\n",
         duration(*applied_us)

@@ -53,3 +53,6 @@ pub trait Backend {
     /// in) and `Commit` (with `patches`). The session answers the rest.
     fn execute(&mut self, request: Request) -> Result<Reply, Fault>;
 }
+
+/// In the warning of a reply whose change is published and not yet taken over by every worker.
+pub const NOT_IN_USE: &str = "NOT in use by every worker yet";

@@ -227,7 +227,10 @@ fn mapped(tables: &Tables, flows: &Flows, question: &Question) -> Option<Mapped>
     let (inside, id) = flows.mapped(question.vrf, dst, question.protocol, question.dst_port)?;
     let addr = Ipv4Addr::from(inside.addr as u32).into();
     let allowed = may_answer(tables, flows, id, question.src);
-    Some(Mapped { id, bound: Bound { addr, port: inside.port, vrf: inside.vrf, translated: true, allowed, pool } })
+    Some(Mapped {
+        id,
+        bound: Bound { addr, port: inside.port, vrf: inside.vrf, translated: true, allowed, pool },
+    })
 }
 
 /// True if who sends to a mapping needs no rule (RFC 4787 section 5).
