@@ -169,7 +169,7 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
     // An outside address is no destination by itself, whatever the routes say. One that only destination or static
     // NAT has may also be somebody's on the way, unless it would be on the link, where we answer for it.
     let on_link = matches!(way, Ok(Route::Forward { via: None, .. }));
-    if !translated && way != Ok(Route::Local) && policy.has_outside(question.vrf, question.dst, on_link) {
+    if found.is_none() && way != Ok(Route::Local) && policy.has_outside(question.vrf, question.dst, on_link) {
         return Decision::Drop(DropReason::NatNoMapping);
     }
     let (to_zone, egress, to_vrf, via) = match way {
