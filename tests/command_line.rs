@@ -110,7 +110,7 @@ impl Backend for Gateway {
         let mut fake = self.0.lock().unwrap();
         let changed = |changed| {
             let warnings = Vec::new();
-            Ok(Reply::Changed(Changed { generation: 7, applied_us: 912, changed, warnings }))
+            Ok(Reply::Changed(Changed { generation: 7, applied_us: 912, changed, late: false, warnings }))
         };
         match request {
             Request::Commit { patches } => {

@@ -12,6 +12,7 @@
 //! At the end the clock runs until everything has come to rest and every neighbour is forgotten, so that
 //! the next input finds the gateway as this one did. Then:
 //! - no frame is missing: all are free again;
+//! - no session is left;
 //! - no neighbour is left but those of the config;
 //! - received + originated + further fragments = sent + punted + dropped, and the interfaces' counters say the same;
 //! - each frame sent was whole: an ARP request or answer, or an IP packet with lengths that fit the frame and
@@ -40,7 +41,7 @@ use softgate::worker::{Node, Worker};
 
 /// Gateways to choose from, with their number of workers. With two, port 0 is served by worker 0 and port 1
 /// by worker 1, so that every forwarded frame is handed over.
-const CONFIGS: [(&str, usize); 7] = [
+const CONFIGS: [(&str, usize); 8] = [
     (include_str!("../configs/plain.toml"), 1),
     (include_str!("../configs/vlan.toml"), 1),
     (include_str!("../configs/qinq.toml"), 1),
@@ -48,6 +49,7 @@ const CONFIGS: [(&str, usize); 7] = [
     (include_str!("../configs/source-check.toml"), 1),
     (include_str!("../configs/small-mtu.toml"), 1),
     (include_str!("../configs/plain.toml"), 2),
+    (include_str!("../configs/zones.toml"), 1),
 ];
 
 /// Frames per worker: few, so that inputs run out of them.
@@ -66,8 +68,8 @@ const OBLIVION_MS: u64 = 700_000;
 /// Turns until a gateway must have come to rest: a few per packet, solicitation and timer.
 const MAX_TURNS: usize = 10_000;
 /// Runs after which a gateway is taken down and made anew: its frames are counted once more, and its clock, which
-/// a run puts forward by four hours at most, stays below 2^32 seconds.
-const RUNS_PER_GATEWAY: usize = 1 << 18;
+/// a run puts forward by five hours at most, stays below the 2^32 ticks of 100 ms that sessions can count.
+const RUNS_PER_GATEWAY: usize = 1 << 14;
 
 /// One port's cable: what comes in and what went out.
 #[derive(Default)]
@@ -369,6 +371,7 @@ impl Gateway {
         }
         assert_eq!(sum(|c| &c.frames_free), self.memory.frames() as u64, "frames are missing");
         assert_eq!(self.node.neighbours.entries().len(), self.neighbours, "neighbours are not forgotten");
+        assert_eq!(sum(|c| &c.sessions_opened), sum(|c| &c.sessions_ended), "sessions do not end");
         let totals = Totals::of(self.node.counters.iter().map(|counters| &**counters));
         let dropped: u64 = totals.drops.iter().map(|(_, count)| count).sum();
         assert_eq!(

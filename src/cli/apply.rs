@@ -39,8 +39,8 @@ pub(super) fn print_changed(changed: &Changed, what: &str, json: bool) -> Result
     for warning in &changed.warnings {
         eprintln!("warning: {warning}");
     }
-    let Changed { generation, applied_us, .. } = changed;
-    if changed.warnings.iter().any(|warning| warning.contains(crate::control::NOT_IN_USE)) {
+    let Changed { generation, applied_us, late, .. } = changed;
+    if *late {
         return print(&format!("{what}: generation {generation}\n"));
     }
     print(&format!(

@@ -10,7 +10,7 @@
 //! -> {"jsonrpc":"2.0","id":2,"method":"route.add","params":{"routes":[["192.0.2.0/24","198.51.100.1"]]}}
 //! <- {"jsonrpc":"2.0","id":2,"result":{"staged":1,"staged_bytes":112}}
 //! -> {"jsonrpc":"2.0","id":3,"method":"commit"}
-//! <- {"jsonrpc":"2.0","id":3,"result":{"generation":7,"applied_us":912,"changed":1,"warnings":[]}}
+//! <- {"jsonrpc":"2.0","id":3,"result":{"generation":7,"applied_us":912,"changed":1,"late":false,"warnings":[]}}
 //! ```
 //!
 //! A transaction belongs to its connection: closing it aborts. Outside a transaction each changing
@@ -53,6 +53,3 @@ pub trait Backend {
     /// in) and `Commit` (with `patches`). The session answers the rest.
     fn execute(&mut self, request: Request) -> Result<Reply, Fault>;
 }
-
-/// In the warning of a reply whose change is published and not yet taken over by every worker.
-pub const NOT_IN_USE: &str = "NOT in use by every worker yet";

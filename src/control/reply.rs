@@ -62,15 +62,18 @@ pub struct Staged {
     pub staged_bytes: u64,
 }
 
-/// A change that has been applied: no packet uses the old tables any more, or a warning says so.
+/// A change that has been applied: no packet uses the old tables any more, unless it is `late`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
-    /// The generation every worker now uses; a warning says where one does not yet.
+    /// The generation every worker now uses, unless the change is `late`.
     pub generation: u64,
     /// From the request to the moment the last worker reported the generation, or was given up on.
     pub applied_us: u64,
     /// Single changes made.
     pub changed: u64,
+    /// A worker goes on with an older generation for now; a warning says so.
+    #[serde(default)]
+    pub late: bool,
     /// What the operator should know though nothing is wrong.
     #[serde(default)]
     pub warnings: Vec<String>,

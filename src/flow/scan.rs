@@ -4,7 +4,7 @@
 use super::nat::MappingView;
 use super::table::record_flags;
 use super::{Address, FlowTable, Handle, Tick, Timers, due, flow_flags, tcp};
-use crate::neighbours::addr_key;
+use crate::neighbours::{addr_key, is_v4_key};
 use crate::packet::view::protocol;
 
 /// First and last of something; addresses are neutral ([`addr_key`]).
@@ -12,6 +12,14 @@ pub type Span<T> = (T, T);
 
 fn within<T: PartialOrd>(span: Option<Span<T>>, values: &[T]) -> bool {
     span.is_none_or(|(first, last)| values.iter().any(|value| first <= *value && *value <= last))
+}
+
+/// The same of addresses. A range is of one family: IPv4's neutral addresses lie in ::/0 and are not meant by it.
+pub(crate) fn among(span: Option<Span<u128>>, addrs: &[u128]) -> bool {
+    span.is_none_or(|(first, last)| {
+        let is_v4 = is_v4_key(first) && is_v4_key(last);
+        addrs.iter().any(|addr| is_v4_key(*addr) == is_v4 && within(span, &[*addr]))
+    })
 }
 
 fn is<T: PartialEq>(wanted: Option<T>, values: &[T]) -> bool {
@@ -178,10 +186,10 @@ impl Filter {
             && is(self.zone, &view.zones)
             && is(self.vrf, &view.vrfs)
             && is(self.state, &[view.state])
-            && within(self.address, &[view.src, view.dst, view.new_src, view.new_dst])
-            && within(self.src, &[view.src])
-            && within(self.dst, &[view.dst, view.new_dst])
-            && self.nat.is_none_or(|span| nat.into_iter().flatten().any(|addr| within(Some(span), &[addr])))
+            && among(self.address, &[view.src, view.dst, view.new_src, view.new_dst])
+            && among(self.src, &[view.src])
+            && among(self.dst, &[view.dst, view.new_dst])
+            && self.nat.is_none_or(|span| nat.into_iter().flatten().any(|addr| among(Some(span), &[addr])))
             && within(self.port, &[src_port, dst_port, new_src_port, new_dst_port])
             && within(self.dst_port, &[dst_port, new_dst_port])
             && self.created_until.is_none_or(|until| view.created <= until)
@@ -210,8 +218,8 @@ pub struct MappingFilter {
 impl MappingFilter {
     /// True if the mapping is meant.
     pub fn is(&self, view: &MappingView) -> bool {
-        within(self.inside, &[view.inside.addr])
-            && within(self.outside, &[crate::neighbours::v4_key(view.addr)])
+        among(self.inside, &[view.inside.addr])
+            && among(self.outside, &[crate::neighbours::v4_key(view.addr)])
             && within(self.port, &[view.inside.port, view.port])
             && is(self.protocol, &[view.inside.protocol])
             && is(self.vrf, &[view.inside.vrf, view.outside_vrf])
@@ -222,6 +230,17 @@ impl MappingFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_of_one_family_has_no_address_of_the_other() {
+        let (v4, v6) = (v4_key(0x0a00_0105), 0x2001_0db8_u128 << 96 | 5);
+        let all_v4 = Some((v4_key(0), v4_key(u32::MAX)));
+        assert!(among(Some((0, u128::MAX)), &[v6]) && !among(Some((0, u128::MAX)), &[v4]));
+        assert!(among(all_v4, &[v4]) && !among(all_v4, &[v6]));
+        assert!(among(Some((0, u128::MAX)), &[v4, v6]) && among(None, &[v4]));
+        assert!(!among(Some((0, v4_key(5))), &[v4_key(3)]));
+    }
+
     use crate::neighbours::v4_key;
 
     fn view() -> SessionView {

@@ -14,7 +14,8 @@ use crate::mem::{HugeSlice, MemoryError, prefetch};
 use crate::packet::hash::Key;
 use crate::time::Nanos;
 
-/// The flow table's clock: tenths of a second. A timer is late by less than one of them.
+/// The flow table's clock: tenths of a second since the machine started, good for 13 years. A timer is late by less
+/// than one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, FromZeros)]
 #[repr(transparent)]
 pub struct Tick(pub u32);

@@ -14,7 +14,7 @@ use crate::control::{
 use crate::flow::Tick;
 use crate::flow::nat::{BlockClaims, MappingView, Pool, Protocol, Refused};
 use crate::flow::scan::{Filter, MappingFilter, SessionView, Span, State};
-use crate::neighbours::{addr_key, is_v4_key, v4_key};
+use crate::neighbours::{addr_key, is_v4_key};
 use crate::packet::view::protocol;
 use crate::reader::{Found, Place, Task};
 use crate::tables::compile::Compiler;
@@ -94,21 +94,8 @@ fn token(worker: usize, place: Place) -> u64 {
     (worker as u64) << 40 | u64::from(place.table) << 32 | u64::from(place.number)
 }
 
-/// A range of one family. Where the neutral addresses of IPv4 lie within a range of IPv6, as in ::/0, they are not
-/// meant: of what is left the side with addresses of hosts counts, which is the upper one (RFC 4291 section 2.4 has
-/// none below but the loopback and the unspecified address).
 fn span(range: Option<AddressRange>) -> Option<Span<u128>> {
-    let is_v4 = |addr: IpAddr| is_v4_key(addr_key(addr));
-    let (v4_first, v4_last) = (v4_key(0), v4_key(u32::MAX));
-    range.map(|range| {
-        let (first, last) = (addr_key(range.first()), addr_key(range.last()));
-        match (is_v4(range.first()), is_v4(range.last())) {
-            (true, false) => (v4_last + 1, last),
-            (false, true) => (first, v4_first - 1),
-            (false, false) if first < v4_first && v4_last < last => (v4_last + 1, last),
-            _ => (first, last),
-        }
-    })
+    range.map(|range| (addr_key(range.first()), addr_key(range.last())))
 }
 
 fn ports(range: Option<PortRange>) -> Option<Span<u16>> {
@@ -548,6 +535,7 @@ struct RuleSums {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::scan;
 
     fn history(notes: &[(u64, u32)]) -> PoolHistory {
         let notes = notes.iter().map(|(seconds, given)| (Nanos::from_secs(*seconds), vec![(3, *given)]));
@@ -557,8 +545,8 @@ mod tests {
     #[test]
     fn a_span_of_ipv6_has_no_ipv4_in_it() {
         let holds = |text: &str, addr: &str| {
-            let (first, last) = span(Some(text.parse().expect("a range"))).expect("a span");
-            (first..=last).contains(&addr_key(addr.parse().expect("an address")))
+            let addr = addr_key(addr.parse().expect("an address"));
+            scan::among(span(Some(text.parse().expect("a range"))), &[addr])
         };
         for (text, v4, v6) in [
             ("::/0", false, true),

@@ -401,9 +401,8 @@ impl Gateway {
     fn not_in_use(&self, generation: u64) -> Option<String> {
         (!self.node.all_use(generation)).then(|| {
             format!(
-                "generation {generation} is published, but {}: one has not answered for {} \
+                "generation {generation} is published, but NOT in use by every worker yet: one has not answered for {} \
                  s and goes on with older tables; is its CPU taken away? see show workers",
-                crate::control::NOT_IN_USE,
                 PUBLISH_LIMIT.as_secs()
             )
         })

@@ -74,8 +74,7 @@ impl Gateway {
         let down =
             |port: &super::LivePort| port.why_down().map(|why| format!("port {} is down: {why}", port.name));
         warnings.extend(self.ports().iter().filter_map(down));
-        warnings.extend(self.not_in_use(generation));
-        Ok(changed(generation, 1, begun, warnings))
+        Ok(changed(generation, 1, begun, warnings, self.not_in_use(generation)))
     }
 
     /// What only a restart changes.
@@ -138,8 +137,7 @@ impl Gateway {
             }
         }
         let generation = self.node().tables.load().generation;
-        let warnings = self.not_in_use(generation).into_iter().collect();
-        Ok(changed(generation, changes, begun, warnings))
+        Ok(changed(generation, changes, begun, Vec::new(), self.not_in_use(generation)))
     }
 
     /// The same, where neighbours are compiled anew, and groups with them. On an error nothing has changed.
@@ -312,6 +310,16 @@ fn change_neighbours(neighbours: &mut Vec<Neighbour>, added: &[Neighbour], delet
     neighbours.append(&mut last);
 }
 
-fn changed(generation: u64, changed: u64, begun: Instant, warnings: Vec<String>) -> Reply {
-    Reply::Changed(Changed { generation, applied_us: begun.elapsed().as_micros() as u64, changed, warnings })
+/// `late`: what to say if not every worker uses it yet.
+fn changed(
+    generation: u64,
+    changed: u64,
+    begun: Instant,
+    mut warnings: Vec<String>,
+    late: Option<String>,
+) -> Reply {
+    let applied_us = begun.elapsed().as_micros() as u64;
+    let is_late = late.is_some();
+    warnings.extend(late);
+    Reply::Changed(Changed { generation, applied_us, changed, late: is_late, warnings })
 }

@@ -2,12 +2,10 @@
 
 use crate::flow::tcp::{Segment, flags};
 use crate::host::OwnBytes;
+use crate::host::icmp::{ipv4_header, ipv6_header};
 use crate::packet::view::{array, be16, protocol};
 use crate::packet::{Family, Meta, checksum, flags as packet_flags};
 
-/// TTL and hop limit, as of ICMP errors.
-const TTL: u8 = 64;
-const IPV4_BYTES: usize = 20;
 const TCP_BYTES: usize = 20;
 
 /// The answer to the segment in `l3`; `None`: it is a RST itself, malformed, or part of a datagram.
@@ -33,22 +31,12 @@ pub fn reset(meta: &Meta, l3: &[u8]) -> Option<OwnBytes> {
     let pseudo = match meta.family {
         Family::Ipv4 => {
             let (src, dst) = (*array::<4>(l3, 16), *array::<4>(l3, 12));
-            let len = (IPV4_BYTES + TCP_BYTES) as u8;
-            // DF: an atomic datagram needs no ID (RFC 6864 section 4.1).
-            let mut header =
-                [0x45, 0, 0, len, 0, 0, 0x40, 0, TTL, protocol::TCP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-            header[12..16].copy_from_slice(&src);
-            header[16..20].copy_from_slice(&dst);
-            let sum = checksum::of(&header);
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-            bytes.extend(header);
-            checksum::add(0, &header[12..20]) + u64::from(protocol::TCP) + TCP_BYTES as u64
+            ipv4_header(&mut bytes, protocol::TCP, 0, src, dst, TCP_BYTES);
+            checksum::pseudo_v4(src, dst, protocol::TCP, TCP_BYTES)
         }
         Family::Ipv6 => {
             let (src, dst) = (*array::<16>(l3, 24), *array::<16>(l3, 8));
-            bytes.extend([0x60, 0, 0, 0, 0, TCP_BYTES as u8, protocol::TCP, TTL]);
-            bytes.extend(src);
-            bytes.extend(dst);
+            ipv6_header(&mut bytes, protocol::TCP, 0, src, dst, TCP_BYTES);
             checksum::pseudo_v6(&src, &dst, protocol::TCP, TCP_BYTES)
         }
         Family::Other => return None,

@@ -101,7 +101,7 @@ impl Table for u128 {
 /// ICMP that is neither query nor error (neighbour discovery, redirects ...) has no session: it is for us, or it
 /// is not let through.
 fn only_to_us(packet: &Packet, cx: &Context<'_>) -> Result<Verdict, DropReason> {
-    match route::decide(cx.tables, &question(packet, cx.tables)) {
+    match route::decide(cx.tables, &question(packet)) {
         Ok(Route::Local) => Ok(Verdict::Punt),
         Err(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)
             if packet.meta.family == Family::Ipv6 =>
@@ -113,7 +113,7 @@ fn only_to_us(packet: &Packet, cx: &Context<'_>) -> Result<Verdict, DropReason> 
 }
 
 /// The first packet as policy sees it.
-fn question(packet: &Packet, _tables: &Tables) -> Question {
+fn question(packet: &Packet) -> Question {
     let meta = &packet.meta;
     let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
     let l4 = l3.get(usize::from(meta.l4 - meta.l3)..).unwrap_or(&[]);
@@ -144,7 +144,7 @@ fn open<A: Table>(
     flows: &mut Flows,
     now: Tick,
 ) -> Result<Verdict, DropReason> {
-    let question = question(packet, cx.tables);
+    let question = question(packet);
     // An address of the NAT answers for its mappings first, then DNAT rules, then the host (DESIGN.md section 3).
     let mapped = mapped(cx.tables, flows, &question);
     let allowed = match decide(cx.tables, &question, mapped.map(|mapped| mapped.bound)) {
@@ -253,9 +253,9 @@ fn install<A: Table>(
     flows: &mut Flows,
     now: Tick,
 ) -> Result<Handle, DropReason> {
-    let (policy, mut held) = (&*cx.tables.policy, 0);
+    let policy = &*cx.tables.policy;
     let limit = policy.limits.per_host;
-    // Whoever begins it, but a mapping's host for who answers to that; a published server's clients are not hosts.
+    // RFC 6888 REQ-5. Whoever begins it, but a mapping's host for who answers to that; a published server's clients are not hosts.
     let host = match mapped {
         Some(_) => Some((allowed.vrf, allowed.dst)),
         None if allowed.dst != question.dst => None,
@@ -296,14 +296,18 @@ fn install<A: Table>(
         SourceNat::Pool { pool, .. } => Some(pool),
     };
     if let Some(pool) = pool {
-        let pool = &cx.tables.policy.pools[usize::from(pool)];
+        let pool = &policy.pools[usize::from(pool)];
         let given = flows
             .map(pool, question.vrf, question.src, question.protocol, question.src_port, cx.now)
             .map_err(|refused| {
                 cx.counters.pools.get(usize::from(pool.id())).inspect(|pool| pool.refuse(refused as usize));
                 nat_reason(refused)
             })?;
-        leaves.src = A::from_ip(Ipv4Addr::from(given.addr).into()).ok_or(DropReason::NatFamily)?;
+        let Some(src) = A::from_ip(Ipv4Addr::from(given.addr).into()) else {
+            flows.release(given.id, cx.now);
+            return Err(DropReason::NatFamily);
+        };
+        leaves.src = src;
         // Others show no port that could be another (SCTP's checksum is not ours to mend).
         if matches!(tuple.protocol, protocol::TCP | protocol::UDP | protocol::ICMP) {
             leaves.src_port = given.port;
@@ -346,6 +350,7 @@ fn install<A: Table>(
     let due = now.after(timeout(&record, tuple.protocol, false, &cx.tables.policy.timers));
     match A::table(flows).insert([forward, reply], record, due) {
         Ok(session) => {
+            let mut held = 0;
             if host.is_some_and(|(vrf, addr)| flows.nat.count_host(vrf, addr)) {
                 held |= record_flags::HOST_COUNTED;
             }
@@ -572,10 +577,8 @@ pub(super) fn decide_again<A: Table>(
     (forward.egress, forward.neighbour, forward.epoch) =
         (allowed.egress, allowed.via.unwrap_or(NO_NEIGHBOUR), epoch);
     let reply = table.flow_mut(Handle::new(session, 1));
-    if reply.ingress != allowed.egress {
-        reply.ingress = allowed.egress;
-    }
-    (reply.egress, reply.neighbour, reply.epoch) = (egress, via.unwrap_or(NO_NEIGHBOUR), epoch);
+    (reply.ingress, reply.epoch) = (allowed.egress, epoch);
+    (reply.egress, reply.neighbour) = (egress, via.unwrap_or(NO_NEIGHBOUR));
     let nat_rule = if allowed.nat_rule == NO_NAT_RULE { record.nat_rule } else { allowed.nat_rule };
     if record.rule != allowed.ruling.rule || record.nat_rule != nat_rule {
         // What it carried so far was for the rules before.
