@@ -332,6 +332,7 @@ fn control_packets_go_to_the_kernel() {
     let lab = Lab::new("ctl", Veth::default());
     lab.enter("gw");
     let mut gateway = Gateway::open(Mode::Auto);
+    gateway.turn();
     gateway.program.set_pair_port(Some(7400)).expect("the pair port");
 
     let mac = [2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 2];
@@ -481,6 +482,37 @@ fn an_empty_slot_drops() {
     let counters = gateway.counters();
     assert_eq!((counters.no_socket, counters.passed, counters.redirected), (100, 0, 0));
     assert_eq!(kernel.receive(&mut [0; 2048], Duration::from_millis(100)), None, "the kernel saw nothing");
+    gateway.close();
+}
+
+/// Frames that come before the worker has given the device any to put them in: dropped where the device begins,
+/// and not counted as an overload of the ring.
+#[test]
+fn a_queue_is_closed_until_it_has_frames() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("door", Veth::default());
+    lab.enter("gw");
+    let mut gateway = Gateway::open(Mode::Auto);
+    let send = |first| {
+        lab.within("src", || {
+            let wire = Wire::open("s0");
+            for sequence in first..first + 100 {
+                wire.send(&test_packet(sequence, 60, 64));
+            }
+        });
+    };
+    send(0);
+    let counters = gateway.counters();
+    assert_eq!((counters.no_socket, counters.redirected), (100, 0));
+    gateway.turn();
+    send(100);
+    let counters = gateway.counters();
+    assert_eq!((counters.no_socket, counters.redirected), (100, 100));
+    for stats in gateway.queues.iter().flatten().map(|queue| queue.stats()) {
+        assert_eq!((stats.rx_fill_empty, stats.rx_dropped), (0, 0), "{stats:?}");
+    }
     gateway.close();
 }
 

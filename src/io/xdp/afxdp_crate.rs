@@ -83,7 +83,7 @@ impl AfxdpDevice {
     ) -> Result<(AfxdpDevice, Vec<AfxdpPort>), XdpError> {
         let program = XdpProgram::load()?;
         let attachment = program.attach(name, ifindex, false, mode == Mode::Generic)?;
-        program.enter(name, ifindex, 0, std::iter::empty())?;
+        program.enter(name, ifindex, 0, 0)?;
         let opened = AfxdpDevice { program, ifindex, mode, attachment: Some(attachment) };
         let ports =
             (0..queues).map(|queue| AfxdpPort::open(name, queue, mode, rings)).collect::<Result<_, _>>()?;

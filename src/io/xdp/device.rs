@@ -239,12 +239,13 @@ impl XdpDevice {
                 bound,
                 attachment: Some(attachment),
             };
-            program.enter(device, ifindex, slot, sockets.iter().map(Socket::fd))?;
+            let doors = program.enter(device, ifindex, slot, sockets.len() as u16)?;
             let ports = sockets
                 .into_iter()
+                .zip(doors)
                 .enumerate()
-                .map(|(queue, socket)| {
-                    XdpPort::new(socket, memory, attempt.multi_buffer, (queue as u16) < existing.tx)
+                .map(|(queue, (socket, door))| {
+                    XdpPort::new(socket, door, memory, attempt.multi_buffer, (queue as u16) < existing.tx)
                 })
                 .collect();
             return Ok((opened, ports));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::assemble::{Assembler, MAX_SEGMENTS};
 use super::custody::{Custody, HeldFor};
+use super::program::Door;
 use super::ring::{CONTINUES, Descriptor};
 use super::socket::{Kick, Socket};
 use crate::io::{Port, PortStats};
@@ -22,6 +23,8 @@ const MAX_KICKS: u32 = 64;
 /// One queue of a device, as one worker holds it.
 pub struct XdpPort {
     socket: Socket,
+    /// Until the first frames are given to the device.
+    door: Option<Door>,
     memory: Arc<PacketMemory>,
     custody: Custody,
     assembler: Assembler,
@@ -37,12 +40,14 @@ pub struct XdpPort {
 impl XdpPort {
     pub(super) fn new(
         socket: Socket,
+        door: Door,
         memory: &Arc<PacketMemory>,
         multi_buffer: bool,
         can_send: bool,
     ) -> XdpPort {
         XdpPort {
             socket,
+            door: Some(door),
             memory: Arc::clone(memory),
             custody: Custody::new(memory.frames(), memory.chunk().bytes()),
             assembler: Assembler::new(),
@@ -120,10 +125,24 @@ impl XdpPort {
             }
             if given {
                 self.socket.fill.publish();
+                if let Some(door) = self.door.take() {
+                    self.let_in(door);
+                }
             }
         }
         if self.socket.fill.needs_wakeup() {
             self.socket.kick_rx();
+        }
+    }
+
+    /// The first frames are given: the device may bring some.
+    #[cold]
+    fn let_in(&mut self, door: Door) {
+        if let Err(error) = door.open(self.socket.fd()) {
+            tracing::error!(
+                %error,
+                "a queue receives nothing: its socket could not be entered; take the device down and up to bind it again"
+            );
         }
     }
 

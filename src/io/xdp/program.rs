@@ -6,11 +6,11 @@
 #![allow(unsafe_code, reason = "layouts shared with the BPF program")]
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, XskMap};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpError as AyaXdpError, XdpMode};
 use aya::{Ebpf, Pod};
@@ -82,7 +82,7 @@ pub struct XdpProgram {
 
 struct Loaded {
     ebpf: Ebpf,
-    sockets: XskMap<MapData>,
+    sockets: MapData,
     ports: HashMap<MapData, u32, PortEntry>,
     own: HashMap<MapData, [u8; 16], u8>,
     settings: Array<MapData, Settings>,
@@ -101,8 +101,11 @@ impl XdpProgram {
         let mut ebpf = Ebpf::load(OBJECT).map_err(|error| load_error(&error))?;
         load_one(&mut ebpf, SINGLE).map_err(|error| load_error(&error))?;
         let has_frags = load_one(&mut ebpf, FRAGS).is_ok();
+        let Some(Map::XskMap(sockets)) = ebpf.take_map("xsks_map") else {
+            unreachable!("the object has the map xsks_map");
+        };
         let loaded = Loaded {
-            sockets: map(&mut ebpf, "xsks_map")?,
+            sockets,
             ports: map(&mut ebpf, "ports")?,
             own: map(&mut ebpf, "own_addresses")?,
             settings: map(&mut ebpf, "settings")?,
@@ -195,14 +198,15 @@ impl XdpProgram {
         }
     }
 
-    /// Enters the port and the sockets of its queues, and resets the port's counters.
+    /// Enters the port with its number of queues, and resets its counters. Each queue's frames are dropped until its
+    /// [`Door`] is opened.
     pub(super) fn enter(
         &self,
         device: &str,
         ifindex: u32,
         slot: u16,
-        sockets: impl Iterator<Item = RawFd>,
-    ) -> Result<(), XdpError> {
+        queues: u16,
+    ) -> Result<Vec<Door>, XdpError> {
         let mut loaded = self.loaded();
         let base = u32::from(slot) * u32::from(QUEUES_PER_PORT);
         let cpus = aya::util::nr_cpus()
@@ -213,16 +217,15 @@ impl XdpProgram {
             .counters
             .set(u32::from(slot), zero, 0)
             .map_err(|error| map_error(device, "counters", error))?;
-        for (queue, fd) in sockets.enumerate() {
-            loaded
-                .sockets
-                .set(base + queue as u32, fd, 0)
-                .map_err(|error| map_error(device, "xsks_map", error))?;
-        }
+        let doors = (0..queues)
+            .map(|queue| Ok(Door { sockets: loaded.sockets()?, index: base + u32::from(queue) }))
+            .collect::<Result<_, MapError>>()
+            .map_err(|error| map_error(device, "xsks_map", error))?;
         loaded
             .ports
             .insert(ifindex, PortEntry { base, slot: u32::from(slot) }, 0)
-            .map_err(|error| map_error(device, "ports", error))
+            .map_err(|error| map_error(device, "ports", error))?;
+        Ok(doors)
     }
 
     /// Takes the port and its sockets out; from now on its frames are dropped.
@@ -231,13 +234,35 @@ impl XdpProgram {
         let base = u32::from(slot) * u32::from(QUEUES_PER_PORT);
         // An absent entry is what is wanted: the kernel removes closed sockets by itself.
         let _ = loaded.ports.remove(&ifindex);
-        for queue in 0..u32::from(QUEUES_PER_PORT) {
-            let _ = loaded.sockets.unset(base + queue);
+        if let Ok(mut sockets) = loaded.sockets() {
+            for queue in 0..u32::from(QUEUES_PER_PORT) {
+                let _ = sockets.unset(base + queue);
+            }
         }
     }
 }
 
+/// Lets the frames of one queue in. The queue's worker holds it: it opens when the kernel has somewhere to put them,
+/// and without asking the control thread, which may be attaching another device.
+pub(super) struct Door {
+    sockets: XskMap<MapData>,
+    index: u32,
+}
+
+impl Door {
+    /// From now on the queue's frames go to `socket`.
+    pub fn open(mut self, socket: RawFd) -> Result<(), MapError> {
+        self.sockets.set(self.index, socket, 0)
+    }
+}
+
 impl Loaded {
+    /// A handle of its own on the map of the sockets.
+    fn sockets(&self) -> Result<XskMap<MapData>, MapError> {
+        let fd = self.sockets.fd().as_fd().try_clone_to_owned()?;
+        XskMap::try_from(Map::XskMap(MapData::from_fd(fd)?))
+    }
+
     fn attach(&mut self, name: &str, ifindex: u32, mode: XdpMode) -> Result<XdpLink, std::io::Error> {
         let program: &mut Xdp = self
             .ebpf
