@@ -1,17 +1,21 @@
 //! Instructions per packet, counted by callgrind: the same on any quiet or busy machine.
 //!
 //! `scripts/count-instructions` runs it and compares with `benches/instructions.txt`. Every scenario is
-//! measured twice, through the pipeline and through the null pipeline (received and put back at once);
+//! counted twice, through the pipeline and through the null pipeline (received and put back at once);
 //! the difference is what a packet costs, as in `softgate bench`.
-
-#![allow(missing_docs, reason = "gungraun's macros make functions without")]
+//!
+//! ```text
+//! instructions list                the scenarios
+//! instructions packets             how many packets are counted
+//! instructions run NAME            calls [`turns_that_count`] for the scenario
+//! instructions run NAME null       calls it for the null pipeline
+//! ```
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use etherparse::PacketBuilder;
-use gungraun::{library_benchmark, library_benchmark_group, main};
 use softgate::config::Config;
 use softgate::io::memory::{MemoryPort, Sink, Template};
 use softgate::mem::{BURST, ChunkSize, PacketMemory};
@@ -22,7 +26,7 @@ use softgate::worker::{Node, Worker};
 /// Turns before counting: lists have grown, the sweep over the neighbours that is due at the start (64 turns)
 /// is over.
 const WARM_UP_TURNS: u64 = 100;
-/// Turns counted, each with a full burst: 6,400 packets. scripts/count-instructions divides by that.
+/// Turns counted, each with a full burst: 6,400 packets.
 const TURNS: u64 = 100;
 /// Different flows in the small scenarios, as in NUMBERS.md.
 const FLOWS: u32 = 1008;
@@ -38,13 +42,24 @@ struct Bench {
 
 /// One gateway with all kinds of interfaces; what comes in decides what is exercised.
 fn config(more: &str) -> Config {
+    parse(more, false)
+}
+
+/// With zones the ports are two: inside and outside.
+fn parse(more: &str, zones: bool) -> Config {
     let interface = |name: &str, port: &str, tags: &str, net: u32| {
+        let zone = match (zones, port) {
+            (false, _) => "",
+            (true, "lan") => "zone = \"inside\"",
+            (true, _) => "zone = \"outside\"",
+        };
         format!(
             r#"
 [[interface]]
 name = "{name}"
 port = "{port}"
 {tags}
+{zone}
 mac = "02:00:00:00:00:01"
 addresses = ["10.0.{net}.1/24", "2001:db8:{net}::1/64"]
 "#
@@ -124,7 +139,7 @@ fn random(state: &mut u32) -> u32 {
     *state
 }
 
-fn bench(config: &Config, frames: impl Iterator<Item = Vec<u8>>, null: bool) -> Bench {
+fn bench(config: &Config, frames: impl Iterator<Item = Vec<u8>>) -> Bench {
     let mut template = Template::default();
     frames.for_each(|frame| template.push(&frame));
     let (node, _compiler) = replay::compile(config, 1, config.has_zones()).expect("the scenario compiles");
@@ -138,8 +153,6 @@ fn bench(config: &Config, frames: impl Iterator<Item = Vec<u8>>, null: bool) -> 
     let expected = WARM_UP_TURNS * BURST as u64;
     assert_eq!(counters.received.load(Ordering::Relaxed), expected);
     assert_eq!(counters.sent.load(Ordering::Relaxed), expected, "the scenario forwards everything");
-    worker.set_null_pipeline(null);
-    turn(&mut worker, 1);
     Bench { worker, node }
 }
 
@@ -150,27 +163,27 @@ fn turn(worker: &mut Worker, turns: u64) {
     }
 }
 
-fn ipv4_one_route(null: bool) -> Bench {
+fn ipv4_one_route() -> Bench {
     let frames = (0..FLOWS).map(|flow| ipv4(&[], [10, 0, 1, 10], [203, 0, 113, flow as u8], flow));
-    bench(&config(&route("0.0.0.0/0", "10.0.5.2")), frames, null)
+    bench(&config(&route("0.0.0.0/0", "10.0.5.2")), frames)
 }
 
-fn vlan_to_vlan(null: bool) -> Bench {
+fn vlan_to_vlan() -> Bench {
     let frames = (0..FLOWS).map(|flow| ipv4(&[100], [10, 0, 2, 10], [203, 0, 113, flow as u8], flow));
-    bench(&config(&route("0.0.0.0/0", "10.0.3.2")), frames, null)
+    bench(&config(&route("0.0.0.0/0", "10.0.3.2")), frames)
 }
 
-fn ipv6_one_route(null: bool) -> Bench {
-    bench(&config(&route("::/0", "2001:db8:5::2")), (0..FLOWS).map(ipv6), null)
+fn ipv6_one_route() -> Bench {
+    bench(&config(&route("::/0", "2001:db8:5::2")), (0..FLOWS).map(ipv6))
 }
 
-fn qinq_to_untagged(null: bool) -> Bench {
+fn qinq_to_untagged() -> Bench {
     let frames = (0..FLOWS).map(|flow| ipv4(&[300, 10], [10, 0, 4, 10], [203, 0, 113, flow as u8], flow));
-    bench(&config(&route("0.0.0.0/0", "10.0.5.2")), frames, null)
+    bench(&config(&route("0.0.0.0/0", "10.0.5.2")), frames)
 }
 
 /// 10,000 routes of /24 over four next hops, each packet to a random one.
-fn ipv4_10k_routes(null: bool) -> Bench {
+fn ipv4_10k_routes() -> Bench {
     const ROUTES: u32 = 10_000;
     let network = |route: u32| [20 + (route >> 8) as u8, route as u8, (route * 7) as u8];
     let routes: String = (0..ROUTES)
@@ -184,27 +197,80 @@ fn ipv4_10k_routes(null: bool) -> Bench {
         let [a, b, c] = network(random(&mut state) % ROUTES);
         ipv4(&[], [10, 0, 1, 10], [a, b, c, random(&mut state) as u8], flow % FLOWS)
     });
-    bench(&config(&routes), frames, null)
+    bench(&config(&routes), frames)
 }
 
-// The bench is given back, so that taking it down is not counted.
-#[library_benchmark]
-#[bench::ipv4_one_route(args = (false), setup = ipv4_one_route)]
-#[bench::ipv4_one_route_null(args = (true), setup = ipv4_one_route)]
-#[bench::vlan_to_vlan(args = (false), setup = vlan_to_vlan)]
-#[bench::vlan_to_vlan_null(args = (true), setup = vlan_to_vlan)]
-#[bench::ipv6_one_route(args = (false), setup = ipv6_one_route)]
-#[bench::ipv6_one_route_null(args = (true), setup = ipv6_one_route)]
-#[bench::qinq_to_untagged(args = (false), setup = qinq_to_untagged)]
-#[bench::qinq_to_untagged_null(args = (true), setup = qinq_to_untagged)]
-#[bench::ipv4_10k_routes(args = (false), setup = ipv4_10k_routes)]
-#[bench::ipv4_10k_routes_null(args = (true), setup = ipv4_10k_routes)]
-fn packets(mut bench: Bench) -> Bench {
+const POLICY: &str = r#"
+[flows]
+capacity = 65_536
+
+[[rule]]
+name = "out"
+action = "allow"
+from = { zone = "inside" }
+to = { zone = "outside" }
+"#;
+
+const SOURCE_NAT: &str = r#"
+[[nat.source]]
+name = "pool"
+from = { zone = "inside" }
+to = { zone = "outside" }
+pool = ["198.51.100.1"]
+"#;
+
+/// A stateful gateway; the warm-up opens the sessions.
+fn established(more: &str) -> Bench {
+    let frames = (0..FLOWS).map(|flow| ipv4(&[], [10, 0, 1, 10], [203, 0, 113, flow as u8], flow));
+    bench(&parse(&[&route("0.0.0.0/0", "10.0.5.2"), POLICY, more].concat(), true), frames)
+}
+
+/// Each packet opens a session with source NAT.
+fn ipv4_snat_new() -> Bench {
+    const PACKETS: u32 = (WARM_UP_TURNS + 1 + TURNS) as u32 * BURST as u32;
+    let frames = (0..PACKETS).map(|flow| {
+        let hosts = 200;
+        ipv4(&[], [10, 0, 1, 10 + (flow % hosts) as u8], [203, 0, 113, 1], flow / hosts)
+    });
+    bench(&parse(&[&route("0.0.0.0/0", "10.0.5.2"), POLICY, SOURCE_NAT].concat(), true), frames)
+}
+
+const SCENARIOS: [(&str, fn() -> Bench); 8] = [
+    ("ipv4_one_route", ipv4_one_route),
+    ("vlan_to_vlan", vlan_to_vlan),
+    ("ipv6_one_route", ipv6_one_route),
+    ("qinq_to_untagged", qinq_to_untagged),
+    ("ipv4_10k_routes", ipv4_10k_routes),
+    ("ipv4_session", || established("")),
+    ("ipv4_snat_session", || established(SOURCE_NAT)),
+    ("ipv4_snat_new", ipv4_snat_new),
+];
+
+/// What callgrind counts: `--toggle-collect` names this function.
+#[inline(never)]
+fn turns_that_count(bench: &mut Bench) {
     turn(&mut bench.worker, TURNS);
-    let counted = (WARM_UP_TURNS + 1 + TURNS) * BURST as u64;
-    assert_eq!(bench.node.counters[0].received.load(Ordering::Relaxed), counted);
-    black_box(bench)
 }
 
-library_benchmark_group!(name = scenarios, benchmarks = packets);
-main!(library_benchmark_groups = scenarios);
+fn run(setup: fn() -> Bench, null: bool) {
+    let mut bench = black_box(setup());
+    bench.worker.set_null_pipeline(null);
+    turn(&mut bench.worker, 1);
+    turns_that_count(&mut bench);
+    let all = (WARM_UP_TURNS + 1 + TURNS) * BURST as u64;
+    assert_eq!(bench.node.counters[0].received.load(Ordering::Relaxed), all);
+}
+
+fn main() {
+    // Cargo adds `--bench`.
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["list"] => SCENARIOS.iter().for_each(|(name, _)| println!("{name}")),
+        ["packets"] => println!("{}", TURNS * BURST as u64),
+        ["run", wanted, ref null @ ..] => match SCENARIOS.iter().find(|(name, _)| *name == wanted) {
+            Some((_, setup)) => run(*setup, *null == ["null"]),
+            None => panic!("no scenario {wanted}; see list"),
+        },
+        _ => println!("counts instructions under callgrind: scripts/count-instructions"),
+    }
+}
