@@ -235,7 +235,10 @@ fn ipv4_snat_new() -> Bench {
     bench(&parse(&[&route("0.0.0.0/0", "10.0.5.2"), POLICY, SOURCE_NAT].concat(), true), frames)
 }
 
-const SCENARIOS: [(&str, fn() -> Bench); 8] = [
+/// Makes a scenario.
+type Setup = fn() -> Bench;
+
+const SCENARIOS: [(&str, Setup); 8] = [
     ("ipv4_one_route", ipv4_one_route),
     ("vlan_to_vlan", vlan_to_vlan),
     ("ipv6_one_route", ipv6_one_route),
@@ -252,7 +255,7 @@ fn turns_that_count(bench: &mut Bench) {
     turn(&mut bench.worker, TURNS);
 }
 
-fn run(setup: fn() -> Bench, null: bool) {
+fn run(setup: Setup, null: bool) {
     let mut bench = black_box(setup());
     bench.worker.set_null_pipeline(null);
     turn(&mut bench.worker, 1);
