@@ -357,6 +357,8 @@ pub struct WorkerStatus {
     pub long_gaps: u64,
     /// Free frames in its pool.
     pub frames_free: u64,
+    /// Packets it gave to the workers that have their flows.
+    pub handed_over: u64,
     /// Sessions it has.
     pub sessions: u64,
     /// Sessions it opened, since the start.

@@ -146,6 +146,8 @@ enum State {
     /// For the first fragment.
     Waiting,
     Open(First),
+    /// Whose session another worker has.
+    Elsewhere(u8),
     Refused(DropReason),
 }
 
@@ -311,7 +313,15 @@ impl<T> Fragments<T> {
     pub fn first(&self, at: u16) -> Option<First> {
         match self.entries[usize::from(at)].state {
             State::Open(first) => Some(first),
-            State::Waiting | State::Refused(_) => None,
+            State::Waiting | State::Elsewhere(_) | State::Refused(_) => None,
+        }
+    }
+
+    /// The worker that has the session of the datagram, if that is another.
+    pub fn elsewhere(&self, at: u16) -> Option<u8> {
+        match self.entries[usize::from(at)].state {
+            State::Elsewhere(worker) => Some(worker),
+            _ => None,
         }
     }
 
@@ -356,8 +366,17 @@ impl<T> Fragments<T> {
 
     /// The first fragment goes on; what was held follows it, by way of [`Fragments::next_settled`].
     pub fn open(&mut self, at: u16, first: First) {
+        self.go_on(at, State::Open(first));
+    }
+
+    /// The first fragment goes to another worker, and what was held follows it there.
+    pub fn open_elsewhere(&mut self, at: u16, worker: u8) {
+        self.go_on(at, State::Elsewhere(worker));
+    }
+
+    fn go_on(&mut self, at: u16, state: State) {
         let entry = &mut self.entries[usize::from(at)];
-        entry.state = State::Open(first);
+        entry.state = state;
         entry.returning += entry.held.len;
         let held = std::mem::replace(&mut entry.held, List::EMPTY);
         join(&mut self.places, &mut self.settled, held);

@@ -70,14 +70,6 @@ pub enum StartError {
     /// XDP program.
     #[error(transparent)]
     Xdp(#[from] XdpError),
-    /// Sessions for more than one worker.
-    #[error(
-        "zones need sessions, which one worker keeps, and this gateway runs {workers}: restart it with one"
-    )]
-    Zones {
-        /// Workers that run.
-        workers: usize,
-    },
     /// Tables.
     #[error(transparent)]
     Compile(#[from] CompileError),
@@ -301,10 +293,6 @@ impl Gateway {
     }
 
     fn reconfigure(&mut self, config: Config, must_bind: bool) -> Result<(), StartError> {
-        // A number of workers is for life.
-        if self.workers.len() > 1 && config.has_zones() {
-            return Err(StartError::Zones { workers: self.workers.len() });
-        }
         // Compile first: what is refused leaves ports and tables as they were.
         let mut wanted = Vec::new();
         for port in &config.ports {
@@ -803,8 +791,6 @@ fn worker_cpus(config: &Config) -> Vec<usize> {
     match cpus.as_slice() {
         [] => vec![0],
         [only] => vec![*only],
-        // Sessions are kept by one worker, which serves all queues.
-        [_, rest @ ..] if config.has_zones() => vec![rest[0]],
         [_, rest @ ..] => rest.iter().copied().take(queues.max(1)).collect(),
     }
 }

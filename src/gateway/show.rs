@@ -520,6 +520,7 @@ impl Gateway {
                     longest_gap_own_us: counters.longest_gap_own_ns.swap(0, Ordering::Relaxed) / 1000,
                     long_gaps: load(&counters.long_gaps),
                     frames_free: load(&counters.frames_free),
+                    handed_over: load(&counters.handed_over),
                     sessions: load(&counters.sessions_opened).saturating_sub(load(&counters.sessions_ended)),
                     sessions_opened: load(&counters.sessions_opened),
                     sessions_ended: load(&counters.sessions_ended),

@@ -7,17 +7,18 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::Filtering;
 use crate::flow::nat::Refused;
+use crate::flow::steering::{Request, Steering};
 use crate::flow::{
     Address, Flow, FlowTable, Flows, Full, Handle, Holdings, Record, Tick, Tuple, flow_flags, record_flags,
     settle, tcp, timeout,
 };
 use crate::packet::view::{be16, protocol};
-use crate::packet::{DropReason, Family, Packet, Verdict, checksum, flags};
+use crate::packet::{DropReason, Family, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::route::{self, NO_NEIGHBOUR, Route};
 use crate::pipeline::{Allowed, Context, Decision, Question, decide, flow, icmp_error, reassembly};
 use crate::tables::policy::{Action, Bound, NO_NAT_RULE, Policy, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
-use crate::telemetry::add;
+use crate::telemetry::{WorkerCounters, add};
 
 /// Decides one packet: it goes on with its verdict `Continue` and a flow, or it is settled.
 pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, now: Tick) {
@@ -75,12 +76,17 @@ pub(super) fn whole<A: Table>(
 /// Gives each family its table, so that everything here is written once.
 pub(super) trait Table: Address {
     fn table(flows: &mut Flows) -> &mut FlowTable<Self>;
+    fn shared(flows: &Flows) -> &FlowTable<Self>;
     fn table_and_holdings(flows: &mut Flows) -> (&mut FlowTable<Self>, &mut Holdings);
 }
 
 impl Table for u32 {
     fn table(flows: &mut Flows) -> &mut FlowTable<u32> {
         &mut flows.v4
+    }
+
+    fn shared(flows: &Flows) -> &FlowTable<u32> {
+        &flows.v4
     }
 
     fn table_and_holdings(flows: &mut Flows) -> (&mut FlowTable<u32>, &mut Holdings) {
@@ -91,6 +97,10 @@ impl Table for u32 {
 impl Table for u128 {
     fn table(flows: &mut Flows) -> &mut FlowTable<u128> {
         &mut flows.v6
+    }
+
+    fn shared(flows: &Flows) -> &FlowTable<u128> {
+        &flows.v6
     }
 
     fn table_and_holdings(flows: &mut Flows) -> (&mut FlowTable<u128>, &mut Holdings) {
@@ -136,7 +146,7 @@ fn question(packet: &Packet) -> Question {
     }
 }
 
-/// Opens a session.
+/// Opens a session, here or where it belongs.
 fn open<A: Table>(
     packet: &mut Packet,
     tuple: &Tuple<A>,
@@ -145,9 +155,67 @@ fn open<A: Table>(
     now: Tick,
 ) -> Result<Verdict, DropReason> {
     let question = question(packet);
+    if flows.nat.steering.is_none() {
+        return open_here(packet, tuple, &question, cx, flows, now);
+    }
+    if cx.pass != Pass::Handed
+        && let Some(worker) = elsewhere(tuple, &question, cx, flows)?
+    {
+        return Ok(Verdict::Elsewhere(worker));
+    }
+    let result = open_here(packet, tuple, &question, cx, flows, now);
+    if !matches!(result, Ok(Verdict::Continue | Verdict::Borrow))
+        && let Some(steering) = &flows.nat.steering
+    {
+        steering.disclaim(tuple);
+    }
+    result
+}
+
+/// The other worker that a flow belongs to of which this one knows nothing. From now on all its packets go there.
+fn elsewhere<A: Table>(
+    tuple: &Tuple<A>,
+    question: &Question,
+    cx: &Context<'_>,
+    flows: &Flows,
+) -> Result<Option<u8>, DropReason> {
+    let Some(steering) = &flows.nat.steering else { return Ok(None) };
+    let worker = match steering.find(tuple) {
+        Some(worker) => worker,
+        None => {
+            let Some(wanted) = worker_for(question, cx.tables, flows, steering) else { return Ok(None) };
+            steering.claim(tuple, wanted, cx.now).map_err(|_| DropReason::SessionTableFull)?
+        }
+    };
+    Ok((worker != steering.me()).then_some(worker))
+}
+
+/// The worker that a new flow should have. `None`: nothing is remembered of it.
+fn worker_for(question: &Question, tables: &Tables, flows: &Flows, steering: &Steering) -> Option<u8> {
+    let policy = &tables.policy;
+    if let IpAddr::V4(dst) = question.dst
+        && policy.pool_of(question.vrf, dst).is_some()
+        && let Some(worker) = flows.owner_of(question.vrf, dst, question.dst_port)
+    {
+        return Some(worker);
+    }
+    let Decision::Session(allowed) = decide(tables, question, None) else { return None };
+    let host_has_state =
+        matches!(allowed.source, SourceNat::Pool { .. }) || policy.limits.per_host != u32::MAX;
+    Some(if host_has_state { steering.of_host(question.vrf, question.src) } else { steering.me() })
+}
+
+fn open_here<A: Table>(
+    packet: &mut Packet,
+    tuple: &Tuple<A>,
+    question: &Question,
+    cx: &Context<'_>,
+    flows: &mut Flows,
+    now: Tick,
+) -> Result<Verdict, DropReason> {
     // An address of the NAT answers for its mappings first, then DNAT rules, then the host (DESIGN.md section 3).
-    let mapped = mapped(cx.tables, flows, &question);
-    let allowed = match decide(cx.tables, &question, mapped.map(|mapped| mapped.bound)) {
+    let mapped = mapped(cx.tables, flows, question);
+    let allowed = match decide(cx.tables, question, mapped.map(|mapped| mapped.bound)) {
         Decision::Session(allowed) => allowed,
         Decision::Local(ruling) => {
             ruling.map_or(Ok(()), |ruling| note_ruling(ruling, packet, cx))?;
@@ -188,10 +256,36 @@ fn open<A: Table>(
             l3.get(l4..).and_then(|l4| tcp::Segment::parse(l4, payload)).ok_or(DropReason::TcpInvalid)?;
         tracker = tcp::Tcp::open(&segment, cx.tables.policy.loose_tcp).map_err(flow::tcp_reason)?;
     }
-    let handle = install(tuple, &question, &allowed, mapped, tracker, cx, flows, now)?;
+    if let Some(request) = loan_needed(question, &allowed, cx.tables, flows) {
+        flows.nat.loans.requests.push(request);
+        return Ok(Verdict::Borrow);
+    }
+    let handle = install(tuple, question, &allowed, mapped, tracker, cx, flows, now)?;
     packet.meta.flow = Handle::NONE;
     flow::note(&mut packet.meta, handle, A::table(flows).flow(handle));
     Ok(Verdict::Continue)
+}
+
+/// What to ask another worker for: a mapping of an inside host that is its.
+fn loan_needed(question: &Question, allowed: &Allowed, tables: &Tables, flows: &Flows) -> Option<Request> {
+    let (SourceNat::Pool { pool, .. }, Some(steering)) = (allowed.source, &flows.nat.steering) else {
+        return None;
+    };
+    let lender = steering.of_host(question.vrf, question.src);
+    if lender == steering.me() || flows.nat.loans.given.is_some() {
+        return None;
+    }
+    let only_peers = tables.policy.filtering == Filtering::AddressDependent;
+    Some(Request {
+        lender,
+        pool,
+        vrf: question.vrf,
+        src: question.src,
+        upper: question.protocol,
+        port: question.src_port,
+        remote: (question.dst, question.dst_port),
+        peer: only_peers.then_some(allowed.dst),
+    })
 }
 
 /// Counts what a rule refused, or let through to the gateway itself.
@@ -297,14 +391,15 @@ fn install<A: Table>(
     };
     if let Some(pool) = pool {
         let pool = &policy.pools[usize::from(pool)];
-        let given = flows
-            .map(pool, question.vrf, question.src, question.protocol, question.src_port, cx.now)
-            .map_err(|refused| {
-                cx.counters.pools.get(usize::from(pool.id())).inspect(|pool| pool.refuse(refused as usize));
-                nat_reason(refused)
-            })?;
+        let given = match flows.nat.loans.given {
+            Some(loan) => loan.mapping,
+            None => flows
+                .map(pool, question.vrf, question.src, question.protocol, question.src_port, cx.now)
+                .map_err(|refused| note_refused(refused, pool.id(), cx.counters))?,
+        };
+        mapping = Some(given.id);
         let Some(src) = A::from_ip(Ipv4Addr::from(given.addr).into()) else {
-            flows.release(given.id, cx.now);
+            release_own(mapping, cx, flows);
             return Err(DropReason::NatFamily);
         };
         leaves.src = src;
@@ -312,7 +407,6 @@ fn install<A: Table>(
         if matches!(tuple.protocol, protocol::TCP | protocol::UDP | protocol::ICMP) {
             leaves.src_port = given.port;
         }
-        mapping = Some(given.id);
     }
     if !has_ports {
         // The identifier is one number: the mapping's, of whichever side has one.
@@ -327,13 +421,16 @@ fn install<A: Table>(
     let mut reply = compiled(&back, &returns, egress, via, allowed.egress, epoch, now);
     reply.flags &= !flow_flags::SEEN;
     let table = A::table(flows);
-    if table.find(&back).is_some() {
-        mapping.inspect(|id| flows.release(*id, cx.now));
+    let is_taken = table.find(&back).is_some();
+    let steering = flows.nat.steering.as_ref();
+    if is_taken || steering.is_some_and(|steering| steering.hold([tuple, &back], cx.now).is_err()) {
+        release_own(mapping, cx, flows);
         return Err(DropReason::FlowConflict);
     }
     let record = Record {
         tcp: tracker,
-        mapping: Record::name(mapping),
+        // A borrowed one is named once the session is there.
+        mapping: Record::name(mapping.filter(|_| flows.nat.loans.given.is_none())),
         bound: Record::name(bound),
         settled_packets: 0,
         settled_bytes: 0,
@@ -351,10 +448,17 @@ fn install<A: Table>(
     match A::table(flows).insert([forward, reply], record, due) {
         Ok(session) => {
             let mut held = 0;
+            let loan = flows.nat.loans.given.filter(|_| mapping.is_some());
+            if let Some(loan) = loan {
+                flows.nat.loans.given = None;
+                let number = flows.nat.loans.keep(loan);
+                A::table(flows).record_mut(session).mapping = Record::name(Some(number));
+                held |= record_flags::BORROWED;
+            }
             if host.is_some_and(|(vrf, addr)| flows.nat.count_host(vrf, addr)) {
                 held |= record_flags::HOST_COUNTED;
             }
-            if let Some(id) = mapping
+            if let Some(id) = mapping.filter(|_| loan.is_none())
                 && policy.filtering == Filtering::AddressDependent
                 && flows.nat.count_peer(id, allowed.dst)
             {
@@ -369,13 +473,26 @@ fn install<A: Table>(
             Ok(Handle::new(session, 0))
         }
         Err(Full) => {
-            mapping.inspect(|id| flows.release(*id, cx.now));
+            if let Some(steering) = &flows.nat.steering {
+                let table: &FlowTable<A> = A::shared(flows);
+                steering.release([tuple, &back], table);
+            }
+            release_own(mapping, cx, flows);
             Err(DropReason::SessionTableFull)
         }
     }
 }
 
-fn nat_reason(refused: Refused) -> DropReason {
+/// Gives a mapping back that no session has come about for; what is borrowed goes back with what is left of its packet.
+fn release_own(mapping: Option<u32>, cx: &Context<'_>, flows: &mut Flows) {
+    if flows.nat.loans.given.is_none() {
+        mapping.inspect(|id| flows.release(*id, cx.now));
+    }
+}
+
+/// Counts what a pool has refused.
+pub fn note_refused(refused: Refused, pool: u16, counters: &WorkerCounters) -> DropReason {
+    counters.pools.get(usize::from(pool)).inspect(|pool| pool.refuse(refused as usize));
     match refused {
         Refused::HostQuota => DropReason::NatHostQuota,
         Refused::PoolExhausted | Refused::AddressExhausted | Refused::NotSubscriber => {
