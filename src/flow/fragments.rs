@@ -257,6 +257,8 @@ pub struct Fragments<T> {
     limit: usize,
     sources: Box<[Source]>,
     identifications: u64,
+    /// Of the numbers that identifications are made of, every how many is ours.
+    step: u64,
     key: Key,
 }
 
@@ -277,8 +279,14 @@ impl<T> Fragments<T> {
             limit: MAX_HELD,
             sources: vec![Source::default(); SOURCES].into(),
             identifications: 0,
+            step: 1,
             key,
         })
+    }
+
+    /// Shares identifications with other tables: this one is number `me` of `all`.
+    pub fn share_identifications(&mut self, me: u64, all: u64) {
+        (self.identifications, self.step) = (me, all);
     }
 
     /// Holds at most so many frames, where [`MAX_HELD`] is more than a worker can spare.
@@ -468,7 +476,7 @@ impl<T> Fragments<T> {
     /// ```
     pub fn next_identification(&mut self) -> u16 {
         let (round, low) = (self.identifications >> 16, self.identifications as u16);
-        self.identifications += 1;
+        self.identifications += self.step;
         let [mut a, mut b] = low.to_be_bytes();
         for i in 0..4u32 {
             let mixed = hash::address(self.key, u128::from(round), 0x1d_0000 | i << 8 | u32::from(b));

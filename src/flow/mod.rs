@@ -220,11 +220,15 @@ impl Flows {
         key: Key,
     ) -> Result<Flows, MemoryError> {
         let Capacity { sessions, populate } = capacity;
+        let mut fragments = Fragments::new(key)?;
+        if let Some(steering) = &steering {
+            fragments.share_identifications(steering.me().into(), steering.workers().into());
+        }
         Ok(Flows {
             v4: FlowTable::new(sessions, key, populate)?,
             v6: FlowTable::new(sessions, key, populate)?,
             nat: Holdings::new(sessions, key, steering)?,
-            fragments: Fragments::new(key)?,
+            fragments,
             sweep_due: Nanos(0),
             claims,
             owner: Owner::new(id as u16).unwrap_or_else(|| unreachable!("a node has at most 256 workers")),

@@ -42,6 +42,11 @@ impl Steering {
         self.me
     }
 
+    /// How many workers there are.
+    pub fn workers(&self) -> u8 {
+        self.workers
+    }
+
     /// What the directory knows a tuple by, and its reverse in the same VRF.
     fn key_of<A: Address>(&self, tuple: &Tuple<A>) -> u64 {
         let is_forward = (tuple.src, tuple.src_port) <= (tuple.dst, tuple.dst_port);
