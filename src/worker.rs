@@ -22,6 +22,7 @@ use crate::io::{Port, PortStats};
 use crate::mem::{BURST, Frame, FramePool, Frames};
 use crate::neighbours::NeighbourTable;
 use crate::packet::{Burst, DropReason, Ingress, Meta, Packet, Pass, Verdict, hash};
+use crate::pipeline::review::Review;
 use crate::pipeline::slow::Parked;
 use crate::pipeline::{self, Context, Limits, SlowPath};
 use crate::publication;
@@ -249,6 +250,8 @@ struct Engine {
     flows: Flows,
     /// What a command reads.
     reading: Reading,
+    /// Sessions decided by older tables.
+    review: Review,
     /// By port and member: index into the worker's queues, or `NO_QUEUE`.
     routes: Box<[u16; MAX_PORTS * MAX_MEMBERS]>,
     /// Frames for other workers' queues, by worker.
@@ -286,6 +289,7 @@ impl Worker {
                 slow: SlowPath::new(id == 0, &tables),
                 flows,
                 reading: Reading::default(),
+                review: Review::default(),
                 routes: Box::new([NO_QUEUE; MAX_PORTS * MAX_MEMBERS]),
                 outgoing: (0..workers).map(|_| ArrayVec::new()).collect(),
                 elsewhere: (0..workers).map(|_| ArrayVec::new()).collect(),
@@ -370,6 +374,7 @@ impl Worker {
             }
         }
         worked |= engine.housekeeping(tables, now, node, queues);
+        worked |= engine.review(worked, tables, now, node);
         engine.flush(node, queues);
         *turns = turns.wrapping_add(1);
         // Behind the packets, and with a request only.
@@ -564,6 +569,23 @@ impl Engine {
             let cx = Context { ingress: Ingress::Own { vrf }, pass: Pass::First, ..*cx };
             self.run(&mut frames, &cx, node, queues);
         }
+    }
+
+    /// Decides sessions again that were decided by older tables. True if some are left.
+    fn review(&mut self, busy: bool, tables: &Tables, now: Nanos, node: &Node) -> bool {
+        if !self.review.is_due(tables) {
+            return false;
+        }
+        let cx = Context {
+            now,
+            tables,
+            neighbours: &node.neighbours,
+            counters: &node.counters[self.id],
+            limits: &node.limits,
+            ingress: Ingress::Own { vrf: 0 },
+            pass: Pass::First,
+        };
+        self.review.step(busy, &cx, &mut self.flows)
     }
 
     /// What is due without a received packet: timers, restarts, frames from other workers.

@@ -13,7 +13,10 @@ use proptest::prelude::*;
 use softgate::config::Config;
 use softgate::io::{Port, PortStats};
 use softgate::mem::{ChunkSize, FramePool, Frames, PacketMemory};
+use softgate::packet::DropReason;
 use softgate::replay;
+use softgate::tables::compile::Compiler;
+use softgate::tables::meaning::{self, PortFacts};
 use softgate::telemetry::{Totals, WorkerCounters};
 use softgate::time::Nanos;
 use softgate::worker::{Node, Worker};
@@ -224,7 +227,7 @@ struct Lab {
     now: Nanos,
     /// By port: frames of `out` already looked at.
     seen: [usize; 2],
-    _compiler: softgate::tables::compile::Compiler,
+    compiler: Compiler,
 }
 
 impl Lab {
@@ -246,11 +249,23 @@ impl Lab {
             }
         }
         let now = Nanos::from_secs(1);
-        Lab { node, memory, workers, cables, now, seen: [0; 2], _compiler: compiler }
+        Lab { node, memory, workers, cables, now, seen: [0; 2], compiler }
     }
 
     fn sum(&self, field: fn(&WorkerCounters) -> &AtomicU64) -> u64 {
         self.node.counters.iter().map(|counters| field(counters).load(Ordering::Relaxed)).sum()
+    }
+
+    /// Puts other tables before the workers, which take no turn yet.
+    fn publish(&mut self, text: &str) -> softgate::tables::compile::Retired {
+        let config = Config::parse(text, "owners.toml").expect("the config");
+        let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
+        let rib = meaning::rib(&config, &mut self.compiler).expect("routes");
+        let input = meaning::input(&config, &facts, &mut self.compiler).expect("a config");
+        let retired = self.compiler.compile(input, rib).expect("tables");
+        self.node.reserve_rules(&self.compiler.policy_slots);
+        self.node.tables.store(Arc::clone(self.compiler.tables()));
+        retired
     }
 
     fn settle(&mut self) {
@@ -476,9 +491,92 @@ fn run(plan: &Plan) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
     #[test]
     fn every_flow_is_decided_once_and_in_order(plan in plan()) {
         run(&plan);
+    }
+}
+
+/// Sessions that nothing is sent on learn of a change all the same: what it denies is gone soon, the rest goes on, and
+/// the workers say when they are through, also with packets coming in all the while.
+#[test]
+fn idle_sessions_are_decided_again() {
+    const SESSIONS: u32 = 600;
+    let allowed = "from = { zone = \"inside\" }";
+    assert!(CONFIG.contains(allowed));
+    // Translated hosts keep their way out, the others lose it.
+    let narrower = CONFIG.replace(allowed, "from = { zone = \"inside\", prefix = [\"10.0.1.0/25\"] }");
+    for (workers, busy) in [(1, false), (1, true), (3, false), (3, true)] {
+        let mut lab = Lab::new(workers, &[8]);
+        let streams: Vec<Stream> = (0..SESSIONS)
+            .map(|id| {
+                let host = if id % 3 == 0 { 200 } else { 5 };
+                let from = (Ipv4Addr::new(10, 0, 1, host), 10_000 + id as u16);
+                let way = Way { port: INSIDE, from, to: (Ipv4Addr::new(203, 0, 113, 1), 53) };
+                Stream { id, way, packets: 1, queue: id as usize, fragments: false }
+            })
+            .collect();
+        lab.send(&streams, &[1, 2, 3]);
+        let before = lab.node.tables.load().generation;
+        let converged = |lab: &Lab| {
+            lab.node.counters.iter().map(|worker| worker.converged.generation()).min().expect("one")
+        };
+        assert_eq!(converged(&lab), before);
+
+        let retired = lab.publish(&narrower);
+        let generation = lab.node.tables.load().generation;
+        let mut turns = 0;
+        while converged(&lab) < generation {
+            assert!(turns < 10 * SESSIONS, "it does not come to an end");
+            turns += 1;
+            for worker in 0..workers {
+                if busy {
+                    // Something nobody has a session for, and never will: it is denied.
+                    let frames = datagram(
+                        &Way {
+                            port: OUTSIDE,
+                            from: (Ipv4Addr::new(203, 0, 113, 9), 1),
+                            to: (Ipv4Addr::new(10, 0, 1, 99), 1),
+                        },
+                        (9999, 0),
+                        false,
+                    );
+                    lock(&lab.cables[OUTSIDE]).into[worker].extend(frames);
+                }
+                let now = lab.now;
+                lab.workers[worker].turn(now);
+            }
+        }
+        if busy {
+            assert!(turns > SESSIONS / workers as u32 / 2, "{turns} turns: packets had to wait");
+        }
+        retired.release(&lab.node.neighbours);
+        let denied = u64::from(SESSIONS / 3);
+        assert_eq!(lab.sum(|counters| &counters.sessions_condemned), denied);
+        assert_eq!(lab.sum(|counters| &counters.sessions_kept), u64::from(SESSIONS) - denied);
+        assert_eq!(lab.sum(|counters| &counters.sessions_ended), 0, "the next packet is told why");
+        // One of them has a packet, the others have not: all are gone after ten seconds.
+        let frames = datagram(&streams[0].way, (0, 1), false);
+        lock(&lab.cables[INSIDE]).into[0].extend(frames);
+        lab.settle();
+        let totals = Totals::of(lab.node.counters.iter().map(|counters| &**counters));
+        assert_eq!(
+            totals.drops.iter().find(|(reason, _)| *reason == DropReason::PolicyChanged),
+            Some(&(DropReason::PolicyChanged, 1))
+        );
+        lab.now = lab.now.plus(Duration::from_secs(11));
+        lab.settle();
+        assert_eq!(lab.sum(|counters| &counters.sessions_ended), denied);
+        let rest: Vec<Stream> = streams.iter().filter(|stream| stream.id % 3 != 0).copied().collect();
+        let came = lab.send(&rest, &[1]);
+        rest.iter().for_each(|stream| {
+            check(stream, &came);
+        });
+        assert_eq!(
+            lab.sum(|counters| &counters.sessions_opened),
+            u64::from(SESSIONS),
+            "they are the same sessions"
+        );
     }
 }

@@ -418,9 +418,13 @@ pub fn due<A: Address>(table: &FlowTable<A>, session: u32, timers: &Timers) -> T
     last.after(timeout(record, forward.tuple.protocol, replied, timers))
 }
 
+/// How long a session that policy does not allow any more waits for a packet whose sender could be told, in seconds.
+const CONDEMNED_S: u32 = 10;
+
 /// How long a session may be idle, in seconds.
 pub fn timeout(record: &Record, upper: u8, replied: bool, timers: &Timers) -> u32 {
     match upper {
+        _ if record.flags & record_flags::CONDEMNED != 0 => CONDEMNED_S,
         protocol::TCP => record.tcp.timeout(&timers.tcp).as_secs() as u32,
         // A mapping stays for its own time (RFC 4787 REQ-5), replied or not.
         protocol::UDP if replied || record.mapping != 0 => timers.udp_s,

@@ -172,6 +172,8 @@ pub mod record_flags {
     pub const PEER_COUNTED: u8 = 4;
     /// `mapping` is the number of a loan ([`crate::flow::steering::Loans`]).
     pub const BORROWED: u8 = 8;
+    /// Policy does not allow it any more; its next packet will end it.
+    pub const CONDEMNED: u8 = 16;
 }
 
 /// The table is full, or too many flows share a place in it.

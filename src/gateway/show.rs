@@ -33,6 +33,13 @@ impl Gateway {
             name: self.config().system.name.to_string(),
             schema: SCHEMA,
             generation: self.node().tables.load().generation,
+            converged: self
+                .node()
+                .counters
+                .iter()
+                .map(|worker| worker.converged.generation())
+                .min()
+                .unwrap_or(0),
             config: self.file_name.clone(),
             uptime_s: self.started().elapsed().as_secs(),
             pid: std::process::id(),
@@ -391,6 +398,21 @@ impl Gateway {
             ("sessions.opened", opened, "Sessions that began."),
             ("sessions.ended", ended, "Sessions that ended."),
             (
+                "sessions.kept",
+                sum(|worker| &worker.sessions_kept),
+                "Idle sessions decided again after a change, and as before.",
+            ),
+            (
+                "sessions.moved",
+                sum(|worker| &worker.sessions_moved),
+                "Idle sessions that a change gave to another rule, egress or next hop.",
+            ),
+            (
+                "sessions.condemned",
+                sum(|worker| &worker.sessions_condemned),
+                "Idle sessions that a change denies: their next packet is dropped, or 10 seconds end them.",
+            ),
+            (
                 "sessions.capacity",
                 capacity,
                 "Sessions of each family (IPv4, IPv6) there is room for, on all workers together.",
@@ -511,6 +533,7 @@ impl Gateway {
                     id: id as u32,
                     cpu: Some(cpu as u32),
                     generation: counters.generation.generation(),
+                    converged: counters.converged.generation(),
                     packets: load(&counters.received),
                     bursts: load(&counters.bursts),
                     loops: load(&counters.turns),

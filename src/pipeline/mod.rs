@@ -15,6 +15,7 @@ mod icmp_error;
 mod link;
 mod network;
 mod reassembly;
+pub mod review;
 mod rewrite;
 pub mod route;
 mod session;

@@ -9,8 +9,8 @@ use crate::config::Filtering;
 use crate::flow::nat::Refused;
 use crate::flow::steering::{Request, Steering};
 use crate::flow::{
-    Address, Flow, FlowTable, Flows, Full, Handle, Holdings, Record, Tick, Tuple, flow_flags, record_flags,
-    settle, tcp, timeout,
+    Address, Flow, FlowTable, Flows, Full, Handle, Holdings, Record, Tick, Tuple, due, flow_flags,
+    record_flags, settle, tcp, timeout,
 };
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Pass, Verdict, checksum, flags};
@@ -74,9 +74,12 @@ pub(super) fn whole<A: Table>(
 }
 
 /// Gives each family its table, so that everything here is written once.
-pub(super) trait Table: Address {
+pub trait Table: Address {
+    /// The family's sessions, to change them.
     fn table(flows: &mut Flows) -> &mut FlowTable<Self>;
+    /// The family's sessions.
     fn shared(flows: &Flows) -> &FlowTable<Self>;
+    /// And what they hold.
     fn table_and_holdings(flows: &mut Flows) -> (&mut FlowTable<Self>, &mut Holdings);
 }
 
@@ -624,13 +627,68 @@ pub(super) fn refresh<A: Table>(
     Ok(())
 }
 
-/// Asks policy again about a session, as if its first packet came now; what is bound stays bound.
+/// Asks policy again about a session, because of a packet of it: it goes on as policy says now, or it ends.
 pub(super) fn decide_again<A: Table>(
     session: u32,
     cx: &Context<'_>,
     flows: &mut Flows,
 ) -> Result<(), DropReason> {
-    let table = A::table(flows);
+    match judge::<A>(session, cx, flows) {
+        Ok(judged) => {
+            adopt::<A>(session, &judged, cx, flows);
+            Ok(())
+        }
+        Err(reason) => {
+            end::<A>(session, cx, flows);
+            Err(reason)
+        }
+    }
+}
+
+/// What became of a session when its policy was looked at without a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Its decision is of these tables already.
+    Current,
+    /// Decided anew, as before.
+    Kept,
+    /// Another rule, egress or next hop.
+    Moved,
+    /// Not allowed any more: its next packet ends it, with what its sender is to be told (DESIGN.md section 3), and
+    /// if none comes its time is soon over.
+    Condemned,
+}
+
+/// Asks policy again about a session that may be idle.
+pub fn review<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> Fate {
+    if A::table(flows).flow(Handle::new(session, 0)).epoch == cx.tables.flow_epoch() {
+        return Fate::Current;
+    }
+    match judge::<A>(session, cx, flows) {
+        Ok(judged) => {
+            if adopt::<A>(session, &judged, cx, flows) {
+                Fate::Moved
+            } else {
+                Fate::Kept
+            }
+        }
+        Err(_) => {
+            condemn::<A>(session, cx, flows);
+            Fate::Condemned
+        }
+    }
+}
+
+/// What policy says of a session now.
+struct Judged {
+    allowed: Allowed,
+    /// Egress and next hop of replies.
+    back: (u16, Option<u32>),
+}
+
+/// Asks policy about a session, as if its first packet came now; what is bound stays bound. Changes nothing.
+fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judged, DropReason> {
+    let table = A::shared(flows);
     let (forward, reply) = (*table.flow(Handle::new(session, 0)), *table.flow(Handle::new(session, 1)));
     let record = *table.record(session);
     let tuple = forward.tuple;
@@ -664,46 +722,64 @@ pub(super) fn decide_again<A: Table>(
             _ => None,
         },
     };
-    let fate = match decide(cx.tables, &question, Some(bound)) {
+    let allowed = match decide(cx.tables, &question, Some(bound)) {
         Decision::Session(allowed) => {
             let moved = allowed.egress != forward.egress;
             // DESIGN.md section 3, the fate of a live flow.
             if allowed.to_zone != record.to_zone || allowed.from_zone != record.from_zone {
-                Err(DropReason::PolicyChanged)
+                return Err(DropReason::PolicyChanged);
             } else if moved && !has_source::<A>(policy, &forward, &record, allowed.source) {
-                Err(DropReason::NatPathChanged)
-            } else {
-                Ok(allowed)
+                return Err(DropReason::NatPathChanged);
             }
+            allowed
         }
-        Decision::Local(_) | Decision::Forward { .. } => Err(DropReason::PolicyChanged),
-        Decision::Drop(_) | Decision::Refused(..) => Err(DropReason::PolicyChanged),
+        Decision::Local(_) | Decision::Forward { .. } => return Err(DropReason::PolicyChanged),
+        Decision::Drop(_) | Decision::Refused(..) => return Err(DropReason::PolicyChanged),
     };
-    let allowed = match fate {
-        Ok(allowed) => allowed,
-        Err(reason) => {
-            end::<A>(session, cx, flows);
-            return Err(reason);
-        }
-    };
-    let epoch = cx.tables.flow_epoch();
     // Without a way back replies are lost, until there is one again.
-    let (egress, via) = way_back(cx.tables, &question).unwrap_or((NO_INTERFACE, None));
+    Ok(Judged { allowed, back: way_back(cx.tables, &question).unwrap_or((NO_INTERFACE, None)) })
+}
+
+/// Gives a session what policy says now. True if it is something else than before.
+fn adopt<A: Table>(session: u32, judged: &Judged, cx: &Context<'_>, flows: &mut Flows) -> bool {
+    let Judged { allowed, back: (egress, via) } = *judged;
+    let epoch = cx.tables.flow_epoch();
     let table = A::table(flows);
     let forward = table.flow_mut(Handle::new(session, 0));
+    let before = (forward.egress, forward.neighbour);
     (forward.egress, forward.neighbour, forward.epoch) =
         (allowed.egress, allowed.via.unwrap_or(NO_NEIGHBOUR), epoch);
+    let mut moved = before != (forward.egress, forward.neighbour);
     let reply = table.flow_mut(Handle::new(session, 1));
     (reply.ingress, reply.epoch) = (allowed.egress, epoch);
     (reply.egress, reply.neighbour) = (egress, via.unwrap_or(NO_NEIGHBOUR));
+    let record = *table.record(session);
+    if record.flags & record_flags::CONDEMNED != 0 {
+        table.record_mut(session).flags &= !record_flags::CONDEMNED;
+        let due = due(table, session, &cx.tables.policy.timers);
+        table.rearm(session, due);
+    }
     let nat_rule = if allowed.nat_rule == NO_NAT_RULE { record.nat_rule } else { allowed.nat_rule };
     if record.rule != allowed.ruling.rule || record.nat_rule != nat_rule {
         // What it carried so far was for the rules before.
         settle(table, session, cx.counters);
         let record = table.record_mut(session);
         (record.rule, record.nat_rule) = (allowed.ruling.rule, nat_rule);
+        moved = true;
     }
-    Ok(())
+    moved
+}
+
+/// Leaves a session to its next packet, for which its decision is out of date, and to a timer that is short.
+fn condemn<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) {
+    let table = A::table(flows);
+    if table.record(session).flags & record_flags::CONDEMNED != 0 {
+        return;
+    }
+    table.record_mut(session).flags |= record_flags::CONDEMNED;
+    table.flow_mut(Handle::new(session, 0)).last_seen = Tick::of(cx.now);
+    let due = due(table, session, &cx.tables.policy.timers);
+    table.rearm(session, due);
 }
 
 /// True if a session has the source that policy would give it now.

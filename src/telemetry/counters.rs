@@ -104,6 +104,12 @@ pub struct WorkerCounters {
     pub sessions_opened: AtomicU64,
     /// Sessions that ended.
     pub sessions_ended: AtomicU64,
+    /// Sessions that the review after a change has decided again, as before.
+    pub sessions_kept: AtomicU64,
+    /// To another rule, egress or next hop.
+    pub sessions_moved: AtomicU64,
+    /// To be ended.
+    pub sessions_condemned: AtomicU64,
     /// Packets lost, by reason.
     pub drops: [AtomicU64; DropReason::COUNT],
     /// By interface slot.
@@ -114,6 +120,8 @@ pub struct WorkerCounters {
     pub nat_rules: BySlot<RuleCounters>,
     /// By pool slot.
     pub pools: BySlot<PoolCounters>,
+    /// Generation that no session of the worker is older than.
+    pub converged: Seen,
     /// Generation of the tables the worker used last.
     pub generation: Seen,
     /// Free frames in the pool, as of the last turn.
@@ -143,12 +151,16 @@ impl WorkerCounters {
             handed_over: AtomicU64::new(0),
             sessions_opened: AtomicU64::new(0),
             sessions_ended: AtomicU64::new(0),
+            sessions_kept: AtomicU64::new(0),
+            sessions_moved: AtomicU64::new(0),
+            sessions_condemned: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             interfaces: (0..interfaces).map(|_| InterfaceCounters::default()).collect(),
             rules: BySlot::default(),
             nat_rules: BySlot::default(),
             pools: BySlot::default(),
             generation: Seen::default(),
+            converged: Seen::default(),
             frames_free: AtomicU64::new(0),
             longest_gap_ns: AtomicU64::new(0),
             longest_gap_own_ns: AtomicU64::new(0),
