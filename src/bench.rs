@@ -4,7 +4,7 @@
 //! copy-in and burst loop, every frame put back at once. Both run in alternating windows; the result is
 //! the median of the differences, so that a noisy neighbour hits both.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
@@ -180,7 +180,6 @@ fn measure(
     options: &Options,
 ) -> Vec<Measured> {
     let barrier = Barrier::new(options.workers);
-    let closed = AtomicUsize::new(0);
     let mut workers: Vec<Worker> =
         pools.into_iter().enumerate().map(|(id, pool)| Worker::new(id, node, pool)).collect();
     let mut templates = templates.to_vec();
@@ -195,7 +194,7 @@ fn measure(
             .zip(&templates)
             .enumerate()
             .map(|(id, (mut worker, templates))| {
-                let (barrier, closed) = (&barrier, &closed);
+                let barrier = &barrier;
                 scope.spawn(move || {
                     core_affinity::set_for_current(core_affinity::CoreId { id: options.first_cpu + id });
                     for (port, template) in templates.iter().enumerate() {
@@ -207,8 +206,6 @@ fn measure(
                     }
                     let measured = measure_worker(&mut worker, node, id, barrier, options);
                     worker.stop();
-                    // Frames of others may still be on their way home.
-                    closed.fetch_add(1, Ordering::AcqRel);
                     measured
                 })
             })

@@ -5,7 +5,7 @@
 //! and in who reads the clock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
@@ -112,6 +112,8 @@ pub struct Node {
     errands: Box<[ArrayQueue<Errand>]>,
     /// With several workers: who has which flow.
     directory: Option<Arc<Directory>>,
+    /// Workers that have stopped.
+    stopped: AtomicUsize,
     /// By worker: wakes it where it blocks when idle. Replay and benchmarks never block.
     wakers: Box<[Waker]>,
     /// By worker: what commands ask of it.
@@ -150,6 +152,7 @@ impl Node {
                     Directory::new(keys).expect("address space for the directory: lower `flows.capacity`"),
                 )
             }),
+            stopped: AtomicUsize::new(0),
             desks: (0..workers).map(|_| Desk::default()).collect(),
             wakers: (0..workers).map(|_| Waker::new().expect("an eventfd: raise `ulimit -n`")).collect(),
             asleep: (0..workers).map(|_| CachePadded::new(AtomicBool::new(false))).collect(),
@@ -935,23 +938,28 @@ impl Engine {
                 self.lose_frame(frame, node, DropReason::Shutdown);
             }
         }
-        while let Some(batch) = node.hand_over[self.id].pop() {
-            for (frame, ..) in batch {
-                self.lose_frame(frame, node, DropReason::Shutdown);
-            }
-        }
         for worker in 0..self.elsewhere.len() {
             for Arrival { frame, .. } in std::mem::take(&mut self.elsewhere[worker]) {
                 self.lose_frame(frame, node, DropReason::Shutdown);
             }
         }
-        while let Some(batch) = node.arrivals[self.id].pop() {
-            for Arrival { frame, .. } in batch {
-                self.lose_frame(frame, node, DropReason::Shutdown);
-            }
-        }
         for (frame, _) in std::mem::take(&mut self.waiting).into_iter().flat_map(|waiting| waiting.packets) {
             self.lose_frame(frame, node, DropReason::Shutdown);
+        }
+        // What others still give us finds nobody: the last to stop takes it, when none is left to give.
+        if node.stopped.fetch_add(1, Ordering::AcqRel) + 1 == node.counters.len() {
+            for worker in 0..node.counters.len() {
+                while let Some(batch) = node.hand_over[worker].pop() {
+                    batch
+                        .into_iter()
+                        .for_each(|(frame, ..)| self.lose_frame(frame, node, DropReason::Shutdown));
+                }
+                while let Some(batch) = node.arrivals[worker].pop() {
+                    for Arrival { frame, .. } in batch {
+                        self.lose_frame(frame, node, DropReason::Shutdown);
+                    }
+                }
+            }
         }
         self.pool.exchange();
     }

@@ -580,3 +580,26 @@ fn idle_sessions_are_decided_again() {
         );
     }
 }
+
+/// A worker goes on giving packets to one that has stopped already: the frames come home all the same.
+#[test]
+fn no_frame_stays_with_a_worker_that_has_stopped() {
+    for stops_first in [0, 1] {
+        let mut lab = Lab::new(2, &[8]);
+        for id in 0..32 {
+            let from = (Ipv4Addr::new(10, 0, 1, id as u8), 10_000);
+            let way = Way { port: INSIDE, from, to: (Ipv4Addr::new(203, 0, 113, 1), 53) };
+            let frames = datagram(&way, (id, 0), false);
+            lock(&lab.cables[INSIDE]).into[1 - stops_first].extend(frames);
+        }
+        lab.workers.remove(stops_first).stop();
+        let now = lab.now;
+        while lab.workers[0].turn(now) {}
+        let handed_over = lab.sum(|counters| &counters.handed_over);
+        assert!(handed_over > 0, "the hosts have different workers");
+        lab.workers.remove(0).stop();
+        assert_eq!(lab.memory.leaked(), 0);
+        let totals = Totals::of(lab.node.counters.iter().map(|counters| &**counters));
+        assert_eq!(totals.drops, [(DropReason::Shutdown, handed_over)]);
+    }
+}
