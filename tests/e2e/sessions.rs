@@ -314,8 +314,17 @@ print(first == second, first[0] == second[0], second[1])
     }
     let denied =
         "[[admin_rule]]\nname = \"not-there\"\naction = \"deny\"\nto = { prefix = \"198.51.100.3\" }\n";
-    let (status, said) = gateway.apply(&lab, &config.with(denied).text(gateway.socket()));
-    assert!(status.success(), "{said}");
+    let denied = config.with(denied).text(gateway.socket());
+    let (status, said) = gateway.apply_with(&lab, &denied, "--wait converged");
+    assert!(status.success() && said.contains("converged: every session is of generation"), "{said}");
+    // Both connections are silent: the review has found the one, and left the other as it was.
+    let counters = gateway.show("counters");
+    let count = |name: &str| {
+        let all = counters.as_array().expect("a list of counters").iter();
+        all.filter(|counter| counter["name"] == name).find_map(|counter| counter["value"].as_u64())
+    };
+    assert_eq!(count("sessions.condemned"), Some(1), "{counters:#}");
+    assert!(count("sessions.kept").is_some_and(|kept| kept >= 1), "{counters:#}");
     std::fs::write(lab.path("connected.applied"), "").expect("the signal can be given");
     let output = client.wait_with_output().expect("our own child");
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
