@@ -25,6 +25,9 @@ const WINDOWS: usize = 20;
 /// Frames of packet memory per worker: small, so that packets stay in the cache as after a NIC's copy.
 const FRAMES: usize = 4096;
 
+/// With frames that are handed over and come home in batches: a turn's two bursts, for sixteen turns and their way.
+const FRAMES_IF_HANDED_OVER: usize = 8192;
+
 /// Burst times kept per worker for the percentiles.
 const MAX_SAMPLES: usize = 1 << 20;
 
@@ -152,8 +155,10 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, BenchError> {
     let frame_bytes = templates.iter().map(|t| t.total_bytes()).sum::<usize>() as f64 / frames as f64;
     let (node, compiler) =
         replay::compile(config, options.workers, config.has_zones()).map_err(ReplayError::from)?;
-    let (memory, pools) =
-        PacketMemory::new(options.workers, FRAMES, ChunkSize::Bytes2048).map_err(ReplayError::from)?;
+    // What is handed over comes home every few turns only.
+    let frames_of_worker = if options.foreign_percent.is_some() { FRAMES_IF_HANDED_OVER } else { FRAMES };
+    let (memory, pools) = PacketMemory::new(options.workers, frames_of_worker, ChunkSize::Bytes2048)
+        .map_err(ReplayError::from)?;
     let index = |name: &String| ports.iter().position(|port| port == name);
     let port = |name: &String| index(name).ok_or_else(|| BenchError::UnknownPort(name.clone()));
     let pairs = options.reflect.iter().map(|(out, back)| Ok((port(out)?, port(back)?)));
@@ -205,6 +210,16 @@ fn measure(
                         worker.attach(port as u16, 0, Box::new(io));
                     }
                     let measured = measure_worker(&mut worker, node, id, barrier, options);
+                    // Nothing comes in any more; what has been handed over goes out.
+                    for port in 0..templates.len() {
+                        worker.detach(port as u16, 0);
+                        worker.attach(port as u16, 0, Box::new(MemoryPort::default()));
+                    }
+                    for _ in 0..2 {
+                        barrier.wait();
+                        while worker.turn(Nanos::from_secs(options.seconds as u64 + 10)) {}
+                    }
+                    barrier.wait();
                     worker.stop();
                     measured
                 })

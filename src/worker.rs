@@ -30,6 +30,7 @@ use crate::reader::{Desk, Owned, Reading};
 use crate::tables::compile::MAX_PORTS;
 use crate::tables::policy::PolicySlots;
 use crate::tables::{Lag, NO_INTERFACE, Tables};
+use crate::telemetry::events::{Event, EventQueues};
 use crate::telemetry::{DropRecorder, WorkerCounters, add};
 use crate::time::Nanos;
 
@@ -112,6 +113,8 @@ pub struct Node {
     errands: Box<[ArrayQueue<Errand>]>,
     /// With several workers: who has which flow.
     directory: Option<Arc<Directory>>,
+    /// What goes to the log.
+    pub events: Arc<EventQueues>,
     /// Workers that have stopped.
     stopped: AtomicUsize,
     /// By worker: wakes it where it blocks when idle. Replay and benchmarks never block.
@@ -152,6 +155,7 @@ impl Node {
                     Directory::new(keys).expect("address space for the directory: lower `flows.capacity`"),
                 )
             }),
+            events: Arc::new(EventQueues::new(workers)),
             stopped: AtomicUsize::new(0),
             desks: (0..workers).map(|_| Desk::default()).collect(),
             wakers: (0..workers).map(|_| Waker::new().expect("an eventfd: raise `ulimit -n`")).collect(),
@@ -574,6 +578,24 @@ impl Engine {
         }
     }
 
+    /// Leaves what has happened for the log.
+    #[inline]
+    fn report(&mut self, node: &Node) {
+        let nat = &mut self.flows.nat;
+        if nat.has_events() || !nat.session_events.is_empty() {
+            while let Some(event) = nat.pop_event() {
+                node.events.push(self.id, Event::Block(event));
+            }
+            for event in nat.session_events.drain(..) {
+                node.events.push(self.id, Event::Session(event));
+            }
+            let lost = nat.take_events_lost();
+            if node.events.is_wanted() {
+                node.events.lose(lost);
+            }
+        }
+    }
+
     /// Decides sessions again that were decided by older tables. True if some are left.
     fn review(&mut self, busy: bool, tables: &Tables, now: Nanos, node: &Node) -> bool {
         if !self.review.is_due(tables) {
@@ -617,6 +639,7 @@ impl Engine {
                 self.lose_frame(held.frame, node, lost.unwrap_or(DropReason::FragmentTimeout));
             }
         }
+        self.report(node);
         if self.slow.has_parked() {
             let mut parked: ArrayVec<Parked, BURST> = ArrayVec::new();
             self.slow.restarts(&node.neighbours, &mut parked);

@@ -129,6 +129,15 @@ impl Directory {
         self.buckets(hash).into_iter().flat_map(|first| first..first + SLOTS)
     }
 
+    /// Fetches the lines of the key.
+    #[cfg(not(loom))]
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        for first in self.buckets(hash) {
+            crate::mem::prefetch::prefetch(&self.words, first);
+        }
+    }
+
     /// The worker that has the key.
     #[inline]
     pub fn find(&self, hash: u64) -> Option<u8> {

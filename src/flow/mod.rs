@@ -42,6 +42,7 @@ use crate::neighbours::addr_key;
 use crate::packet::Ingress;
 use crate::packet::hash::{self, Key};
 use crate::packet::view::protocol;
+use crate::telemetry::events::{SessionEvent, SessionRecord};
 use crate::telemetry::{WorkerCounters, add};
 use crate::time::Nanos;
 use counted::Counted;
@@ -113,6 +114,8 @@ pub struct Holdings {
     pub steering: Option<Steering>,
     /// Mappings of other workers.
     pub loans: Loans,
+    /// For the log. The worker takes them in every turn, which opens and ends a few hundred sessions at most.
+    pub session_events: Vec<SessionRecord>,
 }
 
 impl Deref for Holdings {
@@ -137,6 +140,7 @@ impl Holdings {
             peers: Counted::new(sessions, key)?,
             steering,
             loans: Loans::default(),
+            session_events: Vec::new(),
         })
     }
 
@@ -386,7 +390,34 @@ fn retire<A: Address>(
     nat.give_back(table.record(session), table.flow(Handle::new(session, 0)), tuples[1].vrf, now);
     add(&counters.sessions_ended, 1);
     settle(table, session, counters);
+    if table.record(session).flags & record_flags::LOGGED != 0 {
+        nat.session_events.push(record_of(table, session, SessionEvent::Ended, now));
+    }
     tuples
+}
+
+/// What the log has of a session.
+pub fn record_of<A: Address>(
+    table: &FlowTable<A>,
+    session: u32,
+    event: SessionEvent,
+    time: Nanos,
+) -> SessionRecord {
+    let (flow, record) = (table.flow(Handle::new(session, 0)), table.record(session));
+    let end = |addr: A, port: u16| (addr_key(addr.ip()), port);
+    SessionRecord {
+        event,
+        time,
+        vrf: flow.tuple.vrf,
+        protocol: flow.tuple.protocol,
+        source: end(flow.tuple.src, flow.tuple.src_port),
+        destination: end(flow.tuple.dst, flow.tuple.dst_port),
+        new_source: end(flow.new_src, flow.new_src_port),
+        new_destination: end(flow.new_dst, flow.new_dst_port),
+        rule: record.rule,
+        packets: record.settled_packets,
+        bytes: record.settled_bytes,
+    }
 }
 
 /// Counts for the session's rules what it carried since this was done last. So what the rules' counters say is

@@ -67,6 +67,13 @@ impl Steering {
         self.of_hash(hash::words_v6(self.key, datagram.src, datagram.dst, datagram.vrf.into()))
     }
 
+    /// Fetches what [`Steering::find`] will look at.
+    #[inline]
+    pub fn prefetch<A: Address>(&self, tuple: &Tuple<A>) {
+        #[cfg(not(loom))]
+        self.directory.prefetch(self.key_of(tuple));
+    }
+
     /// The worker that has the tuple.
     pub fn find<A: Address>(&self, tuple: &Tuple<A>) -> Option<u8> {
         self.directory.find(self.key_of(tuple))

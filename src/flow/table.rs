@@ -174,6 +174,8 @@ pub mod record_flags {
     pub const BORROWED: u8 = 8;
     /// Policy does not allow it any more; its next packet will end it.
     pub const CONDEMNED: u8 = 16;
+    /// Its end goes to the log.
+    pub const LOGGED: u8 = 32;
 }
 
 /// The table is full, or too many flows share a place in it.

@@ -398,6 +398,11 @@ impl Gateway {
             ("sessions.opened", opened, "Sessions that began."),
             ("sessions.ended", ended, "Sessions that ended."),
             (
+                "events.lost",
+                self.node().events.lost(),
+                "Events for the log that had no room, or could not be written.",
+            ),
+            (
                 "sessions.kept",
                 sum(|worker| &worker.sessions_kept),
                 "Idle sessions decided again after a change, and as before.",

@@ -10,14 +10,16 @@ use crate::flow::nat::Refused;
 use crate::flow::steering::{Request, Steering};
 use crate::flow::{
     Address, Flow, FlowTable, Flows, Full, Handle, Holdings, Record, Tick, Tuple, due, flow_flags,
-    record_flags, settle, tcp, timeout,
+    record_flags, record_of, settle, tcp, timeout,
 };
+use crate::neighbours::addr_key;
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::route::{self, NO_NEIGHBOUR, Route};
 use crate::pipeline::{Allowed, Context, Decision, Question, decide, flow, icmp_error, reassembly};
 use crate::tables::policy::{Action, Bound, NO_NAT_RULE, Policy, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
+use crate::telemetry::events::{SessionEvent, SessionRecord};
 use crate::telemetry::{WorkerCounters, add};
 
 /// Decides one packet: it goes on with its verdict `Continue` and a flow, or it is settled.
@@ -221,11 +223,11 @@ fn open_here<A: Table>(
     let allowed = match decide(cx.tables, question, mapped.map(|mapped| mapped.bound)) {
         Decision::Session(allowed) => allowed,
         Decision::Local(ruling) => {
-            ruling.map_or(Ok(()), |ruling| note_ruling(ruling, packet, cx))?;
+            ruling.map_or(Ok(()), |ruling| note_ruling(ruling, question, packet, cx, flows))?;
             return Ok(Verdict::Punt);
         }
         Decision::Refused(ruling, reason) => {
-            note_ruling(ruling, packet, cx)?;
+            note_ruling(ruling, question, packet, cx, flows)?;
             return Err(reason);
         }
         Decision::Drop(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)
@@ -292,8 +294,31 @@ fn loan_needed(question: &Question, allowed: &Allowed, tables: &Tables, flows: &
 }
 
 /// Counts what a rule refused, or let through to the gateway itself.
-fn note_ruling(ruling: Ruling, packet: &Packet, cx: &Context<'_>) -> Result<(), DropReason> {
+fn note_ruling(
+    ruling: Ruling,
+    question: &Question,
+    packet: &Packet,
+    cx: &Context<'_>,
+    flows: &mut Flows,
+) -> Result<(), DropReason> {
     take_token(ruling, cx)?;
+    if ruling.log {
+        let source = (addr_key(question.src), question.src_port);
+        let destination = (addr_key(question.dst), question.dst_port);
+        flows.nat.session_events.push(SessionRecord {
+            event: if ruling.action == Action::Allow { SessionEvent::Local } else { SessionEvent::Refused },
+            time: cx.now,
+            vrf: question.vrf,
+            protocol: question.protocol,
+            source,
+            destination,
+            new_source: source,
+            new_destination: destination,
+            rule: ruling.rule,
+            packets: 1,
+            bytes: packet.meta.ip_len.into(),
+        });
+    }
     if let Some(counters) = cx.counters.rules.get(ruling.rule as usize) {
         counters.hit(cx.now);
         counters.carried(1, u64::from(packet.meta.ip_len));
@@ -467,7 +492,14 @@ fn install<A: Table>(
             {
                 held |= record_flags::PEER_COUNTED;
             }
+            if allowed.ruling.log {
+                held |= record_flags::LOGGED;
+            }
             A::table(flows).record_mut(session).flags |= held;
+            if allowed.ruling.log {
+                let opened = record_of(A::shared(flows), session, SessionEvent::Opened, cx.now);
+                flows.nat.session_events.push(opened);
+            }
             bound.inspect(|id| flows.acquire(*id));
             add(&cx.counters.sessions_opened, 1);
             let rule = cx.counters.rules.get(allowed.ruling.rule as usize);

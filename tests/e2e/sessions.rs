@@ -333,3 +333,76 @@ print(first == second, first[0] == second[0], second[1])
     assert!(drops.contains_key("policy-changed"), "{drops:?}");
     gateway.stop();
 }
+
+/// Rules with `log` and port blocks leave lines that a program can read, also after the file was moved away.
+#[test]
+fn events_are_written() {
+    let Some(lab) = Lab::up("events_are_written", &[]) else { return };
+    let file = lab.path("events.jsonl");
+    let watched = format!(
+        r#"
+[log]
+events = "{}"
+[[admin_rule]]
+name = "watched"
+action = "allow"
+from = {{ zone = "inside" }}
+to = {{ zone = "outside" }}
+service = "icmp/echo-request"
+log = true
+[[admin_rule]]
+name = "unwanted"
+action = "deny"
+from = {{ zone = "outside" }}
+to = {{ prefix = "10.0.2.10" }}
+log = true
+[flows]
+icmp_s = 1
+"#,
+        file.display()
+    );
+    let gateway = Gateway::start(&lab, &zoned().with(&watched));
+    let lines = || -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect("a JSON object per line")).collect()
+    };
+    let wait_for = |event: &str| -> serde_json::Value {
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(line) = lines().into_iter().find(|line| line["event"] == event) {
+                return line;
+            }
+            assert!(std::time::Instant::now() < deadline, "no {event}: {:#?}", lines());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    lab.ping("a", NET[0], "-c 1");
+    let block = wait_for("block-claimed");
+    assert_eq!(
+        (block["host"].as_str(), block["vrf"].as_str()),
+        (Some(CLIENT_A[0]), Some("default")),
+        "{block}"
+    );
+    let opened = wait_for("session-opened");
+    assert_eq!(opened["rule"], "watched", "{opened}");
+    assert_eq!(
+        (opened["source"].as_str(), opened["destination"].as_str()),
+        (Some(CLIENT_A[0]), Some(NET[0]))
+    );
+    assert_eq!(opened["new_source"], block["outside"], "{opened}");
+    assert_eq!(opened["protocol"], "icmp", "{opened}");
+    let ended = wait_for("session-ended");
+    // An echo request and its reply of 84 bytes.
+    assert_eq!((ended["packets"].as_u64(), ended["bytes"].as_u64()), (Some(2), Some(168)), "{ended}");
+
+    // As logrotate does it.
+    std::fs::rename(&file, lab.path("events.jsonl.1")).expect("it can be moved");
+    std::thread::sleep(Duration::from_millis(1500));
+    lab.run("net", "ping -c 1 -W 1 198.51.100.90");
+    let refused = wait_for("refused");
+    assert_eq!(
+        (refused["rule"].as_str(), refused["destination"].as_str()),
+        (Some("unwanted"), Some("198.51.100.90"))
+    );
+    gateway.stop();
+}
