@@ -40,6 +40,9 @@ pub const MAX_MEMBERS: usize = crate::config::Port::MAX_DEVICES;
 /// Batches of finished frames under way to another worker.
 const HAND_OVER_BATCHES: usize = 256;
 
+/// Batches of others' packets that a worker takes in a turn: its own queues come up again soon, however much arrives.
+const ARRIVING_BATCHES: usize = 4;
+
 /// What may be asked of a worker at once.
 const ERRANDS: usize = 1024;
 
@@ -757,9 +760,12 @@ impl Engine {
 
     fn send_elsewhere(&mut self, worker: usize, node: &Node) {
         let batch = std::mem::take(&mut self.elsewhere[worker]);
-        add(&self.counters(node).handed_over, batch.len() as u64);
+        let count = batch.len() as u64;
         match node.arrivals[worker].push(batch) {
-            Ok(()) => node.wake_if_asleep(worker),
+            Ok(()) => {
+                add(&self.counters(node).handed_over, count);
+                node.wake_if_asleep(worker);
+            }
             Err(batch) => {
                 for Arrival { frame, .. } in batch {
                     self.lose_frame(frame, node, DropReason::HandOverFull);
@@ -795,7 +801,7 @@ impl Engine {
     fn serve_others(&mut self, tables: &Tables, now: Nanos, node: &Node, queues: &mut [Queue]) -> bool {
         let mut worked = false;
         let mut frames = Frames::new();
-        for _ in 0..HAND_OVER_BATCHES {
+        for _ in 0..ARRIVING_BATCHES {
             let Some(batch) = node.arrivals[self.id].pop() else { break };
             worked = true;
             let mut last = None;
@@ -815,7 +821,8 @@ impl Engine {
             worked = true;
             self.run_errand(errand, tables, now, node, queues);
         }
-        if self.waiting.first().is_some_and(|waiting| waiting.since.plus(LOAN_PATIENCE) < now) {
+        // In the order in which they began.
+        while self.waiting.first().is_some_and(|waiting| waiting.since.plus(LOAN_PATIENCE) < now) {
             for (frame, _) in self.waiting.remove(0).packets {
                 self.lose_frame(frame, node, DropReason::HandOverFull);
             }
@@ -837,7 +844,7 @@ impl Engine {
         match errand {
             Errand::Borrow { borrower, request } => {
                 // The pool may have gone: the borrower asked by older tables.
-                let pool = tables.policy.pools.get(usize::from(request.pool));
+                let pool = tables.policy.pools.iter().find(|pool| pool.id() == request.pool);
                 let lent = pool.ok_or(DropReason::PolicyChanged).and_then(|pool| {
                     let counters = &node.counters[self.id];
                     let refused = |refused| pipeline::note_refused(refused, request.pool, counters);
@@ -852,9 +859,11 @@ impl Engine {
             }
             Errand::Lent { request, loan } => {
                 let Some(at) = self.waiting.iter().position(|waiting| waiting.request == request) else {
+                    // Too late.
+                    self.flows.nat.loans.returns.extend(loan.ok());
                     return;
                 };
-                let waiting = self.waiting.swap_remove(at);
+                let waiting = self.waiting.remove(at);
                 match loan {
                     Ok(loan) => self.go_on_with(loan, waiting, tables, now, node, queues),
                     Err(reason) => {
@@ -878,13 +887,13 @@ impl Engine {
         node: &Node,
         queues: &mut [Queue],
     ) {
-        self.flows.nat.loans.given = Some(loan);
+        self.flows.nat.loans.given = Some((waiting.request, loan));
         let mut frames = Frames::new();
         for (frame, ingress) in waiting.packets {
             frames.push(frame);
             self.burst(&mut frames, ingress, Pass::Handed, tables, now, node, queues);
             // Not wanted any more: another decision, or a drop.
-            if let Some(unused) = self.flows.nat.loans.given.take() {
+            if let Some((_, unused)) = self.flows.nat.loans.given.take() {
                 self.flows.nat.loans.returns.push(unused);
             }
         }

@@ -13,7 +13,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::directory::{Directory, Full, Taken};
+use super::directory::{Directory, Full, NotHeld};
 use super::fragments::Datagram;
 use super::nat::{self, Mapping};
 use super::{Address, FlowTable, Tuple};
@@ -85,10 +85,15 @@ impl Steering {
     }
 
     /// A session of ours begins with these tuples; none is ours if one of them is another's.
-    pub fn hold<A: Address>(&self, tuples: [&Tuple<A>; 2], now: Nanos) -> Result<(), Taken> {
+    pub fn hold<A: Address>(&self, tuples: [&Tuple<A>; 2], now: Nanos) -> Result<(), NotHeld> {
         let [one, other] = tuples.map(|tuple| self.key_of(tuple));
-        self.directory.hold(one, self.me, now)?;
-        self.directory.hold(other, self.me, now).inspect_err(|Taken| self.directory.release(one, self.me))
+        let is_new = self.directory.hold(one, self.me, now)?;
+        self.directory.hold(other, self.me, now).map(drop).inspect_err(|_| {
+            // Otherwise it is another session's of ours.
+            if is_new {
+                self.directory.release(one, self.me);
+            }
+        })
     }
 
     /// A session with these tuples has ended, or has not come about: `table` does not have it any more.
@@ -119,7 +124,7 @@ impl Steering {
 pub struct Request {
     /// The worker that keeps the host's mappings.
     pub lender: u8,
-    /// Slot of the pool.
+    /// Slot of the pool: the same in all generations.
     pub pool: u16,
     /// VRF slot of the inside.
     pub vrf: u16,
@@ -154,8 +159,8 @@ pub struct Loans {
     free: Vec<u32>,
     /// Packets of the burst that need one, in their order.
     pub requests: Vec<Request>,
-    /// For the packet that is decided next.
-    pub given: Option<Loan>,
+    /// For the packet that is decided next, if it still asks for that.
+    pub given: Option<(Request, Loan)>,
     /// To be given back to their lenders.
     pub returns: Vec<Loan>,
 }

@@ -16,8 +16,10 @@ const LOOKED_AT: (usize, usize) = (4096, 128);
 /// Where the review stands.
 #[derive(Debug, Default)]
 pub struct Review {
-    /// The epoch that all sessions are of, once `next` is past the last.
+    /// The epoch and the generation in which this round began: what it finds is decided by the newest tables, and what
+    /// it has passed is not older than these. Changes while it goes on begin another one behind it.
     epoch: u32,
+    generation: u64,
     /// The next to look at, of both families one after the other.
     next: u32,
     /// A review is under way.
@@ -35,16 +37,17 @@ impl Review {
 
     /// Goes on with the review, which new tables begin. `busy`: packets wait. True if there is more to do.
     pub fn step(&mut self, busy: bool, cx: &Context<'_>, flows: &mut Flows) -> bool {
-        let epoch = cx.tables.flow_epoch();
-        if self.epoch != epoch {
-            *self = Review { epoch, next: 1, is_on: true, noted: self.noted };
+        if !self.is_on {
+            let epoch = cx.tables.flow_epoch();
+            let is_on = self.epoch != epoch;
+            *self = Review { epoch, generation: cx.tables.generation, next: 1, is_on, noted: self.noted };
         }
         if self.is_on {
             let pick = |(idle, busy_turn): (usize, usize)| if busy { busy_turn } else { idle };
             self.is_on = self.go_on(pick(DECIDED), pick(LOOKED_AT), cx, flows);
         }
         if !self.is_on {
-            self.noted = cx.tables.generation;
+            self.noted = self.generation;
             cx.counters.converged.note(self.noted);
         }
         self.is_on

@@ -6,8 +6,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::Filtering;
+use crate::flow::directory::NotHeld;
 use crate::flow::nat::Refused;
-use crate::flow::steering::{Request, Steering};
+use crate::flow::steering::{Loan, Request, Steering};
 use crate::flow::{
     Address, Flow, FlowTable, Flows, Full, Handle, Holdings, Record, Tick, Tuple, due, flow_flags,
     record_flags, record_of, settle, tcp, timeout,
@@ -261,11 +262,15 @@ fn open_here<A: Table>(
             l3.get(l4..).and_then(|l4| tcp::Segment::parse(l4, payload)).ok_or(DropReason::TcpInvalid)?;
         tracker = tcp::Tcp::open(&segment, cx.tables.policy.loose_tcp).map_err(flow::tcp_reason)?;
     }
-    if let Some(request) = loan_needed(question, &allowed, cx.tables, flows) {
-        flows.nat.loans.requests.push(request);
-        return Ok(Verdict::Borrow);
-    }
-    let handle = install(tuple, question, &allowed, mapped, tracker, cx, flows, now)?;
+    let loan = match (loan_needed(question, &allowed, cx.tables, flows), flows.nat.loans.given) {
+        (None, _) => None,
+        (Some(request), Some((given, loan))) if given == request => Some(loan),
+        (Some(request), _) => {
+            flows.nat.loans.requests.push(request);
+            return Ok(Verdict::Borrow);
+        }
+    };
+    let handle = install(tuple, question, &allowed, mapped, loan, tracker, cx, flows, now)?;
     packet.meta.flow = Handle::NONE;
     flow::note(&mut packet.meta, handle, A::table(flows).flow(handle));
     Ok(Verdict::Continue)
@@ -277,13 +282,13 @@ fn loan_needed(question: &Question, allowed: &Allowed, tables: &Tables, flows: &
         return None;
     };
     let lender = steering.of_host(question.vrf, question.src);
-    if lender == steering.me() || flows.nat.loans.given.is_some() {
+    if lender == steering.me() {
         return None;
     }
     let only_peers = tables.policy.filtering == Filtering::AddressDependent;
     Some(Request {
         lender,
-        pool,
+        pool: tables.policy.pools[usize::from(pool)].id(),
         vrf: question.vrf,
         src: question.src,
         upper: question.protocol,
@@ -370,6 +375,7 @@ fn install<A: Table>(
     question: &Question,
     allowed: &Allowed,
     mapped: Option<Mapped>,
+    loan: Option<Loan>,
     tracker: tcp::Tcp,
     cx: &Context<'_>,
     flows: &mut Flows,
@@ -419,7 +425,7 @@ fn install<A: Table>(
     };
     if let Some(pool) = pool {
         let pool = &policy.pools[usize::from(pool)];
-        let given = match flows.nat.loans.given {
+        let given = match loan {
             Some(loan) => loan.mapping,
             None => flows
                 .map(pool, question.vrf, question.src, question.protocol, question.src_port, cx.now)
@@ -427,7 +433,7 @@ fn install<A: Table>(
         };
         mapping = Some(given.id);
         let Some(src) = A::from_ip(Ipv4Addr::from(given.addr).into()) else {
-            release_own(mapping, cx, flows);
+            release_own(mapping, loan, cx, flows);
             return Err(DropReason::NatFamily);
         };
         leaves.src = src;
@@ -450,15 +456,22 @@ fn install<A: Table>(
     reply.flags &= !flow_flags::SEEN;
     let table = A::table(flows);
     let is_taken = table.find(&back).is_some();
-    let steering = flows.nat.steering.as_ref();
-    if is_taken || steering.is_some_and(|steering| steering.hold([tuple, &back], cx.now).is_err()) {
-        release_own(mapping, cx, flows);
-        return Err(DropReason::FlowConflict);
+    let held = match &flows.nat.steering {
+        _ if is_taken => Err(NotHeld::Taken),
+        Some(steering) => steering.hold([tuple, &back], cx.now),
+        None => Ok(()),
+    };
+    if let Err(not_held) = held {
+        release_own(mapping, loan, cx, flows);
+        return Err(match not_held {
+            NotHeld::Taken => DropReason::FlowConflict,
+            NotHeld::Full => DropReason::SessionTableFull,
+        });
     }
     let record = Record {
         tcp: tracker,
         // A borrowed one is named once the session is there.
-        mapping: Record::name(mapping.filter(|_| flows.nat.loans.given.is_none())),
+        mapping: Record::name(mapping.filter(|_| loan.is_none())),
         bound: Record::name(bound),
         settled_packets: 0,
         settled_bytes: 0,
@@ -476,7 +489,6 @@ fn install<A: Table>(
     match A::table(flows).insert([forward, reply], record, due) {
         Ok(session) => {
             let mut held = 0;
-            let loan = flows.nat.loans.given.filter(|_| mapping.is_some());
             if let Some(loan) = loan {
                 flows.nat.loans.given = None;
                 let number = flows.nat.loans.keep(loan);
@@ -512,15 +524,15 @@ fn install<A: Table>(
                 let table: &FlowTable<A> = A::shared(flows);
                 steering.release([tuple, &back], table);
             }
-            release_own(mapping, cx, flows);
+            release_own(mapping, loan, cx, flows);
             Err(DropReason::SessionTableFull)
         }
     }
 }
 
 /// Gives a mapping back that no session has come about for; what is borrowed goes back with what is left of its packet.
-fn release_own(mapping: Option<u32>, cx: &Context<'_>, flows: &mut Flows) {
-    if flows.nat.loans.given.is_none() {
+fn release_own(mapping: Option<u32>, loan: Option<Loan>, cx: &Context<'_>, flows: &mut Flows) {
+    if loan.is_none() {
         mapping.inspect(|id| flows.release(*id, cx.now));
     }
 }
@@ -704,10 +716,8 @@ pub fn review<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> Fa
                 Fate::Kept
             }
         }
-        Err(_) => {
-            condemn::<A>(session, cx, flows);
-            Fate::Condemned
-        }
+        Err(_) if condemn::<A>(session, cx, flows) => Fate::Condemned,
+        Err(_) => Fate::Current,
     }
 }
 
@@ -802,16 +812,18 @@ fn adopt<A: Table>(session: u32, judged: &Judged, cx: &Context<'_>, flows: &mut 
     moved
 }
 
-/// Leaves a session to its next packet, for which its decision is out of date, and to a timer that is short.
-fn condemn<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) {
+/// Leaves a session to its next packet, for which its decision is out of date, and to a timer that is short. False: it
+/// was left so before.
+fn condemn<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> bool {
     let table = A::table(flows);
     if table.record(session).flags & record_flags::CONDEMNED != 0 {
-        return;
+        return false;
     }
     table.record_mut(session).flags |= record_flags::CONDEMNED;
     table.flow_mut(Handle::new(session, 0)).last_seen = Tick::of(cx.now);
     let due = due(table, session, &cx.tables.policy.timers);
     table.rearm(session, due);
+    true
 }
 
 /// True if a session has the source that policy would give it now.
