@@ -603,3 +603,265 @@ fn no_frame_stays_with_a_worker_that_has_stopped() {
         assert_eq!(totals.drops, [(DropReason::Shutdown, handed_over)]);
     }
 }
+
+/// What can go wrong when workers ask each other and tables change meanwhile.
+mod between_two_workers {
+    use super::*;
+    use softgate::flow::Tuple;
+    use softgate::flow::directory::Directory;
+    use softgate::flow::steering::Steering;
+
+    fn mix(key: u64) -> u64 {
+        softgate::packet::hash::address(softgate::packet::hash::Key::default(), key.into(), 0)
+    }
+
+    /// Placed in the first free of two buckets, one key in thirty was refused at three quarters.
+    #[test]
+    fn a_directory_takes_what_it_was_made_for() {
+        const KEYS: u64 = 98_304;
+        let directory = Directory::new(KEYS as usize).expect("memory");
+        let mut at = [0; 4];
+        let mut refused = 0;
+        for key in 0..KEYS {
+            refused += u32::from(directory.claim(mix(key), 1, Nanos::from_secs(1)).is_err());
+            at[(key * 4 / KEYS) as usize] = refused;
+        }
+        assert_eq!(refused, 0, "of {KEYS}; after each quarter {at:?}");
+    }
+
+    /// One worker sweeps, and its turn began before another's.
+    #[test]
+    fn a_sweep_with_an_earlier_clock_keeps_new_claims() {
+        let directory = Directory::new(64).expect("memory");
+        directory.claim(mix(1), 1, Nanos(5_000_000_010)).expect("room");
+        directory.sweep(0, 1000, Nanos(4_999_999_990));
+        assert_eq!(directory.find(mix(1)), Some(1));
+    }
+
+    /// Of two keys the first is another session's already, the second another worker's.
+    #[test]
+    fn a_session_that_cannot_begin_takes_no_key_from_another() {
+        let directory = Arc::new(Directory::new(64).expect("memory"));
+        let key = softgate::packet::hash::Key::default();
+        let [zero, one] = [0, 1].map(|me| Steering::new(Arc::clone(&directory), me, 2, key));
+        let t = |src: u32, dst: u32, vrf| Tuple {
+            src,
+            dst,
+            src_port: 1,
+            dst_port: 2,
+            vrf,
+            protocol: 17,
+            zero: 0,
+        };
+        let now = Nanos::from_secs(1);
+        let first = t(1, 2, 0);
+        zero.hold([&first, &t(2, 9, 0)], now).expect("free");
+        one.hold([&t(5, 6, 0), &t(7, 8, 0)], now).expect("free");
+        // The other direction of the first one's addresses, translated: its replies' tuple is taken.
+        zero.hold([&first.reversed(0), &t(7, 8, 0)], now).expect_err("taken");
+        assert_eq!(one.find(&first), Some(0), "its session lives");
+    }
+
+    fn steering(lab: &Lab) -> Steering {
+        let workers = lab.workers.len();
+        Steering::new(
+            Arc::new(Directory::new(64).expect("memory")),
+            0,
+            workers,
+            lab.node.tables.load().settings.key,
+        )
+    }
+
+    fn host_of(lab: &Lab, worker: u8, nth: usize) -> Ipv4Addr {
+        let steering = steering(lab);
+        (1..127)
+            .map(|host| Ipv4Addr::new(10, 0, 1, host))
+            .filter(|host| steering.of_host(0, (*host).into()) == worker)
+            .nth(nth)
+            .expect("some")
+    }
+
+    fn outside_of(lab: &mut Lab, host: Ipv4Addr) -> (Ipv4Addr, u16) {
+        let way = Way { port: INSIDE, from: (host, 5000), to: (Ipv4Addr::new(203, 0, 113, 1), 53) };
+        let stream = Stream { id: 1, way, packets: 1, queue: 0, fragments: false };
+        let came = lab.send(&[stream], &[1]);
+        check(&stream, &came).from
+    }
+
+    fn inject(lab: &Lab, queue: usize, way: Way, mark: Mark) {
+        lock(&lab.cables[way.port]).into[queue].extend(datagram(&way, mark, false));
+    }
+
+    fn late(stall: bool) -> u32 {
+        let mut lab = Lab::new(2, &[8]);
+        let (lender, owner) = (host_of(&lab, 0, 0), host_of(&lab, 1, 0));
+        let to = outside_of(&mut lab, owner);
+        inject(&lab, 1, Way { port: INSIDE, from: (lender, 7000), to }, (7, 0));
+        lab.workers[1].turn(lab.now);
+        if stall {
+            lab.now = lab.now.plus(Duration::from_millis(1500));
+            lab.workers[1].turn(lab.now);
+            lab.workers[0].turn(lab.now);
+        }
+        lab.settle();
+        let totals = Totals::of(lab.node.counters.iter().map(|counters| &**counters));
+        for _ in 0..12_000 {
+            lab.now = lab.now.plus(Duration::from_millis(150));
+            lab.settle();
+        }
+        assert_eq!(lab.sum(|c| &c.sessions_opened), lab.sum(|c| &c.sessions_ended));
+        lab.node.claims.addresses().map(|(_, _, ports)| ports).sum()
+    }
+
+    /// The borrower has given its packet up.
+    #[test]
+    fn a_mapping_lent_too_late_goes_back() {
+        assert_eq!(late(false), 0, "without a stall all ports come home");
+        assert_eq!(late(true), 0, "with one");
+    }
+
+    /// However many loans begin and end behind it.
+    #[test]
+    fn no_packet_waits_for_a_mapping_longer_than_its_time() {
+        let mut lab = Lab::new(3, &[8]);
+        let (quick, owner, stuck) = (host_of(&lab, 0, 0), host_of(&lab, 1, 0), host_of(&lab, 2, 0));
+        let to = outside_of(&mut lab, owner);
+        let way = |from, port| Way { port: INSIDE, from: (from, port), to };
+        inject(&lab, 1, way(quick, 8000), (1, 0));
+        inject(&lab, 1, way(stuck, 8000), (2, 0));
+        lab.workers[1].turn(lab.now);
+        let begun = lab.now;
+        for port in 8001..8200 {
+            lab.now = lab.now.plus(Duration::from_millis(100));
+            inject(&lab, 1, way(quick, port), (3, u32::from(port)));
+            // The answer to the one before comes only now.
+            lab.workers[1].turn(lab.now);
+            lab.workers[0].turn(lab.now);
+        }
+        let lost = lab.node.counters[1].drops[DropReason::HandOverFull.index()].load(Ordering::Relaxed);
+        assert_eq!(lost, 1, "its patience is one second");
+    }
+
+    /// The lender has newer tables, in which pools stand elsewhere.
+    #[test]
+    fn a_mapping_is_lent_from_the_pool_that_was_meant() {
+        let mut lab = Lab::new(2, &[8]);
+        let (lender, owner) = (host_of(&lab, 0, 0), host_of(&lab, 1, 0));
+        let to = outside_of(&mut lab, owner);
+        inject(&lab, 1, Way { port: INSIDE, from: (lender, 7000), to }, (7, 0));
+        lab.workers[1].turn(lab.now);
+        // Somebody else's pool, in front of the one that all of this is about and stays as it is.
+        let mine = "[[nat.source]]\nname = \"pool\"";
+        assert!(CONFIG.contains(mine));
+        let other = "[[nat.source]]\nname = \"other\"\nfrom = { prefix = [\"10.0.9.0/24\"] }\npool = [\"198.51.100.8/30\"]\n";
+        let retired = lab.publish(&CONFIG.replace(mine, &format!("{other}{mine}")));
+        lab.workers[0].turn(lab.now);
+        lab.settle();
+        retired.release(&lab.node.neighbours);
+        let cable = lock(&lab.cables[INSIDE]);
+        let left: Vec<Way> =
+            cable.out.iter().filter_map(|frame| parse(INSIDE, frame)).map(|(way, _)| way).collect();
+        assert_eq!(left.len(), 1);
+        assert!(
+            left[0].from.0 < Ipv4Addr::new(198, 51, 100, 4),
+            "left as {left:?}, which is not in its pool"
+        );
+    }
+
+    /// Routes change faster than all sessions are looked at.
+    #[test]
+    fn changes_without_end_do_not_keep_sessions_from_review() {
+        const SESSIONS: u32 = 600;
+        let mut lab = Lab::new(1, &[8]);
+        let streams: Vec<Stream> = (0..SESSIONS)
+            .map(|id| {
+                let from = (Ipv4Addr::new(10, 0, 1, 200), 10_000 + id as u16);
+                let way = Way { port: INSIDE, from, to: (Ipv4Addr::new(203, 0, 113, 1), 53) };
+                Stream { id, way, packets: 1, queue: 0, fragments: false }
+            })
+            .collect();
+        lab.send(&streams, &[1]);
+        let retired =
+            lab.publish(&CONFIG.replace("prefix = [\"10.0.1.200/31\"]", "prefix = [\"10.0.1.201/32\"]"));
+        let first = lab.node.tables.load().generation;
+        let mut all = vec![retired];
+        for turn in 1..6000 {
+            if turn % 300 == 0 {
+                let via = if turn % 600 == 0 { "10.0.7.0/24" } else { "10.0.8.0/24" };
+                all.push(
+                    lab.publish(&format!("{CONFIG}\n[[route]]\nprefix = \"{via}\"\nvia = [\"10.0.0.2\"]\n")),
+                );
+            }
+            inject(
+                &lab,
+                0,
+                Way {
+                    port: OUTSIDE,
+                    from: (Ipv4Addr::new(203, 0, 113, 9), 1),
+                    to: (Ipv4Addr::new(10, 0, 1, 99), 1),
+                },
+                (9999, 0),
+            );
+            lab.workers[0].turn(lab.now);
+        }
+        let converged = lab.node.counters[0].converged.generation();
+        assert!(
+            converged >= first,
+            "converged {converged}, first {first}, now {}",
+            lab.node.tables.load().generation
+        );
+    }
+
+    /// By the first of several changes that deny it.
+    #[test]
+    fn a_session_is_condemned_once() {
+        let mut lab = Lab::new(1, &[8]);
+        let way = Way {
+            port: INSIDE,
+            from: (Ipv4Addr::new(10, 0, 1, 200), 9),
+            to: (Ipv4Addr::new(203, 0, 113, 1), 53),
+        };
+        lab.send(&[Stream { id: 1, way, packets: 1, queue: 0, fragments: false }], &[1]);
+        let narrower = CONFIG.replace(
+            "from = { zone = \"inside\" }",
+            "from = { zone = \"inside\", prefix = [\"10.0.1.0/25\"] }",
+        );
+        let mut all = vec![];
+        for via in 1..4 {
+            all.push(lab.publish(&format!(
+                "{narrower}\n[[route]]\nprefix = \"10.0.{via}0.0/24\"\nvia = [\"10.0.0.2\"]\n"
+            )));
+            lab.settle();
+        }
+        assert_eq!(lab.sum(|c| &c.sessions_condemned), 1);
+    }
+
+    /// However much it is.
+    #[test]
+    fn what_others_hand_over_leaves_room_for_the_own_queue() {
+        let mut lab = Lab::new(2, &[64]);
+        let way = |port| Way {
+            port: INSIDE,
+            from: (Ipv4Addr::new(10, 0, 1, 200), port),
+            to: (Ipv4Addr::new(203, 0, 113, 1), 53),
+        };
+        lab.send(&[Stream { id: 1, way: way(9), packets: 1, queue: 1, fragments: false }], &[1]);
+        for number in 0..1500 {
+            inject(&lab, 0, way(9), (1, number));
+        }
+        while lab.workers[0].turn(lab.now) {}
+        for number in 0..200 {
+            inject(&lab, 1, way(9), (2, number));
+        }
+        let before = lock(&lab.cables[OUTSIDE]).out.len();
+        lab.workers[1].turn(lab.now);
+        let cable = lock(&lab.cables[OUTSIDE]);
+        let marks: Vec<Mark> = cable.out[before..]
+            .iter()
+            .filter_map(|frame| parse(OUTSIDE, frame))
+            .map(|(_, mark)| mark)
+            .collect();
+        let foreign = marks.iter().filter(|mark| mark.0 == 1).count();
+        assert!(foreign <= 512, "one turn: {} own, {foreign} of others", marks.len() - foreign);
+    }
+}
