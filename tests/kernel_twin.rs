@@ -1,0 +1,67 @@
+//! The Linux kernel as the twin of our NAT: random flows through nftables in a network namespace and through
+//! `softgate replay`. Fates, links, MAC addresses and bytes must be the same, but for what a NAT may choose.
+//!
+//! Flows go packet by packet in rounds: replies are made of what each system has sent, so that its own choice of a
+//! port is answered. The rules of both are in `plan`; where the two may differ is in `judge::KNOWN`.
+//!
+//! Needs root and nft. `SOFTGATE_TWIN_SEED=n` takes other flows, `SOFTGATE_TWIN_FLOWS=n` more of them.
+
+#[path = "kernel_twin/judge.rs"]
+mod judge;
+#[path = "kernel_twin/packet.rs"]
+mod packet;
+#[path = "kernel_twin/plan.rs"]
+mod plan;
+#[path = "kernel_twin/systems.rs"]
+mod systems;
+mod xdp_lab;
+
+use std::process::Command;
+use std::time::Instant;
+
+use judge::{KNOWN, compare};
+use plan::Generator;
+use systems::{Kernel, Replay};
+
+/// Flows of the comparison, and the least it may have been.
+const FLOWS: usize = 12_000;
+const LEAST_FLOWS: usize = 10_000;
+
+/// True if the kernel can be the twin here; otherwise says why not.
+fn has_twin() -> bool {
+    let nft = Command::new("nft").arg("--version").output();
+    xdp_lab::has_namespaces()
+        && (nft.is_ok_and(|nft| nft.status.success())
+            || xdp_lab::skipped("nft is missing (scripts/install-deps lab)"))
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
+}
+
+#[test]
+fn the_kernel_and_softgate_send_the_same_packets() {
+    if !has_twin() {
+        return;
+    }
+    let began = Instant::now();
+    let count = number("SOFTGATE_TWIN_FLOWS", FLOWS as u64) as usize;
+    let flows = Generator::flows(number("SOFTGATE_TWIN_SEED", 1), count);
+    let mut kernel = Kernel::up(plan::RULESET);
+    let report = compare(&flows, &mut Replay::new(), &mut kernel);
+    println!(
+        "{} flows, {} packets in {:?}; passed {:?}; lost {:?}; known differences {:?}; ports changed {:?}",
+        flows.len(),
+        report.packets,
+        began.elapsed(),
+        report.passed,
+        report.lost,
+        report.known,
+        report.rewritten
+    );
+    assert!(report.differences.is_empty(), "\n{}", report.text());
+    for known in &KNOWN {
+        assert!(report.known.contains_key(known.name), "{} was not seen: {}", known.name, known.reason);
+    }
+    assert!(flows.len() >= LEAST_FLOWS.min(count * 9 / 10), "only {} flows", flows.len());
+}

@@ -1,0 +1,475 @@
+//! Runs the flows through both gateways in step, and compares what came out of each packet.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::packet::{self, End, ICMP, ICMPV6, L2, TCP, UDP, Which};
+use super::plan::{self, Choice, Fate, Flow, From, Order, Step, WAN, What};
+use super::systems::{Kernel, OnLink, Replay};
+
+/// Where the two differ, and both are right. What a step of the plan names must be so; nothing else may be.
+pub const KNOWN: [Known; 1] = [Known {
+    name: "address-dependent-filtering",
+    softgate_passes: true,
+    reason: "RFC 4787 section 5: who was sent something may answer from another port. netfilter filters by address \
+             and port.",
+}];
+
+/// A known difference in fate.
+pub struct Known {
+    pub name: &'static str,
+    /// And the kernel does not, or the other way round.
+    pub softgate_passes: bool,
+    pub reason: &'static str,
+}
+
+/// The pool of `plan::POLICY`.
+const POOL: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(203, 0, 113, 0), Ipv4Addr::new(203, 0, 113, 15));
+/// Ports of an interface address that are for NAT (the annotated config).
+const INTERFACE_PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
+/// Differences shown of each kind.
+const SHOWN: usize = 3;
+
+/// What one system has made of a flow.
+#[derive(Clone, Default)]
+struct View {
+    /// The client as the server sees it.
+    outside: Option<End>,
+    /// The last IP packets that client and server got.
+    got: [Option<Vec<u8>>; 2],
+}
+
+/// What the comparison found.
+#[derive(Default)]
+pub struct Report {
+    pub packets: usize,
+    /// Packets that passed both, by class.
+    pub passed: BTreeMap<&'static str, usize>,
+    /// And those that passed neither.
+    pub lost: BTreeMap<&'static str, usize>,
+    /// How often each known difference was seen.
+    pub known: BTreeMap<&'static str, usize>,
+    /// By class and kind: how many, and the first of them.
+    pub differences: BTreeMap<(&'static str, &'static str), (usize, Vec<String>)>,
+    /// Flows whose port or identifier the system did not keep: SoftGate, kernel.
+    pub rewritten: [usize; 2],
+}
+
+impl Report {
+    fn differs(&mut self, class: &'static str, kind: &'static str, text: impl FnOnce() -> String) {
+        let (count, shown) = self.differences.entry((class, kind)).or_default();
+        *count += 1;
+        if *count <= SHOWN {
+            shown.push(text());
+        }
+    }
+
+    /// All differences as text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for ((class, kind), (count, shown)) in &self.differences {
+            let _ = writeln!(text, "== {class}: {kind}: {count}");
+            for one in shown {
+                let _ = writeln!(text, "{one}");
+            }
+        }
+        text
+    }
+}
+
+/// Sends frames through a system; what came out.
+type Pass<'a> = dyn FnMut(&[OnLink]) -> Vec<OnLink> + 'a;
+
+/// A system that takes frames and gives frames.
+struct Side<'a> {
+    name: &'static str,
+    pass: Box<Pass<'a>>,
+    views: Vec<View>,
+}
+
+/// What a packet of the plan became in one system: all that came out because of it.
+#[derive(Default)]
+struct Became {
+    sent: Vec<OnLink>,
+    out: Vec<OnLink>,
+}
+
+/// SoftGate and the kernel with the same flows.
+pub fn compare(flows: &[Flow], replay: &mut Replay, kernel: &mut Kernel) -> Report {
+    let mut report = Report::default();
+    let views = vec![View::default(); flows.len()];
+    let mut sides = [
+        Side { name: "softgate", pass: Box::new(|frames| replay.pass(frames)), views: views.clone() },
+        Side { name: "kernel", pass: Box::new(|frames| kernel.pass(frames)), views },
+    ];
+    let rounds = flows.iter().map(|flow| flow.rounds.len()).max().unwrap_or(0);
+    for round in 0..rounds {
+        let steps = flows.iter().enumerate().flat_map(|(index, flow)| {
+            flow.rounds.get(round).into_iter().flatten().map(move |step| (index, step))
+        });
+        phase(flows, steps.collect(), &mut sides, &mut report);
+    }
+    let steps =
+        flows.iter().enumerate().flat_map(|(index, flow)| flow.cut.iter().map(move |step| (index, step)));
+    phase(flows, steps.collect(), &mut sides, &mut report);
+    let [softgate, kernel] = sides;
+    judge_choices(flows, &softgate.views, &kernel.views, &mut report);
+    report
+}
+
+/// Sends one packet after the other through both; then compares.
+fn phase(flows: &[Flow], steps: Vec<(usize, &Step)>, sides: &mut [Side<'_>; 2], report: &mut Report) {
+    assert!(steps.len() < 0xfff0, "a packet is known by 16 bits");
+    let mut became = Vec::new();
+    for side in sides.iter_mut() {
+        let mut all: Vec<Became> = Vec::new();
+        for (number, (index, step)) in steps.iter().enumerate() {
+            let sent = make(&flows[*index], step, &side.views[*index], number as u16 + 1);
+            all.push(Became { sent, out: Vec::new() });
+        }
+        let frames: Vec<OnLink> = all.iter().flat_map(|one| one.sent.iter().cloned()).collect();
+        // A TCP reset in the name of who was asked bears no number: it is known by its ends.
+        let resets: HashMap<(End, End), usize> = steps
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, step))| step.fate == Fate::Refused)
+            .map(|(number, (index, _))| ((flows[*index].asked, flows[*index].client), number))
+            .collect();
+        for (link, frame) in (side.pass)(&frames) {
+            match number_of(&frame, &resets).filter(|number| *number < all.len()) {
+                Some(number) => all[number].out.push((link, frame)),
+                None => report.differs("-", "came from nowhere", || {
+                    format!("{}, {}: {}", side.name, plan::LINKS[link], packet::describe(&frame))
+                }),
+            }
+        }
+        for ((index, step), became) in steps.iter().zip(&all) {
+            learn(&flows[*index], step, became, &mut side.views[*index]);
+        }
+        became.push(all);
+    }
+    for (number, (index, step)) in steps.iter().enumerate() {
+        let one = [0, 1].map(|side| (&sides[side].views[*index], &became[side][number]));
+        judge(&flows[*index], step, one, report);
+    }
+}
+
+/// Frames of one packet, and the link each comes in by; none if the flow never got so far.
+fn make(flow: &Flow, step: &Step, view: &View, number: u16) -> Vec<OnLink> {
+    let outside = view.outside;
+    let (src, dst) = match step.from {
+        From::Client => (flow.client, flow.asked),
+        From::Server => match outside {
+            Some(outside) => (flow.server, outside),
+            None => return Vec::new(),
+        },
+        From::Stranger(stranger) => match outside {
+            Some(outside) => (stranger, outside),
+            None => return Vec::new(),
+        },
+    };
+    let (mut from, mut to, mut protocol) = (src.addr, dst.addr, flow.protocol);
+    let ports = [src.port.to_be_bytes(), dst.port.to_be_bytes()].concat();
+    let mut bare = false;
+    let upper = match &step.what {
+        What::Udp { data, checksum } => {
+            bare = !checksum;
+            let data = if step.cut.is_some() { numbered(data.len(), number) } else { data.clone() };
+            [&ports[..], &(data.len() as u16 + 8).to_be_bytes(), &[0, 0], &data].concat()
+        }
+        What::Tcp { flags, seq, ack, window, options, data } => {
+            let words = (20 + options.len()) as u8 / 4;
+            let head = [&ports[..], &seq.to_be_bytes(), &ack.to_be_bytes(), &[words << 4, *flags]].concat();
+            [&head[..], &window.to_be_bytes(), &[0; 4], options, data].concat()
+        }
+        What::Echo { reply, sequence, data } => {
+            let kind = match (protocol, reply) {
+                (ICMP, false) => 8,
+                (ICMP, true) => 0,
+                (_, false) => 128,
+                (_, true) => 129,
+            };
+            let id = if step.from == From::Client { src.port } else { dst.port };
+            let data = if step.cut.is_some() { numbered(data.len(), number) } else { data.clone() };
+            [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &sequence.to_be_bytes(), &data].concat()
+        }
+        What::Other { data } => data.clone(),
+        What::Error { kind, code, rest, quote, router } => {
+            let side = usize::from(step.from != From::Client);
+            let Some(about) = &view.got[side] else { return Vec::new() };
+            protocol = if from.is_ipv4() { ICMP } else { ICMPV6 };
+            from = router.unwrap_or(from);
+            to = packet::addr(about, Which::Src);
+            [&[*kind, *code, 0, 0][..], &rest.to_be_bytes(), &about[..about.len().min(*quote)]].concat()
+        }
+    };
+    let mut ip = packet::ip_packet(from, to, protocol, &step.header, number, &upper);
+    if !bare {
+        packet::fill_checksum(&mut ip);
+    }
+    if step.broken {
+        let at = ip.len() - 1; // the data or the checksum itself
+        ip[at] ^= 0x40;
+    }
+    let (link, station) = plan::place(from);
+    let frame =
+        |ip: &[u8]| packet::frame(plan::station_mac(station), plan::gateway_mac(link), ip, step.padding);
+    let mut pieces = match step.cut {
+        Some((most, _)) => packet::fragments(&ip, most),
+        None => vec![ip],
+    };
+    match step.cut {
+        Some((_, Order::Reverse)) => pieces.reverse(),
+        Some((_, Order::FirstLast)) => pieces.rotate_left(1),
+        Some((_, Order::Straight)) | None => {}
+    }
+    pieces.iter().map(|ip| (link, frame(ip))).collect()
+}
+
+/// Data whose every 8 bytes tell the packet: a fragment can be told even if its identification is new.
+fn numbered(len: usize, number: u16) -> Vec<u8> {
+    let words = (0..len.div_ceil(8) as u32).flat_map(|at| [0x7477_696e, at << 16 | u32::from(number)]);
+    let mut data: Vec<u8> = words.flat_map(u32::to_be_bytes).collect();
+    data.truncate(len);
+    data
+}
+
+/// Which packet of the phase a frame comes from.
+fn number_of(frame: &[u8], resets: &HashMap<(End, End), usize>) -> Option<usize> {
+    let ip = &frame[L2..];
+    let (protocol, l4) = packet::upper(ip);
+    let is_reset = protocol == TCP && !packet::is_fragment(ip) && ip.get(l4 + 13).is_some_and(|f| f & 4 != 0);
+    if is_reset && let Some(number) = resets.get(&(packet::end(ip, Which::Src), packet::end(ip, Which::Dst)))
+    {
+        return Some(*number);
+    }
+    if packet::is_fragment(ip) {
+        let first = packet::be16(ip, 6) & 0x1fff == 0;
+        let data = &ip[l4 + if first { 8 } else { 0 }..];
+        return (data.len() >= 8 && data[..4] == *b"twin").then(|| usize::from(packet::be16(data, 6)) - 1);
+    }
+    let told = if packet::is_error(ip) && is_own(ip) { packet::quoted(ip) } else { ip };
+    usize::from(packet::number_of(told)).checked_sub(1)
+}
+
+/// True for what a gateway sends in its own name.
+fn is_own(ip: &[u8]) -> bool {
+    let src = packet::addr(ip, Which::Src).to_string();
+    plan::OWN.as_flattened().iter().any(|own| own.split('/').next() == Some(&src))
+        && !matches!(packet::upper(ip).0, UDP | TCP)
+        && packet::is_error(ip)
+}
+
+/// Takes down what a flow's packet looked like when it came out.
+fn learn(flow: &Flow, step: &Step, became: &Became, view: &mut View) {
+    let Some((_, frame)) = became.out.last() else { return };
+    let ip = &frame[L2..];
+    if matches!(step.what, What::Error { .. }) || step.fate != Fate::Passes || step.cut.is_some() {
+        return;
+    }
+    match step.from {
+        From::Client => {
+            view.outside.get_or_insert(packet::end(ip, Which::Src));
+            view.got[1] = Some(ip.to_vec());
+        }
+        From::Server => view.got[0] = Some(ip.to_vec()),
+        From::Stranger(_) => {}
+    }
+    let _ = flow;
+}
+
+/// What came out of one packet, made comparable: the client's end stands for the outside end that was chosen.
+fn normal(flow: &Flow, step: &Step, view: &View, became: &Became) -> Vec<OnLink> {
+    let mut all: Vec<OnLink> = Vec::new();
+    let sent = became.sent.first().map(|(_, frame)| &frame[L2..]);
+    for (link, frame) in &became.out {
+        let (mut frame, own) = (frame.clone(), is_own(&frame[L2..]));
+        let ip = &mut frame[L2..];
+        if let Some(outside) = view.outside.filter(|_| flow.choice != Choice::None) {
+            packet::replace(ip, flow.protocol, outside, flow.client);
+        }
+        let reset = step.fate == Fate::Refused && packet::upper(ip).0 == TCP;
+        if (own || reset) && ip[0] >> 4 == 4 {
+            // RFC 6864 section 4.1: the identification of a datagram that nobody may cut says nothing. SoftGate
+            // sends 0 and "don't fragment", the kernel counts.
+            ip[4..8].fill(0);
+            packet::fill_header_checksum(ip);
+        }
+        if let Some(sent) = sent
+            && flow.protocol != TCP
+            && packet::is_fragment(ip)
+            && (step.cut.is_some() || packet::is_fragment(sent))
+        {
+            // RFC 6864 section 5.3.1, RFC 7857 section 10: datagrams of several hosts that leave with one address need
+            // identifications of that address. The kernel keeps the hosts'. `judge` looks at SoftGate's.
+            ip[4..6].copy_from_slice(&sent[4..6]);
+            packet::fill_header_checksum(ip);
+        }
+        all.push((*link, frame));
+    }
+    // Fragments come out in the order they came in, or in theirs.
+    all.sort();
+    all
+}
+
+/// Compares what one packet became in both, and with what the plan says.
+fn judge(flow: &Flow, step: &Step, one: [(&View, &Became); 2], report: &mut Report) {
+    report.packets += one[0].1.sent.len();
+    let tell = |what: &str| {
+        let mut text = format!("-- {what}; {:?}, {:?}", step.from, step.fate);
+        for (name, (_, became)) in ["softgate", "kernel"].into_iter().zip(one) {
+            for (which, frames) in [("in ", &became.sent), ("out", &became.out)] {
+                for (link, frame) in frames {
+                    let _ = write!(
+                        text,
+                        "\n   {name:8} {which} {} {}",
+                        plan::LINKS[*link],
+                        packet::describe(frame)
+                    );
+                }
+            }
+        }
+        text
+    };
+    let [softgate, kernel] = one.map(|(view, became)| normal(flow, step, view, became));
+    let fates = one.map(|(_, became)| fate_of(step, became));
+    for (_, became) in one {
+        for (_, frame) in &became.out {
+            let mut faults = packet::faults(&frame[L2..]);
+            // A checksum that came in wrong has to go out wrong, also in what is quoted of it.
+            faults.retain(|fault| !(step.broken && fault.contains("checksum of protocol")));
+            if !faults.is_empty() && !quotes_broken(&became.sent) {
+                report.differs(flow.class, "faulty", || tell(&faults.join(", ")));
+            }
+        }
+    }
+    if let Fate::Differs(name) = step.fate {
+        let known = KNOWN.iter().find(|known| known.name == name).expect("an entry of the table");
+        let passes = fates.map(|fate| fate == Fate::Passes);
+        if one.iter().all(|(_, became)| became.sent.is_empty()) {
+            return;
+        }
+        if passes == [known.softgate_passes, !known.softgate_passes] {
+            *report.known.entry(name).or_default() += 1;
+        } else {
+            report.differs(flow.class, "no known difference", || tell(name));
+        }
+        return;
+    }
+    if one[0].1.sent.is_empty() && one[1].1.sent.is_empty() {
+        return;
+    }
+    if softgate != kernel {
+        let kind = if fates[0] == fates[1] { "another packet" } else { "another fate" };
+        report.differs(flow.class, kind, || tell(&difference(&softgate, &kernel)));
+        return;
+    }
+    if fates[0] != step.fate {
+        report.differs(flow.class, "not as planned", || tell(&format!("{:?}", fates[0])));
+    }
+    let count = if fates[0] == Fate::Passes { &mut report.passed } else { &mut report.lost };
+    *count.entry(flow.class).or_default() += 1;
+}
+
+/// True if the packet in it quotes one whose checksum is wrong.
+fn quotes_broken(sent: &[OnLink]) -> bool {
+    sent.iter().any(|(_, frame)| {
+        let ip = &frame[L2..];
+        let ip = &ip[..if ip[0] >> 4 == 4 { usize::from(packet::be16(ip, 2)) } else { ip.len() }];
+        packet::is_error(ip) && packet::faults(ip).iter().any(|fault| fault.starts_with("quoted"))
+    })
+}
+
+fn fate_of(step: &Step, became: &Became) -> Fate {
+    let answers = |(_, frame): &OnLink| {
+        let ip = &frame[L2..];
+        is_own(ip) || step.fate == Fate::Refused && packet::upper(ip).0 == TCP
+    };
+    match became.out.iter().filter(|out| !answers(out)).count() {
+        0 if became.out.is_empty() => Fate::Lost,
+        0 => Fate::Refused,
+        _ => Fate::Passes,
+    }
+}
+
+/// The first byte that differs.
+fn difference(softgate: &[OnLink], kernel: &[OnLink]) -> String {
+    for ((link, ours), (other, theirs)) in softgate.iter().zip(kernel) {
+        if link != other {
+            return format!("leaves by {} and by {}", plan::LINKS[*link], plan::LINKS[*other]);
+        }
+        let (l2, l3) = (&ours[L2..], &theirs[L2..]);
+        if let Some(at) = (0..l2.len().min(l3.len())).find(|at| l2[*at] != l3[*at]) {
+            return format!("byte {at} of the IP packet: {:#04x} and {:#04x}", l2[at], l3[at]);
+        }
+        if ours != theirs {
+            return format!("{} and {} bytes, or another link header", ours.len(), theirs.len());
+        }
+    }
+    format!("{} and {} frames", softgate.len(), kernel.len())
+}
+
+/// What the systems chose is theirs to choose: of the pool or the range, never shared, and SoftGate's the same for all
+/// whom an inside end talks to.
+fn judge_choices(flows: &[Flow], softgate: &[View], kernel: &[View], report: &mut Report) {
+    let mut mappings: HashMap<(u8, End), End> = HashMap::new();
+    let mut owners: HashMap<(u8, End), End> = HashMap::new();
+    let mut hosts: HashMap<(IpAddr, Choice2), IpAddr> = HashMap::new();
+    let mut tuples: HashSet<(u8, End, End)> = HashSet::new();
+    for (flow, (ours, theirs)) in flows.iter().zip(softgate.iter().zip(kernel)) {
+        for (side, view) in [ours, theirs].into_iter().enumerate() {
+            let Some(outside) = view.outside.filter(|_| flow.choice != Choice::None) else { continue };
+            report.rewritten[side] += usize::from(outside.port != flow.client.port);
+            if let Some(wrong) = unlawful(flow, outside) {
+                let name = ["softgate", "kernel"][side];
+                report.differs(flow.class, "choice", || {
+                    format!("{name}: {:?} as {outside:?}: {wrong}", flow.client)
+                });
+            }
+        }
+        if let Some(outside) = ours.outside.filter(|_| flow.choice != Choice::None) {
+            let key = (flow.protocol, flow.client);
+            if *mappings.entry(key).or_insert(outside) != outside {
+                report.differs(flow.class, "mapping depends on the destination", || format!("{flow:?}"));
+            }
+            if *owners.entry((flow.protocol, outside)).or_insert(flow.client) != flow.client {
+                report
+                    .differs(flow.class, "shared outside port", || format!("{outside:?} {:?}", flow.client));
+            }
+            let host = (flow.client.addr, flow.choice as Choice2);
+            if *hosts.entry(host).or_insert(outside.addr) != outside.addr {
+                report.differs(flow.class, "not paired", || format!("{outside:?} {:?}", flow.client));
+            }
+        }
+        if let Some(outside) = theirs.outside.filter(|_| flow.choice != Choice::None)
+            && !tuples.insert((flow.protocol, outside, flow.server))
+        {
+            report.differs(flow.class, "kernel: shared tuple", || format!("{outside:?}"));
+        }
+    }
+}
+
+/// [`Choice`] as a key.
+type Choice2 = usize;
+
+/// What is wrong with the outside end of a flow.
+fn unlawful(flow: &Flow, outside: End) -> Option<&'static str> {
+    let IpAddr::V4(addr) = outside.addr else { return Some("not IPv4") };
+    let identifier = flow.protocol == ICMP;
+    match flow.choice {
+        Choice::None => None,
+        Choice::Pool if !(POOL.0..=POOL.1).contains(&addr) => Some("not of the pool"),
+        // RFC 4787 REQ-3a. An identifier has no classes.
+        Choice::Pool if !identifier && (flow.client.port < 1024) != (outside.port < 1024) => {
+            Some("port of another class")
+        }
+        Choice::Interface if plan::OWN[WAN][0].split('/').next() != Some(&addr.to_string()) => {
+            Some("not the interface's")
+        }
+        Choice::Interface if !identifier && !INTERFACE_PORTS.contains(&outside.port) => {
+            Some("not of the range")
+        }
+        Choice::Pool | Choice::Interface => None,
+    }
+}
