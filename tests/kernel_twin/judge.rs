@@ -4,17 +4,25 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::packet::{self, End, ICMP, ICMPV6, L2, TCP, UDP, Which};
+use super::packet::{self, End, ICMP, ICMPV6, L2, TCP, Which};
 use super::plan::{self, Choice, Fate, Flow, From, Order, Step, WAN, What};
 use super::systems::{Kernel, OnLink, Replay};
 
 /// Where the two differ, and both are right. What a step of the plan names must be so; nothing else may be.
-pub const KNOWN: [Known; 1] = [Known {
-    name: "address-dependent-filtering",
-    softgate_passes: true,
-    reason: "RFC 4787 section 5: who was sent something may answer from another port. netfilter filters by address \
-             and port.",
-}];
+pub const KNOWN: [Known; 2] = [
+    Known {
+        name: "address-dependent-filtering",
+        softgate_passes: true,
+        reason: "RFC 4787 section 5: who was sent something may answer from another port. netfilter filters by \
+                 address and port.",
+    },
+    Known {
+        name: "segments-of-long-ago",
+        softgate_passes: false,
+        reason: "No receiver takes a segment from before the window. netfilter translates it and leaves it to the \
+                 receiver (since Linux 6.2), SoftGate drops it as tcp-out-of-window.",
+    },
+];
 
 /// A known difference in fate.
 pub struct Known {
@@ -93,6 +101,8 @@ struct Side<'a> {
 struct Became {
     sent: Vec<OnLink>,
     out: Vec<OnLink>,
+    /// What the gateway told the sender in its own name, or in the name of whom it asked for.
+    told: Vec<OnLink>,
 }
 
 /// SoftGate and the kernel with the same flows.
@@ -126,18 +136,25 @@ fn phase(flows: &[Flow], steps: Vec<(usize, &Step)>, sides: &mut [Side<'_>; 2], 
         let mut all: Vec<Became> = Vec::new();
         for (number, (index, step)) in steps.iter().enumerate() {
             let sent = make(&flows[*index], step, &side.views[*index], number as u16 + 1);
-            all.push(Became { sent, out: Vec::new() });
+            all.push(Became { sent, ..Became::default() });
         }
         let frames: Vec<OnLink> = all.iter().flat_map(|one| one.sent.iter().cloned()).collect();
-        // A TCP reset in the name of who was asked bears no number: it is known by its ends.
-        let resets: HashMap<(End, End), usize> = steps
-            .iter()
-            .enumerate()
-            .filter(|(_, (_, step))| step.fate == Fate::Refused)
-            .map(|(number, (index, _))| ((flows[*index].asked, flows[*index].client), number))
+        // What a gateway says itself bears no number: a reset is known by its ends, an error by what it quotes.
+        let ends = |ip: &[u8]| (packet::end(ip, Which::Src), packet::end(ip, Which::Dst));
+        let refused: HashMap<(End, End), usize> = (all.iter().zip(&steps).enumerate())
+            .filter(|(_, (_, (_, step)))| step.fate == Fate::Refused)
+            .filter_map(|(number, (one, _))| Some((ends(&one.sent.first()?.1[L2..]), number)))
             .collect();
         for (link, frame) in (side.pass)(&frames) {
-            match number_of(&frame, &resets).filter(|number| *number < all.len()) {
+            let ip = &frame[L2..];
+            let (src, dst) = ends(ip);
+            let reset = (packet::upper(ip).0 == TCP).then(|| refused.get(&(dst, src))).flatten();
+            let error = packet::is_error(ip).then(|| refused.get(&ends(packet::quoted(ip)))).flatten();
+            if let Some(number) = reset.or(error) {
+                all[*number].told.push((link, frame));
+                continue;
+            }
+            match number_of(ip).filter(|number| *number < all.len()) {
                 Some(number) => all[number].out.push((link, frame)),
                 None => report.differs("-", "came from nowhere", || {
                     format!("{}, {}: {}", side.name, plan::LINKS[link], packet::describe(&frame))
@@ -235,30 +252,15 @@ fn numbered(len: usize, number: u16) -> Vec<u8> {
     data
 }
 
-/// Which packet of the phase a frame comes from.
-fn number_of(frame: &[u8], resets: &HashMap<(End, End), usize>) -> Option<usize> {
-    let ip = &frame[L2..];
-    let (protocol, l4) = packet::upper(ip);
-    let is_reset = protocol == TCP && !packet::is_fragment(ip) && ip.get(l4 + 13).is_some_and(|f| f & 4 != 0);
-    if is_reset && let Some(number) = resets.get(&(packet::end(ip, Which::Src), packet::end(ip, Which::Dst)))
-    {
-        return Some(*number);
-    }
+/// Which packet of the phase comes out here.
+fn number_of(ip: &[u8]) -> Option<usize> {
+    let (_, l4) = packet::upper(ip);
     if packet::is_fragment(ip) {
         let first = packet::be16(ip, 6) & 0x1fff == 0;
         let data = &ip[l4 + if first { 8 } else { 0 }..];
         return (data.len() >= 8 && data[..4] == *b"twin").then(|| usize::from(packet::be16(data, 6)) - 1);
     }
-    let told = if packet::is_error(ip) && is_own(ip) { packet::quoted(ip) } else { ip };
-    usize::from(packet::number_of(told)).checked_sub(1)
-}
-
-/// True for what a gateway sends in its own name.
-fn is_own(ip: &[u8]) -> bool {
-    let src = packet::addr(ip, Which::Src).to_string();
-    plan::OWN.as_flattened().iter().any(|own| own.split('/').next() == Some(&src))
-        && !matches!(packet::upper(ip).0, UDP | TCP)
-        && packet::is_error(ip)
+    usize::from(packet::number_of(ip)).checked_sub(1)
 }
 
 /// Takes down what a flow's packet looked like when it came out.
@@ -280,37 +282,53 @@ fn learn(flow: &Flow, step: &Step, became: &Became, view: &mut View) {
 }
 
 /// What came out of one packet, made comparable: the client's end stands for the outside end that was chosen.
-fn normal(flow: &Flow, step: &Step, view: &View, became: &Became) -> Vec<OnLink> {
-    let mut all: Vec<OnLink> = Vec::new();
-    let sent = became.sent.first().map(|(_, frame)| &frame[L2..]);
-    for (link, frame) in &became.out {
-        let (mut frame, own) = (frame.clone(), is_own(&frame[L2..]));
-        let ip = &mut frame[L2..];
-        if let Some(outside) = view.outside.filter(|_| flow.choice != Choice::None) {
-            packet::replace(ip, flow.protocol, outside, flow.client);
+fn normal(flow: &Flow, view: &View, became: &Became) -> [Vec<OnLink>; 2] {
+    let chosen = view.outside.filter(|_| flow.choice != Choice::None);
+    let identification = became.sent.first().map(|(_, frame)| packet::number_of(&frame[L2..]));
+    let mut all = [&became.out, &became.told].map(|frames| frames.clone());
+    for (_, frame) in all.iter_mut().flatten() {
+        if let Some(outside) = chosen {
+            packet::replace(&mut frame[L2..], flow.protocol, outside, flow.client);
         }
-        let reset = step.fate == Fate::Refused && packet::upper(ip).0 == TCP;
-        if (own || reset) && ip[0] >> 4 == 4 {
-            // RFC 6864 section 4.1: the identification of a datagram that nobody may cut says nothing. SoftGate
-            // sends 0 and "don't fragment", the kernel counts.
-            ip[4..8].fill(0);
-            packet::fill_header_checksum(ip);
-        }
-        if let Some(sent) = sent
-            && flow.protocol != TCP
-            && packet::is_fragment(ip)
-            && (step.cut.is_some() || packet::is_fragment(sent))
-        {
-            // RFC 6864 section 5.3.1, RFC 7857 section 10: datagrams of several hosts that leave with one address need
-            // identifications of that address. The kernel keeps the hosts'. `judge` looks at SoftGate's.
-            ip[4..6].copy_from_slice(&sent[4..6]);
-            packet::fill_header_checksum(ip);
-        }
-        all.push((*link, frame));
     }
-    // Fragments come out in the order they came in, or in theirs.
-    all.sort();
+    let [out, told] = &mut all;
+    for (_, frame) in out.iter_mut().filter(|(_, frame)| packet::is_fragment(&frame[L2..])) {
+        // RFC 6864 section 5.3.1, RFC 7857 section 10: datagrams of several hosts that leave with one address need
+        // identifications of that address. The kernel leaves them the hosts'; SoftGate's are judged by
+        // `identification`.
+        packet::set_identification(&mut frame[L2..], identification.unwrap_or(0));
+    }
+    for (link, frame) in told {
+        same_voice(*link, &mut frame[L2..]);
+    }
+    // The order of fragments is that of their arrival, or of their offsets.
+    all.iter_mut().for_each(|frames| frames.sort());
     all
+}
+
+/// Takes out of what a gateway says itself what each may say in its own way.
+fn same_voice(link: usize, ip: &mut [u8]) {
+    if ip[0] >> 4 == 6 {
+        return;
+    }
+    // RFC 6864 section 4.1: the identification of a datagram that nobody may cut says nothing. SoftGate sends 0 and
+    // "don't fragment", the kernel counts, and allows to cut.
+    ip[4..8].fill(0);
+    if packet::is_error(ip) {
+        // RFC 1812 section 4.3.2.5: precedence 6 in both. The kernel adds the TOS bits of the packet, as that section
+        // says; since RFC 2474 they are part of the DSCP, which would then be one that nobody has defined.
+        ip[1] &= 0xe0;
+        // The kernel sends its own errors through NAT, which puts the outside address in the place of its own.
+        let own = plan::OWN[link][0].split('/').next().and_then(|own| own.parse::<Ipv4Addr>().ok());
+        ip[12..16].copy_from_slice(&own.expect("an address").octets());
+        let l4 = packet::upper(ip).1;
+        if ip[l4..l4 + 2] == [3, 13] {
+            // The kernel's filter stands behind the TTL's decrement, and that is what it quotes.
+            packet::set_ttl(&mut ip[l4 + 8..], 64);
+            packet::fill_checksum(ip);
+        }
+    }
+    packet::fill_header_checksum(ip);
 }
 
 /// Compares what one packet became in both, and with what the plan says.
@@ -319,7 +337,7 @@ fn judge(flow: &Flow, step: &Step, one: [(&View, &Became); 2], report: &mut Repo
     let tell = |what: &str| {
         let mut text = format!("-- {what}; {:?}, {:?}", step.from, step.fate);
         for (name, (_, became)) in ["softgate", "kernel"].into_iter().zip(one) {
-            for (which, frames) in [("in ", &became.sent), ("out", &became.out)] {
+            for (which, frames) in [("in  ", &became.sent), ("out ", &became.out), ("told", &became.told)] {
                 for (link, frame) in frames {
                     let _ = write!(
                         text,
@@ -332,10 +350,10 @@ fn judge(flow: &Flow, step: &Step, one: [(&View, &Became); 2], report: &mut Repo
         }
         text
     };
-    let [softgate, kernel] = one.map(|(view, became)| normal(flow, step, view, became));
-    let fates = one.map(|(_, became)| fate_of(step, became));
+    let [softgate, kernel] = one.map(|(view, became)| normal(flow, view, became));
+    let fates = one.map(|(_, became)| fate_of(became));
     for (_, became) in one {
-        for (_, frame) in &became.out {
+        for (_, frame) in became.out.iter().chain(&became.told) {
             let mut faults = packet::faults(&frame[L2..]);
             // A checksum that came in wrong has to go out wrong, also in what is quoted of it.
             faults.retain(|fault| !(step.broken && fault.contains("checksum of protocol")));
@@ -362,7 +380,7 @@ fn judge(flow: &Flow, step: &Step, one: [(&View, &Became); 2], report: &mut Repo
     }
     if softgate != kernel {
         let kind = if fates[0] == fates[1] { "another packet" } else { "another fate" };
-        report.differs(flow.class, kind, || tell(&difference(&softgate, &kernel)));
+        report.differs(flow.class, kind, || tell(&difference(&softgate.concat(), &kernel.concat())));
         return;
     }
     if fates[0] != step.fate {
@@ -381,15 +399,11 @@ fn quotes_broken(sent: &[OnLink]) -> bool {
     })
 }
 
-fn fate_of(step: &Step, became: &Became) -> Fate {
-    let answers = |(_, frame): &OnLink| {
-        let ip = &frame[L2..];
-        is_own(ip) || step.fate == Fate::Refused && packet::upper(ip).0 == TCP
-    };
-    match became.out.iter().filter(|out| !answers(out)).count() {
-        0 if became.out.is_empty() => Fate::Lost,
-        0 => Fate::Refused,
-        _ => Fate::Passes,
+fn fate_of(became: &Became) -> Fate {
+    match (became.out.is_empty(), became.told.is_empty()) {
+        (false, _) => Fate::Passes,
+        (true, false) => Fate::Refused,
+        (true, true) => Fate::Lost,
     }
 }
 

@@ -160,6 +160,18 @@ pub fn fill_header_checksum(ip: &mut [u8]) {
     put16(ip, 10, total);
 }
 
+/// Another identification of an IPv4 packet.
+pub fn set_identification(ip: &mut [u8], identification: u16) {
+    put16(ip, 4, identification);
+    fill_header_checksum(ip);
+}
+
+/// Another TTL of an IPv4 packet.
+pub fn set_ttl(ip: &mut [u8], ttl: u8) {
+    ip[8] = ttl;
+    fill_header_checksum(ip);
+}
+
 /// The Ethernet frame around an IP packet, with so many bytes of padding.
 pub fn frame(src: [u8; 6], dst: [u8; 6], ip: &[u8], padding: usize) -> Vec<u8> {
     let kind: [u8; 2] = if ip[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };

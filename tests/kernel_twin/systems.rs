@@ -27,7 +27,10 @@ const WATCHMAN: (&str, &str) = ("10.0.1.129", "192.0.2.129");
 const WATCHMAN_PORT: u16 = 9;
 
 /// Settings of the kernel's gateway, each with a reason.
-const SETTINGS: [(&str, &str); 25] = [
+const SETTINGS: [(&str, &str); 28] = [
+    // A link-local address would have the kernel say things by itself.
+    ("net/ipv6/conf/default/addr_gen_mode", "1"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),
     // SoftGate's `source_check` is off as well.
@@ -36,10 +39,12 @@ const SETTINGS: [(&str, &str); 25] = [
     // SoftGate sends none: they tell hosts of a shorter way, and change nothing about a packet.
     ("net/ipv4/conf/all/send_redirects", "0"),
     ("net/ipv4/conf/default/send_redirects", "0"),
-    // No limits on errors: each is compared. Neither on their sizes.
+    // No limits on errors: each is compared.
     ("net/ipv4/icmp_ratelimit", "0"),
     ("net/ipv4/icmp_ratemask", "0"),
     ("net/ipv6/icmp/ratelimit", "0"),
+    // RFC 6437 section 3: a flow label is optional.
+    ("net/ipv6/auto_flowlabels", "0"),
     // RFC 5382 REQ-2: as SoftGate's `loose_tcp = false`.
     ("net/netfilter/nf_conntrack_tcp_loose", "0"),
     // A router does not look at upper checksums (RFC 1812 section 5.2.2): SoftGate neither.
@@ -90,11 +95,8 @@ impl Kernel {
         }
         // No station has a stack of its own: it would answer.
         in_namespace(&hosts, || set("net/ipv6/conf/default/disable_ipv6", "1"));
-        in_namespace(&gateway, || {
-            // A link-local address would have the kernel say things by itself.
-            set("net/ipv6/conf/default/addr_gen_mode", "1");
-            set("net/ipv6/conf/default/accept_dad", "0");
-        });
+        // Before there are devices, which take them over.
+        in_namespace(&gateway, || SETTINGS.iter().for_each(|(name, value)| set(name, value)));
         let mut links = String::from("link set lo up\n");
         for (link, device) in LINKS.into_iter().enumerate() {
             let (mac, mtu) = (plan::mac_text(plan::gateway_mac(link)), MTUS[link]);
@@ -125,7 +127,6 @@ impl Kernel {
             let command = [&["netns", "exec", name, "ethtool", "-K", device][..], &off].concat();
             run("ip", &command, "");
         }
-        in_namespace(&gateway, || SETTINGS.iter().for_each(|(name, value)| set(name, value)));
         run("ip", &["netns", "exec", &gateway, "nft", "-f", "-"], ruleset);
         self.wires = in_namespace(&hosts, || LINKS.map(Wire::open).into());
     }
