@@ -140,15 +140,15 @@ fn phase(flows: &[Flow], steps: Vec<(usize, &Step)>, sides: &mut [Side<'_>; 2], 
         }
         let frames: Vec<OnLink> = all.iter().flat_map(|one| one.sent.iter().cloned()).collect();
         // What a gateway says itself bears no number: a reset is known by its ends, an error by what it quotes.
-        let ends = |ip: &[u8]| (packet::end(ip, Which::Src), packet::end(ip, Which::Dst));
-        let refused: HashMap<(End, End), usize> = (all.iter().zip(&steps).enumerate())
+        let ends = |ip: &[u8]| (packet::upper(ip).0, packet::end(ip, Which::Src), packet::end(ip, Which::Dst));
+        let refused: HashMap<(u8, End, End), usize> = (all.iter().zip(&steps).enumerate())
             .filter(|(_, (_, (_, step)))| step.fate == Fate::Refused)
             .filter_map(|(number, (one, _))| Some((ends(&one.sent.first()?.1[L2..]), number)))
             .collect();
         for (link, frame) in (side.pass)(&frames) {
             let ip = &frame[L2..];
-            let (src, dst) = ends(ip);
-            let reset = (packet::upper(ip).0 == TCP).then(|| refused.get(&(dst, src))).flatten();
+            let (protocol, src, dst) = ends(ip);
+            let reset = (protocol == TCP).then(|| refused.get(&(TCP, dst, src))).flatten();
             let error = packet::is_error(ip).then(|| refused.get(&ends(packet::quoted(ip)))).flatten();
             if let Some(number) = reset.or(error) {
                 all[*number].told.push((link, frame));
@@ -215,10 +215,12 @@ fn make(flow: &Flow, step: &Step, view: &View, number: u16) -> Vec<OnLink> {
         What::Error { kind, code, rest, quote, router } => {
             let side = usize::from(step.from != From::Client);
             let Some(about) = &view.got[side] else { return Vec::new() };
+            // RFC 792: the header with its options, and 8 bytes at least.
+            let options = packet::upper(about).1 - if from.is_ipv4() { 20 } else { 40 };
             protocol = if from.is_ipv4() { ICMP } else { ICMPV6 };
             from = router.unwrap_or(from);
             to = packet::addr(about, Which::Src);
-            [&[*kind, *code, 0, 0][..], &rest.to_be_bytes(), &about[..about.len().min(*quote)]].concat()
+            [&[*kind, *code, 0, 0][..], &rest.to_be_bytes(), &about[..about.len().min(options + *quote)]].concat()
         }
     };
     let mut ip = packet::ip_packet(from, to, protocol, &step.header, number, &upper);
@@ -226,8 +228,7 @@ fn make(flow: &Flow, step: &Step, view: &View, number: u16) -> Vec<OnLink> {
         packet::fill_checksum(&mut ip);
     }
     if step.broken {
-        let at = ip.len() - 1; // the data or the checksum itself
-        ip[at] ^= 0x40;
+        packet::spoil_checksum(&mut ip);
     }
     let (link, station) = plan::place(from);
     let frame =

@@ -77,6 +77,14 @@ pub fn fill_checksum(ip: &mut [u8]) {
     put16(ip, l4 + at, if protocol == UDP && total == 0 { 0xffff } else { total });
 }
 
+/// Makes the upper checksum wrong, by the same amount whatever it is.
+pub fn spoil_checksum(ip: &mut [u8]) {
+    let (protocol, l4) = upper(ip);
+    let Some(at) = checksum_at(protocol) else { return };
+    let wrong = sum(&[&be16(ip, l4 + at).to_be_bytes(), &[0x11, 0x11]]);
+    put16(ip, l4 + at, wrong);
+}
+
 /// Protocol and offset of the upper header. There are no IPv6 extension headers among the twins.
 pub fn upper(ip: &[u8]) -> (u8, usize) {
     if ip[0] >> 4 == 4 { (ip[9], usize::from(ip[0] & 15) * 4) } else { (ip[6], 40) }

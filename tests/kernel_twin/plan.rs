@@ -842,12 +842,16 @@ impl Generator {
         step.padding = 0;
         step.header.df = false;
         let order = self.random.pick(&[Order::Straight, Order::Straight, Order::Reverse, Order::FirstLast]);
-        let len = self.random.within(600, 3500);
+        let cut = self.random.pick(&[552, 1000, 1280]);
+        let mut len = self.random.within(600, 3500);
+        while (len + 8) % cut < 16 {
+            len += 1; // each piece tells whose it is
+        }
         match &mut step.what {
             What::Udp { data, .. } | What::Echo { data, .. } => *data = vec![0; len],
             _ => unreachable!("only those"),
         }
-        step.cut = Some((self.random.pick(&[552, 1000, 1280]), order));
+        step.cut = Some((cut, order));
         step
     }
 
