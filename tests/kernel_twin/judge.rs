@@ -140,7 +140,8 @@ fn phase(flows: &[Flow], steps: Vec<(usize, &Step)>, sides: &mut [Side<'_>; 2], 
         }
         let frames: Vec<OnLink> = all.iter().flat_map(|one| one.sent.iter().cloned()).collect();
         // What a gateway says itself bears no number: a reset is known by its ends, an error by what it quotes.
-        let ends = |ip: &[u8]| (packet::upper(ip).0, packet::end(ip, Which::Src), packet::end(ip, Which::Dst));
+        let ends =
+            |ip: &[u8]| (packet::upper(ip).0, packet::end(ip, Which::Src), packet::end(ip, Which::Dst));
         let refused: HashMap<(u8, End, End), usize> = (all.iter().zip(&steps).enumerate())
             .filter(|(_, (_, (_, step)))| step.fate == Fate::Refused)
             .filter_map(|(number, (one, _))| Some((ends(&one.sent.first()?.1[L2..]), number)))
@@ -162,10 +163,11 @@ fn phase(flows: &[Flow], steps: Vec<(usize, &Step)>, sides: &mut [Side<'_>; 2], 
             }
         }
         for ((index, step), became) in steps.iter().zip(&all) {
-            learn(&flows[*index], step, became, &mut side.views[*index]);
+            learn(step, became, &mut side.views[*index]);
         }
         became.push(all);
     }
+    judge_identifications(flows, &steps, &became[0], report);
     for (number, (index, step)) in steps.iter().enumerate() {
         let one = [0, 1].map(|side| (&sides[side].views[*index], &became[side][number]));
         judge(&flows[*index], step, one, report);
@@ -192,7 +194,7 @@ fn make(flow: &Flow, step: &Step, view: &View, number: u16) -> Vec<OnLink> {
     let upper = match &step.what {
         What::Udp { data, checksum } => {
             bare = !checksum;
-            let data = if step.cut.is_some() { numbered(data.len(), number) } else { data.clone() };
+            let data = if step.tagged { numbered(data.len(), number) } else { data.clone() };
             [&ports[..], &(data.len() as u16 + 8).to_be_bytes(), &[0, 0], &data].concat()
         }
         What::Tcp { flags, seq, ack, window, options, data } => {
@@ -208,7 +210,7 @@ fn make(flow: &Flow, step: &Step, view: &View, number: u16) -> Vec<OnLink> {
                 (_, true) => 129,
             };
             let id = if step.from == From::Client { src.port } else { dst.port };
-            let data = if step.cut.is_some() { numbered(data.len(), number) } else { data.clone() };
+            let data = if step.tagged { numbered(data.len(), number) } else { data.clone() };
             [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &sequence.to_be_bytes(), &data].concat()
         }
         What::Other { data } => data.clone(),
@@ -220,7 +222,8 @@ fn make(flow: &Flow, step: &Step, view: &View, number: u16) -> Vec<OnLink> {
             protocol = if from.is_ipv4() { ICMP } else { ICMPV6 };
             from = router.unwrap_or(from);
             to = packet::addr(about, Which::Src);
-            [&[*kind, *code, 0, 0][..], &rest.to_be_bytes(), &about[..about.len().min(options + *quote)]].concat()
+            [&[*kind, *code, 0, 0][..], &rest.to_be_bytes(), &about[..about.len().min(options + *quote)]]
+                .concat()
         }
     };
     let mut ip = packet::ip_packet(from, to, protocol, &step.header, number, &upper);
@@ -265,10 +268,10 @@ fn number_of(ip: &[u8]) -> Option<usize> {
 }
 
 /// Takes down what a flow's packet looked like when it came out.
-fn learn(flow: &Flow, step: &Step, became: &Became, view: &mut View) {
+fn learn(step: &Step, became: &Became, view: &mut View) {
     let Some((_, frame)) = became.out.last() else { return };
     let ip = &frame[L2..];
-    if matches!(step.what, What::Error { .. }) || step.fate != Fate::Passes || step.cut.is_some() {
+    if matches!(step.what, What::Error { .. }) || step.fate != Fate::Passes || step.tagged {
         return;
     }
     match step.from {
@@ -279,7 +282,6 @@ fn learn(flow: &Flow, step: &Step, became: &Became, view: &mut View) {
         From::Server => view.got[0] = Some(ip.to_vec()),
         From::Stranger(_) => {}
     }
-    let _ = flow;
 }
 
 /// What came out of one packet, made comparable: the client's end stands for the outside end that was chosen.
@@ -296,7 +298,7 @@ fn normal(flow: &Flow, view: &View, became: &Became) -> [Vec<OnLink>; 2] {
     for (_, frame) in out.iter_mut().filter(|(_, frame)| packet::is_fragment(&frame[L2..])) {
         // RFC 6864 section 5.3.1, RFC 7857 section 10: datagrams of several hosts that leave with one address need
         // identifications of that address. The kernel leaves them the hosts'; SoftGate's are judged by
-        // `identification`.
+        // `judge_identifications`.
         packet::set_identification(&mut frame[L2..], identification.unwrap_or(0));
     }
     for (link, frame) in told {
@@ -425,12 +427,34 @@ fn difference(softgate: &[OnLink], kernel: &[OnLink]) -> String {
     format!("{} and {} frames", softgate.len(), kernel.len())
 }
 
+/// Fragments of one datagram leave SoftGate with one identification: their own, or, from another address, one that no
+/// other datagram between the two ends has.
+fn judge_identifications(flows: &[Flow], steps: &[(usize, &Step)], became: &[Became], report: &mut Report) {
+    let mut taken = HashSet::new();
+    for ((index, _), one) in steps.iter().zip(became) {
+        let fragments = || one.out.iter().map(|(_, frame)| &frame[L2..]).filter(|ip| packet::is_fragment(ip));
+        let (Some(sent), Some(first)) = (one.sent.first(), fragments().next()) else { continue };
+        let (sent, id) = (&sent.1[L2..], packet::number_of(first));
+        let ends = [Which::Src, Which::Dst].map(|which| packet::addr(first, which));
+        let moved = ends != [Which::Src, Which::Dst].map(|which| packet::addr(sent, which));
+        let one_for_all = fragments().all(|ip| packet::number_of(ip) == id);
+        let lawful = if moved {
+            taken.insert((ends, packet::upper(first).0, id))
+        } else {
+            id == packet::number_of(sent)
+        };
+        if !one_for_all || !lawful {
+            report.differs(flows[*index].class, "identification", || packet::describe_ip(first));
+        }
+    }
+}
+
 /// What the systems chose is theirs to choose: of the pool or the range, never shared, and SoftGate's the same for all
 /// whom an inside end talks to.
 fn judge_choices(flows: &[Flow], softgate: &[View], kernel: &[View], report: &mut Report) {
     let mut mappings: HashMap<(u8, End), End> = HashMap::new();
     let mut owners: HashMap<(u8, End), End> = HashMap::new();
-    let mut hosts: HashMap<(IpAddr, Choice2), IpAddr> = HashMap::new();
+    let mut hosts: HashMap<(IpAddr, Choice), IpAddr> = HashMap::new();
     let mut tuples: HashSet<(u8, End, End)> = HashSet::new();
     for (flow, (ours, theirs)) in flows.iter().zip(softgate.iter().zip(kernel)) {
         for (side, view) in [ours, theirs].into_iter().enumerate() {
@@ -452,7 +476,7 @@ fn judge_choices(flows: &[Flow], softgate: &[View], kernel: &[View], report: &mu
                 report
                     .differs(flow.class, "shared outside port", || format!("{outside:?} {:?}", flow.client));
             }
-            let host = (flow.client.addr, flow.choice as Choice2);
+            let host = (flow.client.addr, flow.choice);
             if *hosts.entry(host).or_insert(outside.addr) != outside.addr {
                 report.differs(flow.class, "not paired", || format!("{outside:?} {:?}", flow.client));
             }
@@ -464,9 +488,6 @@ fn judge_choices(flows: &[Flow], softgate: &[View], kernel: &[View], report: &mu
         }
     }
 }
-
-/// [`Choice`] as a key.
-type Choice2 = usize;
 
 /// What is wrong with the outside end of a flow.
 fn unlawful(flow: &Flow, outside: End) -> Option<&'static str> {

@@ -357,7 +357,8 @@ pub fn describe(frame: &[u8]) -> String {
     if is_error(ip) { format!("{line} quotes [{}]", describe_ip(quoted(ip))) } else { line }
 }
 
-fn describe_ip(ip: &[u8]) -> String {
+/// Its IP packet.
+pub fn describe_ip(ip: &[u8]) -> String {
     let (protocol, l4) = upper(ip);
     let (src, dst) = (end(ip, Which::Src), end(ip, Which::Dst));
     let (ttl, tos) = if ip[0] >> 4 == 4 { (ip[8], ip[1]) } else { (ip[7], ip[0] << 4 | ip[1] >> 4) };

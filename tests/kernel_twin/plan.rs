@@ -266,13 +266,14 @@ table ip nat {
         ip daddr 203.0.113.40 udp dport 5353 dnat to 10.0.2.11:53
         ip daddr 203.0.113.40 tcp dport 443 dnat to 10.20.0.5
         ip daddr 203.0.113.41 dnat to 10.20.0.6
-        iifname "wan" ip daddr 203.0.113.64/26 dnat ip prefix to ip daddr map { 203.0.113.64/26 : 10.8.64.0/26 }
+        ip daddr 203.0.113.64/26 dnat ip prefix to ip daddr map { 203.0.113.64/26 : 10.8.64.0/26 }
     }
     chain postrouting {
         type nat hook postrouting priority srcnat;
         ip daddr 192.0.2.128/26 return
         oifname "wan" ip saddr 10.8.64.0/26 snat ip prefix to ip saddr map { 10.8.64.0/26 : 203.0.113.64/26 }
         iifname "lan" oifname "wan" snat to 203.0.113.0-203.0.113.15 persistent
+        iifname "lan" oifname "lan" ct status dnat snat to 203.0.113.0-203.0.113.15 persistent
         iifname "dmz" oifname "wan" meta l4proto { tcp, udp } snat to 198.51.100.2:32768-60999
         iifname "dmz" oifname "wan" snat to 198.51.100.2
     }
@@ -309,7 +310,7 @@ pub fn mac_text(mac: [u8; 6]) -> String {
 }
 
 /// What of a flow's translation a system may choose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Choice {
     /// Nothing.
     None,
@@ -387,6 +388,8 @@ pub struct Step {
     pub broken: bool,
     /// Fragments with so many bytes at most, in this order.
     pub cut: Option<(usize, Order)>,
+    /// Its data tell what it is, in each of its fragments.
+    pub tagged: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -471,8 +474,8 @@ pub struct Generator {
 }
 
 /// Flows of each class in a hundred.
-const SHARES: [(&str, usize); 17] = [
-    ("out", 42),
+const SHARES: [(&str, usize); 19] = [
+    ("out", 38),
     ("out-again", 12),
     ("servers-out", 6),
     ("forward", 8),
@@ -484,6 +487,8 @@ const SHARES: [(&str, usize); 17] = [
     ("to-servers", 3),
     ("within", 1),
     ("ipv6", 5),
+    ("ipv6-servers", 2),
+    ("hairpin", 2),
     ("denied", 2),
     ("rejected", 1),
     ("nobody-there", 2),
@@ -639,6 +644,19 @@ impl Generator {
                 };
                 (protocol, at(from, port), at(to, service), at(to, service), Choice::None)
             }
+            "ipv6-servers" => {
+                let protocol = [UDP, TCP, ICMPV6][self.random.within(0, 2)];
+                let service = if protocol == TCP { 443 } else { 9000 };
+                let to = at(v6_of(2, self.random.within(0x10, 0x1f) as u16), service);
+                (protocol, at(v6_of(8, self.random.within(1, 0xffff) as u16), port), to, to, Choice::None)
+            }
+            "hairpin" => {
+                // By the outside address of a host in the same zone.
+                let (protocol, d) = (self.protocol(), self.random.within(0, 63) as u8);
+                let (asked, server) =
+                    (at(v4_of(203, 0, 113, 64 + d), service), at(v4_of(10, 8, 64, d), service));
+                (protocol, at(self.inside(), port), asked, server, Choice::Pool)
+            }
             "denied" => {
                 let outside = self.outside();
                 let (protocol, client, asked) = match self.random.within(0, 4) {
@@ -721,7 +739,16 @@ impl Generator {
         let padding = if self.random.percent(10) { self.random.within(1, 18) } else { 0 };
         let broken = !matches!(what, What::Error { .. } | What::Udp { checksum: false, .. });
         let broken = broken && self.random.percent(1);
-        Step { from, what, header: self.header(), fate: Fate::Passes, padding, broken, cut: None }
+        Step {
+            from,
+            what,
+            header: self.header(),
+            fate: Fate::Passes,
+            padding,
+            broken,
+            cut: None,
+            tagged: false,
+        }
     }
 
     fn len(&mut self) -> usize {
@@ -829,29 +856,52 @@ impl Generator {
         let v4 = flow.client.addr.is_ipv4();
         if v4 && flow.protocol != 50 && self.random.percent(10) {
             let from = self.random.pick(&[From::Client, From::Server]);
-            let step = self.large(flow, from);
+            let step = self.fragments(flow, from);
             flow.cut.push(step);
+        }
+        let narrow = [(From::Client, flow.server.addr), (From::Server, flow.client.addr)];
+        for (from, to) in narrow {
+            if place(to).0 == DMZ && flow.protocol != 50 && self.random.percent(30) {
+                let step = self.too_large(flow, from);
+                flow.cut.push(step);
+            }
         }
     }
 
-    /// A packet in fragments, or one that is too large for the way out.
-    fn large(&mut self, flow: &Flow, from: From) -> Step {
-        let reply = from == From::Server;
-        let mut step = self.say(flow, from, reply, 0x7000);
-        step.broken = false;
-        step.padding = 0;
-        step.header.df = false;
-        let order = self.random.pick(&[Order::Straight, Order::Straight, Order::Reverse, Order::FirstLast]);
+    /// A datagram that comes in fragments.
+    fn fragments(&mut self, flow: &Flow, from: From) -> Step {
         let cut = self.random.pick(&[552, 1000, 1280]);
         let mut len = self.random.within(600, 3500);
         while (len + 8) % cut < 16 {
             len += 1; // each piece tells whose it is
         }
+        let order = self.random.pick(&[Order::Straight, Order::Straight, Order::Reverse, Order::FirstLast]);
+        let mut step = self.tagged(flow, from, len);
+        step.header.df = false;
+        step.cut = Some((cut, order));
+        step
+    }
+
+    /// One that is larger than the MTU of the servers' link: it is cut, or its sender is told if it may not be.
+    fn too_large(&mut self, flow: &Flow, from: From) -> Step {
+        let v6 = flow.client.addr.is_ipv6();
+        let headers = if v6 { 48 } else { 28 };
+        let len = self.random.within(MTUS[DMZ] + 16, MTUS[WAN]) - headers;
+        let mut step = self.tagged(flow, from, len);
+        step.header.options.clear();
+        if v6 || step.header.df {
+            step.fate = Fate::Refused;
+        }
+        step
+    }
+
+    fn tagged(&mut self, flow: &Flow, from: From, len: usize) -> Step {
+        let mut step = self.say(flow, from, from == From::Server, 0x7000);
+        (step.broken, step.padding, step.tagged) = (false, 0, true);
         match &mut step.what {
             What::Udp { data, .. } | What::Echo { data, .. } => *data = vec![0; len],
-            _ => unreachable!("only those"),
+            What::Tcp { .. } | What::Other { .. } | What::Error { .. } => unreachable!("neither of those"),
         }
-        step.cut = Some((cut, order));
         step
     }
 
@@ -948,7 +998,16 @@ impl Generator {
         let ack = with(self.tcp(From::Client, 0x10, c, s, 0), options(false, false));
         let len = self.random.within(1, 1200);
         let data = with(self.tcp(From::Client, 0x18, c, s, len), options(false, false));
-        flow.rounds.push(vec![ack, data]);
+        if self.random.percent(3) {
+            // The data get no further than the gateway, and come again.
+            let mut lost = data.clone();
+            lost.header.ttl = 1;
+            lost.fate = Fate::Refused;
+            flow.rounds.push(vec![ack, lost]);
+            flow.rounds.push(vec![data]);
+        } else {
+            flow.rounds.push(vec![ack, data]);
+        }
         c = c.wrapping_add(len as u32);
         let mut down = Vec::new();
         for _ in 0..self.random.within(1, 3) {
