@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::packet::{self, End, ICMP, ICMPV6, L2, TCP, Which};
-use super::plan::{self, Choice, Fate, Flow, From, Order, Step, WAN, What};
+use super::plan::{self, Choice, Fate, Flow, From, Order, Step, Twist, WAN, What};
 use super::systems::{Kernel, OnLink, Replay};
 
 /// Where the two differ, and both are right. What a step of the plan names must be so; nothing else may be.
@@ -56,6 +56,8 @@ pub struct Report {
     pub passed: BTreeMap<&'static str, usize>,
     /// And those that passed neither.
     pub lost: BTreeMap<&'static str, usize>,
+    /// Packets that both treated alike, by what they are.
+    pub alike: BTreeMap<&'static str, usize>,
     /// How often each known difference was seen.
     pub known: BTreeMap<&'static str, usize>,
     /// By class and kind: how many, and the first of them.
@@ -214,16 +216,26 @@ fn make(flow: &Flow, step: &Step, view: &View, number: u16) -> Vec<OnLink> {
             [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &sequence.to_be_bytes(), &data].concat()
         }
         What::Other { data } => data.clone(),
-        What::Error { kind, code, rest, quote, router } => {
+        What::Error { kind, code, rest, quote, router, twist } => {
             let side = usize::from(step.from != From::Client);
             let Some(about) = &view.got[side] else { return Vec::new() };
-            // RFC 792: the header with its options, and 8 bytes at least.
-            let options = packet::upper(about).1 - if from.is_ipv4() { 20 } else { 40 };
             protocol = if from.is_ipv4() { ICMP } else { ICMPV6 };
             from = router.unwrap_or(from);
             to = packet::addr(about, Which::Src);
-            [&[*kind, *code, 0, 0][..], &rest.to_be_bytes(), &about[..about.len().min(options + *quote)]]
-                .concat()
+            let (mut about, l4, mut rest) = (about.clone(), packet::upper(about).1, *rest);
+            about.truncate(if *twist == Twist::Extended { 128 } else { l4 + quote });
+            match twist {
+                Twist::None => {}
+                Twist::Late => packet::set_ttl(&mut about, 1),
+                Twist::Extended => {
+                    about.resize(128, 0);
+                    // Version 2, no checksum, one object of 8 bytes: an MPLS label stack entry (RFC 4950).
+                    about.extend([0x20, 0, 0, 0, 0, 8, 1, 1, 0, 1, 0x01, 0xff]);
+                    rest |= 32 << 16;
+                }
+                Twist::Stray => about[l4..l4 + 8].fill(0xf1),
+            }
+            [&[*kind, *code, 0, 0][..], &rest.to_be_bytes(), &about].concat()
         }
     };
     let mut ip = packet::ip_packet(from, to, protocol, &step.header, number, &upper);
@@ -389,8 +401,29 @@ fn judge(flow: &Flow, step: &Step, one: [(&View, &Became); 2], report: &mut Repo
     if fates[0] != step.fate {
         report.differs(flow.class, "not as planned", || tell(&format!("{:?}", fates[0])));
     }
+    *report.alike.entry(kind_of(flow, step)).or_default() += 1;
     let count = if fates[0] == Fate::Passes { &mut report.passed } else { &mut report.lost };
     *count.entry(flow.class).or_default() += 1;
+}
+
+/// What a packet is, for the summary.
+fn kind_of(flow: &Flow, step: &Step) -> &'static str {
+    match (&step.what, step.cut, step.from) {
+        _ if step.fate == Fate::Refused => "refused with an answer",
+        (_, Some(_), _) => "datagrams in fragments",
+        _ if step.tagged => "too large",
+        (What::Error { .. }, _, From::Client) => "ICMP errors of clients",
+        (What::Error { .. }, _, _) => "ICMP errors of servers",
+        _ if step.broken => "wrong checksum",
+        _ if step.fate == Fate::Lost => "lost",
+        (_, _, From::Stranger(_)) => "strangers",
+        _ => match flow.protocol {
+            TCP => "TCP",
+            packet::UDP => "UDP",
+            ICMP | ICMPV6 => "echo",
+            _ => "others",
+        },
+    }
 }
 
 /// True if the packet in it quotes one whose checksum is wrong.

@@ -353,14 +353,29 @@ pub enum What {
     Other {
         data: Vec<u8>,
     },
-    /// An ICMP error about the packet that the sender's side got last, of which it quotes so many bytes at most.
+    /// An ICMP error about the packet that the sender's side got last, of which it quotes the IP header and so many
+    /// bytes at most.
     Error {
         kind: u8,
         code: u8,
         rest: u32,
         quote: usize,
         router: Option<IpAddr>,
+        twist: Twist,
     },
+}
+
+/// What an ICMP error does to what it quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Twist {
+    /// Nothing.
+    None,
+    /// It was seen some hops later: its TTL is 1.
+    Late,
+    /// It is 128 bytes of the packet, or the packet and zeros, and an extension follows (RFC 4884 section 4.1).
+    Extended,
+    /// It is of no flow: its ports are others.
+    Stray,
 }
 
 /// What becomes of a packet, as the configs say.
@@ -929,8 +944,18 @@ impl Generator {
                 (12, 0, 0x0900_0000),
             ])
         };
-        let quote = if v6 { 1200 } else { self.random.pick(&[28, 36, 128, 548]) };
-        self.step(from, What::Error { kind, code, rest, quote, router })
+        let quote = if v6 { 1200 } else { self.random.pick(&[8, 16, 108, 528]) };
+        let twist = match self.random.within(0, 7) {
+            0 if flow.protocol != 50 => Twist::Stray, // ESP has no ports
+            1 | 2 if !v6 => Twist::Late,
+            3 if matches!(kind, 3 | 11 | 12) && !v6 => Twist::Extended,
+            _ => Twist::None,
+        };
+        let mut step = self.step(from, What::Error { kind, code, rest, quote, router, twist });
+        if twist == Twist::Stray {
+            step.fate = Fate::Lost;
+        }
+        step
     }
 
     fn tcp(&mut self, from: From, flags: u8, seq: u32, ack: u32, len: usize) -> Step {
