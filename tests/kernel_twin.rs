@@ -64,3 +64,28 @@ fn the_kernel_and_softgate_send_the_same_packets() {
     }
     assert!(flows.len() >= LEAST_FLOWS.min(count * 9 / 10), "only {} flows", flows.len());
 }
+
+/// A rule of the kernel's, what it is changed to, and the class of flows that has to tell.
+const CHANGES: [(&str, &str, &str); 6] = [
+    ("dnat to 10.0.2.10:80", "dnat to 10.0.2.10:443", "forward"),
+    ("iifname \"lan\" oifname \"wan\" udp dport 161 drop", "", "denied"),
+    ("10.8.64.0/26 : 203.0.113.64/26", "10.8.64.0/26 : 203.0.113.128/26", "static-out"),
+    ("203.0.113.0-203.0.113.15", "203.0.113.16-203.0.113.31", "out"),
+    ("tcp dport 23 reject with tcp reset", "tcp dport 23 drop", "rejected"),
+    ("ip daddr 192.0.2.128/26 return", "", "partner-out"),
+];
+
+#[test]
+fn a_changed_rule_is_found() {
+    if !has_twin() {
+        return;
+    }
+    let flows = Generator::flows(2, 400);
+    for (rule, changed, class) in CHANGES {
+        assert!(plan::RULESET.contains(rule), "no rule `{rule}`");
+        let mut kernel = Kernel::up(&plan::RULESET.replace(rule, changed));
+        let report = compare(&flows, &mut Replay::new(), &mut kernel);
+        let classes: Vec<_> = report.differences.keys().map(|(class, _)| *class).collect();
+        assert!(classes.contains(&class), "`{rule}` as `{changed}`: only {classes:?} differ");
+    }
+}

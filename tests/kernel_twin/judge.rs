@@ -99,7 +99,7 @@ struct Side<'a> {
 }
 
 /// What a packet of the plan became in one system: all that came out because of it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Became {
     sent: Vec<OnLink>,
     out: Vec<OnLink>,
@@ -541,4 +541,61 @@ fn unlawful(flow: &Flow, outside: End) -> Option<&'static str> {
         }
         Choice::Pool | Choice::Interface => None,
     }
+}
+
+/// Forwards a client's packet as a NAT without faults would.
+fn forwarded(flow: &Flow, outside: End, sent: &OnLink) -> OnLink {
+    let (link, station) = plan::place(flow.server.addr);
+    let ip = &sent.1[L2..];
+    let len = if ip[0] >> 4 == 4 { usize::from(packet::be16(ip, 2)) } else { ip.len() };
+    let mut ip = ip[..len].to_vec();
+    packet::replace(&mut ip, flow.protocol, flow.client, outside);
+    packet::set_ttl(&mut ip, sent.1[L2 + 8] - 1);
+    (link, packet::frame(plan::gateway_mac(link), plan::station_mac(station), &ip, 0))
+}
+
+#[test]
+fn a_changed_bit_is_found() {
+    let flows = plan::Generator::flows(3, 300);
+    let mut tried = 0;
+    for flow in flows.iter().filter(|flow| flow.class == "out").take(40) {
+        // Two systems, and what each chose.
+        let chosen = [("203.0.113.1", 5000), ("203.0.113.9", 6000)]
+            .map(|(addr, port)| End { addr: addr.parse().expect("an address"), port });
+        let step = &flow.rounds[0][0];
+        if step.fate != Fate::Passes {
+            continue;
+        }
+        let views = chosen.map(|outside| View { outside: Some(outside), ..View::default() });
+        let sent = make(flow, step, &views[0], 77);
+        let became = chosen.map(|outside| Became {
+            sent: sent.clone(),
+            out: vec![forwarded(flow, outside, &sent[0])],
+            told: Vec::new(),
+        });
+        let verdict = |became: &[Became; 2]| {
+            let mut report = Report::default();
+            judge(flow, step, [(&views[0], &became[0]), (&views[1], &became[1])], &mut report);
+            report.differences
+        };
+        assert!(verdict(&became).is_empty(), "{:?}", verdict(&became));
+        for side in 0..2 {
+            for bit in 0..became[side].out[0].1.len() * 8 {
+                let mut other = became.clone();
+                other[side].out[0].1[bit / 8] ^= 1 << (bit % 8);
+                tried += 1;
+                // A packet that cannot be read any more is a find as well.
+                let found = std::panic::catch_unwind(|| !verdict(&other).is_empty());
+                assert!(found.unwrap_or(true), "bit {bit} of {}", packet::describe(&other[side].out[0].1));
+            }
+            let mut other = became.clone();
+            other[side].out.clear();
+            assert!(!verdict(&other).is_empty(), "a lost packet");
+            other[side].out = vec![became[side].out[0].clone(); 2];
+            assert!(!verdict(&other).is_empty(), "a packet twice");
+            other[side].out = vec![(plan::LAN, became[side].out[0].1.clone())];
+            assert!(!verdict(&other).is_empty(), "out of another link");
+        }
+    }
+    assert!(tried > 10_000, "only {tried} bits");
 }

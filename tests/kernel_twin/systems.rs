@@ -22,8 +22,8 @@ pub type OnLink = (usize, Vec<u8>);
 const WINDOW: usize = 200;
 /// The kernel is given this long for a window. It takes a millisecond; the machine may do other things meanwhile.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Sends a datagram through the gateway that shows that all before it have passed.
-const WATCHMAN: (&str, &str) = ("10.0.1.129", "192.0.2.129");
+/// Sends a datagram through the gateway, which no rule touches: when it arrives, all before it have passed.
+const WATCHMAN: (&str, &str) = ("2001:db8:1::251", "2001:db8:ff::1");
 const WATCHMAN_PORT: u16 = 9;
 
 /// Settings of the kernel's gateway, each with a reason.
@@ -195,15 +195,15 @@ impl Drop for Kernel {
 fn watchman(number: u16) -> Vec<u8> {
     let (src, dst) = (WATCHMAN.0.parse().expect("an address"), WATCHMAN.1.parse().expect("an address"));
     let header = Header { ttl: 64, tos: 0, df: true, options: Vec::new() };
-    let mut upper = [WATCHMAN_PORT, WATCHMAN_PORT, 8, 0].map(u16::to_be_bytes).concat();
-    upper.resize(8, 0);
-    let ip = packet::ip_packet(src, dst, UDP, &header, number, &upper);
+    let upper = [WATCHMAN_PORT, WATCHMAN_PORT, 8, 0].map(u16::to_be_bytes).concat();
+    let mut ip = packet::ip_packet(src, dst, UDP, &header, number, &upper);
+    packet::fill_checksum(&mut ip);
     packet::frame(plan::station_mac(src), plan::gateway_mac(LAN), &ip, 0)
 }
 
 fn is_watchman(frame: &[u8]) -> bool {
     let watchman = End { addr: WATCHMAN.0.parse().expect("an address"), port: WATCHMAN_PORT };
-    frame[12..14] == [8, 0] && packet::end(&frame[L2..], packet::Which::Src) == watchman
+    frame[12..14] == [0x86, 0xdd] && packet::end(&frame[L2..], packet::Which::Src) == watchman
 }
 
 /// Multicast listener reports: what a kernel says on its own account. No packet of a flow goes to a group.
