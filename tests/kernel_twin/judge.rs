@@ -9,7 +9,7 @@ use super::plan::{self, Choice, Fate, Flow, From, Order, Step, Twist, WAN, What}
 use super::systems::{Kernel, OnLink, Replay};
 
 /// Where the two differ, and both are right. What a step of the plan names must be so; nothing else may be.
-pub const KNOWN: [Known; 2] = [
+pub const KNOWN: [Known; 8] = [
     Known {
         name: "address-dependent-filtering",
         softgate_passes: true,
@@ -21,6 +21,40 @@ pub const KNOWN: [Known; 2] = [
         softgate_passes: false,
         reason: "No receiver takes a segment from before the window. netfilter translates it and leaves it to the \
                  receiver (since Linux 6.2), SoftGate drops it as tcp-out-of-window.",
+    },
+    Known {
+        name: "overshoot",
+        softgate_passes: false,
+        reason: "Data that begin beyond what the receiver has offered. netfilter lets up to a window more pass, for \
+                 senders that do not care; SoftGate's bound is the offer.",
+    },
+    Known {
+        name: "half-open",
+        softgate_passes: true,
+        reason: "A SYN-ACK that does not answer this SYN comes from a connection that the server remembers: the \
+                 client has to reset it (RFC 9293 section 3.5.2).",
+    },
+    Known {
+        name: "reset-without-ack",
+        softgate_passes: false,
+        reason: "A RST that answers a SYN has to acknowledge it; no client takes another (RFC 9293 section 3.10.7.3).",
+    },
+    Known {
+        name: "data-before-syn-ack",
+        softgate_passes: false,
+        reason: "No client takes data before the SYN-ACK. netfilter leaves that to the client.",
+    },
+    Known {
+        name: "syn-ack-of-the-client",
+        softgate_passes: true,
+        reason: "In the window, a SYN-ACK on an established connection is one sent again, by either side if both opened \
+                 it (RFC 9293 section 3.5). netfilter takes it of the server only.",
+    },
+    Known {
+        name: "syn-of-the-server",
+        softgate_passes: true,
+        reason: "A SYN on an established connection is for the endpoint to challenge (RFC 5961 section 4.2). \
+                 netfilter leaves it the client's only.",
     },
 ];
 
@@ -283,7 +317,10 @@ fn number_of(ip: &[u8]) -> Option<usize> {
 fn learn(step: &Step, became: &Became, view: &mut View) {
     let Some((_, frame)) = became.out.last() else { return };
     let ip = &frame[L2..];
-    if matches!(step.what, What::Error { .. }) || step.fate != Fate::Passes || step.tagged {
+    if matches!(step.what, What::Error { .. })
+        || !matches!(step.fate, Fate::Passes | Fate::Alike)
+        || step.tagged
+    {
         return;
     }
     match step.from {
@@ -398,7 +435,7 @@ fn judge(flow: &Flow, step: &Step, one: [(&View, &Became); 2], report: &mut Repo
         report.differs(flow.class, kind, || tell(&difference(&softgate.concat(), &kernel.concat())));
         return;
     }
-    if fates[0] != step.fate {
+    if fates[0] != step.fate && step.fate != Fate::Alike {
         report.differs(flow.class, "not as planned", || tell(&format!("{:?}", fates[0])));
     }
     *report.alike.entry(kind_of(flow, step)).or_default() += 1;

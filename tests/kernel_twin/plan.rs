@@ -386,6 +386,8 @@ pub enum Fate {
     Lost,
     /// And its sender is told.
     Refused,
+    /// Whatever both say of it.
+    Alike,
     /// One system lets it pass, the other does not: an entry of the table of known differences.
     Differs(&'static str),
 }
@@ -481,16 +483,93 @@ impl Random {
     }
 }
 
+/// When something odd is said on a TCP connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// Instead of the first SYN.
+    First,
+    /// Behind the SYN.
+    Opening,
+    /// Behind the SYN-ACK.
+    Answered,
+    /// Data have gone both ways.
+    Open,
+}
+
+/// A segment that does not belong there: numbers are counted from those that would.
+struct Odd(When, From, u8, i32, i32, usize, Option<&'static str>);
+
+const SYN: u8 = 0x02;
+const SYN_ACK: u8 = 0x12;
+const ACK: u8 = 0x10;
+const DATA: u8 = 0x18;
+const FIN: u8 = 0x11;
+const RST: u8 = 0x04;
+const RST_ACK: u8 = 0x14;
+
+/// What becomes of the rest of the connection has to be the same as well, unless there is a known difference.
+const ODD: [Odd; 43] = {
+    use self::From::{Client, Server};
+    use When::{Answered, First, Open, Opening};
+    [
+        Odd(First, Client, SYN, 0, 0, 100, None), // RFC 7413
+        Odd(Opening, Client, ACK, 0, 0, 0, None),
+        Odd(Opening, Client, DATA, 0, 0, 100, None),
+        Odd(Opening, Server, SYN, 0, 0, 0, None), // simultaneous
+        Odd(Opening, Server, SYN_ACK, 0, 4, 0, Some("half-open")),
+        Odd(Opening, Server, RST, 0, 0, 0, Some("reset-without-ack")),
+        Odd(Opening, Server, RST_ACK, 0, 76, 0, None),
+        Odd(Opening, Server, DATA, 1, 0, 100, Some("data-before-syn-ack")),
+        Odd(Opening, Server, ACK, 0, -500, 0, None), // a challenge
+        Odd(Answered, Server, SYN_ACK, -1, 0, 0, None),
+        Odd(Answered, Server, DATA, 0, 0, 100, None),
+        Odd(Answered, Client, FIN, 0, 0, 0, None),
+        Odd(Open, Client, SYN, 0, 0, 0, None),
+        Odd(Open, Client, SYN, 100_000_000, 0, 0, None),
+        Odd(Open, Client, SYN_ACK, 0, 0, 0, Some("syn-ack-of-the-client")),
+        Odd(Open, Client, RST, 10, 0, 0, None),
+        Odd(Open, Client, RST, 100_000, 0, 0, None),
+        Odd(Open, Client, RST_ACK, -100, 0, 0, None),
+        Odd(Open, Client, FIN, 1000, 0, 0, None),
+        Odd(Open, Client, DATA, 5000, 0, 300, None),
+        Odd(Open, Client, DATA, 19_990, 0, 300, None),
+        Odd(Open, Client, ACK, 0, 5000, 0, None),
+        Odd(Open, Client, ACK, 0, -300, 0, None),
+        Odd(Open, Client, 0x00, 0, 0, 0, None),
+        Odd(Open, Client, 0x03, 0, 0, 0, None),
+        Odd(Open, Client, 0x29, 0, 0, 0, None),
+        Odd(Open, Client, 0x28, 0, 0, 10, None),
+        Odd(Open, Server, SYN, 0, 0, 0, Some("syn-of-the-server")),
+        Odd(Open, Server, SYN, 100_000_000, 0, 0, Some("syn-of-the-server")),
+        Odd(Open, Server, SYN_ACK, 0, 0, 0, None),
+        Odd(Open, Server, RST, 10, 0, 0, None),
+        Odd(Open, Server, RST, 100_000, 0, 0, None),
+        Odd(Open, Server, RST_ACK, -100, 0, 0, None),
+        Odd(Open, Server, FIN, 1000, 0, 0, None),
+        Odd(Open, Server, DATA, 5000, 0, 300, None),
+        Odd(Open, Server, DATA, 19_990, 0, 300, Some("overshoot")),
+        Odd(Open, Server, ACK, 0, 5000, 0, None),
+        Odd(Open, Server, ACK, 0, -300, 0, None),
+        Odd(Open, Server, 0x00, 0, 0, 0, None),
+        Odd(Open, Server, 0x03, 0, 0, 0, None),
+        Odd(Open, Server, 0x29, 0, 0, 0, None),
+        Odd(Open, Server, 0x28, 0, 0, 10, None),
+        Odd(Open, Server, RST, 0, 0, 0, None),
+    ]
+};
+
 /// Makes flows, no two of which share a tuple on either side.
 pub struct Generator {
     pub random: Random,
     flows: Vec<Flow>,
     taken: HashSet<(u8, End, End)>,
+    /// Entries of [`ODD`] that were drawn.
+    odd: usize,
 }
 
 /// Flows of each class in a hundred.
-const SHARES: [(&str, usize); 19] = [
-    ("out", 38),
+const SHARES: [(&str, usize); 20] = [
+    ("out", 37),
     ("out-again", 12),
     ("servers-out", 6),
     ("forward", 8),
@@ -508,13 +587,15 @@ const SHARES: [(&str, usize); 19] = [
     ("rejected", 1),
     ("nobody-there", 2),
     ("no-connection", 1),
+    ("odd-tcp", 1),
     ("other-protocol", 1),
 ];
 
 impl Generator {
     /// So many flows in all classes.
     pub fn flows(seed: u64, count: usize) -> Vec<Flow> {
-        let mut generator = Generator { random: Random::new(seed), flows: Vec::new(), taken: HashSet::new() };
+        let mut generator =
+            Generator { random: Random::new(seed), flows: Vec::new(), taken: HashSet::new(), odd: 0 };
         for (class, share) in SHARES {
             for _ in 0..count * share / 100 {
                 generator.add(class);
@@ -706,7 +787,7 @@ impl Generator {
                 let asked = at(v4_of(203, 0, 113, d), self.random.within(1, 5000) as u16);
                 (self.protocol(), at(self.outside(), high), asked, asked, Choice::None)
             }
-            "no-connection" => {
+            "no-connection" | "odd-tcp" => {
                 let to = at(self.outside(), service);
                 (TCP, at(self.inside(), port), to, to, Choice::Pool)
             }
@@ -809,6 +890,7 @@ impl Generator {
                 step.fate = Fate::Lost;
                 flow.rounds.push(vec![step]);
             }
+            "odd-tcp" => self.odd(flow),
             _ if flow.protocol == TCP => self.connection(flow),
             _ => self.exchange(flow),
         }
@@ -964,6 +1046,49 @@ impl Generator {
         self.step(from, What::Tcp { flags, seq, ack, window, options: Vec::new(), data })
     }
 
+    /// A connection of which one segment is odd, and what becomes of the rest.
+    fn odd(&mut self, flow: &mut Flow) {
+        let Odd(when, from, flags, seq, ack, len, differs) = ODD[self.odd % ODD.len()];
+        self.odd += 1;
+        // Numbers of the next segment of client and server.
+        let (mut c, mut s) = (self.random.next() as u32, self.random.next() as u32);
+        let story = [
+            (When::First, From::Client, SYN, 0),
+            (When::Opening, From::Server, SYN_ACK, 0),
+            (When::Answered, From::Client, ACK, 0),
+            (When::Answered, From::Client, DATA, 500),
+            (When::Answered, From::Server, DATA, 700),
+            (When::Open, From::Client, DATA, 500),
+            (When::Open, From::Server, DATA, 700),
+            (When::Open, From::Client, ACK, 0),
+        ];
+        let mut fate = Fate::Passes;
+        for (now, sender, usual, bytes) in story {
+            if now == when && fate == Fate::Passes {
+                let (own, other) = if from == From::Client { (c, s) } else { (s, c) };
+                let (seq, ack) = (own.wrapping_add_signed(seq), other.wrapping_add_signed(ack));
+                let mut step = self.tcp(from, flags, seq, ack, len);
+                plain(&mut step);
+                step.fate = differs.map_or(Fate::Alike, Fate::Differs);
+                flow.rounds.push(vec![step]);
+                if differs.is_some() {
+                    return;
+                }
+                fate = Fate::Alike;
+                if when == When::First {
+                    c = c.wrapping_add(1);
+                    continue;
+                }
+            }
+            let (own, other) = if sender == From::Client { (&mut c, s) } else { (&mut s, c) };
+            let mut step = self.tcp(sender, usual, *own, if usual == SYN { 0 } else { other }, bytes);
+            plain(&mut step);
+            step.fate = fate;
+            *own = own.wrapping_add(bytes as u32 + u32::from(usual & SYN != 0));
+            flow.rounds.push(vec![step]);
+        }
+    }
+
     /// A TCP connection, all in the windows; sometimes refused, reset, or with segments that cannot belong to it.
     fn connection(&mut self, flow: &mut Flow) {
         let random = |generator: &mut Generator| match generator.random.within(0, 3) {
@@ -1083,5 +1208,13 @@ impl Generator {
         flow.rounds.push(vec![with(self.tcp(second, 0x11, b, a, 0), options(false, false))]);
         b = b.wrapping_add(1);
         flow.rounds.push(vec![with(self.tcp(first, 0x10, a, b, 0), options(false, false))]);
+    }
+}
+
+/// A segment with nothing special but its flags and numbers, and a window that all know.
+fn plain(step: &mut Step) {
+    step.broken = false;
+    if let What::Tcp { window, .. } = &mut step.what {
+        *window = 20_000;
     }
 }
