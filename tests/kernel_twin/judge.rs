@@ -402,7 +402,13 @@ fn judge(flow: &Flow, step: &Step, one: [(&View, &Became); 2], report: &mut Repo
         }
         text
     };
-    let [softgate, kernel] = one.map(|(view, became)| normal(flow, view, became));
+    let [softgate, mut kernel] = one.map(|(view, became)| normal(flow, view, became));
+    for (_, frame) in &mut kernel[0] {
+        // The kernel puts IPv6 fragments together and cuts them anew. Routers should not (RFC 8200 section 4.5), and
+        // SoftGate leaves them as they are.
+        packet::restore_identification(&mut frame[L2..]);
+    }
+    kernel[0].sort();
     let fates = one.map(|(_, became)| fate_of(became));
     for (_, became) in one {
         for (_, frame) in became.out.iter().chain(&became.told) {

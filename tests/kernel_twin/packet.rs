@@ -9,6 +9,8 @@ pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const ICMPV6: u8 = 58;
+/// IPv6's fragment header.
+const FRAGMENT: u8 = 44;
 
 /// An address and a port, or the identifier of an ICMP query; other protocols have port 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,7 +87,8 @@ pub fn spoil_checksum(ip: &mut [u8]) {
     put16(ip, l4 + at, wrong);
 }
 
-/// Protocol and offset of the upper header. There are no IPv6 extension headers among the twins.
+/// Protocol and offset of the upper header. Of IPv6's extension headers there is only the fragment's, which counts
+/// as one: nothing behind it is translated.
 pub fn upper(ip: &[u8]) -> (u8, usize) {
     if ip[0] >> 4 == 4 { (ip[9], usize::from(ip[0] & 15) * 4) } else { (ip[6], 40) }
 }
@@ -140,19 +143,31 @@ pub fn number_of(ip: &[u8]) -> u16 {
     if ip[0] >> 4 == 4 { be16(ip, 4) } else { be16(ip, 2) }
 }
 
-/// Cuts an IPv4 packet into fragments of at most `most` bytes behind the IP header.
+/// Cuts an IP packet into fragments of at most `most` bytes behind the IP header.
 pub fn fragments(ip: &[u8], most: usize) -> Vec<Vec<u8>> {
-    let head = usize::from(ip[0] & 15) * 4;
+    let (protocol, head) = upper(ip);
     let most = most / 8 * 8;
     let pieces: Vec<&[u8]> = ip[head..].chunks(most).collect();
     let count = pieces.len();
+    if count == 1 {
+        return vec![ip.to_vec()];
+    }
     let cut = pieces.into_iter().enumerate().map(|(index, piece)| {
-        let mut fragment = [&ip[..head], piece].concat();
-        let more = u16::from(index + 1 < count) << 13;
-        put16(&mut fragment, 2, (head + piece.len()) as u16);
-        put16(&mut fragment, 6, more | (index * most / 8) as u16);
-        fill_header_checksum(&mut fragment);
-        fragment
+        let (more, at) = (index + 1 < count, (index * most / 8) as u16);
+        if ip[0] >> 4 == 4 {
+            let mut fragment = [&ip[..head], piece].concat();
+            put16(&mut fragment, 2, (head + piece.len()) as u16);
+            put16(&mut fragment, 6, u16::from(more) << 13 | at);
+            fill_header_checksum(&mut fragment);
+            fragment
+        } else {
+            // RFC 8200 section 4.5; the identification is the flow label.
+            let place = (at << 3 | u16::from(more)).to_be_bytes();
+            let mut fragment = [&ip[..head], &[protocol, 0], &place, &ip[..4], piece].concat();
+            put16(&mut fragment, 4, (8 + piece.len()) as u16);
+            fragment[6] = FRAGMENT;
+            fragment
+        }
     });
     cut.collect()
 }
@@ -172,6 +187,13 @@ pub fn fill_header_checksum(ip: &mut [u8]) {
 pub fn set_identification(ip: &mut [u8], identification: u16) {
     put16(ip, 4, identification);
     fill_header_checksum(ip);
+}
+
+/// Puts the identification that [`fragments`] gives into an IPv6 fragment.
+pub fn restore_identification(ip: &mut [u8]) {
+    if ip[0] >> 4 == 6 && ip[6] == FRAGMENT {
+        ip.copy_within(..4, 44);
+    }
 }
 
 /// Another TTL of an IPv4 packet.

@@ -950,8 +950,7 @@ impl Generator {
             };
             flow.rounds.push(vec![step]);
         }
-        let v4 = flow.client.addr.is_ipv4();
-        if v4 && flow.protocol != 50 && self.random.percent(10) {
+        if flow.protocol != 50 && self.random.percent(10) {
             let from = self.random.pick(&[From::Client, From::Server]);
             let step = self.fragments(flow, from);
             flow.cut.push(step);
