@@ -77,6 +77,7 @@ impl Kernel {
     /// Up, with these rules of nftables.
     pub fn up(ruleset: &str) -> Kernel {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        sweep();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let mut kernel =
             Kernel { name: format!("sgk-{}-{number}", std::process::id()), wires: Vec::new(), windows: 0 };
@@ -188,6 +189,18 @@ impl Drop for Kernel {
     fn drop(&mut self) {
         for side in ["gw", "hosts"] {
             let _ = Command::new("ip").args(["netns", "del", &self.namespace(side)]).output();
+        }
+    }
+}
+
+/// Takes away what a process left that was killed.
+fn sweep() {
+    let listed = Command::new("ip").args(["netns", "list"]).output().expect("ip runs");
+    for line in String::from_utf8_lossy(&listed.stdout).lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let owner = name.strip_prefix("sgk-").and_then(|rest| rest.split('-').next());
+        if owner.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            let _ = Command::new("ip").args(["netns", "del", name]).output();
         }
     }
 }
