@@ -569,7 +569,7 @@ pub struct Generator {
 
 /// Flows of each class in a hundred.
 const SHARES: [(&str, usize); 20] = [
-    ("out", 37),
+    ("out", 35),
     ("out-again", 12),
     ("servers-out", 6),
     ("forward", 8),
@@ -588,7 +588,7 @@ const SHARES: [(&str, usize); 20] = [
     ("nobody-there", 2),
     ("no-connection", 1),
     ("odd-tcp", 1),
-    ("other-protocol", 1),
+    ("other-protocol", 3),
 ];
 
 impl Generator {
@@ -792,9 +792,11 @@ impl Generator {
                 (TCP, at(self.inside(), port), to, to, Choice::Pool)
             }
             "other-protocol" => {
-                let protocol = 50;
+                let inbound = self.random.percent(33);
+                let protocol = if inbound { 50 } else { self.random.pick(&[50, 47, 89, 4, 99]) };
                 let (d, outside) = (self.random.within(0, 63) as u8, self.outside());
-                let (client, asked, server, choice) = match self.random.within(0, 2) {
+                let (client, asked, server, choice) = match if inbound { 0 } else { self.random.within(1, 2) }
+                {
                     0 => (outside, v4_of(203, 0, 113, 64 + d), v4_of(10, 8, 64, d), Choice::None),
                     1 => (v4_of(10, 8, 64, d), outside, outside, Choice::None),
                     _ => {
@@ -950,14 +952,14 @@ impl Generator {
             };
             flow.rounds.push(vec![step]);
         }
-        if flow.protocol != 50 && self.random.percent(10) {
+        if matches!(flow.protocol, UDP | ICMP | ICMPV6) && self.random.percent(10) {
             let from = self.random.pick(&[From::Client, From::Server]);
             let step = self.fragments(flow, from);
             flow.cut.push(step);
         }
         let narrow = [(From::Client, flow.server.addr), (From::Server, flow.client.addr)];
         for (from, to) in narrow {
-            if place(to).0 == DMZ && flow.protocol != 50 && self.random.percent(30) {
+            if place(to).0 == DMZ && matches!(flow.protocol, UDP | ICMP | ICMPV6) && self.random.percent(30) {
                 let step = self.too_large(flow, from);
                 flow.cut.push(step);
             }
@@ -1027,7 +1029,7 @@ impl Generator {
         };
         let quote = if v6 { 1200 } else { self.random.pick(&[8, 16, 108, 528]) };
         let twist = match self.random.within(0, 7) {
-            0 if flow.protocol != 50 => Twist::Stray, // ESP has no ports
+            0 if matches!(flow.protocol, UDP | TCP | ICMP | ICMPV6) => Twist::Stray, // ESP has no ports
             1 | 2 if !v6 => Twist::Late,
             3 if matches!(kind, 3 | 11 | 12) && !v6 => Twist::Extended,
             _ => Twist::None,
