@@ -9,7 +9,7 @@ use super::plan::{self, Choice, Fate, Flow, From, Order, Step, Twist, WAN, What}
 use super::systems::{Kernel, OnLink, Replay};
 
 /// Where the two differ, and both are right. What a step of the plan names must be so; nothing else may be.
-pub const KNOWN: [Known; 8] = [
+pub const KNOWN: [Known; 13] = [
     Known {
         name: "address-dependent-filtering",
         softgate_passes: true,
@@ -43,6 +43,34 @@ pub const KNOWN: [Known; 8] = [
         name: "data-before-syn-ack",
         softgate_passes: false,
         reason: "No client takes data before the SYN-ACK. netfilter leaves that to the client.",
+    },
+    Known {
+        name: "short-header",
+        softgate_passes: true,
+        reason: "A router forwards a good IP packet whatever is behind its header (RFC 1812 section 5.2); who gets it has \
+                 to drop it. netfilter drops what it cannot read.",
+    },
+    Known {
+        name: "udp-length",
+        softgate_passes: true,
+        reason: "The same: SoftGate does not look at UDP's own length.",
+    },
+    Known {
+        name: "malformed-options",
+        softgate_passes: false,
+        reason: "SoftGate has to read a SYN's options, for the window scale, and drops what it cannot read as \
+                 tcp-invalid. netfilter takes the connection for one without.",
+    },
+    Known {
+        name: "reply-without-query",
+        softgate_passes: true,
+        reason: "By a rule that allows everything, SoftGate lets a reply begin a session of its identifier. netfilter \
+                 wants a query.",
+    },
+    Known {
+        name: "information-request",
+        softgate_passes: false,
+        reason: "RFC 6918 has made it historic: SoftGate has no sessions of it.",
     },
     Known {
         name: "syn-ack-of-the-client",
@@ -249,7 +277,15 @@ fn make(flow: &Flow, step: &Step, view: &View, number: u16) -> Vec<OnLink> {
             let data = if step.tagged { numbered(data.len(), number) } else { data.clone() };
             [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &sequence.to_be_bytes(), &data].concat()
         }
-        What::Other { data } => data.clone(),
+        What::Other { data } => {
+            let mut data = data.clone();
+            match protocol {
+                TCP | packet::UDP => data[..4].copy_from_slice(&ports),
+                ICMP if data.len() >= 6 => data[4..6].copy_from_slice(&src.port.to_be_bytes()),
+                _ => {}
+            }
+            data
+        }
         What::Error { kind, code, rest, quote, router, twist } => {
             let side = usize::from(step.from != From::Client);
             let Some(about) = &view.got[side] else { return Vec::new() };

@@ -74,6 +74,9 @@ fn checksum_at(protocol: u8) -> Option<usize> {
 pub fn fill_checksum(ip: &mut [u8]) {
     let (protocol, l4) = upper(ip);
     let Some(at) = checksum_at(protocol) else { return };
+    if ip.len() < l4 + at + 2 {
+        return;
+    }
     put16(ip, l4 + at, 0);
     let total = !sum(&[&pseudo(ip, protocol, ip.len() - l4), &ip[l4..]]);
     put16(ip, l4 + at, if protocol == UDP && total == 0 { 0xffff } else { total });
@@ -291,6 +294,9 @@ fn check(ip: &[u8], what: &str, wrong: &mut Vec<String>) {
     }
     let len = if ip[0] >> 4 == 4 { usize::from(be16(ip, 2)) } else { 40 + usize::from(be16(ip, 4)) };
     let Some(at) = checksum_at(protocol).filter(|_| !is_fragment(ip) && len == ip.len()) else { return };
+    if ip.len() < l4 + at + 2 {
+        return;
+    }
     let is = be16(ip, l4 + at);
     if protocol == UDP && is == 0 && ip[0] >> 4 == 4 {
         return;

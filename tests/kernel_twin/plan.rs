@@ -558,6 +558,60 @@ const ODD: [Odd; 43] = {
     ]
 };
 
+/// A first packet whose upper header is cut short, says something wrong, or begins nothing: how it begins, and its
+/// length. Ports, identifier and checksum are filled in where there is room.
+#[derive(Clone, Copy)]
+struct Malformed(u8, &'static [u8], usize, Option<&'static str>);
+
+const MALFORMED: [Malformed; 30] = [
+    Malformed(UDP, &[], 4, Some("short-header")),
+    Malformed(UDP, &[0, 0, 0, 0, 0, 8], 6, Some("short-header")),
+    Malformed(UDP, &[0, 0, 0, 0, 0, 200, 0, 0], 50, Some("udp-length")),
+    Malformed(UDP, &[0, 0, 0, 0, 0, 4, 0, 0], 50, Some("udp-length")),
+    Malformed(UDP, &[0, 0, 0, 0, 0, 0, 0, 0], 50, Some("udp-length")),
+    Malformed(UDP, &[0, 0, 0, 0, 0, 20, 0, 0], 50, None),
+    Malformed(UDP, &[0, 0, 0, 0, 0, 8, 0, 0], 8, None),
+    Malformed(TCP, &[], 4, None),
+    Malformed(TCP, &[0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0], 12, None),
+    Malformed(TCP, &syn(4), 40, None),
+    Malformed(TCP, &syn(15), 40, None),
+    Malformed(TCP, &syn_with([8, 0, 0, 0]), 24, Some("malformed-options")),
+    Malformed(TCP, &syn_with([1, 1, 8, 10]), 24, Some("malformed-options")),
+    Malformed(TCP, &syn_with([3, 1, 0, 0]), 24, Some("malformed-options")),
+    Malformed(TCP, &syn_with([0, 9, 9, 9]), 24, None),
+    Malformed(TCP, &syn_with([3, 3, 15, 0]), 24, None),
+    Malformed(TCP, &syn_with([254, 4, 1, 1]), 24, None),
+    Malformed(ICMP, &[8, 0, 0, 0], 4, Some("short-header")),
+    Malformed(ICMP, &[8, 1], 20, None),
+    Malformed(ICMP, &[13, 0], 20, None),
+    Malformed(ICMP, &[17, 0], 12, None),
+    Malformed(ICMP, &[0, 0], 20, Some("reply-without-query")),
+    Malformed(ICMP, &[14, 0], 20, Some("reply-without-query")),
+    Malformed(ICMP, &[15, 0], 8, Some("information-request")),
+    Malformed(ICMP, &[4, 0], 40, None),
+    Malformed(ICMP, &[5, 0], 40, None),
+    Malformed(ICMP, &[9, 0], 40, None),
+    Malformed(ICMP, &[10, 0], 8, None),
+    Malformed(ICMP, &[40, 0], 40, None),
+    Malformed(ICMP, &[255, 0], 40, None),
+];
+
+/// A SYN that says its header is so many words long.
+const fn syn(words: u8) -> [u8; 20] {
+    [0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, words << 4, SYN, 0x40, 0, 0, 0, 0, 0]
+}
+
+/// One with these options.
+const fn syn_with(options: [u8; 4]) -> [u8; 24] {
+    let (mut all, head) = ([0; 24], syn(6));
+    let mut at = 0;
+    while at < 24 {
+        all[at] = if at < 20 { head[at] } else { options[at - 20] };
+        at += 1;
+    }
+    all
+}
+
 /// Makes flows, no two of which share a tuple on either side.
 pub struct Generator {
     pub random: Random,
@@ -565,10 +619,12 @@ pub struct Generator {
     taken: HashSet<(u8, End, End)>,
     /// Entries of [`ODD`] that were drawn.
     odd: usize,
+    /// And of [`MALFORMED`].
+    malformed: usize,
 }
 
 /// Flows of each class in a hundred.
-const SHARES: [(&str, usize); 20] = [
+const SHARES: [(&str, usize); 21] = [
     ("out", 35),
     ("out-again", 12),
     ("servers-out", 6),
@@ -588,14 +644,29 @@ const SHARES: [(&str, usize); 20] = [
     ("nobody-there", 2),
     ("no-connection", 1),
     ("odd-tcp", 1),
-    ("other-protocol", 3),
+    ("malformed", 1),
+    ("other-protocol", 2),
 ];
+
+const _: () = {
+    let (mut at, mut sum) = (0, 0);
+    while at < SHARES.len() {
+        sum += SHARES[at].1;
+        at += 1;
+    }
+    assert!(sum == 100, "shares are of a hundred");
+};
 
 impl Generator {
     /// So many flows in all classes.
     pub fn flows(seed: u64, count: usize) -> Vec<Flow> {
-        let mut generator =
-            Generator { random: Random::new(seed), flows: Vec::new(), taken: HashSet::new(), odd: 0 };
+        let mut generator = Generator {
+            random: Random::new(seed),
+            flows: Vec::new(),
+            taken: HashSet::new(),
+            odd: 0,
+            malformed: 0,
+        };
         for (class, share) in SHARES {
             for _ in 0..count * share / 100 {
                 generator.add(class);
@@ -787,6 +858,11 @@ impl Generator {
                 let asked = at(v4_of(203, 0, 113, d), self.random.within(1, 5000) as u16);
                 (self.protocol(), at(self.outside(), high), asked, asked, Choice::None)
             }
+            "malformed" => {
+                let protocol = MALFORMED[self.malformed % MALFORMED.len()].0;
+                let to = at(self.outside(), service);
+                (protocol, at(self.inside(), port), to, to, Choice::Pool)
+            }
             "no-connection" | "odd-tcp" => {
                 let to = at(self.outside(), service);
                 (TCP, at(self.inside(), port), to, to, Choice::Pool)
@@ -890,6 +966,16 @@ impl Generator {
                 let flags = self.random.pick(&[0x10, 0x18, 0x12, 0x11, 0x04, 0x14, 0x00, 0x03, 0x29]);
                 let mut step = self.tcp(From::Client, flags, 1000, 2000, 0);
                 step.fate = Fate::Lost;
+                flow.rounds.push(vec![step]);
+            }
+            "malformed" => {
+                let Malformed(_, head, len, differs) = MALFORMED[self.malformed % MALFORMED.len()];
+                self.malformed += 1;
+                let mut data = head.to_vec();
+                data.resize(len, 0x55);
+                let mut step = self.step(From::Client, What::Other { data });
+                step.broken = false;
+                step.fate = differs.map_or(Fate::Alike, Fate::Differs);
                 flow.rounds.push(vec![step]);
             }
             "odd-tcp" => self.odd(flow),
