@@ -509,7 +509,7 @@ fn kind_of(flow: &Flow, step: &Step) -> &'static str {
 fn quotes_broken(sent: &[OnLink]) -> bool {
     sent.iter().any(|(_, frame)| {
         let ip = &frame[L2..];
-        let ip = &ip[..if ip[0] >> 4 == 4 { usize::from(packet::be16(ip, 2)) } else { ip.len() }];
+        let ip = &ip[..packet::len(ip)];
         packet::is_error(ip) && packet::faults(ip).iter().any(|fault| fault.starts_with("quoted"))
     })
 }
@@ -628,8 +628,7 @@ fn unlawful(flow: &Flow, outside: End) -> Option<&'static str> {
 fn forwarded(flow: &Flow, outside: End, sent: &OnLink) -> OnLink {
     let (link, station) = plan::place(flow.server.addr);
     let ip = &sent.1[L2..];
-    let len = if ip[0] >> 4 == 4 { usize::from(packet::be16(ip, 2)) } else { ip.len() };
-    let mut ip = ip[..len].to_vec();
+    let mut ip = ip[..packet::len(ip)].to_vec();
     packet::replace(&mut ip, flow.protocol, flow.client, outside);
     packet::set_ttl(&mut ip, sent.1[L2 + 8] - 1);
     (link, packet::frame(plan::gateway_mac(link), plan::station_mac(station), &ip, 0))

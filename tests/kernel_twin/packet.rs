@@ -273,10 +273,15 @@ pub fn quoted(ip: &[u8]) -> &[u8] {
     &ip[upper(ip).1 + 8..]
 }
 
+/// How long the packet is, as its header says: Ethernet padding may follow.
+pub fn len(ip: &[u8]) -> usize {
+    if ip[0] >> 4 == 4 { usize::from(be16(ip, 2)) } else { 40 + usize::from(be16(ip, 4)) }
+}
+
 /// What is wrong with lengths and checksums of a packet, quoted ones included.
 pub fn faults(ip: &[u8]) -> Vec<String> {
     let mut wrong = Vec::new();
-    let len = if ip[0] >> 4 == 4 { usize::from(be16(ip, 2)) } else { 40 + usize::from(be16(ip, 4)) };
+    let len = len(ip);
     if len != ip.len() {
         wrong.push(format!("{len} bytes in the header, {} in the frame", ip.len()));
     }
@@ -292,8 +297,7 @@ fn check(ip: &[u8], what: &str, wrong: &mut Vec<String>) {
     if ip[0] >> 4 == 4 && (sum(&[&ip[..l4]]) != 0xffff || be16(ip, 10) == 0xffff) {
         wrong.push(format!("{what}IPv4 header checksum"));
     }
-    let len = if ip[0] >> 4 == 4 { usize::from(be16(ip, 2)) } else { 40 + usize::from(be16(ip, 4)) };
-    let Some(at) = checksum_at(protocol).filter(|_| !is_fragment(ip) && len == ip.len()) else { return };
+    let Some(at) = checksum_at(protocol).filter(|_| !is_fragment(ip) && len(ip) == ip.len()) else { return };
     if ip.len() < l4 + at + 2 {
         return;
     }

@@ -27,7 +27,7 @@ const WATCHMAN: (&str, &str) = ("2001:db8:1::251", "2001:db8:ff::1");
 const WATCHMAN_PORT: u16 = 9;
 
 /// Settings of the kernel's gateway, each with a reason.
-const SETTINGS: [(&str, &str); 28] = [
+const SETTINGS: [(&str, &str); 32] = [
     // A link-local address would have the kernel say things by itself.
     ("net/ipv6/conf/default/addr_gen_mode", "1"),
     ("net/ipv6/conf/default/accept_dad", "0"),
@@ -63,6 +63,10 @@ const SETTINGS: [(&str, &str); 28] = [
     ("net/netfilter/nf_conntrack_tcp_timeout_time_wait", "36000"),
     ("net/netfilter/nf_conntrack_tcp_timeout_close", "36000"),
     ("net/netfilter/nf_conntrack_tcp_timeout_unacknowledged", "36000"),
+    ("net/netfilter/nf_conntrack_tcp_timeout_max_retrans", "36000"),
+    ("net/netfilter/nf_conntrack_gre_timeout", "36000"),
+    ("net/netfilter/nf_conntrack_gre_timeout_stream", "36000"),
+    ("net/netfilter/nf_conntrack_frag6_timeout", "36000"),
     ("net/ipv4/ipfrag_time", "36000"),
 ];
 
