@@ -381,8 +381,22 @@ fn mended(total: u16, old: u16, new: u16) -> u16 {
     !sum(&[&(!total).to_be_bytes(), &(!old).to_be_bytes(), &new.to_be_bytes()])
 }
 
+/// True if there are whole IP headers where the functions here look for them.
+pub fn is_readable(frame: &[u8]) -> bool {
+    let whole = |ip: &[u8]| match ip.first().map(|first| first >> 4) {
+        Some(4) => ip.len() >= 20 && ip[0] & 15 >= 5 && ip.len() >= upper(ip).1,
+        Some(6) => ip.len() >= 40,
+        _ => false,
+    };
+    let Some(ip) = frame.get(L2..).filter(|ip| whole(ip)) else { return false };
+    !is_error(ip) || ip.get(upper(ip).1 + 8..).is_some_and(whole)
+}
+
 /// A packet in a line.
 pub fn describe(frame: &[u8]) -> String {
+    if !is_readable(frame) {
+        return format!("unreadable: {frame:02x?}");
+    }
     let mac = |at: usize| frame[at..at + 6].iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":");
     let ip = &frame[L2..];
     let line = format!("{} > {} {} bytes: {}", mac(6), mac(0), frame.len(), describe_ip(ip));
