@@ -41,6 +41,15 @@ fn number(name: &str, default: u64) -> u64 {
 
 #[test]
 fn the_kernel_and_softgate_send_the_same_packets() {
+    same_packets(1);
+}
+
+#[test]
+fn the_kernel_and_several_workers_send_the_same_packets() {
+    same_packets(3);
+}
+
+fn same_packets(workers: usize) {
     if !has_twin() {
         return;
     }
@@ -48,8 +57,8 @@ fn the_kernel_and_softgate_send_the_same_packets() {
     let count = number("SOFTGATE_TWIN_FLOWS", FLOWS as u64) as usize;
     let flows = Generator::flows(number("SOFTGATE_TWIN_SEED", 1), count);
     let mut kernel = Kernel::up(plan::RULESET);
-    let report = compare(&flows, &mut Replay::new(), &mut kernel);
-    println!("{} flows, {} frames in {:?}", flows.len(), report.packets, began.elapsed());
+    let report = compare(&flows, &mut Replay::new(workers), &mut kernel);
+    println!("{workers} workers, {} flows, {} frames in {:?}", flows.len(), report.packets, began.elapsed());
     println!(
         "alike {:?}\nflows' packets that passed {:?}\nthat were lost {:?}",
         report.alike, report.passed, report.lost
@@ -86,7 +95,7 @@ fn a_changed_rule_is_found() {
     for (rule, changed, class) in CHANGES {
         assert!(plan::RULESET.contains(rule), "no rule `{rule}`");
         let mut kernel = Kernel::up(&plan::RULESET.replace(rule, changed));
-        let report = compare(&flows, &mut Replay::new(), &mut kernel);
+        let report = compare(&flows, &mut Replay::new(1), &mut kernel);
         let classes: Vec<_> = report.differences.keys().map(|(class, _)| *class).collect();
         assert!(classes.contains(&class), "`{rule}` as `{changed}`: only {classes:?} differ");
     }

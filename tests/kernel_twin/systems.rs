@@ -257,6 +257,7 @@ fn run(program: &str, arguments: &[&str], input: &str) {
 /// that the new frames meet the state that the old ones left.
 pub struct Replay {
     dir: tempfile::TempDir,
+    workers: usize,
     random: Random,
     captures: Vec<PcapWriter<fs::File>>,
     sent: [bool; 3],
@@ -273,7 +274,7 @@ const TICK: Duration = Duration::from_micros(10);
 const BURST: usize = 20;
 
 impl Replay {
-    pub fn new() -> Replay {
+    pub fn new(workers: usize) -> Replay {
         let dir = tempfile::tempdir().expect("a directory");
         fs::write(dir.path().join("gw.toml"), plan::config()).expect("the config");
         let header = PcapHeader { ts_resolution: TsResolution::NanoSecond, ..PcapHeader::default() };
@@ -282,7 +283,7 @@ impl Replay {
             PcapWriter::with_header(file, header).expect("a capture")
         };
         let captures = LINKS.map(capture).into();
-        Replay { dir, random: Random::new(4), captures, sent: [false; 3], now: EPOCH, known: [0; 3] }
+        Replay { dir, workers, random: Random::new(4), captures, sent: [false; 3], now: EPOCH, known: [0; 3] }
     }
 
     /// Sends the frames, each on its link, one after the other; those next to each other on one link in bursts.
@@ -304,6 +305,7 @@ impl Replay {
         for link in LINKS.into_iter().enumerate().filter(|(link, _)| self.sent[*link]).map(|(_, name)| name) {
             command.arg("--in").arg(format!("{link}={}", path(&format!("{link}.pcap")).display()));
         }
+        command.arg("--workers").arg(self.workers.to_string());
         let done = command.output().expect("softgate runs");
         assert!(done.status.success(), "softgate replay: {}", String::from_utf8_lossy(&done.stderr));
         let mut all = Vec::new();
