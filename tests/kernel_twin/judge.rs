@@ -8,7 +8,7 @@ use super::packet::{self, End, ICMP, ICMPV6, L2, TCP, Which};
 use super::plan::{self, Choice, Fate, Flow, From, Order, Step, Twist, WAN, What};
 use super::systems::{Kernel, OnLink, Replay};
 
-/// Where the two differ, and both are right. What a step of the plan names must be so; nothing else may be.
+/// Where the two are known to differ, and why. What a step of the plan names must be so; nothing else may be.
 pub const KNOWN: [Known; 13] = [
     Known {
         name: "address-dependent-filtering",
