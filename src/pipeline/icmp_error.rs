@@ -135,10 +135,11 @@ pub(super) fn translate<A: Address>(l3: &mut [u8], l4: usize, family: Family, fl
             message[0..2].copy_from_slice(&flow.new_dst_port.to_be_bytes());
             message[2..4].copy_from_slice(&flow.new_src_port.to_be_bytes());
             let at = if quoted.tuple.protocol == protocol::TCP { 16 } else { 6 };
-            // Most senders quote 8 bytes of TCP: no checksum to mend. A UDP checksum of 0 means none.
-            if message.len() >= at + 2 && be16(message, at) != 0 {
+            let is_udp = quoted.tuple.protocol == protocol::UDP;
+            // Most senders quote 8 bytes of TCP: no checksum to mend. UDP's 0 means none (RFC 768), TCP's is a sum.
+            if message.len() >= at + 2 && !(is_udp && be16(message, at) == 0) {
                 add_delta(message, at, flow.l4_delta);
-                if at == 6 && be16(message, at) == 0 {
+                if is_udp && be16(message, at) == 0 {
                     message[at..at + 2].fill(0xff);
                 }
             }

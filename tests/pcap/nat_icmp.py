@@ -163,6 +163,26 @@ def _(c):
     talk.up(T("PA", 1101, 5001, data=100))
 
 
+@story("nat-icmp-error-tcp-checksum-zero", "A TCP checksum of 0 in a quoted packet is a sum like any other, not UDP's word for none: it is translated.",
+       "scapy script: RFC 9293 section 3.1, RFC 5508 REQ-4b, RFC 3022 section 4.3", zoned(OUT, static_nat(POOL, H4)))
+def _(c):
+    server, seen = (S4, 443), (POOL, 40000)
+
+    def summing_to_zero(src, dst, flags, seq, ack=0):
+        # What the checksum would be without the low word of the number, that word makes it 0.
+        low = rebuilt(v4(src[0], dst[0]) / T(flags, seq, ack)(src[1], dst[1]))[TCP].chksum
+        segment = T(flags, seq + low, ack)
+        assert rebuilt(v4(src[0], dst[0]) / segment(src[1], dst[1]))[TCP].chksum == 0
+        return segment, seq + low + 1
+    talk = Talk(c, A, server, seen=seen)
+    syn, acked = summing_to_zero(seen, server, "S", 0x10000000)
+    talk.up(syn)
+    inbound(c, 3, 1, pair(syn, (A, server), (seen, server)))
+    answer, _ = summing_to_zero(server, A, "SA", 0x20000000, acked)
+    talk.down(answer)
+    outbound(c, 3, 1, pair(answer, (server, A), (server, seen)))
+
+
 @story("nat-icmp-error-echo", "An error about an echo request has the host's identifier in the quoted message.",
        "scapy script: RFC 5508 REQ-4b and REQ-6, RFC 3022 section 4.3", NATTED)
 def _(c):
