@@ -704,7 +704,6 @@ mod between_two_workers {
             lab.workers[0].turn(lab.now);
         }
         lab.settle();
-        let totals = Totals::of(lab.node.counters.iter().map(|counters| &**counters));
         for _ in 0..12_000 {
             lab.now = lab.now.plus(Duration::from_millis(150));
             lab.settle();
@@ -730,7 +729,6 @@ mod between_two_workers {
         inject(&lab, 1, way(quick, 8000), (1, 0));
         inject(&lab, 1, way(stuck, 8000), (2, 0));
         lab.workers[1].turn(lab.now);
-        let begun = lab.now;
         for port in 8001..8200 {
             lab.now = lab.now.plus(Duration::from_millis(100));
             inject(&lab, 1, way(quick, port), (3, u32::from(port)));
