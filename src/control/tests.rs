@@ -233,7 +233,7 @@ fn the_conversation_of_the_manual() {
     );
     assert_eq!(
         ask(&stream, r#"{"jsonrpc":"2.0","id":3,"method":"commit","params":{}}"#),
-        r#"{"jsonrpc":"2.0","id":3,"result":{"generation":1,"applied_us":0,"changed":3,"warnings":[]}}"#
+        r#"{"jsonrpc":"2.0","id":3,"result":{"generation":1,"applied_us":0,"changed":3,"late":false,"warnings":[]}}"#
     );
     let fake = running.fake.lock().unwrap();
     let [Patch::RouteAdd(routes)] = &fake.patches[..] else { panic!() };
