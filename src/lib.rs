@@ -64,6 +64,7 @@ pub mod publication;
 pub mod ratelimit;
 pub mod reader;
 pub mod replay;
+pub mod selftest;
 pub mod tables;
 pub mod telemetry;
 pub mod time;

@@ -1,0 +1,2 @@
+use super::Clause;
+pub(super) const CLAUSES: &[Clause] = &[];
