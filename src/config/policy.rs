@@ -233,6 +233,10 @@ pub struct Nat {
     pub block_size: BlockSize,
     /// How long a freed port is not given to another host. RFC 6888 REQ-8: 120.
     pub hold_down_s: Ranged<0, 86_400>,
+    /// Freed ports that rest at most, on each worker; more are free at once. RFC 6888 REQ-8: it must be
+    /// configurable; absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_held_ports: Option<Ranged<0, 16_000_000>>,
     /// Blocks an inside host may have (IPv6: one /64). RFC 6888 REQ-4: there must be a limit.
     pub max_blocks_per_host: Ranged<1, 1008>,
     /// Who may answer to a mapping.
@@ -267,6 +271,7 @@ impl Default for Nat {
         Nat {
             block_size: BlockSize(64),
             hold_down_s: Ranged::constant(120),
+            max_held_ports: None,
             max_blocks_per_host: Ranged::constant(16),
             filtering: Filtering::default(),
             hairpin: true,

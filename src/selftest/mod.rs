@@ -55,8 +55,8 @@ impl fmt::Display for Level {
 enum Test {
     /// By a check.
     Check(fn(&mut Rig) -> Proof),
-    /// By a check, and because no MUST of these RFCs fails.
-    WithAll(&'static [&'static str], fn(&mut Rig) -> Proof),
+    /// It is met if no MUST of these RFCs fails.
+    All(&'static [&'static str]),
     /// It is about something that SoftGate does not have; why.
     NotApplicable(&'static str),
     /// SoftGate does not do that, and there is nothing to try; why.
@@ -190,36 +190,61 @@ impl Bench {
         Rig::new()
     }
 
-    /// Tests one clause.
-    pub fn run(self, clause: &'static Clause) -> Finding {
+    /// Tests clauses; the findings are in the same order.
+    pub fn run(self, wanted: &[&'static Clause]) -> Vec<Finding> {
+        // What a clause is made up of, as far as it is not wanted itself.
+        let parts = |clause: &&'static Clause| match clause.test {
+            Test::All(rfcs) => clauses().filter(|other| is_must_of(other, rfcs)).collect(),
+            _ => vec![*clause],
+        };
+        let mut findings: Vec<Finding> = Vec::new();
+        for clause in wanted.iter().flat_map(parts) {
+            if !findings.iter().any(|found| found.clause.id == clause.id) {
+                findings.push(self.one(clause));
+            }
+        }
+        for clause in wanted {
+            if let Test::All(rfcs) = clause.test {
+                findings.push(sum_up(clause, rfcs, &findings));
+            }
+        }
+        let place = |found: &Finding| wanted.iter().position(|clause| clause.id == found.clause.id);
+        findings.retain(|found| place(found).is_some());
+        findings.sort_by_key(place);
+        findings
+    }
+
+    fn one(self, clause: &'static Clause) -> Finding {
         let (verdict, evidence) = match clause.test {
             Test::NotApplicable(why) => (Verdict::NotApplicable(why), Vec::new()),
             Test::Missing(why) => (Verdict::Fail(why.to_owned()), Vec::new()),
-            Test::Check(check) => self.check(check),
-            Test::WithAll(rfcs, check) => {
-                let (verdict, mut evidence) = self.check(check);
-                let all = clauses().filter(|other| rfcs.contains(&other.rfc()) && other.level == Level::Must);
-                let found: Vec<Finding> = all.map(|other| self.run(other)).collect();
-                evidence.push(format!("-- and the {} clauses with MUST of {}", found.len(), rfcs.join(", ")));
-                let failed: Vec<&str> =
-                    found.iter().filter(|found| found.is_violation()).map(|found| found.clause.id).collect();
-                match verdict {
-                    Verdict::Pass if !failed.is_empty() => {
-                        (Verdict::Fail(format!("not met: {}", failed.join(", "))), evidence)
-                    }
-                    verdict => (verdict, evidence),
-                }
+            Test::Check(check) => {
+                let mut rig = self.rig();
+                let verdict = match check(&mut rig) {
+                    Ok(()) => Verdict::Pass,
+                    Err(seen) => Verdict::Fail(seen),
+                };
+                (verdict, rig.into_evidence())
             }
+            Test::All(_) => unreachable!("it is made up of others"),
         };
         Finding { clause, verdict, evidence }
     }
+}
 
-    fn check(self, check: fn(&mut Rig) -> Proof) -> (Verdict, Vec<String>) {
-        let mut rig = self.rig();
-        let verdict = match check(&mut rig) {
-            Ok(()) => Verdict::Pass,
-            Err(seen) => Verdict::Fail(seen),
-        };
-        (verdict, rig.into_evidence())
-    }
+fn is_must_of(clause: &Clause, rfcs: &[&str]) -> bool {
+    rfcs.contains(&clause.rfc()) && clause.level == Level::Must
+}
+
+/// The finding of a clause that is met if all others of some RFCs are.
+fn sum_up(clause: &'static Clause, rfcs: &[&str], findings: &[Finding]) -> Finding {
+    let parts: Vec<&Finding> = findings.iter().filter(|found| is_must_of(found.clause, rfcs)).collect();
+    let failed: Vec<&str> =
+        parts.iter().filter(|found| found.is_violation()).map(|found| found.clause.id).collect();
+    let verdict = match failed.is_empty() {
+        true => Verdict::Pass,
+        false => Verdict::Fail(format!("not met: {}", failed.join(", "))),
+    };
+    let line = |found: &&Finding| format!("-- {}: {}", found.clause.id, found.verdict.name());
+    Finding { clause, verdict, evidence: parts.iter().map(line).collect() }
 }

@@ -165,7 +165,7 @@ fn endpoint_independent_mapping(rig: &mut Rig) -> Proof {
         let also = rig.udp_out(a(), to)?;
         ensure!(also == mapped, "mapped to {mapped} for {X}:7000, but to {also} for {to}");
     }
-    rig.udp_in(at(Y, 53), mapped, a())
+    Ok(())
 }
 
 pub(super) fn paired_pooling(rig: &mut Rig) -> Proof {
@@ -247,7 +247,7 @@ fn outbound_refreshes(rig: &mut Rig) -> Proof {
         ensure!(now == mapped, "{mapped} became {now}");
     }
     rig.wait_in_silence(110)?;
-    rig.udp_in(at(Y, 7000), mapped, a())
+    rig.udp_in(at(X, 7000), mapped, a())
 }
 
 fn inbound_refreshes(rig: &mut Rig) -> Proof {
@@ -383,7 +383,7 @@ fn icmp_ends_no_mapping(rig: &mut Rig) -> Proof {
     rig.udp_in(at(X, 7000), left.src(), a())?;
     let now = rig.udp_out(a(), at(X, 7000))?;
     ensure!(now == left.src(), "{} became {now}", left.src());
-    rig.udp_in(at(Y, 9), left.src(), a())
+    rig.udp_in(at(X, 9), left.src(), a())
 }
 
 fn icmp_from_anywhere(rig: &mut Rig) -> Proof {

@@ -44,11 +44,11 @@ pub(super) const CLAUSES: &[Clause] = &[
         "It is configurable: only whom the host has talked to gets through.",
         address_dependent_filtering,
     ),
-    Clause::missing(
+    Clause::not_applicable(
         "RFC 5382 REQ-3b",
         MAY,
         "TCP's filtering can be another than UDP's.",
-        "`nat.filtering` is one setting for all protocols; rules can deny more of either",
+        "an option that is not taken: `nat.filtering` is one setting for all protocols; rules can deny more of either",
     ),
     Clause::check(
         "RFC 5382 REQ-4",

@@ -84,7 +84,7 @@ pub(super) type Proof = Result<(), String>;
 
 /// What stands between rig and gateway and spoils one behaviour, for the tests of the checks.
 #[cfg(any(test, feature = "sabotage"))]
-pub(super) type Shim = Box<dyn FnMut(super::sabotage::Passing) -> Vec<OnWire>>;
+pub(super) type Shim = Box<dyn FnMut(super::sabotage::Moment) -> Vec<OnWire>>;
 
 /// How the gateway of a check is configured; the defaults are the product's.
 #[derive(Clone, Debug)]
@@ -269,6 +269,8 @@ pub(super) struct Rig {
     evidence: Vec<String>,
     left_out: usize,
     quiet: bool,
+    /// The gateway looks at its timers as often as it would, and not once a second.
+    fine: bool,
     #[cfg(any(test, feature = "sabotage"))]
     shim: Option<Shim>,
 }
@@ -281,6 +283,7 @@ impl Rig {
             evidence: Vec::new(),
             left_out: 0,
             quiet: false,
+            fine: false,
             #[cfg(any(test, feature = "sabotage"))]
             shim: None,
         }
@@ -361,17 +364,33 @@ impl Rig {
         self.now.since(START).as_secs_f64()
     }
 
+    /// What stands in between sees packets on their way to the gateway, or all that leave it at once.
     #[cfg(any(test, feature = "sabotage"))]
     fn pass(&mut self, to_gateway: bool, packets: Vec<OnWire>) -> Vec<OnWire> {
+        use super::sabotage::{Event, Moment};
         let now_s = self.seconds();
         let Some(shim) = &mut self.shim else { return packets };
-        let pass = |(wire, packet)| shim(super::sabotage::Passing { now_s, to_gateway, wire, packet });
-        packets.into_iter().flat_map(pass).collect()
+        let event = |(wire, packet)| match to_gateway {
+            true => Event::Comes(wire, packet),
+            false => Event::Leaves(wire, packet),
+        };
+        let mut passed: Vec<OnWire> =
+            packets.into_iter().flat_map(|packet| shim(Moment { now_s, event: event(packet) })).collect();
+        if !to_gateway {
+            passed.extend(shim(Moment { now_s, event: Event::Rest }));
+        }
+        passed
     }
 
     #[cfg(not(any(test, feature = "sabotage")))]
     fn pass(&mut self, _to_gateway: bool, packets: Vec<OnWire>) -> Vec<OnWire> {
         packets
+    }
+
+    /// From now on timers are looked at every 100 ms, as the gateway does, and not once a second: for what depends
+    /// on how fast it looks through all ports.
+    pub fn tick_finely(&mut self) {
+        self.fine = true;
     }
 
     fn collect(&mut self) -> Result<Vec<OnWire>, String> {
@@ -447,13 +466,19 @@ impl Rig {
         }
         let end = Nanos(self.now.0 + Nanos::from_secs(seconds).0);
         let mut now = self.now;
+        // What is due is due: a later look finds it. Over hours a look now and then is enough.
+        let step = match seconds {
+            _ if self.fine => Nanos(0),
+            ..600 => Nanos::from_secs(1),
+            _ => Nanos::from_secs(20),
+        };
         let gateway = self.running()?;
         loop {
             let due = gateway.worker.next_deadline();
             if due >= end {
                 break;
             }
-            now = now.max(due);
+            now = due.max(Nanos(now.0 + step.0)).min(end);
             gateway.settle(now)?;
         }
         gateway.settle(end)?;
