@@ -193,7 +193,7 @@ impl Packet {
         if self.ip.header_checksum != self.ip.calc_header_checksum() {
             return Some("bad IP checksum");
         }
-        let Some(place) = self.checksum_at().filter(|_| !self.is_fragment()) else { return None };
+        let place = self.checksum_at().filter(|_| !self.is_fragment())?;
         let none = self.ip.protocol == UDP && word(&self.body, place) == 0;
         (!none && sum(self.pseudo(), &self.body) != 0xffff).then_some("bad checksum of the upper layer")
     }

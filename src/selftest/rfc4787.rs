@@ -318,7 +318,7 @@ fn no_application_gateways(rig: &mut Rig) -> Proof {
         (137, &A.octets()),
         (1719, &[A.octets(), A.octets()].concat()),
     ] {
-        let sent = Packet::udp(at(A, port.max(1024)), at(X, port), payload);
+        let sent = Packet::udp(at(A, 2000 + port), at(X, port), payload);
         let left = rig.through(Wire::Lan, &sent)?;
         ensure!(left.payload() == payload, "changed on the way out: {}", left.describe());
         let left = rig.through(Wire::Wan, &Packet::udp(at(X, port), left.src(), payload))?;

@@ -150,17 +150,17 @@ fn legal_sequences(rig: &mut Rig) -> Proof {
     rig.note("a SYN again, its answer again, both crossing");
     let mut connection = Connection::begin(rig, at(A, 5001), at(X, 80))?;
     rig.through(Wire::Lan, &Packet::tcp(at(A, 5001), at(X, 80), tcp::SYN, Connection::FIRST[0], 0, b""))?;
-    rig.through(Wire::Wan, &connection.from_outside(tcp::SYN | tcp::ACK, b""))?;
+    rig.through(Wire::Wan, &connection.segment_in(tcp::SYN | tcp::ACK, b""))?;
     connection.inbound(rig, tcp::SYN | tcp::ACK, b"")?;
     connection.outbound(rig, tcp::ACK, b"")?;
     rig.note("data again that was lost behind us");
-    let lost = connection.from_inside(DATA, b"question");
+    let lost = connection.segment_out(DATA, b"question");
     connection.outbound(rig, DATA, b"question")?;
     rig.through(Wire::Lan, &lost)?;
     connection.inbound(rig, tcp::ACK, b"")?;
     rig.note("both close at once");
     let (ours, theirs) =
-        (connection.from_inside(tcp::FIN | tcp::ACK, b""), connection.from_outside(tcp::FIN | tcp::ACK, b""));
+        (connection.segment_out(tcp::FIN | tcp::ACK, b""), connection.segment_in(tcp::FIN | tcp::ACK, b""));
     rig.through(Wire::Lan, &ours)?;
     rig.through(Wire::Wan, &theirs)?;
     connection.next = connection.next.map(|next| next + 1);
@@ -168,7 +168,7 @@ fn legal_sequences(rig: &mut Rig) -> Proof {
     connection.inbound(rig, tcp::ACK, b"")?;
     rig.note("refused");
     let connection = Connection::begin(rig, at(A, 5002), at(X, 81))?;
-    let rst = connection.from_outside(tcp::RST | tcp::ACK, b"");
+    let rst = connection.segment_in(tcp::RST | tcp::ACK, b"");
     rig.through(Wire::Wan, &rst)?;
     rig.note("opened from outside, to a mapping there is");
     let mapped = Connection::open(rig, a(), at(X2, 80))?.mapped;
@@ -253,7 +253,7 @@ fn silent_by_policy(rig: &mut Rig) -> Proof {
         more: "[[rule]]\nname = \"no-one\"\naction = \"deny\"\nfrom = { zone = \"outside\" }\n",
         ..Settings::default()
     })?;
-    let mapped = Connection::open(rig, a(), at(X, 80))?.mapped;
+    let mapped = Connection::open(rig, at(A, 5001), at(X, 80))?.mapped;
     rig.lost(Wire::Wan, &Packet::tcp(at(Y, 3000), mapped, tcp::SYN, 500, 0, b""))?;
     rig.wait_in_silence(10)
 }
@@ -283,15 +283,15 @@ fn idle_times_are_configurable(rig: &mut Rig) -> Proof {
     rig.note("half open");
     let half_open = Connection::begin(rig, a(), at(X, 80))?;
     rig.wait_in_silence(298)?;
-    rig.through(Wire::Wan, &half_open.from_outside(tcp::SYN | tcp::ACK, b""))?;
+    rig.through(Wire::Wan, &half_open.segment_in(tcp::SYN | tcp::ACK, b""))?;
     rig.wait_in_silence(302)?;
-    rig.lost(Wire::Wan, &half_open.from_outside(tcp::SYN | tcp::ACK, b""))?;
+    rig.lost(Wire::Wan, &half_open.segment_in(tcp::SYN | tcp::ACK, b""))?;
     rig.note("established");
     let mut connection = Connection::open(rig, at(A, 5001), at(X, 80))?;
     rig.wait_in_silence(7998)?;
     connection.inbound(rig, DATA, b"later")?;
     rig.wait_in_silence(8002)?;
-    rig.lost(Wire::Wan, &connection.from_outside(DATA, b"too late"))
+    rig.lost(Wire::Wan, &connection.segment_in(DATA, b"too late"))
 }
 
 fn no_application_gateways(rig: &mut Rig) -> Proof {
@@ -382,7 +382,7 @@ fn unreachable_is_translated(rig: &mut Rig) -> Proof {
 
 fn icmp_ends_no_connection(rig: &mut Rig) -> Proof {
     let mut connection = Connection::open(rig, a(), at(X, 80))?;
-    let left = rig.through(Wire::Lan, &connection.from_inside(DATA, b"question"))?;
+    let left = rig.through(Wire::Lan, &connection.segment_out(DATA, b"question"))?;
     connection.next[0] += 8;
     all_icmp(rig, Wire::Wan, &left)?;
     connection.inbound(rig, DATA, b"answer")?;

@@ -253,7 +253,7 @@ fn extensions(rig: &mut Rig) -> Proof {
     let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
     extension[2..4].copy_from_slice(&sum.to_be_bytes());
     body.extend_from_slice(&extension);
-    let error = Packet::icmp(Y, left.src_addr(), 11, 0, [0, 32, 0, 0], &body);
+    let error = Packet::icmp(X, left.src_addr(), 11, 0, [0, 32, 0, 0], &body);
     let seen = rig.through(Wire::Wan, &error)?;
     let quoted = seen.body.get(8..8 + quoted_len).and_then(Packet::from_bytes).ok_or("quotes nothing")?;
     ensure!(
@@ -493,15 +493,17 @@ fn supported_messages(rig: &mut Rig) -> Proof {
     probe.ip.time_to_live = 2;
     probe.seal();
     let left = rig.through(Wire::Lan, &probe)?;
-    let hop = rig.through(Wire::Wan, &Packet::error(Y, 11, 0, &left))?;
-    let same = hop.icmp_kind() == Some((11, 0)) && (hop.src_addr(), hop.dst_addr()) == (Y, A);
-    ensure!(same, "not the next hop: {}", hop.describe());
-    rig.note("an error from outside's hop about the gateway's outside: a packet whose TTL ends here");
+
+    rig.note("traceroute from outside");
     let mut late = Packet::udp(at(X, 33_434), left.src(), b"probe");
     late.ip.time_to_live = 1;
     late.seal();
     let hop = rig.back(Wire::Wan, &late)?;
     ensure!(hop.icmp_kind() == Some((11, 0)) && hop.src_addr() == WAN_ADDR, "not a hop: {}", hop.describe());
+    rig.note("the next hop of A's traceroute");
+    let hop = rig.through(Wire::Wan, &Packet::error(Y, 11, 0, &left))?;
+    let same = hop.icmp_kind() == Some((11, 0)) && (hop.src_addr(), hop.dst_addr()) == (Y, A);
+    ensure!(same, "not the next hop: {}", hop.describe());
     rig.note("destination unreachable, from the gateway and through it");
     let lost = Packet::udp(a(), at(Ipv4Addr::new(192, 0, 2, 1), 9), b"ping");
     let error = rig.back(Wire::Lan, &lost)?;
@@ -541,10 +543,10 @@ fn optional_messages(rig: &mut Rig) -> Proof {
 }
 
 fn unsupported_messages(rig: &mut Rig) -> Proof {
-    let (_, left) = sent(rig)?;
-    rig.lost(Wire::Wan, &Packet::error(X, 4, 0, &left))?;
     let (seen, _) = received(rig)?;
     rig.lost(Wire::Lan, &Packet::error(A, 4, 0, &seen))?;
+    let (_, left) = sent(rig)?;
+    rig.lost(Wire::Wan, &Packet::error(X, 4, 0, &left))?;
     rig.lost(Wire::Lan, &Packet::icmp(A, X, 15, 0, [0, 77, 0, 1], &[]))?;
     rig.lost(Wire::Wan, &Packet::icmp(X, left.src_addr(), 16, 0, [0, 77, 0, 1], &[]))
 }

@@ -20,11 +20,11 @@ pub(super) const CLAUSES: &[Clause] = &[
         "Connections are tracked from SYN to both FINs; only established ones live long.",
         connections_are_tracked,
     ),
-    Clause::missing(
+    Clause::check(
         "RFC 7857 2.1",
         SHOULD,
-        "Opening and closing connections have idle times of their own.",
-        "`flows.tcp_transitory_s` is one setting for both",
+        "Opening and closing connections have idle times of their own (`tcp_opening_s`).",
+        opening_and_closing,
     ),
     Clause::check(
         "RFC 7857 2.1 default",
@@ -126,12 +126,12 @@ fn connections_are_tracked(rig: &mut Rig) -> Proof {
     rig.note("a SYN alone");
     let half = Connection::begin(rig, a(), at(X, 80))?;
     rig.wait_in_silence(242)?;
-    rig.lost(Wire::Wan, &half.from_outside(tcp::SYN | tcp::ACK, b""))?;
+    rig.lost(Wire::Wan, &half.segment_in(tcp::SYN | tcp::ACK, b""))?;
     rig.note("SYN and SYN-ACK, no ACK");
     let mut half = Connection::begin(rig, at(A, 5001), at(X, 80))?;
     half.inbound(rig, tcp::SYN | tcp::ACK, b"")?;
     rig.wait_in_silence(242)?;
-    rig.lost(Wire::Wan, &half.from_outside(tcp::SYN | tcp::ACK, b""))?;
+    rig.lost(Wire::Wan, &half.segment_in(tcp::SYN | tcp::ACK, b""))?;
     rig.note("established, then the FIN of the client, then that of the server");
     let mut connection = Connection::open(rig, at(A, 5002), at(X, 80))?;
     rig.wait_in_silence(3600)?;
@@ -141,7 +141,7 @@ fn connections_are_tracked(rig: &mut Rig) -> Proof {
     connection.inbound(rig, FIN, b"")?;
     connection.outbound(rig, tcp::ACK, b"")?;
     rig.wait_in_silence(242)?;
-    rig.lost(Wire::Wan, &connection.from_outside(tcp::ACK, b""))?;
+    rig.lost(Wire::Wan, &connection.segment_in(tcp::ACK, b""))?;
     rig.note("the FIN of the server first");
     let mut connection = Connection::open(rig, at(A, 5003), at(X, 80))?;
     connection.inbound(rig, FIN, b"")?;
@@ -150,6 +150,20 @@ fn connections_are_tracked(rig: &mut Rig) -> Proof {
     rig.note("what belongs to no connection");
     let stray = Packet::tcp(at(A, 5004), at(X, 80), DATA, 9, 9, b"data");
     rig.lost(Wire::Lan, &stray)
+}
+
+fn opening_and_closing(rig: &mut Rig) -> Proof {
+    rig.start(Settings { flows: "tcp_transitory_s = 240\ntcp_opening_s = 300", ..Settings::default() })?;
+    rig.note("one that opens");
+    let mut half = Connection::begin(rig, a(), at(X, 80))?;
+    rig.wait_in_silence(298)?;
+    half.inbound(rig, tcp::SYN | tcp::ACK, b"")?;
+    rig.note("one that closes");
+    let mut connection = Connection::open(rig, at(A, 5001), at(X, 80))?;
+    connection.outbound(rig, FIN, b"")?;
+    connection.inbound(rig, FIN, b"")?;
+    rig.wait_in_silence(242)?;
+    rig.lost(Wire::Lan, &connection.segment_out(tcp::ACK, b""))
 }
 
 fn opening_by_default(rig: &mut Rig) -> Proof {
@@ -162,7 +176,7 @@ fn opening_can_be_shorter(rig: &mut Rig) -> Proof {
     rig.start(Settings { flows: "tcp_transitory_s = 60", ..Settings::default() })?;
     let half = Connection::begin(rig, a(), at(X, 80))?;
     rig.wait_in_silence(62)?;
-    rig.lost(Wire::Wan, &half.from_outside(tcp::SYN | tcp::ACK, b""))
+    rig.lost(Wire::Wan, &half.segment_in(tcp::SYN | tcp::ACK, b""))
 }
 
 fn rst_passes(rig: &mut Rig) -> Proof {
@@ -183,7 +197,7 @@ fn rst_does_not_end_at_once(rig: &mut Rig) -> Proof {
     rig.note("a RST that was meant");
     connection.inbound(rig, tcp::RST, b"")?;
     rig.wait_in_silence(242)?;
-    rig.lost(Wire::Wan, &connection.from_outside(DATA, b"more"))
+    rig.lost(Wire::Wan, &connection.segment_in(DATA, b"more"))
 }
 
 fn forged_rst(rig: &mut Rig) -> Proof {
@@ -284,10 +298,10 @@ fn errors_and_rsts_do_not_refresh(rig: &mut Rig) -> Proof {
     connection.outbound(rig, tcp::RST, b"")?;
     for _ in 0..3 {
         rig.wait_in_silence(60)?;
-        rig.send(Wire::Lan, &connection.from_inside(tcp::RST, b""))?;
+        rig.send(Wire::Lan, &connection.segment_out(tcp::RST, b""))?;
     }
     rig.wait_in_silence(62)?;
-    rig.lost(Wire::Wan, &connection.from_outside(DATA, b"more"))
+    rig.lost(Wire::Wan, &connection.segment_in(DATA, b"more"))
 }
 
 fn parity_is_not_kept(rig: &mut Rig) -> Proof {

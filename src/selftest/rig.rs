@@ -43,6 +43,8 @@ const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 const START: Nanos = Nanos::from_secs(1000);
 /// Turns without rest after which something is badly wrong.
 const MAX_TURNS: usize = 1_000_000;
+/// Neighbours there is room for; a gateway looks through all of them once a second.
+const NEIGHBOURS: usize = 64;
 /// Frames of packet memory.
 const FRAMES: usize = 2048;
 /// Lines of evidence that one clause keeps.
@@ -225,12 +227,13 @@ struct Gateway {
 impl Gateway {
     fn new(settings: &Settings) -> Result<Gateway, String> {
         let config = Config::parse(&settings.text(), "selftest.toml").map_err(|errors| errors.to_string())?;
-        let (whole, compiler) = replay::compile(&config, 1, false).map_err(|error| error.to_string())?;
+        let (neighbours, compiler) =
+            replay::compile_tables(&config, NEIGHBOURS).map_err(|error| error.to_string())?;
         let capacity = flow::Capacity::of(config.flows.capacity.get(), 1, false);
         let (tables, claims) = (Arc::clone(compiler.tables()), Arc::clone(&compiler.claims));
-        // As a replay's node, with counters for the interfaces there are: quicker to make.
+        // As a replay's node, but with room for what there is only: quicker to make.
         let interfaces = compiler.interfaces.len();
-        let node = Node::new(tables, Arc::clone(&whole.neighbours), 1, interfaces, claims, capacity);
+        let node = Node::new(tables, neighbours, 1, interfaces, claims, capacity);
         node.reserve_rules(&compiler.policy_slots);
         let (_, mut pools) =
             PacketMemory::new(1, FRAMES, ChunkSize::Bytes2048).map_err(|error| error.to_string())?;
@@ -578,20 +581,20 @@ impl Connection {
     }
 
     /// A segment of the inside end, as it leaves it.
-    pub fn from_inside(&self, flags: u8, payload: &[u8]) -> Packet {
+    pub fn segment_out(&self, flags: u8, payload: &[u8]) -> Packet {
         let ack = if flags & tcp::ACK != 0 { self.next[1] } else { 0 };
         Packet::tcp(self.inside, self.outside, flags, self.next[0], ack, payload)
     }
 
     /// A segment of the outside end, as it leaves it.
-    pub fn from_outside(&self, flags: u8, payload: &[u8]) -> Packet {
+    pub fn segment_in(&self, flags: u8, payload: &[u8]) -> Packet {
         let ack = if flags & tcp::ACK != 0 { self.next[0] } else { 0 };
         Packet::tcp(self.outside, self.mapped, flags, self.next[1], ack, payload)
     }
 
     /// Sends a segment from inside that has to arrive.
     pub fn outbound(&mut self, rig: &mut Rig, flags: u8, payload: &[u8]) -> Proof {
-        let segment = self.from_inside(flags, payload);
+        let segment = self.segment_out(flags, payload);
         let left = rig.through(Wire::Lan, &segment)?;
         self.next[0] += len_of(flags, payload);
         self.same(&left, &segment, self.mapped, self.outside)
@@ -599,7 +602,7 @@ impl Connection {
 
     /// Sends a segment from outside that has to arrive.
     pub fn inbound(&mut self, rig: &mut Rig, flags: u8, payload: &[u8]) -> Proof {
-        let segment = self.from_outside(flags, payload);
+        let segment = self.segment_in(flags, payload);
         let left = rig.through(Wire::Wan, &segment)?;
         self.next[1] += len_of(flags, payload);
         self.same(&left, &segment, self.outside, self.inside)

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use etherparse::IpNumber;
 
 use super::packet::{ICMP, Packet, TCP, UDP, at, tcp};
-use super::rig::{A, B, C, D_OUTSIDE, LAN_ADDR, OnWire, Shim, WAN_ADDR, Wire, X, X2, a};
+use super::rig::{A, B, C, D, D_OUTSIDE, LAN_ADDR, OnWire, Shim, WAN_ADDR, Wire, X, X2, a};
 
 /// What happens on the wires.
 pub(super) enum Event {
@@ -246,6 +246,7 @@ fn port_per_remote(protocol: IpNumber) -> Shim {
     leaving(Wire::Wan, move |_, packet| {
         let to = if protocol == ICMP { at(packet.dst_addr(), 0) } else { packet.dst() };
         let wanted = packet.ip.protocol == protocol
+            && is_pool(packet.src_addr())
             && !packet.is_fragment()
             && (protocol != TCP || is_syn(packet))
             && (protocol != ICMP || !packet.is_error());
@@ -258,16 +259,28 @@ fn port_per_remote(protocol: IpNumber) -> Shim {
 
 /// From so many endpoints of a host on, the others leave from another address.
 fn unpaired(protocol: IpNumber, after: usize) -> Shim {
-    leaving(Wire::Wan, move |seen, packet| {
-        let Some(inside) = seen.sender(protocol).filter(|_| packet.ip.protocol == protocol) else {
-            return true;
-        };
-        let list = seen.let_out.get(&(protocol, *inside.ip())).cloned().unwrap_or_default();
-        if list.len() >= after && !list[..after].contains(&inside) {
-            let [x, y, z, last] = packet.src_addr().octets();
-            packet.set_src(at(Ipv4Addr::new(x, y, z, last + 64), packet.src().port()));
+    let other = |addr: Ipv4Addr| Ipv4Addr::from(u32::from(addr) ^ 64);
+    spoil(move |seen, event| match event {
+        Event::Leaves(Wire::Wan, mut packet) if packet.ip.protocol == protocol => {
+            let is_late = seen.sender(protocol).is_some_and(|inside| {
+                let list = seen.let_out.get(&(protocol, *inside.ip())).map_or(&[][..], Vec::as_slice);
+                list.len() >= after && !list[..after].contains(&inside)
+            });
+            if is_late {
+                packet.set_src(at(other(packet.src_addr()), packet.src().port()));
+            }
+            vec![(Wire::Wan, packet)]
         }
-        true
+        Event::Comes(Wire::Wan, mut packet)
+            if packet.ip.protocol == protocol
+                && is_pool(packet.dst_addr())
+                && packet.dst_addr().octets()[3] >= 64 =>
+        {
+            packet.set_dst(at(other(packet.dst_addr()), packet.dst().port()));
+            vec![(Wire::Wan, packet)]
+        }
+        Event::Comes(wire, packet) | Event::Leaves(wire, packet) => vec![(wire, packet)],
+        Event::Rest => Vec::new(),
     })
 }
 
@@ -280,7 +293,7 @@ fn overloaded(protocol: IpNumber) -> Shim {
         };
         // Both at one address, as they are where the check looks.
         let shared = *first.entry((packet.dst(), inside.port())).or_insert(packet.src());
-        if shared.ip() == packet.src().ip() && !packet.is_fragment() && packet.src().port() < 60_000 + 5_536 {
+        if shared.ip() == packet.src().ip() && !packet.is_fragment() {
             packet.set_src(shared);
         }
         true
@@ -307,10 +320,8 @@ fn short_lived_tcp(seconds: f64, half_open: bool) -> Shim {
 fn strict(protocol: IpNumber) -> Shim {
     leaving(Wire::Lan, move |seen, packet| {
         let opens = packet.ip.protocol == UDP || is_syn(packet);
-        packet.ip.protocol != protocol
-            || !opens
-            || is_outside_of_us(packet.src_addr())
-            || !seen.is_stranger(packet)
+        let is_other = packet.is_fragment() || packet.dst_addr() == D || is_outside_of_us(packet.src_addr());
+        packet.ip.protocol != protocol || !opens || is_other || !seen.is_stranger(packet)
     })
 }
 
@@ -428,7 +439,7 @@ pub const BREAKS: &[Break] = &[
     Break {
         clause: "RFC 4787 REQ-3",
         how: "two hosts with one UDP source port share an outside port towards one destination",
-        also: &["RFC 4787 REQ-11"],
+        also: &["RFC 4787 REQ-11", "RFC 6888 REQ-13"],
         make: || overloaded(UDP),
     },
     Break {
@@ -461,7 +472,7 @@ pub const BREAKS: &[Break] = &[
                 let mut let_in = packet.clone();
                 let_in.set_dst(inside);
                 let is_wanted =
-                    wire == Wire::Wan && packet.ip.protocol == UDP && (120.0..300.0).contains(&idle);
+                    wire == Wire::Wan && packet.ip.protocol == UDP && (120.0..301.0).contains(&idle);
                 let knows = seen.peers.contains(&(UDP, inside, packet.src_addr()));
                 (is_wanted && knows).then_some((Wire::Lan, let_in))
             })
@@ -512,7 +523,7 @@ pub const BREAKS: &[Break] = &[
     Break {
         clause: "RFC 4787 REQ-9a",
         how: "hairpinned UDP keeps its inside source",
-        also: &[],
+        also: &["RFC 5508 REQ-7", "RFC 5508 REQ-7a"],
         make: || inside_source(UDP),
     },
     Break {
@@ -1090,6 +1101,12 @@ pub const BREAKS: &[Break] = &[
         },
     },
     Break {
+        clause: "RFC 7857 2.1",
+        how: "connections that open end after 250 s, whatever is configured",
+        also: &["RFC 5382 REQ-5a"],
+        make: || short_lived_tcp(250.0, true),
+    },
+    Break {
         clause: "RFC 7857 2.1 default",
         how: "connections that open end after 200 s",
         also: &["RFC 5382 REQ-5", "RFC 5382 REQ-5a"],
@@ -1421,22 +1438,22 @@ pub const BREAKS: &[Break] = &[
     },
     Break {
         clause: "RFC 6888 REQ-11D",
-        how: "after eight refusals the oldest mapping makes room",
+        how: "after 40 flows of other hosts the oldest mapping makes room",
         also: &[],
         make: || {
-            let mut refused = 0;
+            let mut others = 0;
             let mut oldest = None;
             spoil(move |_, event| match event {
-                Event::Leaves(Wire::Lan, packet) => {
-                    refused += u32::from(packet.icmp_kind() == Some((3, 1)) && packet.src_addr() == LAN_ADDR);
+                Event::Comes(Wire::Lan, packet) => {
+                    others += u32::from(packet.src_addr() != A);
                     vec![(Wire::Lan, packet)]
                 }
                 Event::Leaves(Wire::Wan, packet) => {
                     oldest.get_or_insert(packet.src());
                     vec![(Wire::Wan, packet)]
                 }
-                Event::Comes(Wire::Wan, packet) if refused >= 8 && Some(packet.dst()) == oldest => Vec::new(),
-                Event::Comes(wire, packet) => vec![(wire, packet)],
+                Event::Comes(Wire::Wan, packet) if others >= 40 && Some(packet.dst()) == oldest => Vec::new(),
+                Event::Comes(wire, packet) | Event::Leaves(wire, packet) => vec![(wire, packet)],
                 Event::Rest => Vec::new(),
             })
         },
@@ -1446,8 +1463,9 @@ pub const BREAKS: &[Break] = &[
         how: "the last block of an address is never used",
         also: &[],
         make: || {
-            leaving(Wire::Wan, |_, packet| {
-                packet.ip.protocol != UDP || !(20_224..20_288).contains(&packet.src().port())
+            leaving(Wire::Wan, |seen, packet| {
+                let is_many = seen.sender(UDP).is_some_and(|inside| inside.ip().octets()[3] >= 100);
+                !is_many || !(20_224..20_288).contains(&packet.src().port())
             })
         },
     },

@@ -130,7 +130,7 @@ impl Policy {
             timers: Timers {
                 tcp: TcpTimers {
                     established: seconds(flows.tcp_established_s),
-                    opening: transitory,
+                    opening: flows.tcp_opening_s.map_or(transitory, seconds),
                     closing: transitory,
                     reset: transitory,
                 },
