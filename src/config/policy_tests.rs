@@ -256,7 +256,7 @@ fn errors_of_flows_and_groups() {
             "udp = 300",
             "udp = 300",
             &[
-                "gw.toml:#: flows.udp: unknown key; known here: capacity, tcp_established_s, tcp_transitory_s, udp_s, udp_unreplied_s, icmp_s, other_s, loose_tcp, per_host_sessions, half_open, half_open_per_destination",
+                "gw.toml:#: flows.udp: unknown key; known here: capacity, tcp_established_s, tcp_transitory_s, tcp_opening_s, udp_s, udp_unreplied_s, icmp_s, other_s, loose_tcp, per_host_sessions, half_open, half_open_per_destination",
             ],
         ),
         (

@@ -285,6 +285,7 @@ impl Packet {
     }
 
     /// Replaces the packet that an ICMP error quotes.
+    #[cfg(any(test, feature = "sabotage"))]
     pub fn set_quoted(&mut self, quoted: &Packet) {
         self.body.truncate(SHORT_HEADER);
         self.body.extend_from_slice(&quoted.ip.to_bytes());

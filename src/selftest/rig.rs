@@ -107,14 +107,7 @@ pub(super) struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings {
-            flows: "capacity = 8192",
-            nat: "",
-            pool: r#"["203.0.113.0/30"]"#,
-            ports: None,
-            wan_mtu: 1500,
-            more: "",
-        }
+        Settings { flows: "", nat: "", pool: r#"["203.0.113.0/30"]"#, ports: None, wan_mtu: 1500, more: "" }
     }
 }
 
@@ -142,10 +135,12 @@ impl Settings {
                 );
             }
         }
+        // Room for what the checks do: large tables take longer to make than a check takes.
+        let capacity = if self.flows.contains("capacity") { "" } else { "capacity = 2048" };
         let ports = self.ports.map_or_else(String::new, |ports| format!("ports = \"{ports}\"\n"));
         let _ = write!(
             text,
-            "[flows]\n{}\n[nat]\n{}\n{}\n[[rule]]\nname = \"out\"\naction = \"allow\"\n\
+            "[flows]\n{capacity}\n{}\n[nat]\n{}\n{}\n[[rule]]\nname = \"out\"\naction = \"allow\"\n\
              from = {{ zone = \"inside\" }}\nto = {{ zone = \"outside\" }}\n\
              [[nat.source]]\nname = \"internet\"\nfrom = {{ zone = \"inside\" }}\n\
              to = {{ zone = \"outside\" }}\npool = {}\n{ports}\
@@ -312,7 +307,7 @@ impl Rig {
             self.note("a new gateway");
         }
         let other = [
-            (settings.flows != Settings::default().flows).then_some(settings.flows),
+            Some(settings.flows).filter(|text| !text.is_empty()),
             Some(settings.nat).filter(|text| !text.is_empty()),
             settings.ports,
             Some(settings.more).filter(|text| !text.is_empty()),

@@ -1092,8 +1092,10 @@ pub const BREAKS: &[Break] = &[
         how: "segments of no connection get out",
         also: &[],
         make: || {
-            answering(|_, wire, packet| {
+            answering(|seen, wire, packet| {
+                let is_known = seen.let_out.values().flatten().any(|inside| *inside == packet.src());
                 let is_wanted = wire == Wire::Lan
+                    && !is_known
                     && packet.ip.protocol == TCP
                     && packet.flags() & (tcp::SYN | tcp::RST | tcp::ACK) == tcp::ACK;
                 crossing(wire, packet).filter(|_| is_wanted)
@@ -1109,7 +1111,7 @@ pub const BREAKS: &[Break] = &[
     Break {
         clause: "RFC 7857 2.1 default",
         how: "connections that open end after 200 s",
-        also: &["RFC 5382 REQ-5", "RFC 5382 REQ-5a"],
+        also: &["RFC 5382 REQ-5", "RFC 5382 REQ-5a", "RFC 7857 2.1"],
         make: || short_lived_tcp(200.0, true),
     },
     Break {
@@ -1180,6 +1182,7 @@ pub const BREAKS: &[Break] = &[
                     && refused.ip.protocol == UDP
                     && seen.count(UDP, host) > 0
                     && host == A
+                    && seen.now_s < 100.0
             })
         },
     },
