@@ -218,7 +218,7 @@ fn in_full(findings: &[Finding]) -> String {
 fn summary(findings: &[Finding]) -> String {
     let violated = findings.iter().filter(|found| found.is_violation()).count();
     format!(
-        "{} clauses: {} PASS, {} FAIL ({violated} of them MUST), {} not applicable; softgate {}\n",
+        "Clauses: {}; {} PASS, {} FAIL ({violated} of them MUST), {} not applicable; softgate {}\n",
         findings.len(),
         count(findings, "PASS"),
         count(findings, "FAIL"),
