@@ -4,7 +4,7 @@
 //! copy-in and burst loop, every frame put back at once. Both run in alternating windows; the result is
 //! the median of the differences, so that a noisy neighbour hits both.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,9 @@ const WINDOWS: usize = 20;
 /// Frames of packet memory per worker: small, so that packets stay in the cache as after a NIC's copy.
 const FRAMES: usize = 4096;
 
+/// With frames that are handed over and come home in batches: a turn's two bursts, for sixteen turns and their way.
+const FRAMES_IF_HANDED_OVER: usize = 8192;
+
 /// Burst times kept per worker for the percentiles.
 const MAX_SAMPLES: usize = 1 << 20;
 
@@ -44,6 +47,9 @@ pub struct Options {
     /// Ports `(out, in)`: what leaves by `out` in a first round comes in again by `in` as replies, mixed one to one
     /// with the captures.
     pub reflect: Vec<(String, String)>,
+    /// With several workers, how many percent of the frames come in at a worker that has not got their flow; otherwise
+    /// every worker receives all of them.
+    pub foreign_percent: Option<u8>,
 }
 
 /// The result of a benchmark; `--json` prints it as it is.
@@ -65,6 +71,8 @@ pub struct Report {
     pub burst_ns: (u64, u64, u64),
     /// Packets measured.
     pub packets: u64,
+    /// Percent of the packets that were given to the worker that has their flow.
+    pub handed_over_percent: f64,
     /// Packets dropped, by reason.
     pub drops: Vec<(&'static str, u64)>,
     /// Threads.
@@ -123,6 +131,7 @@ struct Measured {
     bursts: Vec<u32>,
     elapsed: Duration,
     packets: u64,
+    handed_over: u64,
 }
 
 /// Runs the benchmark.
@@ -146,8 +155,10 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, BenchError> {
     let frame_bytes = templates.iter().map(|t| t.total_bytes()).sum::<usize>() as f64 / frames as f64;
     let (node, compiler) =
         replay::compile(config, options.workers, config.has_zones()).map_err(ReplayError::from)?;
-    let (memory, pools) =
-        PacketMemory::new(options.workers, FRAMES, ChunkSize::Bytes2048).map_err(ReplayError::from)?;
+    // What is handed over comes home every few turns only.
+    let frames_of_worker = if options.foreign_percent.is_some() { FRAMES_IF_HANDED_OVER } else { FRAMES };
+    let (memory, pools) = PacketMemory::new(options.workers, frames_of_worker, ChunkSize::Bytes2048)
+        .map_err(ReplayError::from)?;
     let index = |name: &String| ports.iter().position(|port| port == name);
     let port = |name: &String| index(name).ok_or_else(|| BenchError::UnknownPort(name.clone()));
     let pairs = options.reflect.iter().map(|(out, back)| Ok((port(out)?, port(back)?)));
@@ -174,18 +185,23 @@ fn measure(
     options: &Options,
 ) -> Vec<Measured> {
     let barrier = Barrier::new(options.workers);
-    let closed = AtomicUsize::new(0);
+    let mut workers: Vec<Worker> =
+        pools.into_iter().enumerate().map(|(id, pool)| Worker::new(id, node, pool)).collect();
+    let mut templates = templates.to_vec();
+    learn(&mut workers, &mut templates, reflect);
+    let templates: Vec<Vec<Arc<Template>>> = match options.foreign_percent {
+        Some(percent) => share(&mut workers, node, &templates, percent),
+        None => vec![templates; options.workers],
+    };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = pools
+        let threads: Vec<_> = workers
             .into_iter()
+            .zip(&templates)
             .enumerate()
-            .map(|(id, pool)| {
-                let (barrier, closed) = (&barrier, &closed);
+            .map(|(id, (mut worker, templates))| {
+                let barrier = &barrier;
                 scope.spawn(move || {
                     core_affinity::set_for_current(core_affinity::CoreId { id: options.first_cpu + id });
-                    let mut worker = Worker::new(id, node, pool);
-                    let mut templates = templates.to_vec();
-                    learn(&mut worker, &mut templates, reflect);
                     for (port, template) in templates.iter().enumerate() {
                         // Workers start at different frames, so that they do not walk in step.
                         let first = template.len() / options.workers * id;
@@ -194,9 +210,17 @@ fn measure(
                         worker.attach(port as u16, 0, Box::new(io));
                     }
                     let measured = measure_worker(&mut worker, node, id, barrier, options);
+                    // Nothing comes in any more; what has been handed over goes out.
+                    for port in 0..templates.len() {
+                        worker.detach(port as u16, 0);
+                        worker.attach(port as u16, 0, Box::new(MemoryPort::default()));
+                    }
+                    for _ in 0..2 {
+                        barrier.wait();
+                        while worker.turn(Nanos::from_secs(options.seconds as u64 + 10)) {}
+                    }
+                    barrier.wait();
                     worker.stop();
-                    // Frames of others may still be on their way home.
-                    closed.fetch_add(1, Ordering::AcqRel);
                     measured
                 })
             })
@@ -205,21 +229,68 @@ fn measure(
     })
 }
 
+/// Turns all workers until none has anything left to do.
+fn settle(workers: &mut [Worker]) {
+    while workers.iter_mut().fold(false, |worked, worker| worker.turn(Nanos::default()) | worked) {}
+}
+
+/// Gives the first worker these frames to receive and all workers these ports to send by.
+fn attach(workers: &mut [Worker], templates: &[Arc<Template>], sink: impl Fn(usize) -> Sink) {
+    for (id, worker) in workers.iter_mut().enumerate() {
+        for (port, template) in templates.iter().enumerate() {
+            let template = if id == 0 { Arc::clone(template) } else { Arc::default() };
+            worker.attach(port as u16, 0, Box::new(MemoryPort::new(template, false, sink(port))));
+        }
+    }
+}
+
+fn detach(workers: &mut [Worker], ports: usize) {
+    for worker in workers {
+        (0..ports).for_each(|port| worker.detach(port as u16, 0));
+    }
+}
+
+/// The frames that each worker receives, so that `percent` of them are of another worker's flows.
+fn share(
+    workers: &mut [Worker],
+    node: &Node,
+    templates: &[Arc<Template>],
+    percent: u8,
+) -> Vec<Vec<Arc<Template>>> {
+    let mut shares: Vec<Vec<Template>> = vec![vec![Template::default(); templates.len()]; workers.len()];
+    let sent = || node.counters.iter().map(|worker| worker.sent.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    for (port, template) in templates.iter().enumerate() {
+        for index in 0..template.len() {
+            let mut one = vec![Template::default(); templates.len()];
+            one[port].push(template.frame(index));
+            let one: Vec<_> = one.into_iter().map(Arc::new).collect();
+            attach(workers, &one, |_| Sink::Discard);
+            let before = sent();
+            settle(workers);
+            detach(workers, templates.len());
+            let owner = sent().iter().zip(&before).position(|(now, before)| now > before).unwrap_or(0);
+            // Which of them are foreign is as good as random, and the same each time.
+            let dice = (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            let is_foreign = (dice * 100) >> 32 < u64::from(percent);
+            let by = if is_foreign { (owner + 1) % workers.len() } else { owner };
+            shares[by][port].push(template.frame(index));
+        }
+    }
+    shares.into_iter().map(|templates| templates.into_iter().map(Arc::new).collect()).collect()
+}
+
 /// One round through all frames, in which sessions begin and whose results become the replies.
-fn learn(worker: &mut Worker, templates: &mut [Arc<Template>], reflect: &[(usize, usize)]) {
+fn learn(workers: &mut [Worker], templates: &mut [Arc<Template>], reflect: &[(usize, usize)]) {
     if reflect.is_empty() {
         return;
     }
     let kept: Vec<_> = templates.iter().map(|_| Arc::new(Mutex::new(Vec::new()))).collect();
-    for (port, template) in templates.iter().enumerate() {
+    attach(workers, templates, |port| {
         let is_reflected = reflect.iter().any(|(out, _)| *out == port);
-        let sink = if is_reflected { Sink::Keep(Arc::clone(&kept[port])) } else { Sink::Discard };
-        worker.attach(port as u16, 0, Box::new(MemoryPort::new(Arc::clone(template), false, sink)));
-    }
-    while worker.turn(Nanos::default()) {}
-    for port in 0..templates.len() {
-        worker.detach(port as u16, 0);
-    }
+        if is_reflected { Sink::Keep(Arc::clone(&kept[port])) } else { Sink::Discard }
+    });
+    settle(workers);
+    detach(workers, templates.len());
     for (out, back) in reflect {
         let mut replies = Template::clone(&templates[*back]);
         for mut frame in std::mem::take(&mut *kept[*out].lock().expect("no holder panics")) {
@@ -273,6 +344,7 @@ fn measure_worker(
     let start = Instant::now();
     let clock = move || Nanos(start.elapsed().as_nanos() as u64);
     let received = || node.counters[id].received.load(Ordering::Relaxed);
+    let handed_over = || node.counters[id].handed_over.load(Ordering::Relaxed);
     let window = Duration::from_secs_f64(options.seconds / (2 * WINDOWS) as f64);
     let mut bursts = Vec::with_capacity(MAX_SAMPLES);
     // Warm-up: at least once through all frames, caches and branch predictors settled.
@@ -282,13 +354,19 @@ fn measure_worker(
             worker.turn(clock());
         }
     }
-    let mut measured =
-        Measured { full: vec![], null: vec![], bursts: vec![], elapsed: Duration::ZERO, packets: 0 };
+    let mut measured = Measured {
+        full: vec![],
+        null: vec![],
+        bursts: vec![],
+        elapsed: Duration::ZERO,
+        packets: 0,
+        handed_over: 0,
+    };
     for _ in 0..WINDOWS {
         for null in [true, false] {
             worker.set_null_pipeline(null);
             barrier.wait();
-            let before = received();
+            let (before, handed_before) = (received(), handed_over());
             let begun = Instant::now();
             let first = tsc::cycles();
             let mut last = first;
@@ -309,6 +387,7 @@ fn measure_worker(
                 measured.full.push(sample);
                 measured.elapsed += begun.elapsed();
                 measured.packets += sample.1;
+                measured.handed_over += handed_over() - handed_before;
             }
         }
     }
@@ -368,6 +447,8 @@ fn report(
         ),
         burst_ns: (percentile(0.5), percentile(0.99), percentile(0.999)),
         packets: measured.iter().map(|m| m.packets).sum(),
+        handed_over_percent: measured.iter().map(|m| m.handed_over).sum::<u64>() as f64 * 100.0
+            / measured.iter().map(|m| m.packets).sum::<u64>().max(1) as f64,
         drops: totals.drops.iter().map(|(reason, count)| (reason.name(), *count)).collect(),
         workers: options.workers,
         frame_bytes,

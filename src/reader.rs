@@ -407,7 +407,7 @@ mod tests {
         counters.pools.reserve(1);
         Bench {
             desk: Desk::default(),
-            flows: Flows::new(0, capacity, Arc::clone(&claims), Key::default()).expect("memory"),
+            flows: Flows::new(0, capacity, Arc::clone(&claims), None, Key::default()).expect("memory"),
             policy: Policy::none(),
             counters,
             claims,
@@ -627,7 +627,8 @@ mod tests {
         const SESSIONS: u32 = 500_000;
         let mut bench = bench();
         let capacity = Capacity { sessions: SESSIONS, populate: true };
-        bench.flows = Flows::new(0, capacity, Arc::clone(&bench.claims), Key::default()).expect("memory");
+        bench.flows =
+            Flows::new(0, capacity, Arc::clone(&bench.claims), None, Key::default()).expect("memory");
         let mut bench = bench.with(SESSIONS, 0);
         let nobody = Filter { rule: Some(7), ..Filter::default() };
         for task in [Task::Count(nobody), Task::Settle, Task::End(nobody), Task::End(Filter::default())] {

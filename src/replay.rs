@@ -85,9 +85,6 @@ pub enum ReplayError {
     /// A port that appears or goes would need captures of its own.
     #[error("a config to reload has other ports than the first: {0}")]
     OtherPorts(String),
-    /// Sessions for more than one worker.
-    #[error("zones need sessions, which one worker keeps: --workers 1")]
-    Zones,
     /// Work without end.
     #[error("the replay does not come to rest at {0:?}: this is a bug, please report it with the captures")]
     Stuck(Nanos),
@@ -158,10 +155,6 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
         if names != ports {
             return Err(ReplayError::OtherPorts(names.join(", ")));
         }
-    }
-    let mut configs = reloads.iter().map(|(_, config)| *config).chain([config]);
-    if options.workers > 1 && configs.any(Config::has_zones) {
-        return Err(ReplayError::Zones);
     }
     let (node, mut compiler) = compile(config, options.workers, false)?;
     let frames = config.system.frames.get() as usize;

@@ -5,7 +5,7 @@
 //! and in who reads the clock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
@@ -13,13 +13,16 @@ use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
+use crate::flow::directory::Directory;
 use crate::flow::nat::BlockClaims;
+use crate::flow::steering::{Loan, Request, Steering};
 use crate::flow::{self, Flows, Held};
 use crate::io::waker::{self, Waker};
 use crate::io::{Port, PortStats};
 use crate::mem::{BURST, Frame, FramePool, Frames};
 use crate::neighbours::NeighbourTable;
-use crate::packet::{Burst, DropReason, Ingress, Meta, Packet, Verdict, hash};
+use crate::packet::{Burst, DropReason, Ingress, Meta, Packet, Pass, Verdict, hash};
+use crate::pipeline::review::Review;
 use crate::pipeline::slow::Parked;
 use crate::pipeline::{self, Context, Limits, SlowPath};
 use crate::publication;
@@ -27,6 +30,7 @@ use crate::reader::{Desk, Owned, Reading};
 use crate::tables::compile::MAX_PORTS;
 use crate::tables::policy::PolicySlots;
 use crate::tables::{Lag, NO_INTERFACE, Tables};
+use crate::telemetry::events::{Event, EventQueues};
 use crate::telemetry::{DropRecorder, WorkerCounters, add};
 use crate::time::Nanos;
 
@@ -35,6 +39,15 @@ pub const MAX_MEMBERS: usize = crate::config::Port::MAX_DEVICES;
 
 /// Batches of finished frames under way to another worker.
 const HAND_OVER_BATCHES: usize = 256;
+
+/// What may be asked of a worker at once.
+const ERRANDS: usize = 1024;
+
+/// How long they wait: an answer that had no room does not come.
+const LOAN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Packets of a worker that wait for another's answer.
+const MAX_WAITING: usize = 256;
 
 /// Turns between two exchanges of frames with other workers' pools.
 const EXCHANGE_TURNS: u32 = 16;
@@ -51,6 +64,30 @@ const HELD_SHARE: usize = 8;
 
 /// A finished frame and the port and member it leaves by.
 type Outgoing = (Frame, u16, u8);
+
+/// A packet that another worker has received and this one settles.
+struct Arrival {
+    frame: Frame,
+    ingress: Ingress,
+    pass: Pass,
+}
+
+/// What workers ask of each other.
+enum Errand {
+    /// Lend a mapping for a session of mine.
+    Borrow { borrower: u8, request: Request },
+    /// The answer.
+    Lent { request: Request, loan: Result<Loan, DropReason> },
+    /// The session has ended.
+    Returned(Loan),
+}
+
+/// Packets of one flow that wait for a mapping of another worker.
+struct Waiting {
+    request: Request,
+    since: Nanos,
+    packets: Vec<(Frame, Ingress)>,
+}
 
 /// What all threads of a node share.
 pub struct Node {
@@ -70,6 +107,16 @@ pub struct Node {
     pub recorders: Box<[DropRecorder]>,
     /// By worker: finished frames for queues only that worker has.
     hand_over: Box<[ArrayQueue<ArrayVec<Outgoing, BURST>>]>,
+    /// By worker: packets of flows that are its.
+    arrivals: Box<[ArrayQueue<ArrayVec<Arrival, BURST>>]>,
+    /// By worker: what others ask of it.
+    errands: Box<[ArrayQueue<Errand>]>,
+    /// With several workers: who has which flow.
+    directory: Option<Arc<Directory>>,
+    /// What goes to the log.
+    pub events: Arc<EventQueues>,
+    /// Workers that have stopped.
+    stopped: AtomicUsize,
     /// By worker: wakes it where it blocks when idle. Replay and benchmarks never block.
     wakers: Box<[Waker]>,
     /// By worker: what commands ask of it.
@@ -99,6 +146,17 @@ impl Node {
             counters: (0..workers).map(|_| CachePadded::new(WorkerCounters::new(interfaces))).collect(),
             recorders: (0..workers).map(|_| DropRecorder::default()).collect(),
             hand_over: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
+            arrivals: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
+            errands: (0..workers).map(|_| ArrayQueue::new(ERRANDS)).collect(),
+            directory: (workers > 1).then(|| {
+                // Two keys of a translated session, one of another; both families are seldom full.
+                let keys = workers * capacity.sessions as usize * 3;
+                Arc::new(
+                    Directory::new(keys).expect("address space for the directory: lower `flows.capacity`"),
+                )
+            }),
+            events: Arc::new(EventQueues::new(workers)),
+            stopped: AtomicUsize::new(0),
             desks: (0..workers).map(|_| Desk::default()).collect(),
             wakers: (0..workers).map(|_| Waker::new().expect("an eventfd: raise `ulimit -n`")).collect(),
             asleep: (0..workers).map(|_| CachePadded::new(AtomicBool::new(false))).collect(),
@@ -136,6 +194,13 @@ impl Node {
     /// Wakes all workers, also those about to sleep: new tables or commands wait for them.
     pub fn wake_all(&self) {
         self.wakers.iter().for_each(Waker::wake);
+    }
+
+    fn has_work_for(&self, worker: usize) -> bool {
+        !self.hand_over[worker].is_empty()
+            || !self.arrivals[worker].is_empty()
+            || !self.errands[worker].is_empty()
+            || self.desks[worker].has_request()
     }
 
     /// True once every worker works with `generation` or a later one.
@@ -192,10 +257,16 @@ struct Engine {
     flows: Flows,
     /// What a command reads.
     reading: Reading,
+    /// Sessions decided by older tables.
+    review: Review,
     /// By port and member: index into the worker's queues, or `NO_QUEUE`.
     routes: Box<[u16; MAX_PORTS * MAX_MEMBERS]>,
     /// Frames for other workers' queues, by worker.
     outgoing: Box<[ArrayVec<Outgoing, BURST>]>,
+    /// Packets of other workers' flows, by worker.
+    elsewhere: Box<[ArrayVec<Arrival, BURST>]>,
+    /// Packets that wait for another worker's mapping.
+    waiting: Vec<Waiting>,
     /// Reasons of which this burst has left a copy in the recorder.
     recorded: u64,
     /// The null pipeline of benchmarks: frames go straight back into the pool.
@@ -209,7 +280,10 @@ impl Worker {
     pub fn new(id: usize, node: &Arc<Node>, pool: FramePool) -> Worker {
         let tables = node.tables.load();
         let key = tables.settings.key;
-        let mut flows = Flows::new(id, node.capacity, Arc::clone(&node.claims), key)
+        let workers = node.counters.len();
+        let steering =
+            node.directory.as_ref().map(|directory| Steering::new(Arc::clone(directory), id, workers, key));
+        let mut flows = Flows::new(id, node.capacity, Arc::clone(&node.claims), steering, key)
             .expect("address space for the flow table: lower `flows.capacity`");
         flows.fragments.hold_at_most(pool.available() / HELD_SHARE);
         Worker {
@@ -222,8 +296,11 @@ impl Worker {
                 slow: SlowPath::new(id == 0, &tables),
                 flows,
                 reading: Reading::default(),
+                review: Review::default(),
                 routes: Box::new([NO_QUEUE; MAX_PORTS * MAX_MEMBERS]),
-                outgoing: (0..node.counters.len()).map(|_| ArrayVec::new()).collect(),
+                outgoing: (0..workers).map(|_| ArrayVec::new()).collect(),
+                elsewhere: (0..workers).map(|_| ArrayVec::new()).collect(),
+                waiting: Vec::new(),
                 recorded: 0,
                 null_pipeline: false,
             },
@@ -300,10 +377,11 @@ impl Worker {
             } else if table.lag == Lag::ActiveBackup && table.members_up & 1 << queues[index].member == 0 {
                 scratch.drain(..).for_each(|frame| engine.lose_frame(frame, node, DropReason::BackupDevice));
             } else {
-                engine.burst(scratch, Ingress::Port(port), false, tables, now, node, queues);
+                engine.burst(scratch, Ingress::Port(port), Pass::First, tables, now, node, queues);
             }
         }
         worked |= engine.housekeeping(tables, now, node, queues);
+        worked |= engine.review(worked, tables, now, node);
         engine.flush(node, queues);
         *turns = turns.wrapping_add(1);
         // Behind the packets, and with a request only.
@@ -350,10 +428,11 @@ impl Worker {
         let id = self.engine.id;
         self.node.asleep[id].store(true, Ordering::SeqCst);
         // Whoever handed something over before he saw us asleep did not wake us: look once more.
-        if self.node.hand_over[id].is_empty() && !self.node.desks[id].has_request() {
+        if !self.node.has_work_for(id) {
             let due = self.next_deadline().since(now);
             // A reader whose queue is full wakes us, unless it is gone.
-            let looks_soon = self.engine.slow.has_parked() || self.engine.reading.is_busy();
+            let owes = !self.engine.flows.nat.loans.returns.is_empty();
+            let looks_soon = self.engine.slow.has_parked() || self.engine.reading.is_busy() || owes;
             let due = if looks_soon { due.min(PARKED_POLL) } else { due };
             let mut fds: ArrayVec<std::os::fd::RawFd, { MAX_PORTS * 2 }> = ArrayVec::new();
             fds.push(self.node.wakers[id].fd());
@@ -393,7 +472,7 @@ impl Engine {
         &mut self,
         frames: &mut Frames,
         ingress: Ingress,
-        restarted: bool,
+        pass: Pass,
         tables: &Tables,
         now: Nanos,
         node: &Node,
@@ -406,7 +485,7 @@ impl Engine {
             counters: &node.counters[self.id],
             limits: &node.limits,
             ingress,
-            restarted,
+            pass,
         };
         self.run(frames, &cx, node, queues);
         self.send_emitted(&cx, node, queues);
@@ -425,7 +504,7 @@ impl Engine {
                 continue;
             }
             frames.push(held.frame);
-            let cx = Context { ingress: held.ingress, restarted: true, ..*cx };
+            let cx = Context { ingress: held.ingress, pass: Pass::Again, ..*cx };
             self.run(&mut frames, &cx, node, queues);
             self.send_emitted(&cx, node, queues);
         }
@@ -458,7 +537,18 @@ impl Engine {
                 }
                 continue;
             }
-            if meta.verdict == Verdict::Held {
+            let elsewhere = match meta.verdict {
+                Verdict::Held => continue,
+                Verdict::Elsewhere(worker) => Some((worker, Pass::Handed)),
+                Verdict::Gather(worker) => Some((worker, Pass::Gathered)),
+                Verdict::Borrow => {
+                    self.borrow(frame, cx, node);
+                    continue;
+                }
+                _ => None,
+            };
+            if let Some((worker, pass)) = elsewhere {
+                self.pass_on(Arrival { frame, ingress: cx.ingress, pass }, worker.into(), node);
                 continue;
             }
             let packet = Packet { frame, meta: *meta };
@@ -483,9 +573,44 @@ impl Engine {
             let vrf = *vrf;
             let count = self.slow.emit.own.iter().take(BURST).take_while(|(_, other)| *other == vrf).count();
             frames.extend(self.slow.emit.own.drain(..count).map(|(frame, _)| frame));
-            let cx = Context { ingress: Ingress::Own { vrf }, ..*cx };
+            let cx = Context { ingress: Ingress::Own { vrf }, pass: Pass::First, ..*cx };
             self.run(&mut frames, &cx, node, queues);
         }
+    }
+
+    /// Leaves what has happened for the log.
+    #[inline]
+    fn report(&mut self, node: &Node) {
+        let nat = &mut self.flows.nat;
+        if nat.has_events() || !nat.session_events.is_empty() {
+            while let Some(event) = nat.pop_event() {
+                node.events.push(self.id, Event::Block(event));
+            }
+            for event in nat.session_events.drain(..) {
+                node.events.push(self.id, Event::Session(event));
+            }
+            let lost = nat.take_events_lost();
+            if node.events.is_wanted() {
+                node.events.lose(lost);
+            }
+        }
+    }
+
+    /// Decides sessions again that were decided by older tables. True if some are left.
+    fn review(&mut self, busy: bool, tables: &Tables, now: Nanos, node: &Node) -> bool {
+        if !self.review.is_due(tables) {
+            return false;
+        }
+        let cx = Context {
+            now,
+            tables,
+            neighbours: &node.neighbours,
+            counters: &node.counters[self.id],
+            limits: &node.limits,
+            ingress: Ingress::Own { vrf: 0 },
+            pass: Pass::First,
+        };
+        self.review.step(busy, &cx, &mut self.flows)
     }
 
     /// What is due without a received packet: timers, restarts, frames from other workers.
@@ -500,7 +625,7 @@ impl Engine {
                 counters: &node.counters[self.id],
                 limits: &node.limits,
                 ingress: Ingress::Own { vrf: 0 },
-                restarted: false,
+                pass: Pass::First,
             };
             self.slow.timers(&cx, &mut self.pool, &node.limits);
             self.send_emitted(&cx, node, queues);
@@ -514,6 +639,7 @@ impl Engine {
                 self.lose_frame(held.frame, node, lost.unwrap_or(DropReason::FragmentTimeout));
             }
         }
+        self.report(node);
         if self.slow.has_parked() {
             let mut parked: ArrayVec<Parked, BURST> = ArrayVec::new();
             self.slow.restarts(&node.neighbours, &mut parked);
@@ -521,8 +647,11 @@ impl Engine {
             let mut frames = Frames::new();
             for Parked { frame, ingress, .. } in parked {
                 frames.push(frame);
-                self.burst(&mut frames, ingress, true, tables, now, node, queues);
+                self.burst(&mut frames, ingress, Pass::Again, tables, now, node, queues);
             }
+        }
+        if node.directory.is_some() {
+            worked |= self.serve_others(tables, now, node, queues);
         }
         while let Some(batch) = node.hand_over[self.id].pop() {
             worked = true;
@@ -612,6 +741,152 @@ impl Engine {
             if !self.outgoing[worker].is_empty() {
                 self.send_over(worker, node);
             }
+            if !self.elsewhere[worker].is_empty() {
+                self.send_elsewhere(worker, node);
+            }
+        }
+    }
+
+    /// Gives a packet to the worker that has its flow.
+    fn pass_on(&mut self, arrival: Arrival, worker: usize, node: &Node) {
+        if self.elsewhere[worker].is_full() {
+            self.send_elsewhere(worker, node);
+        }
+        self.elsewhere[worker].push(arrival);
+    }
+
+    fn send_elsewhere(&mut self, worker: usize, node: &Node) {
+        let batch = std::mem::take(&mut self.elsewhere[worker]);
+        add(&self.counters(node).handed_over, batch.len() as u64);
+        match node.arrivals[worker].push(batch) {
+            Ok(()) => node.wake_if_asleep(worker),
+            Err(batch) => {
+                for Arrival { frame, .. } in batch {
+                    self.lose_frame(frame, node, DropReason::HandOverFull);
+                }
+            }
+        }
+    }
+
+    /// Keeps a packet until another worker has lent the mapping that its session needs: what the burst has asked for
+    /// first. Packets of the same flow wait behind it.
+    #[cold]
+    fn borrow(&mut self, frame: Frame, cx: &Context<'_>, node: &Node) {
+        let ingress = cx.ingress;
+        let request = self.flows.nat.loans.requests.remove(0);
+        if self.waiting.iter().map(|waiting| waiting.packets.len()).sum::<usize>() >= MAX_WAITING {
+            self.lose_frame(frame, node, DropReason::HandOverFull);
+            return;
+        }
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.request == request) {
+            waiting.packets.push((frame, ingress));
+            return;
+        }
+        let errand = Errand::Borrow { borrower: self.id as u8, request };
+        if node.errands[usize::from(request.lender)].push(errand).is_ok() {
+            node.wake_if_asleep(request.lender.into());
+            self.waiting.push(Waiting { request, since: cx.now, packets: vec![(frame, ingress)] });
+        } else {
+            self.lose_frame(frame, node, DropReason::HandOverFull);
+        }
+    }
+
+    /// Packets of our flows that others have received, and what they ask of us.
+    fn serve_others(&mut self, tables: &Tables, now: Nanos, node: &Node, queues: &mut [Queue]) -> bool {
+        let mut worked = false;
+        let mut frames = Frames::new();
+        for _ in 0..HAND_OVER_BATCHES {
+            let Some(batch) = node.arrivals[self.id].pop() else { break };
+            worked = true;
+            let mut last = None;
+            for Arrival { frame, ingress, pass } in batch {
+                if let Some((ingress, pass)) = last.filter(|last| *last != (ingress, pass)) {
+                    self.burst(&mut frames, ingress, pass, tables, now, node, queues);
+                }
+                last = Some((ingress, pass));
+                frames.push(frame);
+            }
+            if let Some((ingress, pass)) = last {
+                self.burst(&mut frames, ingress, pass, tables, now, node, queues);
+            }
+        }
+        for _ in 0..ERRANDS {
+            let Some(errand) = node.errands[self.id].pop() else { break };
+            worked = true;
+            self.run_errand(errand, tables, now, node, queues);
+        }
+        if self.waiting.first().is_some_and(|waiting| waiting.since.plus(LOAN_PATIENCE) < now) {
+            for (frame, _) in self.waiting.remove(0).packets {
+                self.lose_frame(frame, node, DropReason::HandOverFull);
+            }
+        }
+        while let Some(loan) = self.flows.nat.loans.returns.pop() {
+            let lender = usize::from(loan.lender);
+            if node.errands[lender].push(Errand::Returned(loan)).is_err() {
+                // Another time: it owes us as much.
+                self.flows.nat.loans.returns.push(loan);
+                break;
+            }
+            node.wake_if_asleep(lender);
+        }
+        worked
+    }
+
+    #[cold]
+    fn run_errand(&mut self, errand: Errand, tables: &Tables, now: Nanos, node: &Node, queues: &mut [Queue]) {
+        match errand {
+            Errand::Borrow { borrower, request } => {
+                // The pool may have gone: the borrower asked by older tables.
+                let pool = tables.policy.pools.get(usize::from(request.pool));
+                let lent = pool.ok_or(DropReason::PolicyChanged).and_then(|pool| {
+                    let counters = &node.counters[self.id];
+                    let refused = |refused| pipeline::note_refused(refused, request.pool, counters);
+                    self.flows.lend(pool, &request, now).map_err(refused)
+                });
+                if let Err(Errand::Lent { loan: Ok(loan), .. }) =
+                    node.errands[usize::from(borrower)].push(Errand::Lent { request, loan: lent })
+                {
+                    self.flows.take_back(&loan, now);
+                }
+                node.wake_if_asleep(borrower.into());
+            }
+            Errand::Lent { request, loan } => {
+                let Some(at) = self.waiting.iter().position(|waiting| waiting.request == request) else {
+                    return;
+                };
+                let waiting = self.waiting.swap_remove(at);
+                match loan {
+                    Ok(loan) => self.go_on_with(loan, waiting, tables, now, node, queues),
+                    Err(reason) => {
+                        for (frame, _) in waiting.packets {
+                            self.lose_frame(frame, node, reason);
+                        }
+                    }
+                }
+            }
+            Errand::Returned(loan) => self.flows.take_back(&loan, now),
+        }
+    }
+
+    /// The first packet that waited opens the session, those behind it are part of it.
+    fn go_on_with(
+        &mut self,
+        loan: Loan,
+        waiting: Waiting,
+        tables: &Tables,
+        now: Nanos,
+        node: &Node,
+        queues: &mut [Queue],
+    ) {
+        self.flows.nat.loans.given = Some(loan);
+        let mut frames = Frames::new();
+        for (frame, ingress) in waiting.packets {
+            frames.push(frame);
+            self.burst(&mut frames, ingress, Pass::Handed, tables, now, node, queues);
+            // Not wanted any more: another decision, or a drop.
+            if let Some(unused) = self.flows.nat.loans.given.take() {
+                self.flows.nat.loans.returns.push(unused);
+            }
         }
     }
 
@@ -686,9 +961,27 @@ impl Engine {
                 self.lose_frame(frame, node, DropReason::Shutdown);
             }
         }
-        while let Some(batch) = node.hand_over[self.id].pop() {
-            for (frame, ..) in batch {
+        for worker in 0..self.elsewhere.len() {
+            for Arrival { frame, .. } in std::mem::take(&mut self.elsewhere[worker]) {
                 self.lose_frame(frame, node, DropReason::Shutdown);
+            }
+        }
+        for (frame, _) in std::mem::take(&mut self.waiting).into_iter().flat_map(|waiting| waiting.packets) {
+            self.lose_frame(frame, node, DropReason::Shutdown);
+        }
+        // What others still give us finds nobody: the last to stop takes it, when none is left to give.
+        if node.stopped.fetch_add(1, Ordering::AcqRel) + 1 == node.counters.len() {
+            for worker in 0..node.counters.len() {
+                while let Some(batch) = node.hand_over[worker].pop() {
+                    batch
+                        .into_iter()
+                        .for_each(|(frame, ..)| self.lose_frame(frame, node, DropReason::Shutdown));
+                }
+                while let Some(batch) = node.arrivals[worker].pop() {
+                    for Arrival { frame, .. } in batch {
+                        self.lose_frame(frame, node, DropReason::Shutdown);
+                    }
+                }
             }
         }
         self.pool.exchange();

@@ -41,7 +41,7 @@ use softgate::worker::{Node, Worker};
 
 /// Gateways to choose from, with their number of workers. With two, port 0 is served by worker 0 and port 1
 /// by worker 1, so that every forwarded frame is handed over.
-const CONFIGS: [(&str, usize); 8] = [
+const CONFIGS: [(&str, usize); 9] = [
     (include_str!("../configs/plain.toml"), 1),
     (include_str!("../configs/vlan.toml"), 1),
     (include_str!("../configs/qinq.toml"), 1),
@@ -50,6 +50,7 @@ const CONFIGS: [(&str, usize); 8] = [
     (include_str!("../configs/small-mtu.toml"), 1),
     (include_str!("../configs/plain.toml"), 2),
     (include_str!("../configs/zones.toml"), 1),
+    (include_str!("../configs/zones.toml"), 2),
 ];
 
 /// Frames per worker: few, so that inputs run out of them.

@@ -1,16 +1,35 @@
 //! `softgate apply FILE`: replaces the whole config, all or nothing.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::{Trouble, connect, print, print_json};
 use crate::config;
-use crate::control::Changed;
+use crate::control::{Changed, Client, Request, Version};
+
+/// How often the gateway is asked whether all sessions are decided again.
+const POLL: Duration = Duration::from_millis(20);
+
+/// How long they may take: 4 million under full load take half a minute.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What `apply` waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Wait {
+    /// No packet uses the old config
+    Applied,
+    /// No session carries a decision of the old config, idle ones included
+    Converged,
+}
 
 /// Arguments of `apply`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The config; its route files are read here and sent along
     file: PathBuf,
+    /// Return when
+    #[arg(long, value_enum, default_value = "applied")]
+    wait: Wait,
     /// Output for programs
     #[arg(long)]
     json: bool,
@@ -27,8 +46,39 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
         let content = read(&config::beside(&args.file, &path))?;
         files.push((path, content));
     }
-    let changed = connect(socket)?.apply(&args.file.display().to_string(), &text, &files)?;
-    print_changed(&changed, "applied", args.json)
+    let mut client = connect(socket)?;
+    let changed = client.apply(&args.file.display().to_string(), &text, &files)?;
+    print_changed(&changed, "applied", args.json)?;
+    if args.wait == Wait::Converged {
+        let took = converge(&mut client, changed.generation)?;
+        if !args.json {
+            print(&format!(
+                "converged: every session is of generation {} after {}\n",
+                changed.generation,
+                duration(took.as_micros() as u64)
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until no session is older than `generation`.
+fn converge(client: &mut Client, generation: u64) -> Result<Duration, Trouble> {
+    let begun = Instant::now();
+    loop {
+        let version: Version = client.call(&Request::ShowVersion {})?;
+        if version.converged >= generation {
+            return Ok(begun.elapsed());
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(Trouble::Unable(format!(
+                "applied, but some sessions are still of generation {} after {} s: see `softgate show workers`",
+                version.converged,
+                PATIENCE.as_secs()
+            )));
+        }
+        std::thread::sleep(POLL);
+    }
 }
 
 /// What a change came to.

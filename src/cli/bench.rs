@@ -31,6 +31,10 @@ pub struct Args {
     /// What leaves by OUT in a first round comes in again by IN as replies, one to one with the captures
     #[arg(long, value_name = "OUT=IN", value_parser = parse_ports)]
     pub reflect: Vec<(String, String)>,
+    /// Of the frames so many percent come in at a worker that has not got their flow (zones, several workers);
+    /// without it each worker receives all frames
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub foreign: Option<u8>,
     /// Reports although packets are dropped
     #[arg(long)]
     pub allow_drops: bool,
@@ -49,6 +53,7 @@ pub(super) fn run(args: &Args) -> Result<(), Trouble> {
         seconds: args.seconds.clamp(0.1, 3600.0),
         allow_drops: args.allow_drops,
         reflect: args.reflect.clone(),
+        foreign_percent: args.foreign,
     };
     let report =
         bench(&config, &options).map_err(|error| Trouble::Wrong(format!("softgate bench: {error}")))?;
@@ -88,6 +93,9 @@ fn text(report: &Report) -> String {
         report.pages
     );
     let _ = writeln!(text, "{}, TSC {:.2} GHz, Linux {}", report.cpu, report.tsc_ghz, report.kernel);
+    if report.workers > 1 {
+        let _ = writeln!(text, "{:.1} % given to the worker that has their flow", report.handed_over_percent);
+    }
     for (reason, count) in &report.drops {
         let _ = writeln!(text, "dropped {count}: {reason}");
     }

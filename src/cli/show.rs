@@ -344,6 +344,7 @@ fn workers(list_of: &Vec<WorkerStatus>) -> String {
         ">WORKER",
         ">CPU",
         ">GENERATION",
+        ">CONVERGED",
         ">PACKETS",
         ">BURSTS",
         ">LOOPS",
@@ -352,6 +353,7 @@ fn workers(list_of: &Vec<WorkerStatus>) -> String {
         ">OWN-GAP-US",
         ">LONG-GAPS",
         ">FRAMES-FREE",
+        ">HANDED-OVER",
         ">SESSIONS",
         ">OPENED",
         ">ENDED",
@@ -362,6 +364,7 @@ fn workers(list_of: &Vec<WorkerStatus>) -> String {
             worker.id.to_string(),
             or_dash(worker.cpu),
             worker.generation.to_string(),
+            worker.converged.to_string(),
             worker.packets.to_string(),
             worker.bursts.to_string(),
             worker.loops.to_string(),
@@ -370,6 +373,7 @@ fn workers(list_of: &Vec<WorkerStatus>) -> String {
             worker.longest_gap_own_us.to_string(),
             worker.long_gaps.to_string(),
             worker.frames_free.to_string(),
+            worker.handed_over.to_string(),
             worker.sessions.to_string(),
             worker.sessions_opened.to_string(),
             worker.sessions_ended.to_string(),
@@ -380,11 +384,11 @@ fn workers(list_of: &Vec<WorkerStatus>) -> String {
 }
 
 fn version(version: &Version) -> String {
-    let Version { version, name, schema, generation, config, uptime_s, pid } = version;
+    let Version { version, name, schema, generation, converged, config, uptime_s, pid } = version;
     let (days, hours, minutes, seconds) =
         (uptime_s / 86400, uptime_s / 3600 % 24, uptime_s / 60 % 60, uptime_s % 60);
     format!(
-        "softgate {version}, config schema {schema}\nnode        {name}\ngeneration  {generation}\nconfig      {config}\n\
+        "softgate {version}, config schema {schema}\nnode        {name}\ngeneration  {generation}\nconverged   {converged}\nconfig      {config}\n\
          uptime      {days} d {hours:02}:{minutes:02}:{seconds:02}\nprocess     {pid}\n"
     )
 }

@@ -7,7 +7,7 @@ use ahash::{AHashMap, AHashSet};
 use ipnet::IpNet;
 
 use super::Config;
-use super::sections::{Interface, Port, Route, RouterAdvertisements, Workers};
+use super::sections::{Interface, Port, Route, RouterAdvertisements};
 use super::value::{Mtu, Name, NextHop, Vlan, VrfName};
 
 /// Where a fault stands: under a key of the config, or in a route file.
@@ -169,13 +169,6 @@ impl<'a> Checks<'a, '_> {
 
     /// DESIGN section 3: between an interface with a zone and one without, what is stateful? Ask.
     fn zones(&mut self) {
-        if let Workers::Cpus(cpus) = &self.config.system.workers
-            && cpus.len() > 1
-            && self.config.has_zones()
-        {
-            let allowed = "sessions are kept by one worker: one CPU, or \"auto\", or no zones";
-            self.fault("system.workers".into(), format!("{} CPUs", cpus.len()), allowed);
-        }
         let mut first: AHashMap<&VrfName, &Interface> = AHashMap::new();
         let mut reported: AHashSet<&VrfName> = AHashSet::new();
         for (index, interface) in self.config.interfaces.iter().enumerate() {

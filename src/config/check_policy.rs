@@ -291,8 +291,8 @@ impl<'a> Checks<'a, '_> {
         self.side(known, Of::Firewall, &format!("{key}.from"), &rule.from);
         self.side(known, Of::Firewall, &format!("{key}.to"), &rule.to);
         self.families(key, &rule.from, Some(&rule.to), rule.service.as_ref());
-        if rule.log {
-            self.fault(format!("{key}.log"), true, NOT_YET);
+        if rule.log && self.config.log.events.is_none() {
+            self.fault(format!("{key}.log"), true, "say where to: [log] events = \"FILE\"");
         }
         let services = rule.service.as_deref().unwrap_or(&[Service::ANY]);
         if rule.source_ports.is_some()

@@ -32,8 +32,8 @@ pub use policy::{
     RuleAction, Seconds, Sessions, Side,
 };
 pub use sections::{
-    Control, Cpu, Icmp, Interface, Lag, Neighbour, NeighbourLimits, Pair, Port, PortMode, Route, RouteFile,
-    RouteTarget, RouterAdvertisements, SourceCheck, System, Vrf, Workers,
+    Control, Cpu, Icmp, Interface, Lag, Log, Neighbour, NeighbourLimits, Pair, Port, PortMode, Route,
+    RouteFile, RouteTarget, RouterAdvertisements, SourceCheck, System, Vrf, Workers,
 };
 pub use service::{Dscp, PortRange, Service, TcpFlag};
 pub use value::{
@@ -58,6 +58,8 @@ pub struct Config {
     pub system: System,
     /// `[control]`
     pub control: Control,
+    /// `[log]`
+    pub log: Log,
     /// `[pair]`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pair: Option<Pair>,
@@ -100,10 +102,11 @@ pub struct Config {
 }
 
 /// The top-level keys, in the order of the manual.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "schema",
     "system",
     "control",
+    "log",
     "pair",
     "icmp",
     "neighbours",
@@ -127,6 +130,7 @@ impl Default for Config {
             schema: SCHEMA,
             system: System::default(),
             control: Control::default(),
+            log: Log::default(),
             pair: None,
             icmp: Icmp::default(),
             neighbour_limits: NeighbourLimits::default(),
@@ -175,6 +179,7 @@ impl Config {
             schema: SCHEMA,
             system: source.single("system", e).unwrap_or_default(),
             control: source.single("control", e).unwrap_or_default(),
+            log: source.single("log", e).unwrap_or_default(),
             pair: source.single("pair", e),
             icmp: source.single("icmp", e).unwrap_or_default(),
             neighbour_limits: source.single("neighbours", e).unwrap_or_default(),

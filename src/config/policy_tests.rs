@@ -249,7 +249,7 @@ fn errors_of_flows_and_groups() {
             "log = false",
             "log = true",
             "log = true",
-            &["gw.toml:#: rule[0].log: true: this version cannot do that yet; leave it out"],
+            &["gw.toml:#: rule[0].log: true: say where to: [log] events = \"FILE\""],
         ),
         (
             "udp_s = 300",

@@ -105,6 +105,16 @@ impl<'de> Deserialize<'de> for Workers {
     }
 }
 
+/// `[log]`: what is written besides the gateway's own messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// Where sessions of rules with `log = true` and port blocks are written to, one JSON object per line; absent:
+    /// nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<PathBuf>,
+}
+
 /// `[control]`: the control socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -90,6 +90,9 @@ pub struct Version {
     pub schema: u32,
     /// The generation in use.
     pub generation: u64,
+    /// The generation that no session's decision is older than.
+    #[serde(default)]
+    pub converged: u64,
     /// The file the running config came from.
     pub config: String,
     /// Since the start.
@@ -341,6 +344,8 @@ pub struct WorkerStatus {
     pub cpu: Option<u32>,
     /// The generation it uses.
     pub generation: u64,
+    /// The generation that none of its sessions is older than.
+    pub converged: u64,
     /// Packets received.
     pub packets: u64,
     /// Bursts with at least one packet.
@@ -357,6 +362,8 @@ pub struct WorkerStatus {
     pub long_gaps: u64,
     /// Free frames in its pool.
     pub frames_free: u64,
+    /// Packets it gave to the workers that have their flows.
+    pub handed_over: u64,
     /// Sessions it has.
     pub sessions: u64,
     /// Sessions it opened, since the start.

@@ -153,6 +153,8 @@ enum State {
     /// For the first fragment.
     Waiting,
     Open(First),
+    /// Whose session another worker has.
+    Elsewhere(u8),
     Refused(DropReason),
 }
 
@@ -267,6 +269,8 @@ pub struct Fragments<T> {
     /// Datagrams that are headless.
     headless: usize,
     identifications: u64,
+    /// Of the numbers that identifications are made of, every how many is ours.
+    step: u64,
     key: Key,
 }
 
@@ -288,8 +292,14 @@ impl<T> Fragments<T> {
             sources: vec![Source::default(); SOURCES].into(),
             headless: 0,
             identifications: 0,
+            step: 1,
             key,
         })
+    }
+
+    /// Shares identifications with other tables: this one is number `me` of `all`.
+    pub fn share_identifications(&mut self, me: u64, all: u64) {
+        (self.identifications, self.step) = (me, all);
     }
 
     /// Holds at most so many frames, where [`MAX_HELD`] is more than a worker can spare.
@@ -324,7 +334,15 @@ impl<T> Fragments<T> {
     pub fn first(&self, at: u16) -> Option<First> {
         match self.entries[usize::from(at)].state {
             State::Open(first) => Some(first),
-            State::Waiting | State::Refused(_) => None,
+            State::Waiting | State::Elsewhere(_) | State::Refused(_) => None,
+        }
+    }
+
+    /// The worker that has the session of the datagram, if that is another.
+    pub fn elsewhere(&self, at: u16) -> Option<u8> {
+        match self.entries[usize::from(at)].state {
+            State::Elsewhere(worker) => Some(worker),
+            _ => None,
         }
     }
 
@@ -369,9 +387,18 @@ impl<T> Fragments<T> {
 
     /// The first fragment goes on; what was held follows it, by way of [`Fragments::next_settled`].
     pub fn open(&mut self, at: u16, first: First) {
+        self.go_on(at, State::Open(first));
+    }
+
+    /// The first fragment goes to another worker, and what was held follows it there.
+    pub fn open_elsewhere(&mut self, at: u16, worker: u8) {
+        self.go_on(at, State::Elsewhere(worker));
+    }
+
+    fn go_on(&mut self, at: u16, state: State) {
         self.note_headless(at, false);
         let entry = &mut self.entries[usize::from(at)];
-        entry.state = State::Open(first);
+        entry.state = state;
         entry.returning += entry.held.len;
         let held = std::mem::replace(&mut entry.held, List::EMPTY);
         join(&mut self.places, &mut self.settled, held);
@@ -463,7 +490,7 @@ impl<T> Fragments<T> {
     /// ```
     pub fn next_identification(&mut self) -> u16 {
         let (round, low) = (self.identifications >> 16, self.identifications as u16);
-        self.identifications += 1;
+        self.identifications += self.step;
         let [mut a, mut b] = low.to_be_bytes();
         for i in 0..4u32 {
             let mixed = hash::address(self.key, u128::from(round), 0x1d_0000 | i << 8 | u32::from(b));

@@ -11,7 +11,7 @@ use crate::packet::hash::{self, Key};
 use crate::packet::view::{array_mut, be32, be128};
 
 /// An IP address as the flow table keeps it: a number in host order.
-pub trait Address: Copy + Eq + FromZeros + Debug + Send + 'static {
+pub trait Address: Copy + Ord + FromZeros + Debug + Send + 'static {
     /// The source address of an L3 header.
     fn src_of(l3: &[u8]) -> Self;
     /// The destination address of an L3 header.

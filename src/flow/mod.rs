@@ -8,18 +8,22 @@
 //! tcp      the connection tracker
 //! nat      mappings of inside endpoints to external ports
 //! fragments   datagrams of which fragments are under way
+//! directory   which of several workers has a flow
+//! steering    whose a flow is that nobody has
 //! scan     what commands ask for and see of a session
 //! ```
 //!
-//! Everything here belongs to one worker. What nodes and workers share (the claims of port blocks) is a table of
+//! Everything here belongs to one worker. What workers share (the claims of port blocks, the directory) are tables of
 //! atomic words.
 
 pub mod counted;
+pub mod directory;
 pub mod fragments;
 pub mod index;
 pub mod key;
 pub mod nat;
 pub mod scan;
+pub mod steering;
 pub mod table;
 pub mod tcp;
 mod wheel;
@@ -38,11 +42,13 @@ use crate::neighbours::addr_key;
 use crate::packet::Ingress;
 use crate::packet::hash::{self, Key};
 use crate::packet::view::protocol;
+use crate::telemetry::events::{SessionEvent, SessionRecord};
 use crate::telemetry::{WorkerCounters, add};
 use crate::time::Nanos;
 use counted::Counted;
 use fragments::Fragments;
 use nat::{Bindings, BlockClaims, Inside, Limits, Mapping, Outside, Owner, Pool, Refused};
+use steering::{Loan, Loans, Request, Steering};
 
 /// Sessions looked at per turn because their time may be over: 64 cost less than a burst.
 const EXPIRY_BUDGET: usize = 64;
@@ -104,6 +110,12 @@ pub struct Holdings {
     hosts: Counted,
     /// Sessions by mapping and remote address, as far as only these may answer to it.
     peers: Counted,
+    /// With other workers: whose flows are whose.
+    pub steering: Option<Steering>,
+    /// Mappings of other workers.
+    pub loans: Loans,
+    /// For the log. The worker takes them in every turn, which opens and ends a few hundred sessions at most.
+    pub session_events: Vec<SessionRecord>,
 }
 
 impl Deref for Holdings {
@@ -120,12 +132,15 @@ impl DerefMut for Holdings {
 }
 
 impl Holdings {
-    fn new(sessions: u32, key: Key) -> Result<Holdings, MemoryError> {
+    fn new(sessions: u32, key: Key, steering: Option<Steering>) -> Result<Holdings, MemoryError> {
         let capacity = nat::Capacity::for_mappings(sessions as usize);
         Ok(Holdings {
             bindings: Bindings::new(capacity, Limits::default(), key),
             hosts: Counted::new(sessions, key)?,
             peers: Counted::new(sessions, key)?,
+            steering,
+            loans: Loans::default(),
+            session_events: Vec::new(),
         })
     }
 
@@ -154,6 +169,9 @@ impl Holdings {
     /// Gives back what a session holds. `flow` is its first packet's direction.
     fn give_back<A: Address>(&mut self, record: &Record, flow: &Flow<A>, reply_vrf: u16, now: Nanos) {
         record.mappings().for_each(|mapping| self.bindings.release(mapping, now));
+        if record.flags & record_flags::BORROWED != 0 {
+            self.loans.end(record.mapping - 1);
+        }
         let Flow { tuple, new_dst, .. } = flow;
         if record.flags & record_flags::HOST_COUNTED != 0 {
             let (vrf, host) = if record.bound == 0 { (tuple.vrf, tuple.src) } else { (reply_vrf, *new_dst) };
@@ -163,6 +181,13 @@ impl Holdings {
             && let Some(mapping) = record.mapping.checked_sub(1)
         {
             self.peers.remove(addr_key(new_dst.ip()), mapping);
+        }
+    }
+
+    /// A session with these tuples is in `table` no more: nor do other workers find it here.
+    fn leave<A: Address>(&self, tuples: [Tuple<A>; 2], table: &FlowTable<A>) {
+        if let Some(steering) = &self.steering {
+            steering.release(tuples.each_ref(), table);
         }
     }
 }
@@ -195,14 +220,19 @@ impl Flows {
         id: usize,
         capacity: Capacity,
         claims: Arc<BlockClaims>,
+        steering: Option<Steering>,
         key: Key,
     ) -> Result<Flows, MemoryError> {
         let Capacity { sessions, populate } = capacity;
+        let mut fragments = Fragments::new(key)?;
+        if let Some(steering) = &steering {
+            fragments.share_identifications(steering.me().into(), steering.workers().into());
+        }
         Ok(Flows {
             v4: FlowTable::new(sessions, key, populate)?,
             v6: FlowTable::new(sessions, key, populate)?,
-            nat: Holdings::new(sessions, key)?,
-            fragments: Fragments::new(key)?,
+            nat: Holdings::new(sessions, key, steering)?,
+            fragments,
             sweep_due: Nanos(0),
             claims,
             owner: Owner::new(id as u16).unwrap_or_else(|| unreachable!("a node has at most 256 workers")),
@@ -232,6 +262,27 @@ impl Flows {
     pub fn mapped(&self, vrf: u16, addr: Ipv4Addr, upper: u8, port: u16) -> Option<(Inside, u32)> {
         let view = self.nat.find_external(vrf, protocol_of(upper), addr.into(), port)?;
         Some((view.inside, view.id))
+    }
+
+    /// The worker that answers for a port of a NAT address, if any does.
+    pub fn owner_of(&self, vrf: u16, addr: Ipv4Addr, port: u16) -> Option<u8> {
+        self.claims.owner_of(vrf, addr.into(), port).map(|owner| owner.number() as u8)
+    }
+
+    /// Maps an endpoint for a session of another worker.
+    pub fn lend(&mut self, pool: &Pool, request: &Request, now: Nanos) -> Result<Loan, Refused> {
+        let Request { vrf, src, upper, port, .. } = *request;
+        let mapping = self.map(pool, vrf, src, upper, port, now)?;
+        let peer = request.peer.filter(|peer| self.nat.count_peer(mapping.id, *peer));
+        Ok(Loan { lender: self.owner.number() as u8, mapping, peer })
+    }
+
+    /// Another worker's session has ended.
+    pub fn take_back(&mut self, loan: &Loan, now: Nanos) {
+        self.nat.release(loan.mapping.id, now);
+        if let Some(peer) = loan.peer {
+            self.nat.peers.remove(addr_key(peer), loan.mapping.id);
+        }
     }
 
     /// One more session uses the mapping.
@@ -265,7 +316,8 @@ impl Flows {
     pub fn next_deadline(&self) -> Nanos {
         let due = [self.v4.next_due(), self.v6.next_due()].into_iter().flatten().min();
         let due = due.map_or(Nanos(u64::MAX), Tick::start).min(self.fragments.next_deadline());
-        if self.nat.has_pages() { due.min(self.sweep_due) } else { due }
+        let sweeps = self.nat.has_pages() || self.nat.steering.is_some();
+        if sweeps { due.min(self.sweep_due) } else { due }
     }
 
     /// Ends sessions whose time is over, and datagrams: a bounded number. True if more are waiting.
@@ -277,6 +329,11 @@ impl Flows {
         if self.sweep_due <= now {
             let pages = self.nat.pages() / SWEEPS + 1;
             self.nat.sweep(&self.claims, now, pages);
+            if let Some(steering) = &mut self.nat.steering
+                && steering.me() == 0
+            {
+                steering.sweep(SWEEPS as usize, now);
+            }
             self.sweep_due = now.plus(SWEEP_INTERVAL);
         }
         let datagrams_wait = self.fragments.expire(now);
@@ -302,8 +359,9 @@ fn expire_in<A: Address>(
             table.arm(session, due);
             continue;
         }
-        retire(table, nat, session, now, counters);
+        let tuples = retire(table, nat, session, now, counters);
         table.remove_disarmed(session);
+        nat.leave(tuples, table);
     }
 }
 
@@ -315,22 +373,51 @@ pub fn end<A: Address>(
     now: Nanos,
     counters: &WorkerCounters,
 ) {
-    retire(table, nat, session, now, counters);
+    let tuples = retire(table, nat, session, now, counters);
     table.remove(session);
+    nat.leave(tuples, table);
 }
 
-/// Counts a session that ends and gives back what it holds.
+/// Counts a session that ends and gives back what it holds: its tuples.
 fn retire<A: Address>(
     table: &mut FlowTable<A>,
     nat: &mut Holdings,
     session: u32,
     now: Nanos,
     counters: &WorkerCounters,
-) {
-    let reply_vrf = table.flow(Handle::new(session, 1)).tuple.vrf;
-    nat.give_back(table.record(session), table.flow(Handle::new(session, 0)), reply_vrf, now);
+) -> [Tuple<A>; 2] {
+    let tuples = [0, 1].map(|direction| table.flow(Handle::new(session, direction)).tuple);
+    nat.give_back(table.record(session), table.flow(Handle::new(session, 0)), tuples[1].vrf, now);
     add(&counters.sessions_ended, 1);
     settle(table, session, counters);
+    if table.record(session).flags & record_flags::LOGGED != 0 {
+        nat.session_events.push(record_of(table, session, SessionEvent::Ended, now));
+    }
+    tuples
+}
+
+/// What the log has of a session.
+pub fn record_of<A: Address>(
+    table: &FlowTable<A>,
+    session: u32,
+    event: SessionEvent,
+    time: Nanos,
+) -> SessionRecord {
+    let (flow, record) = (table.flow(Handle::new(session, 0)), table.record(session));
+    let end = |addr: A, port: u16| (addr_key(addr.ip()), port);
+    SessionRecord {
+        event,
+        time,
+        vrf: flow.tuple.vrf,
+        protocol: flow.tuple.protocol,
+        source: end(flow.tuple.src, flow.tuple.src_port),
+        destination: end(flow.tuple.dst, flow.tuple.dst_port),
+        new_source: end(flow.new_src, flow.new_src_port),
+        new_destination: end(flow.new_dst, flow.new_dst_port),
+        rule: record.rule,
+        packets: record.settled_packets,
+        bytes: record.settled_bytes,
+    }
 }
 
 /// Counts for the session's rules what it carried since this was done last. So what the rules' counters say is
@@ -362,9 +449,13 @@ pub fn due<A: Address>(table: &FlowTable<A>, session: u32, timers: &Timers) -> T
     last.after(timeout(record, forward.tuple.protocol, replied, timers))
 }
 
+/// How long a session that policy does not allow any more waits for a packet whose sender could be told, in seconds.
+const CONDEMNED_S: u32 = 10;
+
 /// How long a session may be idle, in seconds.
 pub fn timeout(record: &Record, upper: u8, replied: bool, timers: &Timers) -> u32 {
     match upper {
+        _ if record.flags & record_flags::CONDEMNED != 0 => CONDEMNED_S,
         protocol::TCP => record.tcp.timeout(&timers.tcp).as_secs() as u32,
         // A mapping stays for its own time (RFC 4787 REQ-5), replied or not.
         protocol::UDP if replied || record.mapping != 0 => timers.udp_s,

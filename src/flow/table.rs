@@ -155,9 +155,10 @@ impl Record {
         mapping.map_or(0, |id| id + 1)
     }
 
-    /// The mappings it holds.
+    /// The mappings it holds of the worker's own.
     pub fn mappings(&self) -> impl Iterator<Item = u32> + use<> {
-        [self.mapping, self.bound].into_iter().filter_map(|name| name.checked_sub(1))
+        let own = if self.flags & record_flags::BORROWED == 0 { self.mapping } else { 0 };
+        [own, self.bound].into_iter().filter_map(|name| name.checked_sub(1))
     }
 }
 
@@ -169,6 +170,12 @@ pub mod record_flags {
     pub const HOST_COUNTED: u8 = 2;
     /// Counts as a peer of its mapping.
     pub const PEER_COUNTED: u8 = 4;
+    /// `mapping` is the number of a loan ([`crate::flow::steering::Loans`]).
+    pub const BORROWED: u8 = 8;
+    /// Policy does not allow it any more; its next packet will end it.
+    pub const CONDEMNED: u8 = 16;
+    /// Its end goes to the log.
+    pub const LOGGED: u8 = 32;
 }
 
 /// The table is full, or too many flows share a place in it.

@@ -1,6 +1,7 @@
 //! The live gateway: devices, workers and tables held together by the control thread.
 
 mod device;
+mod event_log;
 mod gaps;
 mod groups;
 pub mod inspect;
@@ -32,6 +33,7 @@ use crate::telemetry::add;
 use crate::time::Nanos;
 use crate::worker::{Node, QueueStatus, Worker};
 pub use device::{BackEnd, Device};
+use event_log::EventLog;
 use gaps::RunQueue;
 use inspect::{Inspector, PoolHistory};
 
@@ -70,14 +72,6 @@ pub enum StartError {
     /// XDP program.
     #[error(transparent)]
     Xdp(#[from] XdpError),
-    /// Sessions for more than one worker.
-    #[error(
-        "zones need sessions, which one worker keeps, and this gateway runs {workers}: restart it with one"
-    )]
-    Zones {
-        /// Workers that run.
-        workers: usize,
-    },
     /// Tables.
     #[error(transparent)]
     Compile(#[from] CompileError),
@@ -248,6 +242,8 @@ pub struct Gateway {
     pool_history: PoolHistory,
     /// Of publications that not every worker took in time: released with the next one that all take.
     late: Vec<Retired>,
+    /// Writes what workers report.
+    events: EventLog,
 }
 
 impl Gateway {
@@ -275,6 +271,8 @@ impl Gateway {
         let started = Instant::now();
         let workers = start_workers(&node, pools, &cpus, started).map_err(system("start the workers"))?;
         leave_to_workers(&cpus);
+        let events = EventLog::start(Arc::clone(&node.events), started)
+            .map_err(system("start the thread of the event log"))?;
         let mut gateway = Gateway {
             config: Config::default(),
             file_name: file_name.to_owned(),
@@ -289,6 +287,7 @@ impl Gateway {
             started,
             pool_history: PoolHistory::default(),
             late: Vec::new(),
+            events,
         };
         gateway.reconfigure(config, true)?;
         Ok(gateway)
@@ -301,10 +300,6 @@ impl Gateway {
     }
 
     fn reconfigure(&mut self, config: Config, must_bind: bool) -> Result<(), StartError> {
-        // A number of workers is for life.
-        if self.workers.len() > 1 && config.has_zones() {
-            return Err(StartError::Zones { workers: self.workers.len() });
-        }
         // Compile first: what is refused leaves ports and tables as they were.
         let mut wanted = Vec::new();
         for port in &config.ports {
@@ -341,6 +336,7 @@ impl Gateway {
         let _ = self.watcher.follow(
             self.ports.iter().flat_map(|port| port.members.iter().map(|member| member.device.clone())),
         );
+        self.events.set(self.config.log.events.as_deref(), &self.compiler);
         // Before the sockets: the first frame of a new port finds its interfaces.
         self.publish([retired]);
         let mut failed = None;
@@ -803,8 +799,6 @@ fn worker_cpus(config: &Config) -> Vec<usize> {
     match cpus.as_slice() {
         [] => vec![0],
         [only] => vec![*only],
-        // Sessions are kept by one worker, which serves all queues.
-        [_, rest @ ..] if config.has_zones() => vec![rest[0]],
         [_, rest @ ..] => rest.iter().copied().take(queues.max(1)).collect(),
     }
 }

@@ -33,6 +33,13 @@ impl Gateway {
             name: self.config().system.name.to_string(),
             schema: SCHEMA,
             generation: self.node().tables.load().generation,
+            converged: self
+                .node()
+                .counters
+                .iter()
+                .map(|worker| worker.converged.generation())
+                .min()
+                .unwrap_or(0),
             config: self.file_name.clone(),
             uptime_s: self.started().elapsed().as_secs(),
             pid: std::process::id(),
@@ -391,6 +398,26 @@ impl Gateway {
             ("sessions.opened", opened, "Sessions that began."),
             ("sessions.ended", ended, "Sessions that ended."),
             (
+                "events.lost",
+                self.node().events.lost(),
+                "Events for the log that had no room, or could not be written.",
+            ),
+            (
+                "sessions.kept",
+                sum(|worker| &worker.sessions_kept),
+                "Idle sessions decided again after a change, and as before.",
+            ),
+            (
+                "sessions.moved",
+                sum(|worker| &worker.sessions_moved),
+                "Idle sessions that a change gave to another rule, egress or next hop.",
+            ),
+            (
+                "sessions.condemned",
+                sum(|worker| &worker.sessions_condemned),
+                "Idle sessions that a change denies: their next packet is dropped, or 10 seconds end them.",
+            ),
+            (
                 "sessions.capacity",
                 capacity,
                 "Sessions of each family (IPv4, IPv6) there is room for, on all workers together.",
@@ -511,6 +538,7 @@ impl Gateway {
                     id: id as u32,
                     cpu: Some(cpu as u32),
                     generation: counters.generation.generation(),
+                    converged: counters.converged.generation(),
                     packets: load(&counters.received),
                     bursts: load(&counters.bursts),
                     loops: load(&counters.turns),
@@ -520,6 +548,7 @@ impl Gateway {
                     longest_gap_own_us: counters.longest_gap_own_ns.swap(0, Ordering::Relaxed) / 1000,
                     long_gaps: load(&counters.long_gaps),
                     frames_free: load(&counters.frames_free),
+                    handed_over: load(&counters.handed_over),
                     sessions: load(&counters.sessions_opened).saturating_sub(load(&counters.sessions_ended)),
                     sessions_opened: load(&counters.sessions_opened),
                     sessions_ended: load(&counters.sessions_ended),

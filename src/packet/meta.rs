@@ -38,6 +38,25 @@ pub enum Verdict {
     Held,
     /// Its flow has to be decided.
     Decide,
+    /// Another worker has its flow, or is to have it.
+    Elsewhere(u8),
+    /// Another worker gathers the fragments of its datagram.
+    Gather(u8),
+    /// Its session needs a mapping of another worker: the next of [`crate::flow::steering::Loans::requests`].
+    Borrow,
+}
+
+/// How often the packets of a burst have been through the first stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Just received, or made.
+    First,
+    /// They were parked or held by this worker.
+    Again,
+    /// Fragments, given to this worker to gather their datagrams.
+    Gathered,
+    /// Given to this worker to be settled.
+    Handed,
 }
 
 /// Where a packet came from: with the frame and the time all that is kept when it is parked.

@@ -5,6 +5,7 @@
 //! Lookups of a burst overlap: hash and fetch the index line, fetch the flow, compare. Nothing is written to the
 //! packet here: what fails a later check leaves untouched. Translation is the last stage's work.
 
+use crate::flow::steering::Steering;
 use crate::flow::{Address, Flow, FlowTable, Flows, Handle, Tick, Tuple, due, flow_flags, tcp};
 use crate::mem::BURST;
 use crate::packet::view::{be16, protocol};
@@ -128,12 +129,26 @@ fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut 
                 _ => follow(packet, candidate, hash, &mut flows.v6, cx, now),
             };
         }
-        undecided |= u64::from(packet.meta.verdict == Verdict::Decide) << index;
+        if packet.meta.verdict == Verdict::Decide {
+            undecided |= 1 << index;
+            if let Some(steering) = &flows.nat.steering {
+                look_ahead(packet, steering);
+            }
+        }
     }
     while undecided != 0 {
         let index = undecided.trailing_zeros() as usize;
         undecided &= undecided - 1;
         session::step(&mut burst[index], cx, flows, now);
+    }
+}
+
+/// Most packets that this worker knows no session for are another's: fetches the place where that stands.
+fn look_ahead(packet: &Packet, steering: &Steering) {
+    let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+    match packet.meta.family {
+        Family::Ipv4 => steering.prefetch(&tuple_of::<u32>(&packet.meta, l3)),
+        _ => steering.prefetch(&tuple_of::<u128>(&packet.meta, l3)),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::flow::{Address, Flow, Flows, Tuple};
 use crate::packet::view::{be16, protocol};
-use crate::packet::{DropReason, Family, Packet, Verdict, checksum, flags};
+use crate::packet::{DropReason, Family, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::session::{self, Table};
 use crate::pipeline::{Context, flow};
 
@@ -93,6 +93,14 @@ pub(super) fn follow<A: Table>(
     let quoted: Quoted<A> =
         quoted(quoted_bytes, meta.family, meta.vrf).ok_or(DropReason::IcmpErrorNoSession)?;
     let handle = A::table(flows).find(&quoted.tuple.reversed(meta.vrf));
+    if !handle.is_some()
+        && cx.pass != Pass::Handed
+        && let Some(steering) = &flows.nat.steering
+        && let Some(worker) = steering.find(&quoted.tuple)
+        && worker != steering.me()
+    {
+        return Ok(Verdict::Elsewhere(worker));
+    }
     // It is for whoever has sent the packet (RFC 792), as far as our side of the NAT knows.
     if !handle.is_some() || A::dst_of(bytes) != quoted.tuple.src {
         return Err(DropReason::IcmpErrorNoSession);

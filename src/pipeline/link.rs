@@ -2,7 +2,7 @@
 //! whether the frame is for us.
 
 use crate::packet::view::{array, be16, ethertype};
-use crate::packet::{DropReason, Family, Ingress, Packet, Tags, Verdict, flags};
+use crate::packet::{DropReason, Family, Ingress, Packet, Pass, Tags, Verdict, flags};
 use crate::pipeline::Context;
 use crate::tables::policy::NO_ZONE;
 use crate::tables::{NO_INTERFACE, PortTable, SourceCheck, Tables};
@@ -39,7 +39,7 @@ impl Tally {
     }
 
     fn count(&self, cx: &Context<'_>) {
-        if self.interface != NO_INTERFACE && !cx.restarted {
+        if self.interface != NO_INTERFACE && cx.pass == Pass::First {
             let counters = &cx.counters.interfaces[usize::from(self.interface)];
             add(&counters.rx_packets, self.packets);
             add(&counters.rx_bytes, self.bytes);

@@ -15,6 +15,7 @@ mod icmp_error;
 mod link;
 mod network;
 mod reassembly;
+pub mod review;
 mod rewrite;
 pub mod route;
 mod session;
@@ -25,7 +26,7 @@ use std::net::IpAddr;
 
 use crate::flow::Flows;
 use crate::neighbours::NeighbourTable;
-use crate::packet::{Burst, DropReason, Ingress};
+use crate::packet::{Burst, DropReason, Ingress, Pass};
 use crate::tables::policy::{
     Action, Asked, Bound, DEFAULT_RULE, NO_NAT_RULE, NO_ZONE, Policy, Ruling, SELF, SourceNat,
 };
@@ -36,6 +37,7 @@ use route::Route;
 
 pub use crate::tables::policy::Question;
 pub use rewrite::write_link_header;
+pub use session::note_refused;
 pub use slow::{Emit, Limits, SlowPath};
 
 /// What a stage may look at: one snapshot, one time, for the whole burst.
@@ -53,8 +55,8 @@ pub struct Context<'a> {
     pub limits: &'a Limits,
     /// Where the burst came from.
     pub ingress: Ingress,
-    /// The packets were parked and start again: they have been counted as received.
-    pub restarted: bool,
+    /// After [`Pass::First`] they have been counted as received.
+    pub pass: Pass,
 }
 
 /// The packet path. Seven stages, in this order; what one of them settles no later one touches.

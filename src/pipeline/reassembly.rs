@@ -9,7 +9,7 @@ use crate::flow::{Address, FlowTable, Flows, Held, Tick, Tuple, flow_flags, tcp}
 use crate::mem::Frame;
 use crate::neighbours::addr_key;
 use crate::packet::view::{be16, be32, protocol};
-use crate::packet::{DropReason, Family, Meta, Packet, Verdict};
+use crate::packet::{DropReason, Family, Meta, Packet, Pass, Verdict};
 use crate::pipeline::session::{self, Table};
 use crate::pipeline::{Context, flow, icmp_error};
 
@@ -120,15 +120,27 @@ pub(super) fn step<A: Table>(
         protocol: if packet.meta.family == Family::Ipv4 { header.protocol } else { 0 },
         family: packet.meta.family,
     };
+    if cx.pass == Pass::First
+        && let Some(steering) = &flows.nat.steering
+    {
+        let worker = steering.of_datagram(&datagram);
+        if worker != steering.me() {
+            return Ok(Verdict::Gather(worker));
+        }
+    }
     let at = flows.fragments.arrive(&datagram, header.piece(&packet.meta), cx.now)?;
     if header.start == 0 {
         return first::<A>(packet, at, &header, cx, flows, now);
+    }
+    if let Some(worker) = flows.fragments.elsewhere(at) {
+        flows.fragments.passed(at, cx.pass == Pass::Again);
+        return Ok(Verdict::Elsewhere(worker));
     }
     let Some(first) = flows.fragments.first(at) else {
         return hold(packet, at, cx, flows);
     };
     let verdict = follow::<A>(packet, at, &first, cx, flows, now)?;
-    flows.fragments.passed(at, cx.restarted);
+    flows.fragments.passed(at, cx.pass == Pass::Again);
     Ok(verdict)
 }
 
@@ -160,6 +172,15 @@ fn first<A: Table>(
             return Err(reason);
         }
     };
+    if let Verdict::Elsewhere(worker) = verdict {
+        flows.fragments.open_elsewhere(at, worker);
+        flows.fragments.passed(at, cx.pass == Pass::Again);
+        return Ok(verdict);
+    }
+    // It comes again when its session has what it needs; those behind it are held until then.
+    if verdict == Verdict::Borrow {
+        return Ok(verdict);
+    }
     if verdict != Verdict::Continue {
         // To the gateway itself, which puts nothing together.
         flows.fragments.refuse(at, DropReason::NoHostPath);
@@ -180,7 +201,7 @@ fn first<A: Table>(
     let (src_port, dst_port, protocol) = told;
     let first = First { flow: handle, created, src_port, dst_port, protocol, identification, segment };
     flows.fragments.open(at, first);
-    flows.fragments.passed(at, cx.restarted);
+    flows.fragments.passed(at, cx.pass == Pass::Again);
     leave_as(&mut packet.meta, &first);
     Ok(Verdict::Continue)
 }

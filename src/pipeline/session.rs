@@ -7,17 +7,20 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::Filtering;
 use crate::flow::nat::Refused;
+use crate::flow::steering::{Request, Steering};
 use crate::flow::{
-    Address, Flow, FlowTable, Flows, Full, Handle, Holdings, Record, Tick, Tuple, flow_flags, record_flags,
-    settle, tcp, timeout,
+    Address, Flow, FlowTable, Flows, Full, Handle, Holdings, Record, Tick, Tuple, due, flow_flags,
+    record_flags, record_of, settle, tcp, timeout,
 };
+use crate::neighbours::addr_key;
 use crate::packet::view::{be16, protocol};
-use crate::packet::{DropReason, Family, Packet, Verdict, checksum, flags};
+use crate::packet::{DropReason, Family, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::route::{self, NO_NEIGHBOUR, Route};
 use crate::pipeline::{Allowed, Context, Decision, Question, decide, flow, icmp_error, reassembly};
 use crate::tables::policy::{Action, Bound, NO_NAT_RULE, Policy, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
-use crate::telemetry::add;
+use crate::telemetry::events::{SessionEvent, SessionRecord};
+use crate::telemetry::{WorkerCounters, add};
 
 /// Decides one packet: it goes on with its verdict `Continue` and a flow, or it is settled.
 pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, now: Tick) {
@@ -73,14 +76,22 @@ pub(super) fn whole<A: Table>(
 }
 
 /// Gives each family its table, so that everything here is written once.
-pub(super) trait Table: Address {
+pub trait Table: Address {
+    /// The family's sessions, to change them.
     fn table(flows: &mut Flows) -> &mut FlowTable<Self>;
+    /// The family's sessions.
+    fn shared(flows: &Flows) -> &FlowTable<Self>;
+    /// And what they hold.
     fn table_and_holdings(flows: &mut Flows) -> (&mut FlowTable<Self>, &mut Holdings);
 }
 
 impl Table for u32 {
     fn table(flows: &mut Flows) -> &mut FlowTable<u32> {
         &mut flows.v4
+    }
+
+    fn shared(flows: &Flows) -> &FlowTable<u32> {
+        &flows.v4
     }
 
     fn table_and_holdings(flows: &mut Flows) -> (&mut FlowTable<u32>, &mut Holdings) {
@@ -91,6 +102,10 @@ impl Table for u32 {
 impl Table for u128 {
     fn table(flows: &mut Flows) -> &mut FlowTable<u128> {
         &mut flows.v6
+    }
+
+    fn shared(flows: &Flows) -> &FlowTable<u128> {
+        &flows.v6
     }
 
     fn table_and_holdings(flows: &mut Flows) -> (&mut FlowTable<u128>, &mut Holdings) {
@@ -136,7 +151,7 @@ fn question(packet: &Packet) -> Question {
     }
 }
 
-/// Opens a session.
+/// Opens a session, here or where it belongs.
 fn open<A: Table>(
     packet: &mut Packet,
     tuple: &Tuple<A>,
@@ -145,16 +160,74 @@ fn open<A: Table>(
     now: Tick,
 ) -> Result<Verdict, DropReason> {
     let question = question(packet);
+    if flows.nat.steering.is_none() {
+        return open_here(packet, tuple, &question, cx, flows, now);
+    }
+    if cx.pass != Pass::Handed
+        && let Some(worker) = elsewhere(tuple, &question, cx, flows)?
+    {
+        return Ok(Verdict::Elsewhere(worker));
+    }
+    let result = open_here(packet, tuple, &question, cx, flows, now);
+    if !matches!(result, Ok(Verdict::Continue | Verdict::Borrow))
+        && let Some(steering) = &flows.nat.steering
+    {
+        steering.disclaim(tuple);
+    }
+    result
+}
+
+/// The other worker that a flow belongs to of which this one knows nothing. From now on all its packets go there.
+fn elsewhere<A: Table>(
+    tuple: &Tuple<A>,
+    question: &Question,
+    cx: &Context<'_>,
+    flows: &Flows,
+) -> Result<Option<u8>, DropReason> {
+    let Some(steering) = &flows.nat.steering else { return Ok(None) };
+    let worker = match steering.find(tuple) {
+        Some(worker) => worker,
+        None => {
+            let Some(wanted) = worker_for(question, cx.tables, flows, steering) else { return Ok(None) };
+            steering.claim(tuple, wanted, cx.now).map_err(|_| DropReason::SessionTableFull)?
+        }
+    };
+    Ok((worker != steering.me()).then_some(worker))
+}
+
+/// The worker that a new flow should have. `None`: nothing is remembered of it.
+fn worker_for(question: &Question, tables: &Tables, flows: &Flows, steering: &Steering) -> Option<u8> {
+    let policy = &tables.policy;
+    if let IpAddr::V4(dst) = question.dst
+        && policy.pool_of(question.vrf, dst).is_some()
+        && let Some(worker) = flows.owner_of(question.vrf, dst, question.dst_port)
+    {
+        return Some(worker);
+    }
+    let Decision::Session(allowed) = decide(tables, question, None) else { return None };
+    let host_has_state =
+        matches!(allowed.source, SourceNat::Pool { .. }) || policy.limits.per_host != u32::MAX;
+    Some(if host_has_state { steering.of_host(question.vrf, question.src) } else { steering.me() })
+}
+
+fn open_here<A: Table>(
+    packet: &mut Packet,
+    tuple: &Tuple<A>,
+    question: &Question,
+    cx: &Context<'_>,
+    flows: &mut Flows,
+    now: Tick,
+) -> Result<Verdict, DropReason> {
     // An address of the NAT answers for its mappings first, then DNAT rules, then the host (DESIGN.md section 3).
-    let mapped = mapped(cx.tables, flows, &question);
-    let allowed = match decide(cx.tables, &question, mapped.map(|mapped| mapped.bound)) {
+    let mapped = mapped(cx.tables, flows, question);
+    let allowed = match decide(cx.tables, question, mapped.map(|mapped| mapped.bound)) {
         Decision::Session(allowed) => allowed,
         Decision::Local(ruling) => {
-            ruling.map_or(Ok(()), |ruling| note_ruling(ruling, packet, cx))?;
+            ruling.map_or(Ok(()), |ruling| note_ruling(ruling, question, packet, cx, flows))?;
             return Ok(Verdict::Punt);
         }
         Decision::Refused(ruling, reason) => {
-            note_ruling(ruling, packet, cx)?;
+            note_ruling(ruling, question, packet, cx, flows)?;
             return Err(reason);
         }
         Decision::Drop(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)
@@ -188,15 +261,64 @@ fn open<A: Table>(
             l3.get(l4..).and_then(|l4| tcp::Segment::parse(l4, payload)).ok_or(DropReason::TcpInvalid)?;
         tracker = tcp::Tcp::open(&segment, cx.tables.policy.loose_tcp).map_err(flow::tcp_reason)?;
     }
-    let handle = install(tuple, &question, &allowed, mapped, tracker, cx, flows, now)?;
+    if let Some(request) = loan_needed(question, &allowed, cx.tables, flows) {
+        flows.nat.loans.requests.push(request);
+        return Ok(Verdict::Borrow);
+    }
+    let handle = install(tuple, question, &allowed, mapped, tracker, cx, flows, now)?;
     packet.meta.flow = Handle::NONE;
     flow::note(&mut packet.meta, handle, A::table(flows).flow(handle));
     Ok(Verdict::Continue)
 }
 
+/// What to ask another worker for: a mapping of an inside host that is its.
+fn loan_needed(question: &Question, allowed: &Allowed, tables: &Tables, flows: &Flows) -> Option<Request> {
+    let (SourceNat::Pool { pool, .. }, Some(steering)) = (allowed.source, &flows.nat.steering) else {
+        return None;
+    };
+    let lender = steering.of_host(question.vrf, question.src);
+    if lender == steering.me() || flows.nat.loans.given.is_some() {
+        return None;
+    }
+    let only_peers = tables.policy.filtering == Filtering::AddressDependent;
+    Some(Request {
+        lender,
+        pool,
+        vrf: question.vrf,
+        src: question.src,
+        upper: question.protocol,
+        port: question.src_port,
+        remote: (question.dst, question.dst_port),
+        peer: only_peers.then_some(allowed.dst),
+    })
+}
+
 /// Counts what a rule refused, or let through to the gateway itself.
-fn note_ruling(ruling: Ruling, packet: &Packet, cx: &Context<'_>) -> Result<(), DropReason> {
+fn note_ruling(
+    ruling: Ruling,
+    question: &Question,
+    packet: &Packet,
+    cx: &Context<'_>,
+    flows: &mut Flows,
+) -> Result<(), DropReason> {
     take_token(ruling, cx)?;
+    if ruling.log {
+        let source = (addr_key(question.src), question.src_port);
+        let destination = (addr_key(question.dst), question.dst_port);
+        flows.nat.session_events.push(SessionRecord {
+            event: if ruling.action == Action::Allow { SessionEvent::Local } else { SessionEvent::Refused },
+            time: cx.now,
+            vrf: question.vrf,
+            protocol: question.protocol,
+            source,
+            destination,
+            new_source: source,
+            new_destination: destination,
+            rule: ruling.rule,
+            packets: 1,
+            bytes: packet.meta.ip_len.into(),
+        });
+    }
     if let Some(counters) = cx.counters.rules.get(ruling.rule as usize) {
         counters.hit(cx.now);
         counters.carried(1, u64::from(packet.meta.ip_len));
@@ -297,14 +419,15 @@ fn install<A: Table>(
     };
     if let Some(pool) = pool {
         let pool = &policy.pools[usize::from(pool)];
-        let given = flows
-            .map(pool, question.vrf, question.src, question.protocol, question.src_port, cx.now)
-            .map_err(|refused| {
-                cx.counters.pools.get(usize::from(pool.id())).inspect(|pool| pool.refuse(refused as usize));
-                nat_reason(refused)
-            })?;
+        let given = match flows.nat.loans.given {
+            Some(loan) => loan.mapping,
+            None => flows
+                .map(pool, question.vrf, question.src, question.protocol, question.src_port, cx.now)
+                .map_err(|refused| note_refused(refused, pool.id(), cx.counters))?,
+        };
+        mapping = Some(given.id);
         let Some(src) = A::from_ip(Ipv4Addr::from(given.addr).into()) else {
-            flows.release(given.id, cx.now);
+            release_own(mapping, cx, flows);
             return Err(DropReason::NatFamily);
         };
         leaves.src = src;
@@ -312,7 +435,6 @@ fn install<A: Table>(
         if matches!(tuple.protocol, protocol::TCP | protocol::UDP | protocol::ICMP) {
             leaves.src_port = given.port;
         }
-        mapping = Some(given.id);
     }
     if !has_ports {
         // The identifier is one number: the mapping's, of whichever side has one.
@@ -327,13 +449,16 @@ fn install<A: Table>(
     let mut reply = compiled(&back, &returns, egress, via, allowed.egress, epoch, now);
     reply.flags &= !flow_flags::SEEN;
     let table = A::table(flows);
-    if table.find(&back).is_some() {
-        mapping.inspect(|id| flows.release(*id, cx.now));
+    let is_taken = table.find(&back).is_some();
+    let steering = flows.nat.steering.as_ref();
+    if is_taken || steering.is_some_and(|steering| steering.hold([tuple, &back], cx.now).is_err()) {
+        release_own(mapping, cx, flows);
         return Err(DropReason::FlowConflict);
     }
     let record = Record {
         tcp: tracker,
-        mapping: Record::name(mapping),
+        // A borrowed one is named once the session is there.
+        mapping: Record::name(mapping.filter(|_| flows.nat.loans.given.is_none())),
         bound: Record::name(bound),
         settled_packets: 0,
         settled_bytes: 0,
@@ -351,16 +476,30 @@ fn install<A: Table>(
     match A::table(flows).insert([forward, reply], record, due) {
         Ok(session) => {
             let mut held = 0;
+            let loan = flows.nat.loans.given.filter(|_| mapping.is_some());
+            if let Some(loan) = loan {
+                flows.nat.loans.given = None;
+                let number = flows.nat.loans.keep(loan);
+                A::table(flows).record_mut(session).mapping = Record::name(Some(number));
+                held |= record_flags::BORROWED;
+            }
             if host.is_some_and(|(vrf, addr)| flows.nat.count_host(vrf, addr)) {
                 held |= record_flags::HOST_COUNTED;
             }
-            if let Some(id) = mapping
+            if let Some(id) = mapping.filter(|_| loan.is_none())
                 && policy.filtering == Filtering::AddressDependent
                 && flows.nat.count_peer(id, allowed.dst)
             {
                 held |= record_flags::PEER_COUNTED;
             }
+            if allowed.ruling.log {
+                held |= record_flags::LOGGED;
+            }
             A::table(flows).record_mut(session).flags |= held;
+            if allowed.ruling.log {
+                let opened = record_of(A::shared(flows), session, SessionEvent::Opened, cx.now);
+                flows.nat.session_events.push(opened);
+            }
             bound.inspect(|id| flows.acquire(*id));
             add(&cx.counters.sessions_opened, 1);
             let rule = cx.counters.rules.get(allowed.ruling.rule as usize);
@@ -369,13 +508,26 @@ fn install<A: Table>(
             Ok(Handle::new(session, 0))
         }
         Err(Full) => {
-            mapping.inspect(|id| flows.release(*id, cx.now));
+            if let Some(steering) = &flows.nat.steering {
+                let table: &FlowTable<A> = A::shared(flows);
+                steering.release([tuple, &back], table);
+            }
+            release_own(mapping, cx, flows);
             Err(DropReason::SessionTableFull)
         }
     }
 }
 
-fn nat_reason(refused: Refused) -> DropReason {
+/// Gives a mapping back that no session has come about for; what is borrowed goes back with what is left of its packet.
+fn release_own(mapping: Option<u32>, cx: &Context<'_>, flows: &mut Flows) {
+    if flows.nat.loans.given.is_none() {
+        mapping.inspect(|id| flows.release(*id, cx.now));
+    }
+}
+
+/// Counts what a pool has refused.
+pub fn note_refused(refused: Refused, pool: u16, counters: &WorkerCounters) -> DropReason {
+    counters.pools.get(usize::from(pool)).inspect(|pool| pool.refuse(refused as usize));
     match refused {
         Refused::HostQuota => DropReason::NatHostQuota,
         Refused::PoolExhausted | Refused::AddressExhausted | Refused::NotSubscriber => {
@@ -507,13 +659,68 @@ pub(super) fn refresh<A: Table>(
     Ok(())
 }
 
-/// Asks policy again about a session, as if its first packet came now; what is bound stays bound.
+/// Asks policy again about a session, because of a packet of it: it goes on as policy says now, or it ends.
 pub(super) fn decide_again<A: Table>(
     session: u32,
     cx: &Context<'_>,
     flows: &mut Flows,
 ) -> Result<(), DropReason> {
-    let table = A::table(flows);
+    match judge::<A>(session, cx, flows) {
+        Ok(judged) => {
+            adopt::<A>(session, &judged, cx, flows);
+            Ok(())
+        }
+        Err(reason) => {
+            end::<A>(session, cx, flows);
+            Err(reason)
+        }
+    }
+}
+
+/// What became of a session when its policy was looked at without a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Its decision is of these tables already.
+    Current,
+    /// Decided anew, as before.
+    Kept,
+    /// Another rule, egress or next hop.
+    Moved,
+    /// Not allowed any more: its next packet ends it, with what its sender is to be told (DESIGN.md section 3), and
+    /// if none comes its time is soon over.
+    Condemned,
+}
+
+/// Asks policy again about a session that may be idle.
+pub fn review<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> Fate {
+    if A::table(flows).flow(Handle::new(session, 0)).epoch == cx.tables.flow_epoch() {
+        return Fate::Current;
+    }
+    match judge::<A>(session, cx, flows) {
+        Ok(judged) => {
+            if adopt::<A>(session, &judged, cx, flows) {
+                Fate::Moved
+            } else {
+                Fate::Kept
+            }
+        }
+        Err(_) => {
+            condemn::<A>(session, cx, flows);
+            Fate::Condemned
+        }
+    }
+}
+
+/// What policy says of a session now.
+struct Judged {
+    allowed: Allowed,
+    /// Egress and next hop of replies.
+    back: (u16, Option<u32>),
+}
+
+/// Asks policy about a session, as if its first packet came now; what is bound stays bound. Changes nothing.
+fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judged, DropReason> {
+    let table = A::shared(flows);
     let (forward, reply) = (*table.flow(Handle::new(session, 0)), *table.flow(Handle::new(session, 1)));
     let record = *table.record(session);
     let tuple = forward.tuple;
@@ -547,46 +754,64 @@ pub(super) fn decide_again<A: Table>(
             _ => None,
         },
     };
-    let fate = match decide(cx.tables, &question, Some(bound)) {
+    let allowed = match decide(cx.tables, &question, Some(bound)) {
         Decision::Session(allowed) => {
             let moved = allowed.egress != forward.egress;
             // DESIGN.md section 3, the fate of a live flow.
             if allowed.to_zone != record.to_zone || allowed.from_zone != record.from_zone {
-                Err(DropReason::PolicyChanged)
+                return Err(DropReason::PolicyChanged);
             } else if moved && !has_source::<A>(policy, &forward, &record, allowed.source) {
-                Err(DropReason::NatPathChanged)
-            } else {
-                Ok(allowed)
+                return Err(DropReason::NatPathChanged);
             }
+            allowed
         }
-        Decision::Local(_) | Decision::Forward { .. } => Err(DropReason::PolicyChanged),
-        Decision::Drop(_) | Decision::Refused(..) => Err(DropReason::PolicyChanged),
+        Decision::Local(_) | Decision::Forward { .. } => return Err(DropReason::PolicyChanged),
+        Decision::Drop(_) | Decision::Refused(..) => return Err(DropReason::PolicyChanged),
     };
-    let allowed = match fate {
-        Ok(allowed) => allowed,
-        Err(reason) => {
-            end::<A>(session, cx, flows);
-            return Err(reason);
-        }
-    };
-    let epoch = cx.tables.flow_epoch();
     // Without a way back replies are lost, until there is one again.
-    let (egress, via) = way_back(cx.tables, &question).unwrap_or((NO_INTERFACE, None));
+    Ok(Judged { allowed, back: way_back(cx.tables, &question).unwrap_or((NO_INTERFACE, None)) })
+}
+
+/// Gives a session what policy says now. True if it is something else than before.
+fn adopt<A: Table>(session: u32, judged: &Judged, cx: &Context<'_>, flows: &mut Flows) -> bool {
+    let Judged { allowed, back: (egress, via) } = *judged;
+    let epoch = cx.tables.flow_epoch();
     let table = A::table(flows);
     let forward = table.flow_mut(Handle::new(session, 0));
+    let before = (forward.egress, forward.neighbour);
     (forward.egress, forward.neighbour, forward.epoch) =
         (allowed.egress, allowed.via.unwrap_or(NO_NEIGHBOUR), epoch);
+    let mut moved = before != (forward.egress, forward.neighbour);
     let reply = table.flow_mut(Handle::new(session, 1));
     (reply.ingress, reply.epoch) = (allowed.egress, epoch);
     (reply.egress, reply.neighbour) = (egress, via.unwrap_or(NO_NEIGHBOUR));
+    let record = *table.record(session);
+    if record.flags & record_flags::CONDEMNED != 0 {
+        table.record_mut(session).flags &= !record_flags::CONDEMNED;
+        let due = due(table, session, &cx.tables.policy.timers);
+        table.rearm(session, due);
+    }
     let nat_rule = if allowed.nat_rule == NO_NAT_RULE { record.nat_rule } else { allowed.nat_rule };
     if record.rule != allowed.ruling.rule || record.nat_rule != nat_rule {
         // What it carried so far was for the rules before.
         settle(table, session, cx.counters);
         let record = table.record_mut(session);
         (record.rule, record.nat_rule) = (allowed.ruling.rule, nat_rule);
+        moved = true;
     }
-    Ok(())
+    moved
+}
+
+/// Leaves a session to its next packet, for which its decision is out of date, and to a timer that is short.
+fn condemn<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) {
+    let table = A::table(flows);
+    if table.record(session).flags & record_flags::CONDEMNED != 0 {
+        return;
+    }
+    table.record_mut(session).flags |= record_flags::CONDEMNED;
+    table.flow_mut(Handle::new(session, 0)).last_seen = Tick::of(cx.now);
+    let due = due(table, session, &cx.tables.policy.timers);
+    table.rearm(session, due);
 }
 
 /// True if a session has the source that policy would give it now.

@@ -168,7 +168,13 @@ impl SlowPath {
             Verdict::Punt => self.punt(packet, cx, pool, limits),
             Verdict::Resolve => self.resolve(packet, cx, pool),
             Verdict::Fragment => self.fragment(packet, cx, pool),
-            Verdict::Continue | Verdict::Forward | Verdict::Decide | Verdict::Held => {
+            Verdict::Continue
+            | Verdict::Forward
+            | Verdict::Decide
+            | Verdict::Held
+            | Verdict::Elsewhere(_)
+            | Verdict::Gather(_)
+            | Verdict::Borrow => {
                 unreachable!("the worker sends these on, or has nothing in hand")
             }
         };

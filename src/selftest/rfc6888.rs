@@ -129,7 +129,7 @@ pub(super) const CLAUSES: &[Clause] = &[
         "RFC 6888 REQ-11C",
         SHOULD,
         "A management system is notified of that.",
-        "nothing is sent: refusals are counted, `show nat` and `show drops` tell",
+        "nothing is sent or logged: refusals are counted, `show nat` and `show drops` tell",
     ),
     Clause::check(
         "RFC 6888 REQ-11D",
@@ -141,7 +141,7 @@ pub(super) const CLAUSES: &[Clause] = &[
         "RFC 6888 REQ-12",
         SHOULD,
         "Destinations are not logged.",
-        "no log of mappings is written yet, with or without destinations",
+        "no packet can show it: in the event log, records of port blocks have none; sessions are logged only where a rule says `log`",
     ),
     Clause::check("RFC 6888 REQ-13", SHOULD, "All ports of the pool can be used.", all_ports_are_used),
     Clause::check(

@@ -98,10 +98,18 @@ pub struct WorkerCounters {
     pub turns: AtomicU64,
     /// ICMP errors not sent because of a rate limit.
     pub errors_limited: AtomicU64,
+    /// Packets given to the worker that has their flow.
+    pub handed_over: AtomicU64,
     /// Sessions opened.
     pub sessions_opened: AtomicU64,
     /// Sessions that ended.
     pub sessions_ended: AtomicU64,
+    /// Sessions that the review after a change has decided again, as before.
+    pub sessions_kept: AtomicU64,
+    /// To another rule, egress or next hop.
+    pub sessions_moved: AtomicU64,
+    /// To be ended.
+    pub sessions_condemned: AtomicU64,
     /// Packets lost, by reason.
     pub drops: [AtomicU64; DropReason::COUNT],
     /// By interface slot.
@@ -112,6 +120,8 @@ pub struct WorkerCounters {
     pub nat_rules: BySlot<RuleCounters>,
     /// By pool slot.
     pub pools: BySlot<PoolCounters>,
+    /// Generation that no session of the worker is older than.
+    pub converged: Seen,
     /// Generation of the tables the worker used last.
     pub generation: Seen,
     /// Free frames in the pool, as of the last turn.
@@ -138,14 +148,19 @@ impl WorkerCounters {
             bursts: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             errors_limited: AtomicU64::new(0),
+            handed_over: AtomicU64::new(0),
             sessions_opened: AtomicU64::new(0),
             sessions_ended: AtomicU64::new(0),
+            sessions_kept: AtomicU64::new(0),
+            sessions_moved: AtomicU64::new(0),
+            sessions_condemned: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             interfaces: (0..interfaces).map(|_| InterfaceCounters::default()).collect(),
             rules: BySlot::default(),
             nat_rules: BySlot::default(),
             pools: BySlot::default(),
             generation: Seen::default(),
+            converged: Seen::default(),
             frames_free: AtomicU64::new(0),
             longest_gap_ns: AtomicU64::new(0),
             longest_gap_own_ns: AtomicU64::new(0),

@@ -1,6 +1,7 @@
 //! Counters and the drop recorder: written by one worker, read by anyone.
 
 mod counters;
+pub mod events;
 mod recorder;
 
 pub use counters::{InterfaceCounters, PoolCounters, RuleCounters, Totals, WorkerCounters, add};

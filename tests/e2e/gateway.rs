@@ -211,9 +211,14 @@ impl Gateway {
 
     /// Applies a config file with these contents.
     pub fn apply(&self, lab: &Lab, config: &str) -> (ExitStatus, String) {
+        self.apply_with(lab, config, "")
+    }
+
+    /// The same, with options.
+    pub fn apply_with(&self, lab: &Lab, config: &str, options: &str) -> (ExitStatus, String) {
         let file = lab.path("next.toml");
         fs::write(&file, config).expect("the config can be written");
-        self.client(&format!("apply {}", file.display()))
+        self.client(&format!("apply {options} {}", file.display()))
     }
 
     /// The signal, by name, as `kill` knows it.

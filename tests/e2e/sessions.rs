@@ -117,13 +117,25 @@ time.sleep(600)
 #[test]
 fn nat_for_real_programs() {
     let Some(lab) = Lab::up("nat_for_real_programs", &[]) else { return };
-    let gateway = Gateway::start(&lab, &zoned());
+    real_programs(&lab, &zoned());
+}
+
+/// The kernel spreads what comes in over four queues of each port, and two workers have two of them each: most packets
+/// reach the worker that has not got their flow.
+#[test]
+fn nat_with_two_workers_on_four_queues() {
+    let Some(lab) = Lab::up("nat_with_two_workers_on_four_queues", &["--queues", "4"]) else { return };
+    real_programs(&lab, &Config { workers: "[0, 1]", ..zoned() });
+}
+
+fn real_programs(lab: &Lab, config: &Config) {
+    let gateway = Gateway::start(lab, config);
     lab.must("net", "ip address add 198.51.100.3/24 dev eth0");
-    let _mirror = python(&lab, "net", "mirror.py", MIRROR);
+    let _mirror = python(lab, "net", "mirror.py", MIRROR);
 
     // One mapping for two destinations (RFC 4787 REQ-1), from the pool, the class of the port kept (REQ-3).
     let said = python_says(
-        &lab,
+        lab,
         "a",
         r"
 import socket
@@ -147,7 +159,7 @@ print('\n'.join(seen))
 
     // TCP, with a pause longer than a mapping takes to be forgotten by mistake.
     let said = python_says(
-        &lab,
+        lab,
         "a",
         r"
 import socket, time
@@ -175,6 +187,10 @@ for pause in (0, 6):
     lab.ping("a", NET[1], "");
     lab.no_answer("net", CLIENT_A[0]);
     lab.no_answer("net", CLIENT_A[1]);
+    let workers = gateway.show("workers");
+    let workers = workers.as_array().expect("a list of workers");
+    let handed_over: u64 = workers.iter().filter_map(|worker| worker["handed_over"].as_u64()).sum();
+    assert_eq!(handed_over > 0, workers.len() > 1, "{workers:#?}");
     gateway.stop();
 }
 
@@ -231,8 +247,8 @@ print(s.recv(100).decode())
 /// RFC 3489's own judge.
 #[test]
 fn stun_finds_an_independent_mapping() {
-    let Some(lab) = Lab::up("stun_finds_an_independent_mapping", &[]) else { return };
-    let _gateway = Gateway::start(&lab, &zoned());
+    let Some(lab) = Lab::up("stun_finds_an_independent_mapping", &["--queues", "4"]) else { return };
+    let _gateway = Gateway::start(&lab, &Config { workers: "[0, 1]", ..zoned() });
     lab.must("net", "ip address add 198.51.100.3/24 dev eth0");
     let mut server = lab.command("net", "stund -h 198.51.100.1 -a 198.51.100.3");
     let server = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("stund starts");
@@ -298,13 +314,95 @@ print(first == second, first[0] == second[0], second[1])
     }
     let denied =
         "[[admin_rule]]\nname = \"not-there\"\naction = \"deny\"\nto = { prefix = \"198.51.100.3\" }\n";
-    let (status, said) = gateway.apply(&lab, &config.with(denied).text(gateway.socket()));
-    assert!(status.success(), "{said}");
+    let denied = config.with(denied).text(gateway.socket());
+    let (status, said) = gateway.apply_with(&lab, &denied, "--wait converged");
+    assert!(status.success() && said.contains("converged: every session is of generation"), "{said}");
+    // Both connections are silent: the review has found the one, and left the other as it was.
+    let counters = gateway.show("counters");
+    let count = |name: &str| {
+        let all = counters.as_array().expect("a list of counters").iter();
+        all.filter(|counter| counter["name"] == name).find_map(|counter| counter["value"].as_u64())
+    };
+    assert_eq!(count("sessions.condemned"), Some(1), "{counters:#}");
+    assert!(count("sessions.kept").is_some_and(|kept| kept >= 1), "{counters:#}");
     std::fs::write(lab.path("connected.applied"), "").expect("the signal can be given");
     let output = client.wait_with_output().expect("our own child");
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     assert!(said.starts_with("False True "), "the first connection lives, the second does not: {said}");
     let drops = gateway.drops();
     assert!(drops.contains_key("policy-changed"), "{drops:?}");
+    gateway.stop();
+}
+
+/// Rules with `log` and port blocks leave lines that a program can read, also after the file was moved away.
+#[test]
+fn events_are_written() {
+    let Some(lab) = Lab::up("events_are_written", &[]) else { return };
+    let file = lab.path("events.jsonl");
+    let watched = format!(
+        r#"
+[log]
+events = "{}"
+[[admin_rule]]
+name = "watched"
+action = "allow"
+from = {{ zone = "inside" }}
+to = {{ zone = "outside" }}
+service = "icmp/echo-request"
+log = true
+[[admin_rule]]
+name = "unwanted"
+action = "deny"
+from = {{ zone = "outside" }}
+to = {{ prefix = "10.0.2.10" }}
+log = true
+[flows]
+icmp_s = 1
+"#,
+        file.display()
+    );
+    let gateway = Gateway::start(&lab, &zoned().with(&watched));
+    let lines = || -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect("a JSON object per line")).collect()
+    };
+    let wait_for = |event: &str| -> serde_json::Value {
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(line) = lines().into_iter().find(|line| line["event"] == event) {
+                return line;
+            }
+            assert!(std::time::Instant::now() < deadline, "no {event}: {:#?}", lines());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    lab.ping("a", NET[0], "-c 1");
+    let block = wait_for("block-claimed");
+    assert_eq!(
+        (block["host"].as_str(), block["vrf"].as_str()),
+        (Some(CLIENT_A[0]), Some("default")),
+        "{block}"
+    );
+    let opened = wait_for("session-opened");
+    assert_eq!(opened["rule"], "watched", "{opened}");
+    assert_eq!(
+        (opened["source"].as_str(), opened["destination"].as_str()),
+        (Some(CLIENT_A[0]), Some(NET[0]))
+    );
+    assert_eq!(opened["new_source"], block["outside"], "{opened}");
+    assert_eq!(opened["protocol"], "icmp", "{opened}");
+    let ended = wait_for("session-ended");
+    // An echo request and its reply of 84 bytes.
+    assert_eq!((ended["packets"].as_u64(), ended["bytes"].as_u64()), (Some(2), Some(168)), "{ended}");
+
+    // As logrotate does it.
+    std::fs::rename(&file, lab.path("events.jsonl.1")).expect("it can be moved");
+    std::thread::sleep(Duration::from_millis(1500));
+    lab.run("net", "ping -c 1 -W 1 198.51.100.90");
+    let refused = wait_for("refused");
+    assert_eq!(
+        (refused["rule"].as_str(), refused["destination"].as_str()),
+        (Some("unwanted"), Some("198.51.100.90"))
+    );
     gateway.stop();
 }

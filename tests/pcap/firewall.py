@@ -427,7 +427,7 @@ def _(c):
 
 
 @story("fw-full-table", "When the session table is full a new session is refused, with host unreachable, and the old ones go on.",
-       "scapy script: RFC 6888 REQ-11, the annotated config ([flows] capacity)", zoned(OUT, extra="[flows]\ncapacity = 64\n"))
+       "scapy script: RFC 6888 REQ-11, the annotated config ([flows] capacity)", zoned(OUT, extra="[flows]\ncapacity = 64\n"), workers=(1,))
 def _(c):
     talks = [Talk(c, (H4, 40000 + n), DNS4) for n in range(64)]
     for talk in talks:

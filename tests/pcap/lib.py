@@ -169,7 +169,7 @@ class Case:
 
 
 # -- stories: cases with sessions, and with words that the gateway chooses -----------------------------
-def story(name, sentence, source, config, workers=(1,), **keys):
+def story(name, sentence, source, config, workers=(1, 2, 4), **keys):
     """A case told by a function. If the gateway chooses words in it, it is told once more with other words in
     their place: what differs then are the words and the checksums over them."""
     def tell(function):

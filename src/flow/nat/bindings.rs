@@ -436,9 +436,15 @@ impl Bindings {
         self.events.pop()
     }
 
-    /// Events that found no room.
-    pub fn events_lost(&self) -> u64 {
-        self.events.lost()
+    /// True if events wait for the log.
+    #[inline]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Events that found no room since this was asked last.
+    pub fn take_events_lost(&mut self) -> u64 {
+        self.events.take_lost()
     }
 
     /// How much is in use.

@@ -62,7 +62,12 @@ impl EventRing {
         self.waiting.pop_front()
     }
 
-    pub fn lost(&self) -> u64 {
-        self.lost
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// How many were lost since it was asked last.
+    pub fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
     }
 }

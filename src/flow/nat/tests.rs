@@ -323,7 +323,7 @@ fn rfc6888_req14_one_log_record_per_block() {
     let released = gate.events();
     assert_eq!(released.len(), 2);
     assert!(released.iter().all(|event| event.kind == EventKind::BlockReleased && event.time == gate.now));
-    assert_eq!(gate.bindings.events_lost(), 0);
+    assert_eq!(gate.bindings.take_events_lost(), 0);
 }
 
 #[test]

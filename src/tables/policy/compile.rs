@@ -301,11 +301,8 @@ fn not_yet(config: &Config) -> Result<(), CompileError> {
         ("flows.half_open", flows.half_open),
         ("flows.half_open_per_destination", flows.half_open_per_destination),
     ];
-    if let Some((key, _)) = limits.into_iter().find(|(_, limit)| limit.is_some()) {
-        return Err(CompileError::NotYet { key: key.to_owned() });
-    }
-    let logs = config.admin_rules.iter().chain(&config.rules).find(|rule| rule.log);
-    logs.map_or(Ok(()), |rule| Err(CompileError::NotYet { key: format!("log of rule `{}`", rule.name) }))
+    let limit = limits.into_iter().find(|(_, limit)| limit.is_some());
+    limit.map_or(Ok(()), |(key, _)| Err(CompileError::NotYet { key: key.to_owned() }))
 }
 
 /// What a rule asks of a packet besides its two sides and services.
