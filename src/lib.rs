@@ -7,7 +7,7 @@
 //! ```text
 //! cli         commands; what a person types and reads
 //! gateway     the live node: devices, workers and tables held together by the control thread
-//! replay, bench   the same workers over captures and memory
+//! replay, bench, selftest   the same workers over captures and memory
 //! control     the socket: requests, framing, transactions; never touches a packet
 //! worker      the run-to-completion loop; the only place that moves frames between ports and pipeline
 //! reader      how commands read and end what belongs to a worker
@@ -64,6 +64,7 @@ pub mod publication;
 pub mod ratelimit;
 pub mod reader;
 pub mod replay;
+pub mod selftest;
 pub mod tables;
 pub mod telemetry;
 pub mod time;

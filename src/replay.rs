@@ -100,18 +100,27 @@ pub fn compile(
     workers: usize,
     populate: bool,
 ) -> Result<(Arc<Node>, Compiler), CompileError> {
-    let neighbours = Arc::new(NeighbourTable::new(NEIGHBOUR_CAPACITY, MAX_INTERFACES, Key::default()));
-    let mut compiler = Compiler::new(Arc::clone(&neighbours));
-    let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
-    let rib = meaning::rib(config, &mut compiler)?;
-    let input = meaning::input(config, &facts, &mut compiler)?;
-    compiler.compile(input, rib)?.release(&neighbours);
+    let (neighbours, compiler) = compile_tables(config, NEIGHBOUR_CAPACITY)?;
     let claims = Arc::clone(&compiler.claims);
     let capacity = flow::Capacity::of(config.flows.capacity.get(), workers, populate);
     let node =
         Node::new(Arc::clone(compiler.tables()), neighbours, workers, MAX_INTERFACES, claims, capacity);
     node.reserve_rules(&compiler.policy_slots);
     Ok((node, compiler))
+}
+
+/// The tables of `config`, and a neighbour table for so many.
+pub(crate) fn compile_tables(
+    config: &Config,
+    neighbours: usize,
+) -> Result<(Arc<NeighbourTable>, Compiler), CompileError> {
+    let neighbours = Arc::new(NeighbourTable::new(neighbours, MAX_INTERFACES, Key::default()));
+    let mut compiler = Compiler::new(Arc::clone(&neighbours));
+    let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
+    let rib = meaning::rib(config, &mut compiler)?;
+    let input = meaning::input(config, &facts, &mut compiler)?;
+    compiler.compile(input, rib)?.release(&neighbours);
+    Ok((neighbours, compiler))
 }
 
 /// Runs captures through the gateway.

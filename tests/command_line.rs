@@ -226,3 +226,31 @@ fn a_config_is_applied_with_its_route_files() {
         assert!(code == 2 && err.contains("lost.txt: cannot be read: No such file"), "{err}");
     });
 }
+
+#[test]
+fn the_selftest_says_what_is_met_and_what_is_not() {
+    let (code, out, err) = softgate(&["selftest", "nat", "--clause", "RFC 4787"]);
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(
+        out.starts_with(
+            "CLAUSE            LEVEL   VERDICT         WHAT IT ASKS\nRFC 4787 REQ-1    MUST    PASS"
+        ),
+        "{out}"
+    );
+    // One clause comes with its packets.
+    let (code, out, _) = softgate(&["selftest", "nat", "--clause", "rfc4787 req-12a"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("wan > IP 198.51.100.30 > 203.0.113."), "{out}");
+    assert!(out.contains("PASS\n\nClauses: 1; 1 PASS, 0 FAIL (0 of them MUST), 0 not applicable"), "{out}");
+    // A MUST that is not met.
+    let pcp = ["selftest", "nat", "--json", "--clause", "RFC 6888 REQ-9"];
+    let (code, out, err) = softgate(&pcp);
+    assert_eq!((code, err.as_str()), (1, "not met, and a MUST: RFC 6888 REQ-9\n"));
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["clauses"][0]["verdict"], "FAIL");
+    assert_eq!(json["must_failed"][0], "RFC 6888 REQ-9");
+    let (code, ..) = softgate(&[&pcp[..], &["--accept", "RFC 6888 REQ-9"]].concat());
+    assert_eq!(code, 0);
+    let (code, _, err) = softgate(&["selftest", "nat", "--clause", "RFC 2663"]);
+    assert_eq!((code, err.as_str()), (2, "no clause `RFC 2663`; without --clause all are shown\n"));
+}

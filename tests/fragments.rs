@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 use softgate::config::Config;
 use softgate::flow::Capacity;
-use softgate::flow::fragments::{MAX_DATAGRAMS_PER_SOURCE, TIMEOUT};
+use softgate::flow::fragments::{MAX_WAITING_PER_SOURCE, TIMEOUT};
 use softgate::io::memory::{MemoryPort, Sink, Template};
 use softgate::mem::{ChunkSize, PacketMemory};
 use softgate::packet::checksum;
@@ -595,7 +595,7 @@ fn a_flood_of_later_fragments_leaves_room_for_others() {
     pieces.reverse();
     assert_eq!(together(&gate.send(LAN, &pieces)).len(), 1);
     // 1,024 / 8 frames may wait, a quarter of them of one source.
-    let (held, datagrams) = (1024 / 8 / 4, MAX_DATAGRAMS_PER_SOURCE as u64);
+    let (held, datagrams) = (1024 / 8 / 4, MAX_WAITING_PER_SOURCE as u64);
     let full = [("fragment-table-full", 10_000 - datagrams), ("fragment-queue-full", datagrams - held)];
     assert_eq!(gate.drops(), full);
     gate.end(&[("shutdown", held), full[0], full[1]]);

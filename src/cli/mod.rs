@@ -10,6 +10,7 @@ pub mod doctor;
 mod drops;
 pub mod replay;
 pub mod run;
+mod selftest;
 mod sessions;
 mod shell;
 mod show;
@@ -64,6 +65,8 @@ pub enum Command {
     Bench(bench::Args),
     /// Probe devices: what works, what is lost, what to type to mend it
     Doctor(doctor::DoctorArgs),
+    /// Test what this binary does against what standards ask for
+    Selftest(selftest::Args),
     /// Print shell completions
     Completions(shell::CompletionsArgs),
     /// Print the manual page, or write all of them into a folder
@@ -92,6 +95,7 @@ impl Cli {
             Command::Del(args) => change::del(args, &socket),
             Command::Clear(args) => sessions::clear(args, &socket),
             Command::Drops(args) => drops::run(args, &socket),
+            Command::Selftest(args) => selftest::run(&args),
             Command::Completions(args) => shell::completions(args),
             Command::Man(args) => shell::man(args),
         };

@@ -31,6 +31,9 @@ pub struct Flows {
     /// Idle time of a TCP connection that opens, closes or was reset. RFC 5382 REQ-5, RFC 7857 section 2.1:
     /// not under 4 minutes.
     pub tcp_transitory_s: Seconds,
+    /// Of a TCP connection that opens, if it is another (RFC 7857 section 2.1); absent: `tcp_transitory_s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_opening_s: Option<Seconds>,
     /// Idle time of UDP, and of UDP mappings. RFC 4787 REQ-5: not under 2 minutes; 5 or more recommended.
     pub udp_s: Seconds,
     /// Idle time of a UDP session that no reply was seen of (its NAT mapping stays for `udp_s`). 30: Linux's
@@ -60,6 +63,7 @@ impl Default for Flows {
             capacity: Ranged::constant(1_000_000),
             tcp_established_s: Ranged::constant(7440),
             tcp_transitory_s: Ranged::constant(240),
+            tcp_opening_s: None,
             udp_s: Ranged::constant(300),
             udp_unreplied_s: Ranged::constant(30),
             icmp_s: Ranged::constant(60),
@@ -233,6 +237,10 @@ pub struct Nat {
     pub block_size: BlockSize,
     /// How long a freed port is not given to another host. RFC 6888 REQ-8: 120.
     pub hold_down_s: Ranged<0, 86_400>,
+    /// Freed ports that rest at most, on each worker; more are free at once. RFC 6888 REQ-8: it must be
+    /// configurable; absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_held_ports: Option<Ranged<0, 16_000_000>>,
     /// Blocks an inside host may have (IPv6: one /64). RFC 6888 REQ-4: there must be a limit.
     pub max_blocks_per_host: Ranged<1, 1008>,
     /// Who may answer to a mapping.
@@ -267,6 +275,7 @@ impl Default for Nat {
         Nat {
             block_size: BlockSize(64),
             hold_down_s: Ranged::constant(120),
+            max_held_ports: None,
             max_blocks_per_host: Ranged::constant(16),
             filtering: Filtering::default(),
             hairpin: true,

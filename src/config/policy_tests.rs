@@ -256,7 +256,7 @@ fn errors_of_flows_and_groups() {
             "udp = 300",
             "udp = 300",
             &[
-                "gw.toml:#: flows.udp: unknown key; known here: capacity, tcp_established_s, tcp_transitory_s, udp_s, udp_unreplied_s, icmp_s, other_s, loose_tcp, per_host_sessions, half_open, half_open_per_destination",
+                "gw.toml:#: flows.udp: unknown key; known here: capacity, tcp_established_s, tcp_transitory_s, tcp_opening_s, udp_s, udp_unreplied_s, icmp_s, other_s, loose_tcp, per_host_sessions, half_open, half_open_per_destination",
             ],
         ),
         (
@@ -546,7 +546,7 @@ fn errors_of_nat() {
             "blocksize = 128",
             "blocksize",
             &[
-                "gw.toml:#: nat.blocksize: unknown key; known here: block_size, hold_down_s, max_blocks_per_host, filtering, hairpin, source, destination, static",
+                "gw.toml:#: nat.blocksize: unknown key; known here: block_size, hold_down_s, max_held_ports, max_blocks_per_host, filtering, hairpin, source, destination, static",
             ],
         ),
         (

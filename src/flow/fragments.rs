@@ -14,7 +14,8 @@
 //!
 //! All memory is taken at the start. Places for datagrams and for held fragments are limited for the worker and
 //! for each source; sources that share a bucket of the keyed hash share its limits. What is full refuses the new,
-//! and the old lives on.
+//! and the old lives on. Datagrams that began with another fragment than their first have half of the places only:
+//! whoever floods us with such fragments leaves room for those in order (RFC 4787 REQ-14a).
 //!
 //! A table belongs to one worker and sees the fragments that reach it. Devices spread fragments by addresses
 //! alone, so those of one datagram come to one worker, but it may be another than the one that has the session
@@ -55,6 +56,12 @@ const SOURCES: usize = 1024;
 
 /// Datagrams under way of one source: it takes sixteen to fill the table.
 pub const MAX_DATAGRAMS_PER_SOURCE: usize = 256;
+
+/// Of the datagrams under way, those whose first fragment has not come: half, of the worker's and of each source's.
+pub const MAX_WAITING: usize = MAX_DATAGRAMS / 2;
+
+/// See [`MAX_WAITING`].
+pub const MAX_WAITING_PER_SOURCE: usize = MAX_DATAGRAMS_PER_SOURCE / 2;
 
 /// Of the frames held, one source has this part at most.
 const HELD_SHARE: usize = 4;
@@ -172,6 +179,8 @@ struct Entry {
     held: List,
     /// Fragments that were held and have not come by again.
     returning: u16,
+    /// Began with another fragment than its first, which has not gone on.
+    is_headless: bool,
     /// Bucket of its source.
     source: u16,
     /// The next older and the next newer datagram; of a free place the next free one in `newer`.
@@ -234,6 +243,7 @@ struct Place<T> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Source {
     datagrams: u16,
+    headless: u16,
     frames: u16,
 }
 
@@ -256,6 +266,8 @@ pub struct Fragments<T> {
     /// How many they may be.
     limit: usize,
     sources: Box<[Source]>,
+    /// Datagrams that are headless.
+    headless: usize,
     identifications: u64,
     /// Of the numbers that identifications are made of, every how many is ours.
     step: u64,
@@ -278,6 +290,7 @@ impl<T> Fragments<T> {
             frames: 0,
             limit: MAX_HELD,
             sources: vec![Source::default(); SOURCES].into(),
+            headless: 0,
             identifications: 0,
             step: 1,
             key,
@@ -303,7 +316,7 @@ impl<T> Fragments<T> {
     ) -> Result<u16, DropReason> {
         let hash = datagram.hash(self.key);
         let at = match self.find(hash, datagram) {
-            NONE => self.begin(hash, datagram, now)?,
+            NONE => self.begin(hash, datagram, !piece.is_ok_and(|piece| piece.start == 0), now)?,
             at => at,
         };
         let entry = &mut self.entries[usize::from(at)];
@@ -383,6 +396,7 @@ impl<T> Fragments<T> {
     }
 
     fn go_on(&mut self, at: u16, state: State) {
+        self.note_headless(at, false);
         let entry = &mut self.entries[usize::from(at)];
         entry.state = state;
         entry.returning += entry.held.len;
@@ -493,12 +507,33 @@ impl<T> Fragments<T> {
         if found.is_some() { place(found) } else { NONE }
     }
 
-    fn begin(&mut self, hash: u64, datagram: &Datagram, now: Nanos) -> Result<u16, DropReason> {
+    /// Notes that a datagram is headless, or is not any more.
+    fn note_headless(&mut self, at: u16, is_headless: bool) {
+        let entry = &mut self.entries[usize::from(at)];
+        let source = &mut self.sources[usize::from(entry.source)];
+        match (std::mem::replace(&mut entry.is_headless, is_headless), is_headless) {
+            (false, true) => (self.headless, source.headless) = (self.headless + 1, source.headless + 1),
+            (true, false) => (self.headless, source.headless) = (self.headless - 1, source.headless - 1),
+            (false, false) | (true, true) => {}
+        }
+    }
+
+    fn begin(
+        &mut self,
+        hash: u64,
+        datagram: &Datagram,
+        is_headless: bool,
+        now: Nanos,
+    ) -> Result<u16, DropReason> {
         let host = hash::address(self.key, host_of(datagram.src), datagram.vrf.into());
         let source = (host % SOURCES as u64) as u16;
         let at = if self.free_entry != NONE { self.free_entry } else { self.entries.len() as u16 };
+        let of_source = &self.sources[usize::from(source)];
+        let waits_in_vain =
+            self.headless >= MAX_WAITING || usize::from(of_source.headless) >= MAX_WAITING_PER_SOURCE;
         let is_full = usize::from(at) == MAX_DATAGRAMS
-            || usize::from(self.sources[usize::from(source)].datagrams) == MAX_DATAGRAMS_PER_SOURCE;
+            || usize::from(of_source.datagrams) == MAX_DATAGRAMS_PER_SOURCE
+            || is_headless && waits_in_vain;
         if is_full || !self.index.insert(hash, Handle(u32::from(at) + 1)) {
             return Err(DropReason::FragmentTableFull);
         }
@@ -513,6 +548,7 @@ impl<T> Fragments<T> {
             end: 0,
             held: List::EMPTY,
             returning: 0,
+            is_headless: false,
             source,
             older: self.newest,
             newer: NONE,
@@ -529,10 +565,12 @@ impl<T> Fragments<T> {
             newest => self.entries[usize::from(newest)].newer = at,
         }
         self.newest = at;
+        self.note_headless(at, is_headless);
         Ok(at)
     }
 
     fn end(&mut self, at: u16) {
+        self.note_headless(at, false);
         let Entry { datagram, source, older, newer, .. } = self.entries[usize::from(at)];
         self.index.remove(datagram.hash(self.key), Handle(u32::from(at) + 1));
         self.sources[usize::from(source)].datagrams -= 1;

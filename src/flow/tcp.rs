@@ -806,6 +806,9 @@ impl Tcp {
             Direction::Original => Verdict::ForwardOnly,
             // RFC 5961 section 3.2: in SYN-SENT a RST has to acknowledge the SYN.
             Direction::Reply if segment.flags & ACK != 0 && self.answers(direction, segment) => {
+                if self.state == State::Refused {
+                    return Verdict::ForwardOnly; // RFC 7857 section 7.1: RSTs keep nothing alive.
+                }
                 self.state = State::Refused;
                 Verdict::Forward
             }
@@ -847,6 +850,9 @@ impl Tcp {
         let is_exact = segment.seq == expected || segment.seq == self.ends[s].max_end;
         let answers_syn = self.awaits(s) && segment.flags & ACK != 0 && self.answers(direction, segment);
         if is_exact || answers_syn {
+            if self.state == State::Closing {
+                return Verdict::ForwardOnly; // RFC 7857 section 7.1: RSTs keep nothing alive.
+            }
             self.state = State::Closing;
             self.flags &= !SYN_PASSED;
             return Verdict::Forward;

@@ -432,7 +432,7 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             FragmentTableFull,
             "fragment-table-full",
             None,
-            "4,096 datagrams of the worker, or 256 of their source, are under way in fragments; new ones have to wait for their end.",
+            "4,096 datagrams of the worker, or 256 of their source, are under way in fragments; half of that if their first fragments have not come. New ones have to wait for their end.",
         ),
         (
             FragmentQueueFull,

@@ -195,6 +195,11 @@ pub(super) fn take<A: Address>(
     if flow.has(flow_flags::TCP) {
         match track(packet, handle, table) {
             Tracked::Same => {}
+            // Its idle time goes on (RFC 7857 section 7.1).
+            Tracked::Passed => {
+                note(&mut packet.meta, handle, table.flow(handle));
+                return Verdict::Continue;
+            }
             // Another state has another idle time.
             Tracked::Changed => {
                 table.flow_mut(handle).last_seen = now;
@@ -228,6 +233,8 @@ pub(super) fn note<A: Address>(meta: &mut Meta, handle: Handle, flow: &Flow<A>) 
 enum Tracked {
     /// It goes on, and the connection stands where it stood.
     Same,
+    /// It goes on, and proves nothing.
+    Passed,
     /// It goes on, and the connection stands elsewhere.
     Changed,
     /// It begins a new connection in the place of one that has ended.
@@ -250,7 +257,8 @@ fn track<A: Address>(packet: &Packet, handle: Handle, table: &mut FlowTable<A>) 
     let before = tracker.state();
     match tracker.advance(direction, &segment) {
         tcp::Verdict::Forward if tracker.state() != before => Tracked::Changed,
-        tcp::Verdict::Forward | tcp::Verdict::ForwardOnly => Tracked::Same,
+        tcp::Verdict::Forward => Tracked::Same,
+        tcp::Verdict::ForwardOnly => Tracked::Passed,
         tcp::Verdict::Reopen => Tracked::Reopened,
         tcp::Verdict::Drop(fault) => Tracked::Lost(tcp_reason(fault)),
     }

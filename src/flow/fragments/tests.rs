@@ -311,10 +311,14 @@ fn a_full_table_refuses_the_new_and_keeps_the_old() {
             }
         }
     }
-    assert_eq!(taken.len(), MAX_DATAGRAMS);
+    assert_eq!(taken.len(), MAX_WAITING);
     for (id, at) in &taken {
         assert_eq!(table.arrive(&of(*id), piece, Nanos(0)), Ok(*at));
     }
+    // Those in order have the other half for themselves (RFC 4787 REQ-14a).
+    let first = Piece::new(0, 16, true, 20);
+    let in_order = (1 << 22..).map(of).take_while(|other| table.arrive(other, first, Nanos(9999)).is_ok());
+    assert_eq!(in_order.count(), MAX_DATAGRAMS - MAX_WAITING);
     // The oldest make room.
     assert_eq!(table.next_deadline(), Nanos(0).plus(TIMEOUT));
     table.expire(Nanos(0).plus(TIMEOUT));
@@ -328,18 +332,24 @@ fn a_full_table_refuses_the_new_and_keeps_the_old() {
 fn a_source_has_its_share_of_the_table() {
     let mut table = table();
     let piece = Piece::new(16, 16, true, 20);
-    for id in 0..MAX_DATAGRAMS_PER_SOURCE as u32 {
+    for id in 0..MAX_WAITING_PER_SOURCE as u32 {
         assert!(table.arrive(&datagram(id * 3), piece, Nanos(0)).is_ok());
     }
     assert_eq!(table.arrive(&datagram(1 << 20), piece, Nanos(0)).is_ok(), source_of(1 << 20) != 0);
     assert_eq!(table.arrive(&datagram(3 << 20), piece, Nanos(0)), Err(DropReason::FragmentTableFull));
+    // In order it may have as many again.
+    let first = Piece::new(0, 16, true, 20);
+    for id in 0..(MAX_DATAGRAMS_PER_SOURCE - MAX_WAITING_PER_SOURCE) as u32 {
+        assert!(table.arrive(&datagram((4 << 20) * 3 + id * 3), first, Nanos(0)).is_ok());
+    }
+    assert_eq!(table.arrive(&datagram(15 << 20), first, Nanos(0)), Err(DropReason::FragmentTableFull));
     // IPv6 sources are hosts by their /64.
     let v6 = |id: u32, host: u128| Datagram {
         src: 0x2001_0db8 << 96 | host,
         family: Family::Ipv6,
         ..datagram(id)
     };
-    for id in 0..MAX_DATAGRAMS_PER_SOURCE as u32 {
+    for id in 0..MAX_WAITING_PER_SOURCE as u32 {
         assert!(table.arrive(&v6(id, id.into()), piece, Nanos(0)).is_ok());
     }
     assert_eq!(table.arrive(&v6(9999, 9999), piece, Nanos(0)), Err(DropReason::FragmentTableFull));

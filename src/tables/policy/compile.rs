@@ -130,7 +130,7 @@ impl Policy {
             timers: Timers {
                 tcp: TcpTimers {
                     established: seconds(flows.tcp_established_s),
-                    opening: transitory,
+                    opening: flows.tcp_opening_s.map_or(transitory, seconds),
                     closing: transitory,
                     reset: transitory,
                 },
@@ -149,7 +149,7 @@ impl Policy {
             },
             nat: nat::Limits {
                 hold_down: [Duration::from_secs(u64::from(config.nat.hold_down_s.get())); 4],
-                ..nat::Limits::default()
+                max_held: config.nat.max_held_ports.map_or(u32::MAX, |ports| ports.get()),
             },
             groups,
             rules: Rules::compile([], Key::default()),
