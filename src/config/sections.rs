@@ -388,6 +388,9 @@ pub struct Interface {
     /// Anti-spoofing.
     #[serde(default)]
     pub source_check: SourceCheck,
+    /// Whether the TCP connections of sessions through it are told to send no segments longer than its MTU carries.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub clamp_mss: bool,
     /// Whether we announce ourselves to IPv6 hosts.
     #[serde(default = "RouterAdvertisements::off", skip_serializing_if = "RouterAdvertisements::is_off")]
     pub router_advertisements: RouterAdvertisements,

@@ -1,7 +1,7 @@
 //! Rewrite: the translation of a session's packet, TTL and its checksum, then the egress interface's L2 header in
 //! front of the IP packet.
 
-use crate::flow::{Address, Flow, FlowTable, Flows, flow_flags};
+use crate::flow::{Address, Flow, FlowTable, Flows, flow_flags, tcp};
 use crate::mem::Frame;
 use crate::packet::view::{array_mut, be16, ethertype, protocol};
 use crate::packet::{Family, Meta, Packet, Verdict, checksum, flags};
@@ -37,8 +37,8 @@ impl Tally {
 pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, tally: &mut Tally) {
     if packet.meta.flow.is_some() && matches!(packet.meta.verdict, Verdict::Forward | Verdict::Fragment) {
         match packet.meta.family {
-            Family::Ipv4 => along(packet, &mut flows.v4),
-            _ => along(packet, &mut flows.v6),
+            Family::Ipv4 => along(packet, &mut flows.v4, cx),
+            _ => along(packet, &mut flows.v6, cx),
         }
     }
     if packet.meta.verdict != Verdict::Forward {
@@ -75,18 +75,45 @@ fn rewrite(packet: &mut Packet, egress: &Interface) {
 
 /// Counts a session's packet and translates it.
 #[inline(always)]
-fn along<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>) {
+fn along<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>, cx: &Context<'_>) {
     let flow = table.flow_mut(packet.meta.flow);
     if packet.meta.flags & (flags::ICMP_ERROR | flags::FRAGMENT) != 0 {
         unusual(packet, flow);
         return;
     }
     flow.count(packet.meta.ip_len);
+    if flow.has(flow_flags::TCP) && is_syn(packet) {
+        clamp_mss(packet, cx);
+    }
     if flow.has(flow_flags::TRANSLATED) {
         let meta = &packet.meta;
         let (from, l4) = (usize::from(meta.l3), usize::from(meta.l4 - meta.l3));
         let family = meta.family;
         translate(&mut packet.frame.bytes_mut()[from..], l4, family, flow);
+    }
+}
+
+#[inline(always)]
+fn is_syn(packet: &Packet) -> bool {
+    let flags = packet.frame.bytes().get(usize::from(packet.meta.l4) + 13);
+    flags.is_some_and(|flags| flags & tcp::flags::SYN != 0)
+}
+
+/// Where an interface on the way asks for it, neither side is to send longer segments than its MTU carries: the MSS is
+/// that without the fixed headers (RFC 9293 section 3.7.1).
+#[cold]
+fn clamp_mss(packet: &mut Packet, cx: &Context<'_>) {
+    let meta = &packet.meta;
+    let mtu_of = |slot: u16| {
+        let interface = (slot != NO_INTERFACE).then(|| cx.tables.interface(slot))?;
+        interface.clamp_mss.then_some(interface.mtu_bytes)
+    };
+    let Some(mtu) = [meta.interface, meta.egress].into_iter().filter_map(mtu_of).min() else { return };
+    let headers = if meta.family == Family::Ipv4 { 40 } else { 60 };
+    let (from, end) = (usize::from(meta.l4), usize::from(meta.l3) + usize::from(meta.ip_len));
+    let end = end.min(packet.frame.len());
+    if let Some(segment) = packet.frame.bytes_mut().get_mut(from..end) {
+        tcp::mss_clamp(segment, mtu.saturating_sub(headers));
     }
 }
 

@@ -79,6 +79,8 @@ pub struct InterfaceSpec {
     pub mac: [u8; 6],
     /// Anti-spoofing.
     pub source_check: SourceCheck,
+    /// Lowers the MSS of TCP connections to what `mtu_bytes` carries.
+    pub clamp_mss: bool,
     /// Zone slot.
     pub zone: u8,
     /// Router advertisements.
@@ -613,6 +615,7 @@ fn tombstone(name: &str) -> Interface {
         vrf: 0,
         port: 0,
         source_check: SourceCheck::Off,
+        clamp_mss: false,
         zone: 0,
         info: Arc::new(InterfaceInfo {
             name: name.to_owned(),
@@ -664,6 +667,7 @@ fn interface(spec: &InterfaceSpec, port: u16, vrf: u16, up: bool) -> Interface {
         vrf,
         port,
         source_check: spec.source_check,
+        clamp_mss: spec.clamp_mss,
         zone: spec.zone,
         info: Arc::new(InterfaceInfo {
             name: spec.name.clone(),

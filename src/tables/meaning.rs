@@ -65,6 +65,7 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
                 config::SourceCheck::Loose => SourceCheck::Loose,
                 config::SourceCheck::Strict => SourceCheck::Strict,
             },
+            clamp_mss: interface.clamp_mss,
             zone,
             advertisements: match interface.router_advertisements {
                 RouterAdvertisements::Off => None,

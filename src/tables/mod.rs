@@ -200,6 +200,8 @@ pub struct Interface {
     pub port: u16,
     /// Anti-spoofing.
     pub source_check: SourceCheck,
+    /// Lowers the MSS of TCP connections to what `mtu_bytes` carries.
+    pub clamp_mss: bool,
     /// Zone slot, or [`policy::NO_ZONE`].
     pub zone: u8,
     /// What only the slow path needs.

@@ -267,7 +267,8 @@ class Talk:
         self.here, self.there = here, there
 
     def up(self, said, drop=None, ttl=64, **keys):
-        """Client to server; forwarded unless `drop` says why not. Returns the packet as sent and as it arrives."""
+        """Client to server; forwarded unless `drop` says why not. `heard` is what arrives, if it is not what was said.
+        Returns the packet as sent and as it arrives."""
         before, after = (self.client, self.asked), (self.seen, self.server)
         return self._one(self.here, before, self.there, after, said, drop, ttl, keys)
 
@@ -277,10 +278,12 @@ class Talk:
         return self._one(self.there, before, self.here, after, said, drop, ttl, keys)
 
     def _one(self, rx, before, tx, after, said, drop, ttl, keys):
-        def packet(ends, ttl):
+        heard = keys.pop("heard", said)
+
+        def packet(ends, ttl, words):
             (src, sport), (dst, dport) = ends
-            return rebuilt(ip(src, dst, ttl, **keys) / said(sport, dport))
-        sent, got = packet(before, ttl), packet(after, ttl - 1)
+            return rebuilt(ip(src, dst, ttl, **keys) / words(sport, dport))
+        sent, got = packet(before, ttl, said), packet(after, ttl - 1, heard)
         self.case.rx(rx.port, rx.sends(sent), drop=drop)
         if not drop:
             self.case.tx(tx.port, tx.gets(got))

@@ -28,6 +28,14 @@ def _(c):
     c.rx("wan", from_server(v4(S4, H4) / U()(53, 40000)), drop="firewall-deny")  # nobody outside knows the inside
 
 
+@story("nat-mss-clamped", "The MSS is lowered and the addresses change: both are in the checksum.",
+       "scapy script: RFC 9293 section 3.7.1, RFC 3022 section 4", zoned(OUT, INTERNET, wan_keys={"mtu": 1400, "clamp_mss": True}))
+def _(c):
+    talk = Talk(c, A, (S4, 443), seen=(POOL, c.choice("p")))
+    talk.up(T("S", 1000, options=[("MSS", 1460)]), heard=T("S", 1000, options=[("MSS", 1360)]))
+    talk.down(T("SA", 5000, 1001, options=[("MSS", 1460)]), heard=T("SA", 5000, 1001, options=[("MSS", 1360)]))
+
+
 @story("nat-source-tcp", "A TCP connection through NAT, from SYN to the last ACK; options and numbers stay as they are.",
        "scapy script: RFC 3022 section 4, RFC 5382 REQ-1 and REQ-2", NATTED)
 def _(c):

@@ -207,6 +207,29 @@ def _(c):
     talk.up(T("PA", 1001 + 100_000, 5001, data=10), drop="tcp-out-of-window")
 
 
+@story("tcp-mss-clamped", "SYN and SYN-ACK through an interface with `clamp_mss` announce no more than its MTU carries; less stays, and nothing stays nothing.",
+       "scapy script: RFC 9293 section 3.7.1, RFC 6691 section 2", zoned(OUT, wan_keys={"mtu": 1400, "clamp_mss": True}))
+def _(c):
+    for (client, server), headers in zip(BOTH, (40, 60)):
+        fits = 1400 - headers
+
+        def syn(mss):
+            return T("S", 1000, options=[("MSS", mss), ("SAckOK", b""), ("NOP", None), ("WScale", 7)])
+
+        def answer(mss):  # at an odd offset
+            return T("SA", 5000, 1001, options=[("NOP", None), ("MSS", mss), ("WScale", 7)])
+        talk = Talk(c, client, server)
+        talk.up(syn(1460), heard=syn(fits))
+        talk.down(answer(8960), heard=answer(fits))
+        talk.up(T("A", 1001, 5001))
+        talk = Talk(c, (client[0], 40001), server)
+        talk.up(syn(fits))
+        talk.down(answer(536))
+        talk = Talk(c, (client[0], 40002), server)
+        talk.up(T("S", 1000))
+        talk.down(T("SA", 5000, 1001))
+
+
 @story("tcp-zero-window", "A probe into a closed window passes, and so does the ACK that opens it.",
        "scapy script: RFC 9293 section 3.8.6.1", OPEN)
 def _(c):
