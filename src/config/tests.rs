@@ -282,7 +282,7 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
             "mtu = 9000",
             "mut = 9000",
             &[
-                "gw.toml:35: interface[0].mut: unknown key; known here: name, port, vlan, tpid, zone, vrf, addresses, mtu, mac, source_check, router_advertisements",
+                "gw.toml:35: interface[0].mut: unknown key; known here: name, port, vlan, tpid, zone, vrf, addresses, mtu, mac, source_check, clamp_mss, router_advertisements",
             ],
         ),
         ("port = \"lan\"\nvlan = 100", "vlan = 100", &["gw.toml:28: interface[0]: the key port is missing"]),
