@@ -521,44 +521,58 @@ impl Engine {
         // Most packets leave where the one before left.
         let (mut last_egress, mut last_queue) = (NO_INTERFACE, 0);
         for packet in burst.iter_mut() {
-            let (mut frame, meta) = (packet.frame.take(), &packet.meta);
-            if meta.verdict == Verdict::Forward {
-                if frame.is_chained() {
-                    let header_len = usize::from(cx.tables.interface(meta.egress).header_len);
-                    self.pool.truncate_chain(&mut frame, header_len + usize::from(meta.ip_len));
-                }
-                if meta.egress == last_egress {
-                    self.stage(frame, last_queue, node, queues);
-                    continue;
-                }
-                let port = cx.tables.interface(meta.egress).port;
-                if let Some(index) = self.only_queue(port, cx.tables) {
-                    (last_egress, last_queue) = (meta.egress, index);
-                    self.stage(frame, index, node, queues);
-                } else {
-                    self.transmit(frame, port, Some(meta), cx.tables, node, queues);
-                }
-                continue;
-            }
-            let elsewhere = match meta.verdict {
-                Verdict::Held => continue,
-                Verdict::Elsewhere(worker) => Some((worker, Pass::Handed)),
-                Verdict::Gather(worker) => Some((worker, Pass::Gathered)),
-                Verdict::Borrow => {
-                    self.borrow(frame, cx, node);
-                    continue;
-                }
-                _ => None,
-            };
-            if let Some((worker, pass)) = elsewhere {
-                self.pass_on(Arrival { frame, ingress: cx.ingress, pass }, worker.into(), node);
-                continue;
-            }
-            let packet = Packet { frame, meta: *meta };
-            if let Some((packet, reason)) = self.slow.handle(packet, cx, &mut self.pool, &node.limits) {
-                self.lose(packet, reason, cx, node);
+            let egress = packet.meta.egress;
+            if packet.meta.verdict != Verdict::Forward {
+                self.settle(packet, cx, node);
+            } else if egress == last_egress && !packet.frame.is_chained() {
+                self.stage(packet.frame.take(), last_queue, node, queues);
+            } else if let Some(queue) = self.leave(packet, cx, node, queues) {
+                (last_egress, last_queue) = (egress, queue);
             }
         }
+    }
+
+    /// Sends a finished packet on its way. Returns the queue that takes all frames of its egress.
+    #[inline(never)]
+    fn leave(
+        &mut self,
+        packet: &mut Packet,
+        cx: &Context<'_>,
+        node: &Node,
+        queues: &mut [Queue],
+    ) -> Option<usize> {
+        let (mut frame, meta) = (packet.frame.take(), &packet.meta);
+        let egress = cx.tables.interface(meta.egress);
+        if frame.is_chained() {
+            let len = usize::from(egress.header_len) + usize::from(meta.ip_len);
+            self.pool.truncate_chain(&mut frame, len);
+        }
+        let queue = self.only_queue(egress.port, cx.tables);
+        match queue {
+            Some(index) => self.stage(frame, index, node, queues),
+            None => self.transmit(frame, egress.port, Some(meta), cx.tables, node, queues),
+        }
+        queue
+    }
+
+    /// Does with a packet what has to be done, other than to send it as it is.
+    #[inline(never)]
+    fn settle(&mut self, packet: &mut Packet, cx: &Context<'_>, node: &Node) {
+        let (frame, meta) = (packet.frame.take(), packet.meta);
+        let (worker, pass) = match meta.verdict {
+            Verdict::Held => return,
+            Verdict::Elsewhere(worker) => (worker, Pass::Handed),
+            Verdict::Gather(worker) => (worker, Pass::Gathered),
+            Verdict::Borrow => return self.borrow(frame, cx, node),
+            _ => {
+                let packet = Packet { frame, meta };
+                if let Some((packet, reason)) = self.slow.handle(packet, cx, &mut self.pool, &node.limits) {
+                    self.lose(packet, reason, cx, node);
+                }
+                return;
+            }
+        };
+        self.pass_on(Arrival { frame, ingress: cx.ingress, pass }, worker.into(), node);
     }
 
     /// Sends what the slow path made: finished frames, then packets of our own, which may make more.
@@ -712,10 +726,10 @@ impl Engine {
     #[inline(always)]
     fn stage(&mut self, frame: Frame, index: usize, node: &Node, queues: &mut [Queue]) {
         let queue = &mut queues[index];
-        if queue.staged.is_full() {
+        if let Err(full) = queue.staged.try_push(frame) {
             self.send(queue, node);
+            queue.staged.push(full.element());
         }
-        queue.staged.push(frame);
     }
 
     /// Gives the staged frames to the device; what it does not take even after a flush is lost.

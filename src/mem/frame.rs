@@ -143,6 +143,20 @@ impl Frame {
         self.len -= count as u16;
     }
 
+    /// Keeps `len` bytes from byte `at` on, with `front` bytes in front of them that are yet to be written; returns
+    /// both.
+    ///
+    /// # Panics
+    /// If there are not as many bytes, or not as much headroom.
+    #[inline(always)]
+    pub fn reframe(&mut self, at: usize, front: usize, len: usize) -> &mut [u8] {
+        let start = self.headroom() + at;
+        assert!(at + len <= self.len() && front <= start, "reframed beyond the packet");
+        self.offset = (start - front) as u16;
+        self.len = (front + len) as u16;
+        self.bytes_mut()
+    }
+
     /// Shortens this segment to `len` bytes (no effect if it is shorter).
     #[inline]
     pub fn truncate(&mut self, len: usize) {

@@ -125,21 +125,23 @@ impl Handle {
 /// Bits of [`Meta::flags`].
 pub mod flags {
     /// Group bit of the destination MAC: Ethernet broadcast or multicast.
-    pub const LINK_GROUP: u8 = 1;
+    pub const LINK_GROUP: u16 = 1;
     /// Any fragment, also the first.
-    pub const FRAGMENT: u8 = 2;
+    pub const FRAGMENT: u16 = 2;
     /// A fragment that is not the first: carries no ports.
-    pub const LATER_FRAGMENT: u8 = 4;
+    pub const LATER_FRAGMENT: u16 = 4;
     /// IPv4 DF bit.
-    pub const DONT_FRAGMENT: u8 = 8;
+    pub const DONT_FRAGMENT: u16 = 8;
     /// Made by the gateway: neither TTL nor source are checked.
-    pub const OWN: u8 = 16;
+    pub const OWN: u16 = 16;
     /// The ingress interface wants its sources checked against the routes.
-    pub const CHECK_SOURCE: u8 = 32;
+    pub const CHECK_SOURCE: u16 = 32;
     /// The ingress interface has a zone: the packet belongs to a session.
-    pub const STATEFUL: u8 = 64;
+    pub const STATEFUL: u16 = 64;
     /// An ICMP error that travels along a session.
-    pub const ICMP_ERROR: u8 = 128;
+    pub const ICMP_ERROR: u16 = 128;
+    /// IPv4, whole, in one buffer, with nothing in its header that keeps it from being forwarded.
+    pub const PLAIN: u16 = 256;
 }
 
 /// What is known of a packet. With the frame it is one cache line. Laid out by hand, so that a fresh one is
@@ -178,7 +180,7 @@ pub struct Meta {
     /// Upper-layer protocol, behind extension headers.
     pub protocol: u8,
     /// Bits of [`flags`].
-    pub flags: u8,
+    pub flags: u16,
     /// The IPv4 identification a fragment leaves with: 0 = its own, else [`Meta::NEW_IDENTIFICATION`] and this one.
     pub identification: u32,
 }
@@ -211,7 +213,7 @@ impl Meta {
 
     /// True if the bit is set.
     #[inline]
-    pub fn has(&self, flag: u8) -> bool {
+    pub fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 }
@@ -228,5 +230,15 @@ pub struct Packet {
 
 /// Up to 64 packets that came from one place.
 pub type Burst = ArrayVec<Packet, BURST>;
+
+/// The places in a burst that a mask names, in ascending order.
+#[inline(always)]
+pub fn positions(mut mask: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let first = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
+        mask &= mask - 1;
+        Some(first)
+    })
+}
 
 const _: () = assert!(std::mem::size_of::<Packet>() <= 64, "a packet's frame and metadata share one line");

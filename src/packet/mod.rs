@@ -7,4 +7,4 @@ mod meta;
 pub mod view;
 
 pub use drop_reason::{DropReason, IcmpError};
-pub use meta::{Burst, Family, Handle, Ingress, Meta, Packet, Pass, Tags, Verdict, flags};
+pub use meta::{Burst, Family, Handle, Ingress, Meta, Packet, Pass, Tags, Verdict, flags, positions};

@@ -45,7 +45,7 @@ fn check(
     let meta = &mut packet.meta;
     let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
     let is_v4 = meta.family == Family::Ipv4;
-    if !meta.has(flags::OWN) {
+    if meta.flags & (flags::PLAIN | flags::OWN) == 0 {
         may_leave(meta, l3, is_v4)?;
     }
     if meta.neighbour != last.neighbour || meta.egress != last.egress {

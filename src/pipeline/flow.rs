@@ -9,7 +9,7 @@ use crate::flow::steering::Steering;
 use crate::flow::{Address, Flow, FlowTable, Flows, Handle, Tick, Tuple, due, flow_flags, tcp};
 use crate::mem::BURST;
 use crate::packet::view::{be16, protocol};
-use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags};
+use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags, positions};
 use crate::pipeline::{Context, session};
 
 /// Lookups under way, by position in the burst.
@@ -103,10 +103,7 @@ pub(super) fn run(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookup
 }
 
 fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut Lookups) {
-    let mut left = lookups.pending;
-    while left != 0 {
-        let index = left.trailing_zeros() as usize;
-        left &= left - 1;
+    for index in positions(lookups.pending) {
         let meta = &burst[index].meta;
         if meta.verdict == Verdict::Continue {
             lookups.candidates[index] = match meta.family {
@@ -117,10 +114,7 @@ fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut 
     }
     let now = Tick::of(cx.now);
     let mut undecided = 0u64;
-    let mut left = lookups.pending;
-    while left != 0 {
-        let index = left.trailing_zeros() as usize;
-        left &= left - 1;
+    for index in positions(lookups.pending) {
         let packet = &mut burst[index];
         if packet.meta.verdict == Verdict::Continue {
             let (candidate, hash) = (lookups.candidates[index], lookups.hashes[index]);
@@ -136,9 +130,7 @@ fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut 
             }
         }
     }
-    while undecided != 0 {
-        let index = undecided.trailing_zeros() as usize;
-        undecided &= undecided - 1;
+    for index in positions(undecided) {
         session::step(&mut burst[index], cx, flows, now);
     }
 }

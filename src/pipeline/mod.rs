@@ -14,6 +14,7 @@ pub mod fragment;
 mod icmp_error;
 mod link;
 mod network;
+mod plain;
 mod reassembly;
 pub mod review;
 mod rewrite;
@@ -25,8 +26,9 @@ mod source;
 use std::net::IpAddr;
 
 use crate::flow::Flows;
+use crate::mem::BURST;
 use crate::neighbours::NeighbourTable;
-use crate::packet::{Burst, DropReason, Ingress, Pass};
+use crate::packet::{Burst, DropReason, Ingress, Pass, positions};
 use crate::tables::policy::{
     Action, Asked, Bound, DEFAULT_RULE, NO_NAT_RULE, NO_ZONE, Policy, Ruling, SELF, SourceNat,
 };
@@ -59,28 +61,49 @@ pub struct Context<'a> {
     pub pass: Pass,
 }
 
-/// The packet path. Seven stages, in this order; what one of them settles no later one touches.
+/// The packet path. Seven stages, in this order; what one of them settles no later one touches. Before and between
+/// them stands [`plain`], which takes nearly all packets past the first three, and those without a session past all.
 ///
 /// `link`, `network` and `source` look at one packet after the other while its headers are at hand,
 /// `flow` and `route` at the whole burst, so that the lookups overlap, `adjacency` and `rewrite` again at one
 /// after the other. A packet has either a session, from `flow`, or a route.
 pub fn run(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows) {
+    run_stages::<true>(burst, cx, flows);
+}
+
+/// The twin does without [`plain`].
+#[inline(always)]
+fn run_stages<const SHORT: bool>(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows) {
     flows.recycle();
+    let all = u64::MAX.checked_shr((BURST - burst.len()) as u32).unwrap_or(0);
+    let mut routed = plain::Routed::default();
+    let plain = match cx.ingress {
+        Ingress::Port(port) if SHORT => plain::look(burst, port, cx, &mut routed),
+        _ => plain::Plain::default(),
+    };
     let mut received = link::Tally::default();
     let mut lookups = flow::Lookups::default();
-    for (index, packet) in burst.iter_mut().enumerate() {
+    for index in positions(all & !plain.all) {
+        let packet = &mut burst[index];
         link::step(packet, cx, &mut received);
         network::step(packet);
         source::step(packet, cx);
         flow::begin(packet, index, flows, &mut lookups);
     }
     received.finish(cx);
+    for index in positions(plain.stateful) {
+        flow::begin(&mut burst[index], index, flows, &mut lookups);
+    }
+    let done = if SHORT { plain::send(burst, &routed, cx) } else { plain::Done::default() };
+    if done.sent == all {
+        return;
+    }
     flow::run(burst, cx, flows, &mut lookups);
-    route::run(burst, cx);
+    route::run(burst, all & !done.routed, cx);
     let (mut hop, mut sent) = (adjacency::Hop::default(), rewrite::Tally::default());
-    for packet in burst.iter_mut() {
-        adjacency::step(packet, cx, flows, &mut hop);
-        rewrite::step(packet, cx, flows, &mut sent);
+    for index in positions(all & !done.sent) {
+        adjacency::step(&mut burst[index], cx, flows, &mut hop);
+        rewrite::step(&mut burst[index], cx, flows, &mut sent);
     }
     sent.finish(cx);
 }

@@ -77,18 +77,20 @@ fn ipv4(packet: &mut Packet) -> Result<(), DropReason> {
 }
 
 /// Version 4, header of five words: nearly every packet.
-const VERSION_4_WITHOUT_OPTIONS: u8 = 0x45;
+pub(super) const VERSION_4_WITHOUT_OPTIONS: u8 = 0x45;
 
 /// The checksum of a header without options. The one's complement sum does not depend on byte order when
 /// it is compared with all ones (RFC 1071 section 2B).
 #[inline(always)]
-fn plain_header_is_valid(head: &[u8; IPV4_BYTES]) -> bool {
+pub(super) fn plain_header_is_valid(head: &[u8; IPV4_BYTES]) -> bool {
     let (a, b) = (u64::from_le_bytes(*array(head, 0)), u64::from_le_bytes(*array(head, 8)));
     let last = u64::from(u32::from_le_bytes(*array(head, 16)));
-    let sum = (a & 0xffff_ffff) + (a >> 32) + (b & 0xffff_ffff) + (b >> 32) + last;
-    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    sum == 0xffff
+    let (sum, carry) = a.overflowing_add(b);
+    let (sum, carry) = sum.overflowing_add(last + u64::from(carry));
+    let sum = sum + u64::from(carry);
+    // A number plus itself turned by half its width has the end-around sum of its halves in the upper one.
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    sum.wrapping_add(sum.rotate_left(16)) >> 16 == 0xffff
 }
 
 /// A header that is not the usual one: its length, if it is right.

@@ -24,6 +24,16 @@ impl Default for Tally {
 }
 
 impl Tally {
+    #[inline(always)]
+    fn add(&mut self, interface: u16, bytes: usize, cx: &Context<'_>) {
+        if interface != self.interface {
+            std::mem::take(self).finish(cx);
+            self.interface = interface;
+        }
+        self.packets += 1;
+        self.bytes += bytes as u64;
+    }
+
     pub(super) fn finish(self, cx: &Context<'_>) {
         if self.interface != NO_INTERFACE {
             let counters = &cx.counters.interfaces[usize::from(self.interface)];
@@ -50,12 +60,7 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, tal
     let egress = packet.meta.egress;
     let interface = cx.tables.interface(egress);
     rewrite(packet, interface);
-    if egress != tally.interface {
-        std::mem::take(tally).finish(cx);
-        tally.interface = egress;
-    }
-    tally.packets += 1;
-    tally.bytes += u64::from(interface.header_len) + u64::from(packet.meta.ip_len);
+    tally.add(egress, usize::from(interface.header_len) + usize::from(packet.meta.ip_len), cx);
 }
 
 #[inline(always)]
@@ -231,11 +236,11 @@ pub(super) fn decrement_ttl(l3: &mut [u8], family: Family) {
     if family == Family::Ipv4 {
         let header: &mut [u8; 20] = array_mut(l3, 0);
         header[8] -= 1;
-        // The TTL is the upper byte of its word, which fell by 0x0100: ~m + m' is 0xfeff (RFC 1624 eqn. 3).
-        // Adding 0x0100 to the checksum itself (RFC 1141) would leave 0xffff where 0x0000 belongs.
-        let sum = u32::from(!be16(header, 10)) + 0xfeff;
-        let sum = (sum & 0xffff) + (sum >> 16);
-        header[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+        // The TTL is the upper byte of its word, which fell by 0x0100: so much more is the checksum, with the carry
+        // from 0xfeff on, for 0xffff stands where RFC 1624 (eqn. 3) has 0x0000.
+        let sum = be16(header, 10);
+        let sum = sum.wrapping_add(0x0100 + u16::from(sum >= 0xfeff));
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
     } else {
         l3[7] -= 1;
     }

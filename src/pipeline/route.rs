@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::mem::BURST;
 use crate::packet::view::be128;
-use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags, hash};
+use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags, hash, positions};
 use crate::pipeline::{Context, Question};
 use crate::tables::{Action, Leaf, NextHop, Tables, Vrf};
 
@@ -14,63 +14,55 @@ pub const NO_NEIGHBOUR: u32 = u32::MAX;
 /// VRFs a packet may be handed through by routes that say "as that VRF does".
 const MAX_VRF_HOPS: usize = 4;
 
-pub(super) fn run(burst: &mut Burst, cx: &Context<'_>) {
-    // Usually all packets of a burst are IPv4 of one VRF: one batch. Otherwise one batch per VRF and
-    // family, found by repeated passes; `done` marks what an earlier pass took.
-    let mut done = [false; BURST];
+/// Routes those packets of the burst that `unrouted` names, unless they have a session.
+pub(super) fn run(burst: &mut Burst, mut unrouted: u64, cx: &Context<'_>) {
     let mut indices = [0u8; BURST];
     let mut leaves: [Leaf; BURST] = [0; BURST];
-    for first in 0..burst.len() {
+    // Usually all are of one family and VRF: one batch. Otherwise there is one for each, found by repeated passes.
+    while let Some(first) = positions(unrouted).find(|index| belongs(&burst[*index].meta, None)) {
+        unrouted &= u64::MAX << first;
         let meta = &burst[first].meta;
-        if done[first] || meta.verdict != Verdict::Continue || meta.flow.is_some() {
-            continue;
-        }
-        let (vrf_slot, family) = (meta.vrf, meta.family);
-        let vrf = &cx.tables.vrfs[usize::from(vrf_slot)];
+        let table = (meta.vrf, meta.family);
+        let vrf = &cx.tables.vrfs[usize::from(table.0)];
         let mut count = 0;
-        match family {
+        for index in positions(unrouted) {
+            if belongs(&burst[index].meta, Some(table)) {
+                indices[count] = index as u8;
+                unrouted &= !(1 << index);
+                count += 1;
+            }
+        }
+        let (indices, leaves) = (&indices[..count], &mut leaves[..count]);
+        let metas = indices.iter().map(|index| &burst[usize::from(*index)]);
+        match table.1 {
             Family::Ipv4 => {
                 let mut addrs = [0u32; BURST];
-                for (index, packet) in burst.iter().enumerate().skip(first) {
-                    if belongs(&packet.meta, vrf_slot, family) {
-                        addrs[count] = packet.meta.dst_v4;
-                        indices[count] = index as u8;
-                        done[index] = true;
-                        count += 1;
-                    }
-                }
-                vrf.fib4.find_batch(&addrs[..count], &mut leaves[..count]);
+                addrs.iter_mut().zip(metas).for_each(|(addr, packet)| *addr = packet.meta.dst_v4);
+                vrf.fib4.find_batch(&addrs[..count], leaves);
             }
             _ => {
                 let mut addrs = [0u128; BURST];
-                for (index, packet) in burst.iter().enumerate().skip(first) {
-                    if belongs(&packet.meta, vrf_slot, family) {
-                        addrs[count] = be128(packet.frame.bytes(), usize::from(packet.meta.l3) + 24);
-                        indices[count] = index as u8;
-                        done[index] = true;
-                        count += 1;
-                    }
-                }
-                vrf.fib6.find_batch(&addrs[..count], &mut leaves[..count]);
+                let dst = |packet: &Packet| be128(packet.frame.bytes(), usize::from(packet.meta.l3) + 24);
+                addrs.iter_mut().zip(metas).for_each(|(addr, packet)| *addr = dst(packet));
+                vrf.fib6.find_batch(&addrs[..count], leaves);
             }
         }
-        for (index, leaf) in indices[..count].iter().zip(&leaves[..count]) {
-            let packet = &mut burst[usize::from(*index)];
-            apply(packet, vrf, *leaf, cx);
-        }
-        if count == burst.len() {
-            return;
+        for (index, leaf) in indices.iter().zip(leaves) {
+            apply(&mut burst[usize::from(*index)], vrf, *leaf, cx);
         }
     }
 }
 
+/// True if the packet is to be routed, by the table of this VRF and family if they are given.
 #[inline]
-fn belongs(meta: &Meta, vrf: u16, family: Family) -> bool {
-    meta.verdict == Verdict::Continue && !meta.flow.is_some() && meta.vrf == vrf && meta.family == family
+fn belongs(meta: &Meta, table: Option<(u16, Family)>) -> bool {
+    meta.verdict == Verdict::Continue
+        && !meta.flow.is_some()
+        && table.is_none_or(|table| table == (meta.vrf, meta.family))
 }
 
 #[inline]
-fn apply(packet: &mut Packet, vrf: &Vrf, leaf: Leaf, cx: &Context<'_>) {
+pub(super) fn apply(packet: &mut Packet, vrf: &Vrf, leaf: Leaf, cx: &Context<'_>) {
     let action = match vrf.actions[usize::from(leaf)] {
         // The common case, without a detour.
         Action::Via(hop) => {

@@ -37,7 +37,7 @@ fn check_packet(meta: &Meta, l3: &[u8], cx: &Context<'_>) -> Result<(), DropReas
 
 /// RFC 1812 section 5.3.7: 0/8, 127/8, multicast and class E (limited broadcast included).
 #[inline(always)]
-fn is_martian_v4(src: u32) -> bool {
+pub(super) const fn is_martian_v4(src: u32) -> bool {
     let first = src >> 24;
     first == 0 || first == 127 || first >= 224
 }

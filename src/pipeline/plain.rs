@@ -1,0 +1,302 @@
+//! Plain: what nearly every packet is, dealt with in one look. IPv4 without options, whole and in one buffer, untagged
+//! or with one tag, for us and fit to be forwarded: [`look`] finds out about it at once what *link*, *network* and
+//! *source* do step by step; and where it has no session and one gateway, [`send`] does the work of *route*,
+//! *adjacency* and *rewrite*.
+//!
+//! What is not plain in any respect is left as it came: the stages deal with it, and say what is wrong with it. So
+//! this file decides nothing that they would not; they are its twin in the tests.
+
+use crate::mem::{BURST, Frame};
+use crate::packet::view::{array, be16, be32, ethertype, protocol};
+use crate::packet::{Burst, Family, Meta, Packet, Pass, Tags, Verdict, flags};
+use crate::pipeline::{Context, network, rewrite, route, source};
+use crate::tables::policy::NO_ZONE;
+use crate::tables::{Action, MAX_LINK_HEADER, NO_INTERFACE, NextHop, PortTable, SourceCheck, Tables};
+use crate::telemetry::add;
+
+/// IPv4 header without options, and eight bytes behind it: UDP's header, the beginning of all others.
+const IP_BYTES: usize = 28;
+/// Ethernet header without tag.
+const ETHERNET_BYTES: usize = 14;
+/// The shortest plain frame.
+const SHORTEST: usize = ETHERNET_BYTES + IP_BYTES;
+/// IPv4 DF: the only bit of its word that may be set.
+const DONT_FRAGMENT: u16 = 0x4000;
+
+/// By the first byte of a source address: all of it may be forwarded. 169.254/16 must not (RFC 3927 section 2.7), and
+/// its neighbours are so few that they need not be told apart here.
+static FORWARDED: [bool; 256] = {
+    let mut forwarded = [false; 256];
+    let mut first = 0;
+    while first < 256 {
+        forwarded[first] = first != 169 && !source::is_martian_v4((first as u32) << 24);
+        first += 1;
+    }
+    forwarded
+};
+
+/// What is known of a burst's plain packets, one bit per packet.
+#[derive(Default)]
+pub(super) struct Plain {
+    /// These are plain: their metadata says all that the first three stages would say.
+    pub(super) all: u64,
+    /// Of these, those that come from a zone: they belong to sessions.
+    pub(super) stateful: u64,
+}
+
+/// The plain packets of a burst that have no session, all of one VRF.
+pub(super) struct Routed {
+    vrf: u16,
+    count: usize,
+    addrs: [u32; BURST],
+    indices: [u8; BURST],
+    /// One bit per packet.
+    mask: u64,
+}
+
+impl Default for Routed {
+    fn default() -> Routed {
+        Routed { vrf: 0, count: 0, addrs: [0; BURST], indices: [0; BURST], mask: 0 }
+    }
+}
+
+/// Where frames with the same tag come in.
+struct Entrance {
+    /// The tag's control information and TPID, or [`UNTAGGED`].
+    tag: u32,
+    interface: u16,
+    vrf: u16,
+    flags: u16,
+    /// More than 48 bits if nothing that comes in here is plain.
+    mac: u64,
+    packets: u64,
+    bytes: u64,
+}
+
+/// No tag: a TPID of 0.
+const UNTAGGED: u32 = 0;
+
+impl Entrance {
+    #[inline(never)]
+    fn find(tag: u32, port: &PortTable, tables: &Tables) -> Entrance {
+        let vlan = tag as u16 & 0xfff;
+        let slot = if tag == UNTAGGED { port.untagged } else { port.find(Tags { outer: vlan, inner: 0 }) };
+        let mut entrance =
+            Entrance { tag, interface: slot, vrf: 0, flags: 0, mac: u64::MAX, packets: 0, bytes: 0 };
+        if slot != NO_INTERFACE && tables.interface(slot).source_check == SourceCheck::Off {
+            let interface = tables.interface(slot);
+            (entrance.vrf, entrance.mac) = (interface.vrf, interface.mac);
+            entrance.flags = flags::PLAIN | if interface.zone == NO_ZONE { 0 } else { flags::STATEFUL };
+        }
+        entrance
+    }
+
+    fn count(&self, cx: &Context<'_>) {
+        if self.packets != 0 && cx.pass == Pass::First {
+            let counters = &cx.counters.interfaces[usize::from(self.interface)];
+            add(&counters.rx_packets, self.packets);
+            add(&counters.rx_bytes, self.bytes);
+        }
+    }
+}
+
+/// Looks at a burst of fresh packets from `port`.
+#[inline(never)]
+pub(super) fn look(burst: &mut Burst, port: u16, cx: &Context<'_>, routed: &mut Routed) -> Plain {
+    let port = &cx.tables.ports[usize::from(port)];
+    let (mut plain, mut count, mut others) = (Plain::default(), 0, 0);
+    let mut entrance = Entrance::find(UNTAGGED, port, cx.tables);
+    for (index, packet) in burst.iter_mut().enumerate() {
+        let bytes = packet.frame.bytes();
+        let Some(head) = bytes.first_chunk::<SHORTEST>() else { continue };
+        let kind = be16(head, 12);
+        let (tag, l3) = match kind {
+            ethertype::IPV4 => (UNTAGGED, ETHERNET_BYTES),
+            ethertype::VLAN if be16(head, 16) == ethertype::IPV4 => (be32(head, 12), ETHERNET_BYTES + 4),
+            _ => continue,
+        };
+        if tag != entrance.tag {
+            entrance.count(cx);
+            entrance = Entrance::find(tag, port, cx.tables);
+        }
+        let mac = u64::from_be_bytes(*array(head, 0)) >> 16;
+        if mac != entrance.mac || packet.frame.is_chained() || !read(l3, &entrance, packet) {
+            continue;
+        }
+        plain.all |= 1 << index;
+        entrance.packets += 1;
+        entrance.bytes += packet.frame.len() as u64;
+        if entrance.flags & flags::STATEFUL != 0 {
+            plain.stateful |= 1 << index;
+        } else if count == 0 || entrance.vrf == routed.vrf {
+            routed.vrf = entrance.vrf;
+            routed.addrs[count] = packet.meta.dst_v4;
+            routed.indices[count] = index as u8;
+            count += 1;
+        } else {
+            // Not by this batch.
+            others |= 1 << index;
+        }
+    }
+    entrance.count(cx);
+    (routed.count, routed.mask) = (count, plain.all & !(plain.stateful | others));
+    plain
+}
+
+/// Reads the packet whose L3 header begins at `l3`; true if it is plain.
+#[inline(always)]
+fn read(l3: usize, entrance: &Entrance, packet: &mut Packet) -> bool {
+    let Some(ip) = packet.frame.bytes()[l3..].first_chunk::<24>() else { return false };
+    let (ip_len, fragment) = (be16(ip, 2), be16(ip, 6));
+    let fits = usize::from(ip_len) >= IP_BYTES && l3 + usize::from(ip_len) <= packet.frame.len();
+    if ip[0] != network::VERSION_4_WITHOUT_OPTIONS
+        || !fits
+        || fragment & !DONT_FRAGMENT != 0
+        // RFC 1812 section 5.3.1.
+        || ip[8] <= 1
+        || !FORWARDED[usize::from(ip[12])]
+        || !network::plain_header_is_valid(array(ip, 0))
+    {
+        return false;
+    }
+    let has_ports = matches!(ip[9], protocol::TCP | protocol::UDP | protocol::SCTP);
+    let ports = if has_ports { be32(ip, 20) } else { 0 };
+    // DF's bit of the word becomes the flag's.
+    const _: () = assert!(DONT_FRAGMENT >> 11 == flags::DONT_FRAGMENT);
+    let meta = &mut packet.meta;
+    meta.dst_v4 = be32(ip, 16);
+    meta.l3 = l3 as u16;
+    meta.l4 = l3 as u16 + 20;
+    meta.ip_len = ip_len;
+    meta.interface = entrance.interface;
+    meta.vrf = entrance.vrf;
+    meta.src_port = (ports >> 16) as u16;
+    meta.dst_port = ports as u16;
+    meta.family = Family::Ipv4;
+    meta.protocol = ip[9];
+    meta.flags = entrance.flags | fragment >> 11;
+    true
+}
+
+/// A gateway that packets of this burst go to, and what is written in front of them.
+#[derive(Clone, Copy)]
+struct Hop {
+    neighbour: u32,
+    egress: u16,
+    mtu_bytes: u16,
+    header_len: u8,
+    header: [u8; MAX_LINK_HEADER],
+    packets: u32,
+    bytes: u32,
+}
+
+/// Gateways kept in a burst, by slot: most gateways of a burst are among them.
+const HOPS: usize = 16;
+
+/// No gateway, and no packet is short enough for it.
+const NO_HOP: Hop = Hop {
+    neighbour: 0,
+    egress: NO_INTERFACE,
+    mtu_bytes: 0,
+    header_len: 0,
+    header: [0; MAX_LINK_HEADER],
+    packets: 0,
+    bytes: 0,
+};
+
+impl Hop {
+    /// If it takes more than writing a header to reach it, it takes no packet.
+    #[inline(never)]
+    fn find(next: NextHop, cx: &Context<'_>) -> Hop {
+        let egress = cx.tables.interface(next.interface);
+        let word = cx.neighbours.word(next.neighbour);
+        let mut hop = Hop { neighbour: next.neighbour, egress: next.interface, ..NO_HOP };
+        // Into a zone there is no way without a session (DESIGN.md section 3).
+        if egress.up && egress.zone == NO_ZONE && word.is_usable() {
+            cx.neighbours.mark_used(next.neighbour, cx.now);
+            let len = usize::from(egress.header_len);
+            hop.header = egress.header;
+            hop.header[..6].copy_from_slice(&word.mac().to_be_bytes()[2..]);
+            hop.header[len - 2..len].copy_from_slice(&ethertype::IPV4.to_be_bytes());
+            (hop.header_len, hop.mtu_bytes) = (egress.header_len, egress.mtu_bytes);
+        }
+        hop
+    }
+
+    fn count(&self, cx: &Context<'_>) {
+        if self.packets != 0 {
+            let counters = &cx.counters.interfaces[usize::from(self.egress)];
+            add(&counters.tx_packets, self.packets.into());
+            add(&counters.tx_bytes, self.bytes.into());
+        }
+    }
+
+    /// Takes one off the TTL and puts the header in front.
+    #[inline(always)]
+    fn write(&self, frame: &mut Frame, meta: &Meta) {
+        let len = usize::from(self.header_len);
+        // Ethernet padding does not travel on.
+        let bytes = frame.reframe(meta.l3.into(), len, meta.ip_len.into());
+        let head: &mut [u8; SHORTEST] = bytes.first_chunk_mut().expect("a plain packet has these bytes");
+        match len {
+            14 => self.put::<14>(head),
+            18 => self.put::<18>(head),
+            _ => self.put::<22>(head),
+        }
+    }
+
+    #[inline(always)]
+    fn put<const LEN: usize>(&self, head: &mut [u8; SHORTEST]) {
+        rewrite::decrement_ttl(&mut head[LEN..], Family::Ipv4);
+        head[..LEN].copy_from_slice(&self.header[..LEN]);
+    }
+}
+
+/// Packets of a burst, one bit per packet.
+#[derive(Default)]
+pub(super) struct Done {
+    /// They have a route.
+    pub(super) routed: u64,
+    /// They are finished.
+    pub(super) sent: u64,
+}
+
+/// Routes the plain packets, and finishes those that go to one gateway that is there.
+#[inline(never)]
+pub(super) fn send(burst: &mut Burst, routed: &Routed, cx: &Context<'_>) -> Done {
+    let vrf = &cx.tables.vrfs[usize::from(routed.vrf)];
+    let (addrs, indices) = (&routed.addrs[..routed.count], &routed.indices[..routed.count]);
+    let mut leaves = [0; BURST];
+    let leaves = &mut leaves[..routed.count];
+    vrf.fib4.find_batch(addrs, leaves);
+    let (mut hops, mut unsent) = ([NO_HOP; HOPS], 0);
+    for (index, leaf) in indices.iter().zip(leaves) {
+        let packet = &mut burst[usize::from(*index)];
+        let Action::Via(next) = vrf.actions[usize::from(*leaf)] else {
+            unsent |= 1 << index;
+            route::apply(packet, vrf, *leaf, cx);
+            continue;
+        };
+        let hop = &mut hops[next.neighbour as usize % HOPS];
+        if (hop.neighbour, hop.egress) != (next.neighbour, next.interface) {
+            hop.count(cx);
+            *hop = Hop::find(next, cx);
+        }
+        let ip_len = packet.meta.ip_len;
+        if ip_len > hop.mtu_bytes {
+            unsent |= 1 << index;
+            (packet.meta.egress, packet.meta.neighbour) = (next.interface, next.neighbour);
+            continue;
+        }
+        hop.write(&mut packet.frame, &packet.meta);
+        packet.meta.egress = next.interface;
+        packet.meta.verdict = Verdict::Forward;
+        hop.packets += 1;
+        hop.bytes += u32::from(hop.header_len) + u32::from(ip_len);
+    }
+    hops.iter().for_each(|hop| hop.count(cx));
+    Done { routed: routed.mask, sent: routed.mask & !unsent }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,410 @@
+//! The stages without this file are its twin: whatever comes in, both do the same to it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use etherparse::PacketBuilder;
+use proptest::prelude::*;
+
+use crate::config::Config;
+use crate::flow::Flows;
+use crate::mem::{BURST, ChunkSize, FramePool, PacketMemory};
+use crate::packet::{Burst, Ingress, Meta, Packet, Pass, Verdict, checksum, flags};
+use crate::pipeline::{Context, run_stages};
+use crate::replay;
+use crate::time::Nanos;
+use crate::worker::Node;
+
+/// All kinds of interfaces and routes: what is plain, and what is so but for one thing.
+const CONFIG: &str = r#"
+schema = 1
+[[port]]
+name = "lan"
+device = "eth1"
+[[port]]
+name = "wan"
+device = "eth2"
+[[interface]]
+name = "lan"
+port = "lan"
+mac = "02:00:00:00:00:01"
+addresses = ["10.0.1.1/24"]
+[[interface]]
+name = "vlan"
+port = "lan"
+vlan = 100
+mac = "02:00:00:00:00:01"
+addresses = ["10.0.2.1/24"]
+[[interface]]
+name = "pair"
+port = "lan"
+vlan = [100, 7]
+mac = "02:00:00:00:00:01"
+addresses = ["10.0.3.1/24"]
+[[interface]]
+name = "checked"
+port = "lan"
+vlan = 101
+mac = "02:00:00:00:00:01"
+addresses = ["10.0.4.1/24"]
+source_check = "strict"
+[[interface]]
+name = "blue"
+port = "lan"
+vlan = 102
+vrf = "blue"
+zone = "inside"
+mac = "02:00:00:00:00:01"
+addresses = ["10.0.1.1/24"]
+[[interface]]
+name = "blue-out"
+port = "wan"
+vlan = 102
+vrf = "blue"
+zone = "outside"
+mac = "02:00:00:00:00:02"
+addresses = ["10.0.9.1/24"]
+[[interface]]
+name = "red"
+port = "lan"
+vlan = 103
+vrf = "red"
+mac = "02:00:00:00:00:01"
+addresses = ["10.0.1.1/24"]
+[[interface]]
+name = "wan"
+port = "wan"
+mac = "02:00:00:00:00:02"
+addresses = ["10.0.5.1/24"]
+[[interface]]
+name = "wan-pair"
+port = "wan"
+vlan = [200, 10]
+mac = "02:00:00:00:00:02"
+addresses = ["10.0.6.1/24"]
+mtu = 600
+[[neighbour]]
+interface = "wan"
+address = "10.0.5.2"
+mac = "02:00:00:00:02:02"
+[[neighbour]]
+interface = "wan"
+address = "10.0.5.3"
+mac = "02:00:00:00:02:03"
+[[neighbour]]
+interface = "wan-pair"
+address = "10.0.6.2"
+mac = "02:00:00:00:02:06"
+[[neighbour]]
+interface = "vlan"
+address = "10.0.2.2"
+mac = "02:00:00:00:01:02"
+[[route]]
+prefix = "203.0.113.0/24"
+via = ["10.0.5.2"]
+[[route]]
+prefix = "198.51.100.0/24"
+via = ["10.0.5.2", "10.0.5.3"]
+[[route]]
+prefix = "192.0.2.0/24"
+via = ["10.0.6.2"]
+[[route]]
+prefix = "192.0.2.128/25"
+via = ["10.0.2.2"]
+[[route]]
+prefix = "100.64.0.0/24"
+via = ["10.0.5.9"]
+[[route]]
+prefix = "100.64.1.0/24"
+blackhole = true
+[[route]]
+prefix = "100.64.2.0/24"
+via = ["10.0.9.2@blue"]
+[[route]]
+prefix = "203.0.113.0/24"
+vrf = "red"
+via = ["10.0.5.3@default"]
+[[rule]]
+name = "out"
+action = "allow"
+from = { zone = "inside" }
+to = { zone = "outside" }
+[[route]]
+prefix = "203.0.113.0/24"
+vrf = "blue"
+via = ["10.0.9.2"]
+"#;
+
+/// One frame: a right one of some kind, and bytes written over it.
+#[derive(Clone, Debug)]
+struct Sent {
+    tags: Vec<u16>,
+    src: [u8; 4],
+    dst: [u8; 4],
+    ttl: u8,
+    flags_and_offset: u16,
+    protocol: u8,
+    payload: usize,
+    padding: usize,
+    options: bool,
+    wrong_checksum: bool,
+    /// Where in the frame, and what.
+    over: Vec<(usize, u8)>,
+    /// Cut here.
+    cut: Option<usize>,
+    /// Most bytes of the first segment.
+    segment: Option<usize>,
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let tags = prop_oneof![
+        4 => Just(vec![]),
+        3 => Just(vec![100]),
+        1 => Just(vec![100, 7]),
+        1 => Just(vec![0]),
+        1 => Just(vec![101]),
+        1 => Just(vec![102]),
+        2 => Just(vec![103]),
+        1 => Just(vec![4000]),
+    ];
+    let src = prop_oneof![
+        6 => Just([10, 0, 1, 10]),
+        2 => Just([10, 0, 2, 10]),
+        1 => Just([10, 0, 4, 10]),
+        1 => prop_oneof![Just([127, 0, 0, 1]), Just([0, 0, 0, 9]), Just([224, 0, 0, 5]), Just([255; 4])],
+        1 => prop_oneof![Just([169, 254, 3, 3]), Just([169, 253, 3, 3])],
+    ];
+    let network = prop_oneof![
+        6 => Just([203, 0, 113]),
+        2 => Just([198, 51, 100]),
+        3 => Just([192, 0, 2]),
+        1 => Just([100, 64, 0]),
+        1 => Just([100, 64, 1]),
+        1 => Just([100, 64, 2]),
+        1 => Just([10, 0, 5]),
+        1 => Just([10, 0, 1]),
+        1 => Just([224, 0, 0]),
+        1 => Just([8, 8, 8]),
+    ];
+    let dst = (network, any::<u8>()).prop_map(|([a, b, c], d)| [a, b, c, d]);
+    let fragment = prop_oneof![
+        5 => Just(0),
+        5 => Just(0x4000),
+        1 => prop_oneof![Just(0x2000), Just(0x0001), Just(0x8000), any::<u16>()],
+    ];
+    let protocol = prop_oneof![
+        6 => Just(17),
+        4 => Just(6),
+        1 => prop_oneof![Just(1), Just(132), Just(47), any::<u8>()],
+    ];
+    let payload = prop_oneof![6 => 0..30usize, 1 => 560..620usize, 1 => 1400..1480usize];
+    let over = prop_oneof![
+        6 => Just(vec![]),
+        2 => prop::collection::vec((0..60usize, any::<u8>()), 1..3),
+    ];
+    let ttl = prop_oneof![8 => Just(64), 1 => 0..4u8];
+    let rare = || prop::bool::weighted(0.05);
+    (
+        (tags, src, dst, ttl, fragment, protocol),
+        (payload, 0..20usize, rare(), rare()),
+        (over, prop::option::weighted(0.05, 0..70usize), prop::option::weighted(0.05, 60..200usize)),
+    )
+        .prop_map(
+            |(
+                (tags, src, dst, ttl, flags_and_offset, protocol),
+                (payload, padding, options, wrong_checksum),
+                (over, cut, segment),
+            )| {
+                Sent {
+                    tags,
+                    src,
+                    dst,
+                    ttl,
+                    flags_and_offset,
+                    protocol,
+                    payload,
+                    padding,
+                    options,
+                    wrong_checksum,
+                    over,
+                    cut,
+                    segment,
+                }
+            },
+        )
+}
+
+fn frame(sent: &Sent) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 10], [2, 0, 0, 0, 0, 1]);
+    let vid = |tag: u16| tag.try_into().expect("a VLAN ID");
+    let ip = match sent.tags[..] {
+        [] => ethernet.ipv4(sent.src, sent.dst, sent.ttl),
+        [only] => ethernet.single_vlan(vid(only)).ipv4(sent.src, sent.dst, sent.ttl),
+        [outer, inner, ..] => ethernet.double_vlan(vid(outer), vid(inner)).ipv4(sent.src, sent.dst, sent.ttl),
+    };
+    let mut bytes = Vec::new();
+    ip.udp(1000, 2000).write(&mut bytes, &vec![7; sent.payload]).expect("a vector takes everything");
+    let l3 = 14 + 4 * sent.tags.len();
+    if sent.options {
+        // Four times "no operation".
+        bytes.splice(l3 + 20..l3 + 20, [1; 4]);
+        bytes[l3] = 0x46;
+        let len = u16::from_be_bytes([bytes[l3 + 2], bytes[l3 + 3]]) + 4;
+        bytes[l3 + 2..l3 + 4].copy_from_slice(&len.to_be_bytes());
+    }
+    bytes[l3 + 6..l3 + 8].copy_from_slice(&sent.flags_and_offset.to_be_bytes());
+    bytes[l3 + 9] = sent.protocol;
+    let header = l3..l3 + if sent.options { 24 } else { 20 };
+    bytes[l3 + 10..l3 + 12].fill(0);
+    let sum = checksum::of(&bytes[header]) ^ u16::from(sent.wrong_checksum);
+    bytes[l3 + 10..l3 + 12].copy_from_slice(&sum.to_be_bytes());
+    bytes.extend(std::iter::repeat_n(0xee, sent.padding));
+    for (at, byte) in &sent.over {
+        if let Some(place) = bytes.get_mut(*at) {
+            *place = *byte;
+        }
+    }
+    bytes.truncate(sent.cut.unwrap_or(usize::MAX));
+    bytes
+}
+
+struct Gateway {
+    node: Arc<Node>,
+    flows: Flows,
+    pool: FramePool,
+    _memory: Arc<PacketMemory>,
+}
+
+/// What has become of a packet.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    /// In words: verdict, egress, and what else is known.
+    meta: String,
+    bytes: Vec<u8>,
+    chained: Vec<Vec<u8>>,
+}
+
+impl Gateway {
+    fn new() -> Gateway {
+        let config = Config::parse(CONFIG, "plain.toml").expect("the test's config");
+        let (node, _compiler) = replay::compile(&config, 1, false).expect("it compiles");
+        let (memory, mut pools) = PacketMemory::new(1, 256, ChunkSize::Bytes2048).expect("packet memory");
+        let flows = Flows::new(0, node.capacity, Arc::clone(&node.claims), None, Default::default());
+        Gateway { node, flows: flows.expect("memory"), pool: pools.remove(0), _memory: memory }
+    }
+
+    fn run<const SHORT: bool>(&mut self, frames: &[Sent], pass: Pass) -> Vec<Outcome> {
+        let tables = self.node.tables.load_full();
+        let cx = Context {
+            now: Nanos::from_secs(1),
+            tables: &tables,
+            neighbours: &self.node.neighbours,
+            counters: &self.node.counters[0],
+            limits: &self.node.limits,
+            ingress: Ingress::Port(0),
+            pass,
+        };
+        let mut burst = Burst::new();
+        for sent in frames {
+            let bytes = frame(sent);
+            let first = sent.segment.unwrap_or(usize::MAX).min(bytes.len());
+            let mut frame = self.pool.take_filled(&bytes[..first]).expect("a free frame");
+            if first < bytes.len() {
+                frame.append(self.pool.take_filled(&bytes[first..]).expect("a free frame"));
+            }
+            burst.push(Packet { frame, meta: Meta::FRESH });
+        }
+        run_stages::<SHORT>(&mut burst, &cx, &mut self.flows);
+        burst.drain(..).map(|packet| self.outcome(packet)).collect()
+    }
+
+    /// The metadata without what is of no use to whoever gets the packet.
+    fn outcome(&mut self, Packet { frame, mut meta }: Packet) -> Outcome {
+        meta.flags &= !flags::PLAIN;
+        if matches!(meta.verdict, Verdict::Forward) {
+            (meta.dst_mac, meta.neighbour) = (0, 0);
+        }
+        if meta.verdict == Verdict::Held {
+            return Outcome { meta: format!("{meta:?}"), bytes: vec![], chained: vec![] };
+        }
+        let mut chained = Vec::new();
+        let mut at = frame.peek_next();
+        while let Some(segment) = at {
+            chained.push(segment.bytes().to_vec());
+            at = segment.peek_next();
+        }
+        let bytes = frame.bytes().to_vec();
+        self.pool.put(frame);
+        Outcome { meta: format!("{meta:?}"), bytes, chained }
+    }
+
+    fn counters(&self) -> Vec<[u64; 4]> {
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.node.counters[0].interfaces;
+        counters
+            .iter()
+            .take(16)
+            .map(|of| [&of.rx_packets, &of.rx_bytes, &of.tx_packets, &of.tx_bytes].map(read))
+            .collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn plain_packets_fare_as_by_the_stages(
+        frames in prop::collection::vec(sent(), 1..=BURST),
+        again in prop::bool::weighted(0.1),
+    ) {
+        let pass = if again { Pass::Again } else { Pass::First };
+        let (mut short, mut stages) = (Gateway::new(), Gateway::new());
+        let (got, wanted) = (short.run::<true>(&frames, pass), stages.run::<false>(&frames, pass));
+        for ((got, wanted), sent) in got.iter().zip(&wanted).zip(&frames) {
+            prop_assert_eq!(got, wanted, "{:?}", sent);
+        }
+        prop_assert_eq!(short.counters(), stages.counters());
+    }
+}
+
+/// The comparison above is of two different ways.
+#[test]
+fn usual_packets_are_plain() {
+    let usual = Sent {
+        tags: vec![],
+        src: [10, 0, 1, 10],
+        dst: [203, 0, 113, 9],
+        ttl: 64,
+        flags_and_offset: 0x4000,
+        protocol: 17,
+        payload: 18,
+        padding: 0,
+        options: false,
+        wrong_checksum: false,
+        over: vec![],
+        cut: None,
+        segment: None,
+    };
+    let tagged = Sent { tags: vec![100], ..usual.clone() };
+    let mut gateway = Gateway::new();
+    let tables = gateway.node.tables.load_full();
+    let mut burst = Burst::new();
+    for sent in [&usual, &tagged] {
+        let frame = gateway.pool.take_filled(&frame(sent)).expect("a free frame");
+        burst.push(Packet { frame, meta: Meta::FRESH });
+    }
+    let cx = Context {
+        now: Nanos::from_secs(1),
+        tables: &tables,
+        neighbours: &gateway.node.neighbours,
+        counters: &gateway.node.counters[0],
+        limits: &gateway.node.limits,
+        ingress: Ingress::Port(0),
+        pass: Pass::First,
+    };
+    let mut routed = super::Routed::default();
+    assert_eq!(super::look(&mut burst, 0, &cx, &mut routed).all, 0b11);
+    assert_eq!(super::send(&mut burst, &routed, &cx).sent, 0b11);
+    assert!(burst.iter().all(|packet| packet.meta.verdict == Verdict::Forward));
+    burst.drain(..).for_each(|packet| gateway.pool.put(packet.frame));
+}
