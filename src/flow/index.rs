@@ -7,10 +7,11 @@
 
 use zerocopy::FromZeros;
 
+use crate::mem::simd::{LINE_WORDS, tagged};
 use crate::mem::{HugeSlice, MemoryError, prefetch};
 pub use crate::packet::Handle;
 
-const SLOTS: usize = 15;
+const SLOTS: usize = LINE_WORDS - 1;
 /// Buckets a search visits at most; what fits in none of them is refused. At the highest load so many neighbours in a
 /// row are full once in 10^11 tables of their size (7 sigma); nearly all searches end in the first.
 const REACH: usize = 64;
@@ -20,28 +21,39 @@ const ROOM: (usize, usize) = (5, 4);
 #[derive(Clone, Copy, Debug, FromZeros)]
 #[repr(C, align(64))]
 struct Bucket {
-    slots: [u32; SLOTS],
-    /// Entries whose home is this bucket or one before, and that lie behind it.
-    passed: u32,
+    /// The slots, 0 = empty; and behind them a count: entries whose home is this bucket or one before, and that lie
+    /// behind it.
+    words: [u32; LINE_WORDS],
 }
 
 /// Where the tag lies in a slot's word.
 const TAG_SHIFT: u32 = 25;
 
+/// Never 0: that is how an empty slot begins.
 #[inline(always)]
 fn tag(hash: u64) -> u32 {
-    (hash as u32) >> TAG_SHIFT
+    ((hash as u32) >> TAG_SHIFT).max(1)
 }
 
 impl Bucket {
     /// One bit per slot with the tag.
     #[inline(always)]
     fn matches(&self, tag: u32) -> u32 {
-        let mut bits = 0;
-        for (index, slot) in self.slots.iter().enumerate() {
-            bits |= u32::from(slot >> TAG_SHIFT == tag && *slot != 0) << index;
-        }
-        bits
+        tagged::<{ TAG_SHIFT as i32 }>(&self.words, tag) & ((1 << SLOTS) - 1)
+    }
+
+    /// The flow in the first of the slots in `bits`, of which there is one.
+    #[inline(always)]
+    fn first(&self, bits: u32) -> Handle {
+        Handle(self.words[bits.trailing_zeros() as usize % LINE_WORDS] & ((1 << TAG_SHIFT) - 1))
+    }
+
+    fn slot(&mut self, word: u32) -> Option<&mut u32> {
+        self.words[..SLOTS].iter_mut().find(|slot| **slot == word)
+    }
+
+    fn passed(&mut self) -> &mut u32 {
+        &mut self.words[SLOTS]
     }
 }
 
@@ -85,7 +97,7 @@ impl Index {
         let bucket = &self.buckets[self.home(hash)];
         match bucket.matches(tag(hash)) {
             0 => Handle::NONE,
-            bits => Handle(bucket.slots[bits.trailing_zeros() as usize] & ((1 << TAG_SHIFT) - 1)),
+            bits => bucket.first(bits),
         }
     }
 
@@ -96,13 +108,13 @@ impl Index {
             let bucket = &self.buckets[at];
             let mut bits = bucket.matches(tag(hash));
             while bits != 0 {
-                let handle = Handle(bucket.slots[bits.trailing_zeros() as usize] & ((1 << TAG_SHIFT) - 1));
+                let handle = bucket.first(bits);
                 if is(handle) {
                     return handle;
                 }
                 bits &= bits - 1;
             }
-            if bucket.passed == 0 {
+            if bucket.words[SLOTS] == 0 {
                 break;
             }
             at = self.after(at);
@@ -117,11 +129,11 @@ impl Index {
         let mut at = home;
         for _ in 0..REACH {
             let bucket = &mut self.buckets[at];
-            if let Some(slot) = bucket.slots.iter_mut().find(|slot| **slot == 0) {
+            if let Some(slot) = bucket.slot(0) {
                 *slot = tag(hash) << TAG_SHIFT | handle.0;
                 let mut passed = home;
                 while passed != at {
-                    self.buckets[passed].passed += 1;
+                    *self.buckets[passed].passed() += 1;
                     passed = self.after(passed);
                 }
                 return true;
@@ -137,11 +149,11 @@ impl Index {
         let word = tag(hash) << TAG_SHIFT | handle.0;
         let mut at = home;
         for _ in 0..REACH {
-            if let Some(slot) = self.buckets[at].slots.iter_mut().find(|slot| **slot == word) {
+            if let Some(slot) = self.buckets[at].slot(word) {
                 *slot = 0;
                 let mut passed = home;
                 while passed != at {
-                    self.buckets[passed].passed -= 1;
+                    *self.buckets[passed].passed() -= 1;
                     passed = self.after(passed);
                 }
                 return;
@@ -185,7 +197,7 @@ mod tests {
             for (key, handle) in twin {
                 index.remove(hash_of(key), handle);
             }
-            prop_assert!(index.buckets.iter().all(|b| b.passed == 0 && b.slots == [0; SLOTS]));
+            prop_assert!(index.buckets.iter().all(|bucket| bucket.words == [0; LINE_WORDS]));
         }
     }
 

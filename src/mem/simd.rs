@@ -387,12 +387,25 @@ impl TagLine {
     }
 }
 
+/// The words of a line whose upper bits, from bit `SHIFT` on, are `tag`: one bit per word.
+#[inline(always)]
+pub fn tagged<const SHIFT: i32>(words: &[u32; LINE_WORDS], tag: u32) -> u32 {
+    #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
+    // SAFETY: the whole program is compiled for CPUs with AVX2.
+    unsafe {
+        x86::tagged::<SHIFT>(words, tag)
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "avx2")))]
+    words.iter().enumerate().map(|(index, word)| u32::from(word >> SHIFT == tag) << index).sum()
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
     use super::{
-        BLOCK, FANOUT, LANES, Line, Node, PLACE, STRIDE, SearchTree, TagLine, Trie, WIDE, ordered, prefetch,
+        BLOCK, FANOUT, LANES, LINE_WORDS, Line, Node, PLACE, STRIDE, SearchTree, TagLine, Trie, WIDE,
+        ordered, prefetch,
     };
 
     #[inline]
@@ -406,6 +419,20 @@ mod x86 {
         let tag = _mm_set1_epi16(tag as i16);
         let same = _mm_packs_epi16(_mm_cmpeq_epi16(low, tag), _mm_cmpeq_epi16(high, tag));
         _mm_movemask_epi8(same) as u32 & ((1 << TagLine::SLOTS) - 1)
+    }
+
+    #[cfg_attr(not(target_feature = "avx2"), expect(dead_code, reason = "only where AVX2 is given"))]
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn tagged<const SHIFT: i32>(words: &[u32; LINE_WORDS], tag: u32) -> u32 {
+        let tag = _mm256_set1_epi32(tag as i32);
+        let [low, high] = [0, 8].map(|half| {
+            // SAFETY: eight of the sixteen words, from the first or the ninth on.
+            let words = unsafe { _mm256_loadu_si256(words[half..].as_ptr().cast()) };
+            let same = _mm256_cmpeq_epi32(_mm256_srli_epi32::<SHIFT>(words), tag);
+            _mm256_movemask_ps(_mm256_castsi256_ps(same)) as u32
+        });
+        low | high << 8
     }
 
     #[cfg_attr(not(target_feature = "avx2"), expect(dead_code, reason = "only where AVX2 is given"))]
@@ -603,6 +630,17 @@ mod tests {
         assert!(words[3..].iter().all(|word| *word == 0));
         assert_eq!(words.as_ptr() as usize % 64, 0);
         assert_eq!(words.clone_with_spare(100)[..], words[..]);
+    }
+
+    #[test]
+    fn tagged_words_are_found() {
+        let words: [u32; LINE_WORDS] = std::array::from_fn(|index| (index as u32 % 5) << 25 | 0x1ff_ffff);
+        for tag in 0..6 {
+            let at = (0..LINE_WORDS as u32).filter(|index| index % 5 == tag);
+            let twin: u32 = at.map(|index| 1 << index).sum();
+            assert_eq!(tagged::<25>(&words, tag), twin);
+        }
+        assert_eq!(tagged::<25>(&[u32::MAX; LINE_WORDS], 127), 0xffff);
     }
 
     #[test]

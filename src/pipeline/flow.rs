@@ -102,6 +102,7 @@ pub(super) fn run(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookup
     finish(burst, cx, flows, lookups);
 }
 
+#[inline(never)]
 fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut Lookups) {
     for index in positions(lookups.pending) {
         let meta = &burst[index].meta;

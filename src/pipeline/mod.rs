@@ -99,13 +99,18 @@ fn run_stages<const SHORT: bool>(burst: &mut Burst, cx: &Context<'_>, flows: &mu
         return;
     }
     flow::run(burst, cx, flows, &mut lookups);
-    route::run(burst, all & !done.routed, cx);
-    let (mut hop, mut sent) = (adjacency::Hop::default(), rewrite::Tally::default());
-    for index in positions(all & !done.sent) {
-        adjacency::step(&mut burst[index], cx, flows, &mut hop);
-        rewrite::step(&mut burst[index], cx, flows, &mut sent);
+    let sent = done.sent
+        | if plain.stateful == 0 { 0 } else { plain::along(burst, plain.stateful, &mut flows.v4, cx) };
+    if sent == all {
+        return;
     }
-    sent.finish(cx);
+    route::run(burst, all & !done.routed, cx);
+    let (mut hop, mut tally) = (adjacency::Hop::default(), rewrite::Tally::default());
+    for index in positions(all & !sent) {
+        adjacency::step(&mut burst[index], cx, flows, &mut hop);
+        rewrite::step(&mut burst[index], cx, flows, &mut tally);
+    }
+    tally.finish(cx);
 }
 
 /// What policy says of a [`Question`].

@@ -6,9 +6,11 @@
 //! What is not plain in any respect is left as it came: the stages deal with it, and say what is wrong with it. So
 //! this file decides nothing that they would not; they are its twin in the tests.
 
-use crate::mem::{BURST, Frame};
+use crate::flow::FlowTable;
+use crate::mem::BURST;
+use crate::neighbours::v4_key;
 use crate::packet::view::{array, be16, be32, ethertype, protocol};
-use crate::packet::{Burst, Family, Meta, Packet, Pass, Tags, Verdict, flags};
+use crate::packet::{Burst, Family, Packet, Pass, Tags, Verdict, flags, positions};
 use crate::pipeline::{Context, network, rewrite, route, source};
 use crate::tables::policy::NO_ZONE;
 use crate::tables::{Action, MAX_LINK_HEADER, NO_INTERFACE, NextHop, PortTable, SourceCheck, Tables};
@@ -207,12 +209,12 @@ const NO_HOP: Hop = Hop {
 impl Hop {
     /// If it takes more than writing a header to reach it, it takes no packet.
     #[inline(never)]
-    fn find(next: NextHop, cx: &Context<'_>) -> Hop {
+    fn find(next: NextHop, along_sessions: bool, cx: &Context<'_>) -> Hop {
         let egress = cx.tables.interface(next.interface);
         let word = cx.neighbours.word(next.neighbour);
         let mut hop = Hop { neighbour: next.neighbour, egress: next.interface, ..NO_HOP };
         // Into a zone there is no way without a session (DESIGN.md section 3).
-        if egress.up && egress.zone == NO_ZONE && word.is_usable() {
+        if egress.up && (along_sessions || egress.zone == NO_ZONE) && word.is_usable() {
             cx.neighbours.mark_used(next.neighbour, cx.now);
             let len = usize::from(egress.header_len);
             hop.header = egress.header;
@@ -231,12 +233,15 @@ impl Hop {
         }
     }
 
-    /// Takes one off the TTL and puts the header in front.
+    /// Finishes a packet: takes one off the TTL and puts the header in front.
     #[inline(always)]
-    fn write(&self, frame: &mut Frame, meta: &Meta) {
-        let len = usize::from(self.header_len);
+    fn send(&mut self, packet: &mut Packet) {
+        let (len, meta) = (usize::from(self.header_len), &mut packet.meta);
+        (meta.egress, meta.verdict) = (self.egress, Verdict::Forward);
+        self.packets += 1;
+        self.bytes += u32::from(self.header_len) + u32::from(meta.ip_len);
         // Ethernet padding does not travel on.
-        let bytes = frame.reframe(meta.l3.into(), len, meta.ip_len.into());
+        let bytes = packet.frame.reframe(meta.l3.into(), len, meta.ip_len.into());
         let head: &mut [u8; SHORTEST] = bytes.first_chunk_mut().expect("a plain packet has these bytes");
         match len {
             14 => self.put::<14>(head),
@@ -261,7 +266,41 @@ pub(super) struct Done {
     pub(super) sent: u64,
 }
 
-/// Routes the plain packets, and finishes those that go to one gateway that is there.
+/// The next hops of a burst's packets.
+struct Hops<'a> {
+    hops: [Hop; HOPS],
+    along_sessions: bool,
+    cx: &'a Context<'a>,
+}
+
+impl<'a> Hops<'a> {
+    fn new(along_sessions: bool, cx: &'a Context<'a>) -> Hops<'a> {
+        Hops { hops: [NO_HOP; HOPS], along_sessions, cx }
+    }
+
+    #[inline(always)]
+    fn find(&mut self, next: NextHop) -> &mut Hop {
+        let hop = &mut self.hops[next.neighbour as usize % HOPS];
+        if (hop.neighbour, hop.egress) != (next.neighbour, next.interface) {
+            hop.count(self.cx);
+            *hop = Hop::find(next, self.along_sessions, self.cx);
+        }
+        hop
+    }
+
+    fn finish(self) {
+        self.hops.iter().for_each(|hop| hop.count(self.cx));
+    }
+}
+
+/// The neighbour that a connected destination is, if it is known.
+#[inline(always)]
+fn connected(interface: u16, dst: u32, cx: &Context<'_>) -> Option<NextHop> {
+    let neighbour = cx.neighbours.find(interface, v4_key(dst))?;
+    Some(NextHop { interface, neighbour })
+}
+
+/// Routes the plain packets, and finishes those whose next hop is there.
 #[inline(never)]
 pub(super) fn send(burst: &mut Burst, routed: &Routed, cx: &Context<'_>) -> Done {
     let vrf = &cx.tables.vrfs[usize::from(routed.vrf)];
@@ -269,33 +308,57 @@ pub(super) fn send(burst: &mut Burst, routed: &Routed, cx: &Context<'_>) -> Done
     let mut leaves = [0; BURST];
     let leaves = &mut leaves[..routed.count];
     vrf.fib4.find_batch(addrs, leaves);
-    let (mut hops, mut unsent) = ([NO_HOP; HOPS], 0);
+    let (mut hops, mut unsent) = (Hops::new(false, cx), 0);
     for (index, leaf) in indices.iter().zip(leaves) {
         let packet = &mut burst[usize::from(*index)];
-        let Action::Via(next) = vrf.actions[usize::from(*leaf)] else {
+        let next = match vrf.actions[usize::from(*leaf)] {
+            Action::Via(next) => Some(next),
+            Action::Connected { interface } => connected(interface, packet.meta.dst_v4, cx),
+            _ => None,
+        };
+        let Some(next) = next else {
             unsent |= 1 << index;
             route::apply(packet, vrf, *leaf, cx);
             continue;
         };
-        let hop = &mut hops[next.neighbour as usize % HOPS];
-        if (hop.neighbour, hop.egress) != (next.neighbour, next.interface) {
-            hop.count(cx);
-            *hop = Hop::find(next, cx);
-        }
-        let ip_len = packet.meta.ip_len;
-        if ip_len > hop.mtu_bytes {
+        let hop = hops.find(next);
+        if packet.meta.ip_len > hop.mtu_bytes {
             unsent |= 1 << index;
             (packet.meta.egress, packet.meta.neighbour) = (next.interface, next.neighbour);
             continue;
         }
-        hop.write(&mut packet.frame, &packet.meta);
-        packet.meta.egress = next.interface;
-        packet.meta.verdict = Verdict::Forward;
-        hop.packets += 1;
-        hop.bytes += u32::from(hop.header_len) + u32::from(ip_len);
+        hop.send(packet);
     }
-    hops.iter().for_each(|hop| hop.count(cx));
+    hops.finish();
     Done { routed: routed.mask, sent: routed.mask & !unsent }
+}
+
+/// Finishes those packets among the `stateful` whose session says where to, and whose next hop is there. Returns which.
+#[inline(never)]
+pub(super) fn along(burst: &mut Burst, stateful: u64, flows: &mut FlowTable<u32>, cx: &Context<'_>) -> u64 {
+    let (mut hops, mut sent) = (Hops::new(true, cx), 0);
+    for index in positions(stateful) {
+        let packet = &mut burst[index];
+        let meta = &packet.meta;
+        let live = meta.verdict == Verdict::Continue && meta.flow.is_some();
+        if !live || meta.egress == NO_INTERFACE || meta.has(flags::ICMP_ERROR) {
+            continue;
+        }
+        let next = match meta.neighbour {
+            route::NO_NEIGHBOUR => connected(meta.egress, meta.dst_v4, cx),
+            neighbour => Some(NextHop { interface: meta.egress, neighbour }),
+        };
+        let Some(next) = next else { continue };
+        let hop = hops.find(next);
+        if meta.ip_len > hop.mtu_bytes {
+            continue;
+        }
+        rewrite::along(packet, flows, cx);
+        hop.send(packet);
+        sent |= 1 << index;
+    }
+    hops.finish();
+    sent
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ fn rewrite(packet: &mut Packet, egress: &Interface) {
 
 /// Counts a session's packet and translates it.
 #[inline(always)]
-fn along<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>, cx: &Context<'_>) {
+pub(super) fn along<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>, cx: &Context<'_>) {
     let flow = table.flow_mut(packet.meta.flow);
     if packet.meta.flags & (flags::ICMP_ERROR | flags::FRAGMENT) != 0 {
         unusual(packet, flow);

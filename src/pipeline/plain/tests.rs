@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::flow::Flows;
 use crate::mem::{BURST, ChunkSize, FramePool, PacketMemory};
 use crate::packet::{Burst, Ingress, Meta, Packet, Pass, Verdict, checksum, flags};
-use crate::pipeline::{Context, run_stages};
+use crate::pipeline::{Context, flow, run_stages};
 use crate::replay;
 use crate::time::Nanos;
 use crate::worker::Node;
@@ -58,8 +58,8 @@ mac = "02:00:00:00:00:01"
 addresses = ["10.0.1.1/24"]
 [[interface]]
 name = "blue-out"
-port = "wan"
-vlan = 102
+port = "lan"
+vlan = 104
 vrf = "blue"
 zone = "outside"
 mac = "02:00:00:00:00:02"
@@ -91,6 +91,10 @@ mac = "02:00:00:00:02:02"
 interface = "wan"
 address = "10.0.5.3"
 mac = "02:00:00:00:02:03"
+[[neighbour]]
+interface = "blue-out"
+address = "10.0.9.2"
+mac = "02:00:00:00:02:09"
 [[neighbour]]
 interface = "wan-pair"
 address = "10.0.6.2"
@@ -133,6 +137,12 @@ to = { zone = "outside" }
 prefix = "203.0.113.0/24"
 vrf = "blue"
 via = ["10.0.9.2"]
+[[nat.source]]
+name = "pool"
+vrf = "blue"
+from = { zone = "inside" }
+to = { zone = "outside", prefix = "203.0.113.0/25" }
+pool = ["198.51.100.1"]
 "#;
 
 /// One frame: a right one of some kind, and bytes written over it.
@@ -163,7 +173,7 @@ fn sent() -> impl Strategy<Value = Sent> {
         1 => Just(vec![100, 7]),
         1 => Just(vec![0]),
         1 => Just(vec![101]),
-        1 => Just(vec![102]),
+        3 => Just(vec![102]),
         2 => Just(vec![103]),
         1 => Just(vec![4000]),
     ];
@@ -359,9 +369,12 @@ proptest! {
     ) {
         let pass = if again { Pass::Again } else { Pass::First };
         let (mut short, mut stages) = (Gateway::new(), Gateway::new());
-        let (got, wanted) = (short.run::<true>(&frames, pass), stages.run::<false>(&frames, pass));
-        for ((got, wanted), sent) in got.iter().zip(&wanted).zip(&frames) {
-            prop_assert_eq!(got, wanted, "{:?}", sent);
+        // Again, for by then those of zones have sessions.
+        for _ in 0..2 {
+            let (got, wanted) = (short.run::<true>(&frames, pass), stages.run::<false>(&frames, pass));
+            for ((got, wanted), sent) in got.iter().zip(&wanted).zip(&frames) {
+                prop_assert_eq!(got, wanted, "{:?}", sent);
+            }
         }
         prop_assert_eq!(short.counters(), stages.counters());
     }
@@ -386,10 +399,11 @@ fn usual_packets_are_plain() {
         segment: None,
     };
     let tagged = Sent { tags: vec![100], ..usual.clone() };
+    let connected = Sent { dst: [10, 0, 5, 3], ..usual.clone() };
     let mut gateway = Gateway::new();
     let tables = gateway.node.tables.load_full();
     let mut burst = Burst::new();
-    for sent in [&usual, &tagged] {
+    for sent in [&usual, &tagged, &connected] {
         let frame = gateway.pool.take_filled(&frame(sent)).expect("a free frame");
         burst.push(Packet { frame, meta: Meta::FRESH });
     }
@@ -403,8 +417,51 @@ fn usual_packets_are_plain() {
         pass: Pass::First,
     };
     let mut routed = super::Routed::default();
-    assert_eq!(super::look(&mut burst, 0, &cx, &mut routed).all, 0b11);
-    assert_eq!(super::send(&mut burst, &routed, &cx).sent, 0b11);
+    assert_eq!(super::look(&mut burst, 0, &cx, &mut routed).all, 0b111);
+    assert_eq!(super::send(&mut burst, &routed, &cx).sent, 0b111);
     assert!(burst.iter().all(|packet| packet.meta.verdict == Verdict::Forward));
+    burst.drain(..).for_each(|packet| gateway.pool.put(packet.frame));
+}
+
+/// Of a session as well, once it is open.
+#[test]
+fn usual_packets_of_sessions_are_plain() {
+    let usual = Sent {
+        tags: vec![102],
+        src: [10, 0, 1, 10],
+        dst: [203, 0, 113, 9],
+        ttl: 64,
+        flags_and_offset: 0,
+        protocol: 17,
+        payload: 18,
+        padding: 0,
+        options: false,
+        wrong_checksum: false,
+        over: vec![],
+        cut: None,
+        segment: None,
+    };
+    let mut gateway = Gateway::new();
+    let first = gateway.run::<true>(std::slice::from_ref(&usual), Pass::First);
+    assert!(first[0].meta.contains("Forward"), "{first:?}");
+    let tables = gateway.node.tables.load_full();
+    let cx = Context {
+        now: Nanos::from_secs(1),
+        tables: &tables,
+        neighbours: &gateway.node.neighbours,
+        counters: &gateway.node.counters[0],
+        limits: &gateway.node.limits,
+        ingress: Ingress::Port(0),
+        pass: Pass::First,
+    };
+    let mut burst = Burst::new();
+    let frame = gateway.pool.take_filled(&frame(&usual)).expect("a free frame");
+    burst.push(Packet { frame, meta: Meta::FRESH });
+    let (mut routed, mut lookups) = (super::Routed::default(), flow::Lookups::default());
+    assert_eq!(super::look(&mut burst, 0, &cx, &mut routed).stateful, 1);
+    flow::begin(&mut burst[0], 0, &gateway.flows, &mut lookups);
+    flow::run(&mut burst, &cx, &mut gateway.flows, &mut lookups);
+    assert_eq!(super::along(&mut burst, 1, &mut gateway.flows.v4, &cx), 1);
+    assert_eq!(burst[0].frame.bytes(), first[0].bytes);
     burst.drain(..).for_each(|packet| gateway.pool.put(packet.frame));
 }
