@@ -304,10 +304,10 @@ impl<A: Address> FlowTable<A> {
         &mut self.records[session as usize]
     }
 
-    /// Fetches a session's record.
+    /// Fetches TCP's part of a session's record.
     #[inline(always)]
     pub fn prefetch_record(&self, session: u32) {
-        prefetch::prefetch(&self.records, session as usize);
+        prefetch::prefetch_head(&self.records, session as usize, size_of::<Tcp>());
     }
 
     // ---- sessions come and go

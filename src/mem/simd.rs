@@ -157,6 +157,12 @@ impl Trie<'_> {
         entry as u16
     }
 
+    /// Fetches the direct entry of a key that is looked for soon.
+    #[inline(always)]
+    pub fn prefetch(&self, key: u32) {
+        prefetch(self.direct, self.top(key));
+    }
+
     /// The values at `keys`, into the same places of `values`. The two have the same length.
     pub fn find_batch(&self, avx512: Option<Avx512>, keys: &[u32], values: &mut [u16]) {
         assert_eq!(keys.len(), values.len(), "one place per key");
@@ -494,53 +500,79 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
     pub(super) fn trie_find_batch(trie: &Trie<'_>, keys: &[u32], values: &mut [u16]) {
-        let one = _mm512_set1_epi32(1);
-        let two = _mm512_set1_epi32(2);
-        for (keys, values) in keys.chunks(LANES).zip(values.chunks_mut(LANES)) {
+        for (keys, values) in keys.chunks(AHEAD).zip(values.chunks_mut(AHEAD)) {
+            let mut entries = [0; AHEAD];
+            trie_begin(trie, keys, &mut entries);
+            let entries = entries.chunks(LANES);
+            for ((keys, values), entries) in keys.chunks(LANES).zip(values.chunks_mut(LANES)).zip(entries) {
+                trie_finish(trie, keys, values, entries);
+            }
+        }
+    }
+
+    /// The direct entries of some keys; the blocks they lead to are on their way into the cache.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+    fn trie_begin(trie: &Trie<'_>, keys: &[u32], entries: &mut [u32; AHEAD]) {
+        for (keys, entries) in keys.chunks(LANES).zip(entries.chunks_mut(LANES)) {
             let lanes: __mmask16 = u16::MAX >> (LANES - keys.len());
             // SAFETY: the lanes beyond `keys` are masked off.
             let key = unsafe { _mm512_maskz_loadu_epi32(lanes, keys.as_ptr().cast()) };
             // A shift by 32 (no top bits) gives 0, as it should.
             let top = _mm512_srl_epi32(key, _mm_cvtsi32_si128(32 - trie.top_bits as i32));
-            let mut rest = _mm512_sll_epi32(key, _mm_cvtsi32_si128(trie.top_bits as i32));
-            let mut entry = gather(trie.direct, top, lanes);
-            loop {
-                let blocks = _mm512_test_epi32_mask(entry, _mm512_set1_epi32(BLOCK as i32));
-                if blocks == 0 {
-                    break;
-                }
-                let place = _mm512_and_si512(entry, _mm512_set1_epi32(PLACE as i32));
-                let wide = _mm512_mask_test_epi32_mask(blocks, entry, _mm512_set1_epi32(WIDE as i32));
-                let bits = _mm512_srli_epi32::<{ 32 - STRIDE }>(rest);
-                let low = ranks(
-                    gather_pairs(trie.arena, _mm512_castsi512_si256(place), blocks as __mmask8),
-                    _mm512_castsi512_si256(bits),
-                );
-                let high = ranks(
-                    gather_pairs(
-                        trie.arena,
-                        _mm512_extracti64x4_epi64::<1>(place),
-                        (blocks >> 8) as __mmask8,
-                    ),
-                    _mm512_extracti64x4_epi64::<1>(bits),
-                );
-                let rank = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
-                let rank = _mm512_sub_epi32(rank, one);
-                // Narrow entries are two to a word.
-                let half = _mm512_mask_mov_epi32(_mm512_srli_epi32::<1>(rank), wide, rank);
-                let found = gather(trie.arena, _mm512_add_epi32(_mm512_add_epi32(place, two), half), blocks);
-                let odd = _mm512_slli_epi32::<4>(_mm512_and_si512(rank, one));
-                let narrow = _mm512_and_si512(_mm512_srlv_epi32(found, odd), _mm512_set1_epi32(0xffff));
-                entry = _mm512_mask_mov_epi32(entry, blocks, narrow);
-                entry = _mm512_mask_mov_epi32(entry, wide, found);
-                if wide == 0 {
-                    break;
-                }
-                rest = _mm512_slli_epi32::<STRIDE>(rest);
+            let entry = gather(trie.direct, top, lanes);
+            // SAFETY: `entries` are LANES words: AHEAD is a multiple of it.
+            unsafe { _mm512_storeu_epi32(entries.as_mut_ptr().cast(), entry) }
+            if _mm512_test_epi32_mask(entry, _mm512_set1_epi32(BLOCK as i32)) != 0 {
+                entries.iter().for_each(|entry| prefetch(trie.arena, (entry & PLACE) as usize));
             }
-            // SAFETY: the lanes beyond `values`, which is as long as `keys`, are masked off.
-            unsafe { _mm512_mask_cvtepi32_storeu_epi16(values.as_mut_ptr().cast(), lanes, entry) }
         }
+    }
+
+    /// Ends the search of up to LANES keys.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+    fn trie_finish(trie: &Trie<'_>, keys: &[u32], values: &mut [u16], entries: &[u32]) {
+        let one = _mm512_set1_epi32(1);
+        let two = _mm512_set1_epi32(2);
+        let lanes: __mmask16 = u16::MAX >> (LANES - keys.len());
+        // SAFETY: the lanes beyond `keys` are masked off.
+        let key = unsafe { _mm512_maskz_loadu_epi32(lanes, keys.as_ptr().cast()) };
+        // SAFETY: as many entries as keys.
+        let mut entry = unsafe { _mm512_maskz_loadu_epi32(lanes, entries.as_ptr().cast()) };
+        let mut rest = _mm512_sll_epi32(key, _mm_cvtsi32_si128(trie.top_bits as i32));
+        loop {
+            let blocks = _mm512_test_epi32_mask(entry, _mm512_set1_epi32(BLOCK as i32));
+            if blocks == 0 {
+                break;
+            }
+            let place = _mm512_and_si512(entry, _mm512_set1_epi32(PLACE as i32));
+            let wide = _mm512_mask_test_epi32_mask(blocks, entry, _mm512_set1_epi32(WIDE as i32));
+            let bits = _mm512_srli_epi32::<{ 32 - STRIDE }>(rest);
+            let low = ranks(
+                gather_pairs(trie.arena, _mm512_castsi512_si256(place), blocks as __mmask8),
+                _mm512_castsi512_si256(bits),
+            );
+            let high = ranks(
+                gather_pairs(trie.arena, _mm512_extracti64x4_epi64::<1>(place), (blocks >> 8) as __mmask8),
+                _mm512_extracti64x4_epi64::<1>(bits),
+            );
+            let rank = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+            let rank = _mm512_sub_epi32(rank, one);
+            // Narrow entries are two to a word.
+            let half = _mm512_mask_mov_epi32(_mm512_srli_epi32::<1>(rank), wide, rank);
+            let found = gather(trie.arena, _mm512_add_epi32(_mm512_add_epi32(place, two), half), blocks);
+            let odd = _mm512_slli_epi32::<4>(_mm512_and_si512(rank, one));
+            let narrow = _mm512_and_si512(_mm512_srlv_epi32(found, odd), _mm512_set1_epi32(0xffff));
+            entry = _mm512_mask_mov_epi32(entry, blocks, narrow);
+            entry = _mm512_mask_mov_epi32(entry, wide, found);
+            if wide == 0 {
+                break;
+            }
+            rest = _mm512_slli_epi32::<STRIDE>(rest);
+        }
+        // SAFETY: the lanes beyond `values`, which is as long as `keys`, are masked off.
+        unsafe { _mm512_mask_cvtepi32_storeu_epi16(values.as_mut_ptr().cast(), lanes, entry) }
     }
 
     /// Keys whose lines are fetched ahead of their use: enough to keep all of a core's line-fill buffers

@@ -12,6 +12,7 @@ use crate::neighbours::v4_key;
 use crate::packet::view::{array, be16, be32, ethertype, protocol};
 use crate::packet::{Burst, Family, Packet, Pass, Tags, Verdict, flags, positions};
 use crate::pipeline::{Context, network, rewrite, route, source};
+use crate::tables::fib4::Fib4;
 use crate::tables::policy::NO_ZONE;
 use crate::tables::{Action, MAX_LINK_HEADER, NO_INTERFACE, NextHop, PortTable, SourceCheck, Tables};
 use crate::telemetry::add;
@@ -63,7 +64,9 @@ impl Default for Routed {
 }
 
 /// Where frames with the same tag come in.
-struct Entrance {
+struct Entrance<'a> {
+    /// Worth to be fetched from.
+    large: Option<&'a Fib4>,
     /// The tag's control information and TPID, or [`UNTAGGED`].
     tag: u32,
     interface: u16,
@@ -78,16 +81,26 @@ struct Entrance {
 /// No tag: a TPID of 0.
 const UNTAGGED: u32 = 0;
 
-impl Entrance {
+impl<'a> Entrance<'a> {
     #[inline(never)]
-    fn find(tag: u32, port: &PortTable, tables: &Tables) -> Entrance {
+    fn find(tag: u32, port: &PortTable, tables: &'a Tables) -> Entrance<'a> {
         let vlan = tag as u16 & 0xfff;
         let slot = if tag == UNTAGGED { port.untagged } else { port.find(Tags { outer: vlan, inner: 0 }) };
-        let mut entrance =
-            Entrance { tag, interface: slot, vrf: 0, flags: 0, mac: u64::MAX, packets: 0, bytes: 0 };
+        let mut entrance = Entrance {
+            large: None,
+            tag,
+            interface: slot,
+            vrf: 0,
+            flags: 0,
+            mac: u64::MAX,
+            packets: 0,
+            bytes: 0,
+        };
         if slot != NO_INTERFACE && tables.interface(slot).source_check == SourceCheck::Off {
             let interface = tables.interface(slot);
             (entrance.vrf, entrance.mac) = (interface.vrf, interface.mac);
+            let fib = &*tables.vrfs[usize::from(interface.vrf)].fib4;
+            entrance.large = fib.is_large().then_some(fib);
             entrance.flags = flags::PLAIN | if interface.zone == NO_ZONE { 0 } else { flags::STATEFUL };
         }
         entrance
@@ -135,6 +148,9 @@ pub(super) fn look(burst: &mut Burst, port: u16, cx: &Context<'_>, routed: &mut 
             routed.addrs[count] = packet.meta.dst_v4;
             routed.indices[count] = index as u8;
             count += 1;
+            if let Some(fib) = entrance.large {
+                fib.prefetch(packet.meta.dst_v4);
+            }
         } else {
             // Not by this batch.
             others |= 1 << index;
@@ -147,7 +163,7 @@ pub(super) fn look(burst: &mut Burst, port: u16, cx: &Context<'_>, routed: &mut 
 
 /// Reads the packet whose L3 header begins at `l3`; true if it is plain.
 #[inline(always)]
-fn read(l3: usize, entrance: &Entrance, packet: &mut Packet) -> bool {
+fn read(l3: usize, entrance: &Entrance<'_>, packet: &mut Packet) -> bool {
     let Some(ip) = packet.frame.bytes()[l3..].first_chunk::<24>() else { return false };
     let (ip_len, fragment) = (be16(ip, 2), be16(ip, 6));
     let fits = usize::from(ip_len) >= IP_BYTES && l3 + usize::from(ip_len) <= packet.frame.len();
@@ -192,8 +208,8 @@ struct Hop {
     bytes: u32,
 }
 
-/// Gateways kept in a burst, by slot: most gateways of a burst are among them.
-const HOPS: usize = 16;
+/// Next hops kept in a burst: most of its packets go to them.
+const HOPS: usize = 32;
 
 /// No gateway, and no packet is short enough for it.
 const NO_HOP: Hop = Hop {
@@ -278,9 +294,10 @@ impl<'a> Hops<'a> {
         Hops { hops: [NO_HOP; HOPS], along_sessions, cx }
     }
 
+    /// The next hop, kept at `place`: another may be there.
     #[inline(always)]
-    fn find(&mut self, next: NextHop) -> &mut Hop {
-        let hop = &mut self.hops[next.neighbour as usize % HOPS];
+    fn find(&mut self, next: NextHop, place: usize) -> &mut Hop {
+        let hop = &mut self.hops[place % HOPS];
         if (hop.neighbour, hop.egress) != (next.neighbour, next.interface) {
             hop.count(self.cx);
             *hop = Hop::find(next, self.along_sessions, self.cx);
@@ -295,9 +312,9 @@ impl<'a> Hops<'a> {
 
 /// The neighbour that a connected destination is, if it is known.
 #[inline(always)]
-fn connected(interface: u16, dst: u32, cx: &Context<'_>) -> Option<NextHop> {
+fn connected(interface: u16, dst: u32, cx: &Context<'_>) -> Option<(NextHop, usize)> {
     let neighbour = cx.neighbours.find(interface, v4_key(dst))?;
-    Some(NextHop { interface, neighbour })
+    Some((NextHop { interface, neighbour }, neighbour as usize))
 }
 
 /// Routes the plain packets, and finishes those whose next hop is there.
@@ -311,17 +328,18 @@ pub(super) fn send(burst: &mut Burst, routed: &Routed, cx: &Context<'_>) -> Done
     let (mut hops, mut unsent) = (Hops::new(false, cx), 0);
     for (index, leaf) in indices.iter().zip(leaves) {
         let packet = &mut burst[usize::from(*index)];
+        // Gateways by leaf, which are numbered one after the other, hosts as they come.
         let next = match vrf.actions[usize::from(*leaf)] {
-            Action::Via(next) => Some(next),
+            Action::Via(next) => Some((next, usize::from(*leaf))),
             Action::Connected { interface } => connected(interface, packet.meta.dst_v4, cx),
             _ => None,
         };
-        let Some(next) = next else {
+        let Some((next, place)) = next else {
             unsent |= 1 << index;
             route::apply(packet, vrf, *leaf, cx);
             continue;
         };
-        let hop = hops.find(next);
+        let hop = hops.find(next, place);
         if packet.meta.ip_len > hop.mtu_bytes {
             unsent |= 1 << index;
             (packet.meta.egress, packet.meta.neighbour) = (next.interface, next.neighbour);
@@ -346,10 +364,10 @@ pub(super) fn along(burst: &mut Burst, stateful: u64, flows: &mut FlowTable<u32>
         }
         let next = match meta.neighbour {
             route::NO_NEIGHBOUR => connected(meta.egress, meta.dst_v4, cx),
-            neighbour => Some(NextHop { interface: meta.egress, neighbour }),
+            neighbour => Some((NextHop { interface: meta.egress, neighbour }, neighbour as usize)),
         };
-        let Some(next) = next else { continue };
-        let hop = hops.find(next);
+        let Some((next, place)) = next else { continue };
+        let hop = hops.find(next, place);
         if meta.ip_len > hop.mtu_bytes {
             continue;
         }

@@ -164,6 +164,17 @@ impl Fib4 {
         self.trie().find(addr)
     }
 
+    /// True if its direct table is too large for a core's own cache: [`Fib4::prefetch`] helps.
+    pub fn is_large(&self) -> bool {
+        size_of_val(&*self.direct) >= 1 << 19
+    }
+
+    /// Fetches what a search for `addr` reads first.
+    #[inline(always)]
+    pub fn prefetch(&self, addr: u32) {
+        self.trie().prefetch(addr);
+    }
+
     /// The leaves of a burst of addresses, into the same places of `out`, which has the same length.
     #[inline]
     pub fn find_batch(&self, addrs: &[u32], out: &mut [Leaf]) {
