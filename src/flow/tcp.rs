@@ -55,6 +55,8 @@ const WINDOW_FLOOR: u32 = 66_000;
 /// Windows are kept as a power of two; beyond 256 MiB they count as that. So sums of a limit, a window and the
 /// slack stay below 2^31, where wrapping comparisons turn over.
 const MAX_WINDOW_EXPONENT: u8 = 12;
+/// What that comes to: wider ones change nothing.
+const WIDEST: u32 = (1 << (16 + MAX_WINDOW_EXPONENT)) + (WINDOW_FLOOR - (1 << 16));
 
 /// How far a sender's numbers may lie beyond what it may send: the byte of a window probe and a FIN.
 const OVERRUN: u32 = 2;
@@ -489,7 +491,7 @@ impl Tcp {
             | end.wrapping_sub(receiver.max_ack.wrapping_sub(self.window(r)))
             | receiver.max_end.wrapping_sub(segment.ack)
             | segment.ack.wrapping_sub(sender.max_ack.wrapping_sub(own_window))
-            | own_window.wrapping_sub(window);
+            | own_window.wrapping_sub(window.min(WIDEST));
         let special = ((segment.flags & (FIN | SYN | RST | ACK)) ^ ACK)
             | (self.state as u8 ^ State::Established as u8)
             | (self.flags & (AWAIT[0] | AWAIT[1] | SYN_PASSED));
