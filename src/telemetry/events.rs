@@ -1,5 +1,6 @@
 //! Events for the log: fixed-size records that workers leave in a queue, for a thread that has time to write them.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
@@ -74,8 +75,9 @@ pub enum Event {
 /// The events of a node on their way from its workers to the log.
 #[derive(Debug)]
 pub struct EventQueues {
-    /// By worker.
-    queues: Box<[ArrayQueue<Event>]>,
+    workers: usize,
+    /// By worker. Made when somebody first wants events: 2.6 MB each.
+    queues: OnceLock<Box<[ArrayQueue<Event>]>>,
     lost: AtomicU64,
     is_wanted: AtomicBool,
 }
@@ -84,7 +86,8 @@ impl EventQueues {
     /// Of so many workers.
     pub fn new(workers: usize) -> EventQueues {
         EventQueues {
-            queues: (0..workers).map(|_| ArrayQueue::new(WAITING)).collect(),
+            workers,
+            queues: OnceLock::new(),
             lost: AtomicU64::new(0),
             is_wanted: AtomicBool::new(false),
         }
@@ -92,6 +95,10 @@ impl EventQueues {
 
     /// Whether somebody takes the events: otherwise there are none.
     pub fn want(&self, wanted: bool) {
+        if wanted {
+            // Before anybody pushes: a worker makes no memory.
+            self.queues.get_or_init(|| (0..self.workers).map(|_| ArrayQueue::new(WAITING)).collect());
+        }
         self.is_wanted.store(wanted, Ordering::Relaxed);
     }
 
@@ -103,7 +110,11 @@ impl EventQueues {
 
     /// Leaves an event; without room it is lost, and counted.
     pub fn push(&self, worker: usize, event: Event) {
-        if self.is_wanted() && self.queues[worker].push(event).is_err() {
+        if !self.is_wanted() {
+            return;
+        }
+        // Whoever reads just now that events are wanted may not see the queues yet.
+        if self.queues.get().is_none_or(|queues| queues[worker].push(event).is_err()) {
             self.lose(1);
         }
     }
@@ -115,12 +126,12 @@ impl EventQueues {
 
     /// The next event of a worker.
     pub fn pop(&self, worker: usize) -> Option<Event> {
-        self.queues[worker].pop()
+        self.queues.get()?[worker].pop()
     }
 
-    /// How many there are.
+    /// How many workers there are.
     pub fn workers(&self) -> usize {
-        self.queues.len()
+        self.workers
     }
 
     /// Events that were lost.
@@ -152,6 +163,7 @@ mod tests {
         let queues = EventQueues::new(4);
         queues.push(1, block(1));
         assert_eq!((queues.pop(1), queues.lost()), (None, 0));
+        assert!(queues.queues.get().is_none(), "no memory for what nobody wants");
         queues.want(true);
         for port in 0..WAITING as u16 {
             queues.push(1, block(port));
