@@ -32,8 +32,8 @@ pub use policy::{
     RuleAction, Seconds, Sessions, Side,
 };
 pub use sections::{
-    Control, Cpu, Icmp, Interface, Lag, Log, Neighbour, NeighbourLimits, Pair, Port, PortMode, Route,
-    RouteFile, RouteTarget, RouterAdvertisements, SourceCheck, System, Vrf, Workers,
+    Control, Cpu, Icmp, Interface, Lag, Log, MAX_WORKERS, Neighbour, NeighbourLimits, Pair, Port, PortMode,
+    Route, RouteFile, RouteTarget, RouterAdvertisements, SourceCheck, System, Vrf, Workers,
 };
 pub use service::{Dscp, PortRange, Service, TcpFlag};
 pub use value::{

@@ -59,6 +59,9 @@ impl Default for System {
 /// A CPU number. 1023: the size of Linux's `cpu_set_t`.
 pub type Cpu = Ranged<0, 1023>;
 
+/// Workers of a node at most: whoever has a queue of a port is one bit of a word, and a worker's number is a byte.
+pub const MAX_WORKERS: usize = 64;
+
 /// `workers = [1, 2]` or `"auto"`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Workers {
@@ -95,6 +98,9 @@ impl<'de> Deserialize<'de> for Workers {
                 while let Some(cpu) = seq.next_element()? {
                     if cpus.contains(&cpu) {
                         return Err(de::Error::custom(format!("CPU {cpu} stands there twice")));
+                    }
+                    if cpus.len() == MAX_WORKERS {
+                        return Err(de::Error::custom(format!("at most {MAX_WORKERS} CPUs")));
                     }
                     cpus.push(cpu);
                 }

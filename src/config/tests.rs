@@ -253,6 +253,13 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
         ),
         (
             "device = \"eth1\"",
+        (
+            "workers = [1]",
+            &format!("workers = {:?}", (0..65).collect::<Vec<_>>()),
+            &[
+                "gw.toml:5: system.workers: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 1...: at most 64 CPUs",
+            ],
+        ),
             "device = \"a/b\"",
             &[
                 "gw.toml:15: port[0].device: \"a/b\": a device name is 1 to 15 characters without blanks, '/' and ':'",

@@ -255,8 +255,9 @@ impl Directory {
         }
     }
 
-    /// How many keys can be in it at most.
-    pub fn len_of_words(&self) -> usize {
+    /// How many words it has, free ones too: what [`Directory::sweep`] goes through. Keys find no room well before as
+    /// many are in it.
+    pub fn words(&self) -> usize {
         self.words.len()
     }
 
@@ -382,7 +383,7 @@ mod tests {
         fn refuses_what_it_has_no_room_for() {
             let directory = Directory::new(1).expect("memory");
             let taken = (0..100).filter(|key| directory.claim(hash_of(*key), 1, at(1)).is_ok()).count();
-            assert_eq!(taken, directory.len_of_words());
+            assert_eq!(taken, directory.words());
         }
 
         /// The clocks of two workers differ by the length of a turn.

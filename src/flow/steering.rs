@@ -114,7 +114,7 @@ impl Steering {
 
     /// Forgets claims that nothing came of, in one of `parts` parts of the directory. For one worker of the node.
     pub fn sweep(&mut self, parts: usize, now: Nanos) {
-        let words = self.directory.len_of_words() / parts + 1;
+        let words = self.directory.words() / parts + 1;
         self.sweep_at = self.directory.sweep(self.sweep_at, words, now);
     }
 }

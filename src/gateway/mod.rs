@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::config::{self, Config, Lag, PortMode, Workers};
+use crate::config::{self, Config, Lag, MAX_WORKERS, PortMode, Workers};
 use crate::flow;
 use crate::io::Port;
 use crate::io::link::{Accepted, LinkChange, LinkEvent, LinkState, LinkWatcher, OffloadGuard};
@@ -799,7 +799,7 @@ fn worker_cpus(config: &Config) -> Vec<usize> {
     match cpus.as_slice() {
         [] => vec![0],
         [only] => vec![*only],
-        [_, rest @ ..] => rest.iter().copied().take(queues.max(1)).collect(),
+        [_, rest @ ..] => rest.iter().copied().take(queues.clamp(1, MAX_WORKERS)).collect(),
     }
 }
 
