@@ -153,8 +153,7 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, BenchError> {
         return Err(BenchError::NoFrames);
     }
     let frame_bytes = templates.iter().map(|t| t.total_bytes()).sum::<usize>() as f64 / frames as f64;
-    let (node, compiler) =
-        replay::compile(config, options.workers, config.has_zones()).map_err(ReplayError::from)?;
+    let (node, compiler) = replay::compile(config, options.workers, config.has_zones())?;
     // What is handed over comes home every few turns only.
     let frames_of_worker = if options.foreign_percent.is_some() { FRAMES_IF_HANDED_OVER } else { FRAMES };
     let (memory, pools) = PacketMemory::new(options.workers, frames_of_worker, ChunkSize::Bytes2048)

@@ -66,6 +66,9 @@ pub enum ReplayError {
     /// Memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Sessions.
+    #[error(transparent)]
+    Flows(#[from] flow::TooLarge),
     /// `--in` names a port the config does not have.
     #[error("--in {name}=...: the config has no port `{name}`; it has {known}")]
     UnknownPort {
@@ -99,10 +102,10 @@ pub fn compile(
     config: &Config,
     workers: usize,
     populate: bool,
-) -> Result<(Arc<Node>, Compiler), CompileError> {
+) -> Result<(Arc<Node>, Compiler), ReplayError> {
     let (neighbours, compiler) = compile_tables(config, NEIGHBOUR_CAPACITY)?;
     let claims = Arc::clone(&compiler.claims);
-    let capacity = flow::Capacity::of(config.flows.capacity.get(), workers, populate);
+    let capacity = flow::Capacity::checked(config.flows.capacity.get(), workers, populate)?;
     let node =
         Node::new(Arc::clone(compiler.tables()), neighbours, workers, MAX_INTERFACES, claims, capacity);
     node.reserve_rules(&compiler.policy_slots);

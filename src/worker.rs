@@ -152,8 +152,7 @@ impl Node {
             arrivals: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
             errands: (0..workers).map(|_| ArrayQueue::new(ERRANDS)).collect(),
             directory: (workers > 1).then(|| {
-                // Two keys of a translated session, one of another; both families are seldom full.
-                let keys = workers * capacity.sessions as usize * 3;
+                let keys = capacity.directory_keys(workers);
                 Arc::new(
                     Directory::new(keys).expect("address space for the directory: lower `flows.capacity`"),
                 )

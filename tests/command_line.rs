@@ -66,6 +66,38 @@ fn a_wrong_config_is_1_and_a_missing_one_2() {
     assert!(err.starts_with("/nonexistent/gw.toml: cannot be read: No such file"), "{err}");
 }
 
+/// Once a panic, or the end of the process by the kernel's hand.
+#[test]
+fn sessions_that_memory_cannot_hold_are_said_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("control.sock");
+    let text = format!(
+        "schema = 1\n[control]\nsocket = {socket:?}\n[flows]\ncapacity = 16_000_000\n[[port]]\nname = \"up\"\n\
+         device = \"sg-none\"\n[[interface]]\nname = \"up\"\nport = \"up\"\nzone = \"outside\"\n\
+         addresses = [\"198.51.100.254/24\"]\n"
+    );
+    let file = write(folder.path(), "gw.toml", &text);
+    let out = folder.path().join("out");
+    let replay =
+        ["replay", "--in", "up=tests/pcap/echo-ipv4/in.lan.pcap", "--out", out.to_str().unwrap(), "--config"];
+    for command in [&["run", "--config"][..], &replay[..]] {
+        // 2 GB of address space stand in for a small machine.
+        let output = Command::new("sh")
+            .args(["-c", "ulimit -v 2097152; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_softgate")])
+            .args(command)
+            .arg(&file)
+            .output()
+            .unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {err}");
+        assert!(
+            err.contains("flows.capacity: 16000000: its sessions need ") && err.contains("lower it"),
+            "{err}"
+        );
+        assert!(!err.contains("panicked"), "{err}");
+    }
+}
+
 #[test]
 fn wrong_usage_and_nobody_there_are_2() {
     for arguments in [

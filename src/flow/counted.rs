@@ -45,6 +45,17 @@ impl Counted {
         })
     }
 
+    /// Bytes that `capacity` keys take when they are there.
+    pub fn bytes_for(capacity: u32) -> usize {
+        Index::bytes_for(capacity as usize) + (capacity as usize + 1) * size_of::<Entry>()
+    }
+
+    /// Bytes of memory.
+    #[cfg(test)]
+    pub fn memory_bytes(&self) -> usize {
+        self.index.memory_bytes() + size_of_val(&*self.entries)
+    }
+
     fn hash(&self, what: u128, of: u32) -> u64 {
         hash::address(self.key, what, of)
     }

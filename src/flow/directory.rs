@@ -113,12 +113,21 @@ pub struct Directory {
 impl Directory {
     /// Room for so many keys.
     pub fn new(keys: usize) -> Result<Directory, MemoryError> {
-        let buckets = (keys * ROOM.0 / ROOM.1).div_ceil(SLOTS).next_power_of_two().clamp(2, 1 << 24);
+        let buckets = Self::buckets_for(keys);
         #[cfg(not(loom))]
         let words = Words::zeroed(buckets * SLOTS, false)?;
         #[cfg(loom)]
         let words = (0..buckets * SLOTS).map(|_| AtomicU64::new(0)).collect();
         Ok(Directory { words, buckets })
+    }
+
+    fn buckets_for(keys: usize) -> usize {
+        (keys * ROOM.0 / ROOM.1).div_ceil(SLOTS).next_power_of_two().clamp(2, 1 << 24)
+    }
+
+    /// Bytes that a directory of so many keys takes.
+    pub fn bytes_for(keys: usize) -> usize {
+        Self::buckets_for(keys) * SLOTS * size_of::<AtomicU64>()
     }
 
     /// The two buckets of a key, front one first: where its words begin.

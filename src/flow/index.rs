@@ -66,8 +66,16 @@ pub struct Index {
 impl Index {
     /// An index for `entries` flows.
     pub fn new(entries: usize, populate: bool) -> Result<Index, MemoryError> {
-        let buckets = (entries * ROOM.0 / ROOM.1).div_ceil(SLOTS).max(REACH);
-        Ok(Index { buckets: HugeSlice::zeroed(buckets, populate)? })
+        Ok(Index { buckets: HugeSlice::zeroed(Self::buckets_for(entries), populate)? })
+    }
+
+    fn buckets_for(entries: usize) -> usize {
+        (entries * ROOM.0 / ROOM.1).div_ceil(SLOTS).max(REACH)
+    }
+
+    /// Bytes that an index for `entries` flows takes.
+    pub fn bytes_for(entries: usize) -> usize {
+        Self::buckets_for(entries) * size_of::<Bucket>()
     }
 
     /// Bytes of memory.

@@ -21,6 +21,7 @@ pub mod directory;
 pub mod fragments;
 pub mod index;
 pub mod key;
+mod memory;
 pub mod nat;
 pub mod scan;
 pub mod steering;
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 pub use crate::packet::Handle;
 pub use key::{Address, Tuple};
+pub use memory::TooLarge;
 pub use table::{Flow, FlowTable, Full, Record, Tick, flow_flags, record_flags};
 
 use crate::mem::{Frame, MemoryError};

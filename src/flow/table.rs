@@ -224,6 +224,24 @@ impl<A: Address> FlowTable<A> {
         })
     }
 
+    /// Bytes that a table for `capacity` sessions takes.
+    pub fn bytes_for(capacity: u32) -> usize {
+        let capacity = capacity.min(Handle::MAX_SESSION) as usize;
+        let sessions = capacity + 1;
+        Index::bytes_for(sessions * 2)
+            + sessions * (2 * size_of::<Flow<A>>() + size_of::<Record>())
+            + Wheel::bytes_for(capacity)
+    }
+
+    /// Bytes of memory.
+    #[cfg(test)]
+    pub fn memory_bytes(&self) -> usize {
+        self.index.memory_bytes()
+            + size_of_val(&*self.flows)
+            + size_of_val(&*self.records)
+            + self.wheel.memory_bytes()
+    }
+
     /// Sessions in the table.
     pub fn len(&self) -> usize {
         self.live as usize

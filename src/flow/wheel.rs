@@ -54,6 +54,17 @@ impl Wheel {
         })
     }
 
+    /// Bytes that a wheel for so many takes.
+    pub fn bytes_for(capacity: usize) -> usize {
+        (capacity + 1) * size_of::<Link>()
+    }
+
+    /// Bytes of memory.
+    #[cfg(test)]
+    pub fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.links)
+    }
+
     /// Arms session `id`, which is not armed, for tick `at`; what is past fires at the next opportunity.
     pub fn arm(&mut self, id: u32, at: u32) {
         self.armed += 1;

@@ -79,6 +79,9 @@ pub enum StartError {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// The system.
+    /// Sessions.
+    #[error(transparent)]
+    Flows(#[from] flow::TooLarge),
     #[error("{what}: {source}")]
     System {
         /// What was tried.
@@ -258,7 +261,7 @@ impl Gateway {
         let frames = config.system.frames.get() as usize;
         let (memory, pools) = PacketMemory::new(cpus.len(), frames, ChunkSize::Bytes2048)?;
         let claims = Arc::clone(&compiler.claims);
-        let capacity = flow::Capacity::of(config.flows.capacity.get(), cpus.len(), config.has_zones());
+        let capacity = flow::Capacity::checked(config.flows.capacity.get(), cpus.len(), config.has_zones())?;
         let node = Node::new(
             Arc::clone(compiler.tables()),
             neighbours,

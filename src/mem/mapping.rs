@@ -33,6 +33,22 @@ impl<T: FromZeros> HugeSlice<T> {
         let (base, _) = map(bytes, populate)?;
         Ok(HugeSlice { base: base.cast(), len, bytes })
     }
+
+    /// Whether there is address space for so many values: no limit of the process is in the way.
+    pub fn can_be(len: usize) -> bool {
+        const PROT: i32 = libc::PROT_READ | libc::PROT_WRITE;
+        // Without a reserve: so much at once is what the kernel would not believe, unlike as much in pieces.
+        const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let Some(bytes) = len.max(1).checked_mul(size_of::<T>().max(1)) else { return false };
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, PROT, FLAGS, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return false;
+        }
+        // SAFETY: the mapping made above, of which nobody knows.
+        unsafe { libc::munmap(base, bytes) };
+        true
+    }
 }
 
 impl<T> Deref for HugeSlice<T> {
@@ -59,6 +75,21 @@ impl<T> Drop for HugeSlice<T> {
         // SAFETY: `map` made this mapping with this length; the values need no drop (checked when made).
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
+}
+
+/// Bytes of memory that a process may take just now: the kernel's estimate, and huge pages kept for such as we are.
+/// `None` where it does not tell.
+pub fn available_bytes() -> Option<usize> {
+    available_in(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn available_in(meminfo: &str) -> Option<usize> {
+    let field = |name: &str| {
+        let rest = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        rest.split_whitespace().next()?.parse::<usize>().ok()
+    };
+    let huge = field("HugePages_Free").unwrap_or(0).saturating_sub(field("HugePages_Rsvd").unwrap_or(0));
+    Some((field("MemAvailable")? + huge * field("Hugepagesize").unwrap_or(0)) * 1024)
 }
 
 /// Maps `bytes` (a multiple of the huge page size) of zeroed memory, on huge pages where possible; with
@@ -104,6 +135,23 @@ pub(super) fn map(bytes: usize, populate: bool) -> Result<(NonNull<u8>, PageKind
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_available_is_what_the_kernel_says_and_free_huge_pages() {
+        let meminfo = "MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable:     1000 kB\nHugePages_Total:  9\n\
+            HugePages_Free:  5\nHugePages_Rsvd:        2\nHugepagesize:       2048 kB\n";
+        assert_eq!(available_in(meminfo), Some((1000 + 3 * 2048) * 1024));
+        assert_eq!(available_in("MemAvailable: 7 kB\n"), Some(7 * 1024));
+        assert_eq!(available_in(""), None);
+        assert!(available_bytes().is_some_and(|bytes| bytes > 1 << 20), "this machine tells");
+    }
+
+    #[test]
+    fn no_process_has_room_for_everything() {
+        assert!(HugeSlice::<u64>::can_be(1 << 20));
+        assert!(!HugeSlice::<u64>::can_be(usize::MAX / 8));
+        assert!(!HugeSlice::<u64>::can_be(usize::MAX));
+    }
 
     #[test]
     fn values_are_zero_and_keep_what_is_written() {

@@ -15,7 +15,7 @@ pub mod simd;
 pub mod tsc;
 
 pub use frame::{Frame, HEADROOM};
-pub use mapping::HugeSlice;
+pub use mapping::{HugeSlice, available_bytes};
 pub use packet_memory::{ChunkSize, MemoryError, PacketMemory, PageKind};
 pub use pool::FramePool;
 

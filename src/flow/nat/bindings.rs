@@ -63,6 +63,19 @@ impl Capacity {
             pages: mappings / 16 + small,
         }
     }
+
+    /// Bytes that [`Bindings`] of it take when all are used.
+    pub fn bytes(self) -> usize {
+        self.filled_bytes() + 2 * self.pages * PAGE as usize * size_of::<u64>()
+    }
+
+    /// Bytes that they take at once: the rest is zeros, which cost nothing until something is written there.
+    pub fn filled_bytes(self) -> usize {
+        Slab::<Host>::bytes_for(self.hosts)
+            + Slab::<Block>::bytes_for(self.blocks)
+            + Slab::<Page>::bytes_for(self.pages)
+            + [self.hosts, self.pages, self.mappings].map(Index::bytes_for).iter().sum::<usize>()
+    }
 }
 
 /// Limits that may change while mappings live.
@@ -514,6 +527,12 @@ impl Bindings {
                 .map(Index::bytes)
                 .iter()
                 .sum::<usize>()
+    }
+
+    /// Bytes of memory, interface identifiers too.
+    #[cfg(test)]
+    pub(in crate::flow) fn memory_bytes(&self) -> usize {
+        self.bytes() + size_of_val(&*self.interface_ids)
     }
 
     /// Entries of all indexes.

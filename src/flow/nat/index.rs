@@ -34,11 +34,20 @@ impl Index {
     pub fn new(capacity: usize, numbers: usize) -> Index {
         assert!(numbers < 1 << 31, "at most 31 bits of an entry are its number");
         Index {
-            buckets: vec![Bucket::default(); capacity.div_ceil(LOAD).max(1)].into(),
+            buckets: vec![Bucket::default(); Self::buckets_for(capacity)].into(),
             number_bits: usize::BITS - numbers.leading_zeros(),
             len: 0,
             capacity,
         }
+    }
+
+    fn buckets_for(capacity: usize) -> usize {
+        capacity.div_ceil(LOAD).max(1)
+    }
+
+    /// Bytes that an index of `capacity` takes.
+    pub fn bytes_for(capacity: usize) -> usize {
+        Self::buckets_for(capacity) * size_of::<Bucket>()
     }
 
     pub fn has_room(&self) -> bool {

@@ -149,6 +149,11 @@ impl<T: Clone> Slab<T> {
         Slab { items: vec![unused; count].into(), free: (0..count as u32).rev().collect() }
     }
 
+    /// Bytes that so many entries take.
+    pub fn bytes_for(count: usize) -> usize {
+        count * (size_of::<T>() + size_of::<u32>())
+    }
+
     pub fn has_room(&self) -> bool {
         !self.free.is_empty()
     }
