@@ -107,6 +107,8 @@ pub enum DropReason {
     TcpInvalid,
     /// Outside the window.
     TcpOutOfWindow,
+    /// RFC 768, RFC 792: shorter than the header of its protocol.
+    UpperHeaderCut,
     /// `flows.capacity`.
     SessionTableFull,
     /// Two sessions would have the same replies.
@@ -342,6 +344,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "tcp-out-of-window",
             None,
             "A TCP packet outside the window its receiver has offered: a forgery, or a packet that was very late.",
+        ),
+        (
+            UpperHeaderCut,
+            "upper-header-cut",
+            None,
+            "A packet between zones ends before the 8 bytes that every UDP and ICMP header has (RFC 768, RFC 792), so that it is of no session. Look for a broken sender, or a scan.",
         ),
         (
             SessionTableFull,

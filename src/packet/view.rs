@@ -58,6 +58,10 @@ pub mod protocol {
     pub const ICMP: u8 = 1;
     /// TCP.
     pub const TCP: u8 = 6;
+    /// DCCP (RFC 4340).
+    pub const DCCP: u8 = 33;
+    /// UDP-Lite (RFC 3828).
+    pub const UDP_LITE: u8 = 136;
     /// UDP.
     pub const UDP: u8 = 17;
     /// Routing header (IPv6 extension header).

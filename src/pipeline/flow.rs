@@ -12,6 +12,9 @@ use crate::packet::view::{be16, protocol};
 use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags, positions};
 use crate::pipeline::{Context, session};
 
+/// Bytes that a UDP, UDP-Lite, DCCP, SCTP or ICMP header has at least, and more than the ports need.
+const UPPER_HEADER_BYTES: u16 = 8;
+
 /// Lookups under way, by position in the burst.
 pub(super) struct Lookups {
     hashes: [u64; BURST],
@@ -34,7 +37,10 @@ pub(super) fn begin(packet: &mut Packet, index: usize, flows: &Flows, lookups: &
         return;
     }
     let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
-    if meta.has(flags::FRAGMENT) || is_icmp(meta.protocol) && !note_identifier(&mut packet.meta, l3) {
+    if meta.has(flags::FRAGMENT)
+        || is_cut(meta)
+        || is_icmp(meta.protocol) && !note_identifier(&mut packet.meta, l3)
+    {
         packet.meta.verdict = Verdict::Decide;
         lookups.pending |= 1 << index;
         return;
@@ -52,6 +58,13 @@ fn hash_and_fetch<A: Address>(table: &FlowTable<A>, meta: &Meta, l3: &[u8]) -> u
     let hash = table.hash(&tuple_of(meta, l3));
     table.prefetch(hash);
     hash
+}
+
+/// The packet ends where every upper-layer header goes on. What lies behind it in the frame is Ethernet's padding and
+/// says nothing.
+#[inline(always)]
+pub(super) fn is_cut(meta: &Meta) -> bool {
+    meta.ip_len < meta.l4 - meta.l3 + UPPER_HEADER_BYTES
 }
 
 /// The tuple of a packet that is no fragment.

@@ -134,7 +134,7 @@ fn translate<A: Address>(l3: &mut [u8], l4: usize, family: Family, flow: &Flow<A
         protocol::TCP => 16,
         protocol::UDP => 6,
         protocol::ICMP | protocol::ICMPV6 => 2,
-        _ => return,
+        _ => return portless(message, flow),
     };
     if message.len() < (at + 2).max(8) {
         return;
@@ -156,6 +156,21 @@ fn translate<A: Address>(l3: &mut [u8], l4: usize, family: Family, flow: &Flow<A
         }
     } else {
         add_delta(message, at, flow.l4_delta);
+    }
+}
+
+/// Protocols of which sessions know no ports: what changes is in the checksum of those that sum the addresses.
+#[cold]
+fn portless<A: Address>(message: &mut [u8], flow: &Flow<A>) {
+    // RFC 3828 section 3.1, RFC 4340 section 9.1: a pseudo header in front, however much of the data is covered. SCTP
+    // sums no addresses (RFC 9260 section 6.8).
+    if !matches!(flow.tuple.protocol, protocol::UDP_LITE | protocol::DCCP) || message.len() < 8 {
+        return;
+    }
+    add_delta(message, 6, flow.l4_delta);
+    // UDP-Lite always has a checksum: 0 is sent as all ones.
+    if flow.tuple.protocol == protocol::UDP_LITE && be16(message, 6) == 0 {
+        message[6..8].fill(0xff);
     }
 }
 

@@ -53,6 +53,10 @@ pub(super) fn whole<A: Table>(
     flows: &mut Flows,
     now: Tick,
 ) -> Result<Verdict, DropReason> {
+    // TCP's tracker has a word of its own for that.
+    if flow::is_cut(&packet.meta) && has_checksum(packet.meta.protocol) {
+        return Err(DropReason::UpperHeaderCut);
+    }
     if matches!(packet.meta.protocol, protocol::ICMP | protocol::ICMPV6) {
         let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
         let icmp_type = l3.get(usize::from(packet.meta.l4 - packet.meta.l3)).copied().unwrap_or(0);
@@ -74,6 +78,12 @@ pub(super) fn whole<A: Table>(
         };
     }
     open(packet, &tuple, cx, flows, now)
+}
+
+/// What translation has to change behind the IP header, TCP left aside.
+fn has_checksum(upper: u8) -> bool {
+    use protocol::{DCCP, ICMP, ICMPV6, SCTP, UDP, UDP_LITE};
+    matches!(upper, UDP | UDP_LITE | DCCP | SCTP | ICMP | ICMPV6)
 }
 
 /// Gives each family its table, so that everything here is written once.

@@ -9,7 +9,7 @@ use super::plan::{self, Choice, Fate, Flow, From, Order, Step, Twist, WAN, What}
 use super::systems::{Kernel, OnLink, Replay};
 
 /// Where the two are known to differ, and why. What a step of the plan names must be so; nothing else may be.
-pub const KNOWN: [Known; 13] = [
+pub const KNOWN: [Known; 12] = [
     Known {
         name: "address-dependent-filtering",
         softgate_passes: true,
@@ -45,15 +45,10 @@ pub const KNOWN: [Known; 13] = [
         reason: "No client takes data before the SYN-ACK. netfilter leaves that to the client.",
     },
     Known {
-        name: "short-header",
-        softgate_passes: true,
-        reason: "A router forwards a good IP packet whatever is behind its header (RFC 1812 section 5.2); who gets it has \
-                 to drop it. netfilter drops what it cannot read.",
-    },
-    Known {
         name: "udp-length",
         softgate_passes: true,
-        reason: "The same: SoftGate does not look at UDP's own length.",
+        reason: "A router forwards a good IP packet whatever is behind its header (RFC 1812 section 5.2); who gets it has \
+                 to drop it. SoftGate does not look at UDP's own length.",
     },
     Known {
         name: "malformed-options",
