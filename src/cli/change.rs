@@ -26,12 +26,12 @@ pub struct AddArgs {
 enum Add {
     /// Add or replace a static route, or all routes of a file as one change
     #[command(
-        override_usage = "softgate add route PREFIX via ADDRESS[@VRF][,ADDRESS...] [--vrf VRF]\n       \
+        override_usage = "softgate add route PREFIX via ADDRESS[%INTERFACE][@VRF][,ADDRESS...] [--vrf VRF]\n       \
         softgate add route PREFIX blackhole|unreachable [--vrf VRF]\n       \
         softgate add route --file FILE [--vrf VRF]"
     )]
     Route {
-        /// PREFIX via ADDRESS[@VRF][,ADDRESS...], PREFIX blackhole or PREFIX unreachable
+        /// PREFIX via ADDRESS[%INTERFACE][@VRF][,ADDRESS...], PREFIX blackhole or PREFIX unreachable
         #[arg(value_name = "ROUTE", required_unless_present = "file", num_args = 2..)]
         route: Vec<String>,
         /// A file with one such route per line

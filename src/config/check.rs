@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::Config;
 use super::sections::{Interface, Port, Route, RouterAdvertisements};
-use super::value::{Mtu, Name, NextHop, Vlan, VrfName};
+use super::value::{InterfaceName, Mtu, Name, NextHop, Vlan, VrfName};
 
 /// Where a fault stands: under a key of the config, or in a route file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -296,6 +296,7 @@ impl<'a> Checks<'a, '_> {
 pub struct Links<'a> {
     vrfs: AHashMap<&'a str, u32>,
     connected: Vec<Vec<Connected<'a>>>,
+    interfaces: &'a [Interface],
     /// Full tables name few next hops very often.
     judged: AHashMap<(u32, IpAddr), Result<(), String>>,
 }
@@ -309,7 +310,12 @@ struct Connected<'a> {
 impl<'a> Links<'a> {
     /// Gathers what `config` connects to.
     pub fn new(config: &'a Config) -> Links<'a> {
-        let mut links = Links { vrfs: AHashMap::new(), connected: Vec::new(), judged: AHashMap::new() };
+        let mut links = Links {
+            vrfs: AHashMap::new(),
+            connected: Vec::new(),
+            interfaces: &config.interfaces,
+            judged: AHashMap::new(),
+        };
         let declared = config.vrfs.iter().map(|vrf| &vrf.name);
         links.add_vrf("default");
         for name in declared.chain(config.interfaces.iter().map(|interface| &interface.vrf)) {
@@ -378,6 +384,9 @@ impl<'a> Links<'a> {
                 self.vrf_index(name).unwrap_or_else(|| unreachable!("checked above"))
             }
         };
+        if let Some(interface) = &next_hop.interface {
+            return self.judge_link_local(next_hop.address, interface, vrf);
+        }
         if let Some(judged) = self.judged.get(&(vrf, next_hop.address)) {
             return judged.clone();
         }
@@ -387,6 +396,27 @@ impl<'a> Links<'a> {
             self.judged.insert((vrf, next_hop.address), judged.clone());
         }
         judged
+    }
+
+    /// A router that is known by its link-local address, as RFC 4861 section 8 wants routers to know each other.
+    fn judge_link_local(&self, address: IpAddr, name: &InterfaceName, vrf: u32) -> Result<(), String> {
+        let Some(interface) = self.interfaces.iter().find(|interface| interface.name == *name) else {
+            let known = list(self.interfaces.iter().map(|interface| &interface.name));
+            return Err(format!("no such interface; known: {known}"));
+        };
+        if self.vrf_index(&interface.vrf) != Some(vrf) {
+            let is_in = &interface.vrf;
+            return Err(format!(
+                "interface {name} is in VRF {is_in}: write {address}%{name}@{is_in} to leak into it"
+            ));
+        }
+        if !interface.addresses.iter().any(|own| own.address().is_ipv6()) {
+            return Err(format!("interface {name} has no IPv6 address, so nobody can be asked there"));
+        }
+        match interface.addresses.iter().any(|own| own.address() == address) {
+            true => Err(format!("the gateway's own address on interface {name}")),
+            false => Ok(()),
+        }
     }
 
     fn judge_next_hop(&self, address: IpAddr, vrf: u32) -> Result<(), String> {

@@ -105,6 +105,15 @@ fn the_vocabulary_of_the_manual_is_read() {
 }
 
 #[test]
+fn a_link_local_next_hop_names_its_interface() {
+    let via = "via = [\"fe80::1%uplink\", \"fe80::1%tenant-a@blue\", \"2001:db8:ffff::1\"]";
+    let config = Config::parse(&GOOD.replace("unreachable = true", via), "gw.toml").unwrap();
+    let hops: Vec<String> = config.routes[2].target.next_hops().iter().map(ToString::to_string).collect();
+    assert_eq!(hops, ["2001:db8:ffff::1", "fe80::1%uplink", "fe80::1%tenant-a@blue"]);
+    assert_eq!(Config::parse(&config.to_toml(), "gw.toml").unwrap(), config);
+}
+
+#[test]
 fn what_is_saved_reads_back_the_same() {
     let config = good();
     let text = config.to_toml();
@@ -244,6 +253,13 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
             "workers = [1, 1]",
             &["gw.toml:5: system.workers: [1, 1]: CPU 1 stands there twice"],
         ),
+        (
+            "workers = [1]",
+            &format!("workers = {:?}", (0..65).collect::<Vec<_>>()),
+            &[
+                "gw.toml:5: system.workers: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 1...: at most 64 CPUs",
+            ],
+        ),
         ("workers = [1]", "key = \"12\"", &["gw.toml:5: system.key: \"12\": a key is 32 hexadecimal digits"]),
         ("port = 5405", "port = 70000", &["gw.toml:11: pair.port: 70000: allowed is 1 to 65535"]),
         (
@@ -253,13 +269,6 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
         ),
         (
             "device = \"eth1\"",
-        (
-            "workers = [1]",
-            &format!("workers = {:?}", (0..65).collect::<Vec<_>>()),
-            &[
-                "gw.toml:5: system.workers: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 1...: at most 64 CPUs",
-            ],
-        ),
             "device = \"a/b\"",
             &[
                 "gw.toml:15: port[0].device: \"a/b\": a device name is 1 to 15 characters without blanks, '/' and ':'",
@@ -276,7 +285,14 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
             "\"198.51.100.1@default\"",
             "\"fe80::1\"",
             &[
-                "gw.toml:58: route[0].via[0]: \"fe80::1\": a link-local next hop does not say on which interface; use the router's global address",
+                "gw.toml:58: route[0].via[0]: \"fe80::1\": a link-local next hop does not say on which interface: fe80::1%INTERFACE, or use the router's global address",
+            ],
+        ),
+        (
+            "\"198.51.100.1@default\"",
+            "\"198.51.100.1%up\"",
+            &[
+                "gw.toml:58: route[0].via[0]: \"198.51.100.1%up\": %INTERFACE goes with a link-local next hop (fe80::/10) only",
             ],
         ),
         (
@@ -312,6 +328,25 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
         ),
         ("schema = 1\n", "schema = 0\n", &["gw.toml:1: schema: 0: this binary reads schema 1"]),
         // Across keys.
+        (
+            "unreachable = true",
+            "via = [\"fe80::1%nope\"]",
+            &["gw.toml:66: route[2].via: fe80::1%nope: no such interface; known: tenant-a, tenant-b, uplink"],
+        ),
+        (
+            "unreachable = true",
+            "via = [\"fe80::1%tenant-a\"]",
+            &[
+                "gw.toml:66: route[2].via: fe80::1%tenant-a: interface tenant-a is in VRF blue: write fe80::1%tenant-a@blue to leak into it",
+            ],
+        ),
+        (
+            "unreachable = true",
+            "via = [\"fe80::1%tenant-b@blue\"]",
+            &[
+                "gw.toml:66: route[2].via: fe80::1%tenant-b@blue: interface tenant-b has no IPv6 address, so nobody can be asked there",
+            ],
+        ),
         (
             "name = \"up\"",
             "name = \"lan\"",
@@ -506,7 +541,7 @@ fn errors_in_route_files_have_their_own_lines() {
                 10.0.0.0/8 via 198.51.100.1,bad\n";
     let expected = "full.txt:4: prefix: 203.0.113.1/25: host bits are set; the network is 203.0.113.0/25\n\
         full.txt:5: route: 10.0.0.0/8 to 1.2.3.4: a line is: PREFIX via ADDRESS[@VRF][,ADDRESS...], PREFIX blackhole or PREFIX unreachable\n\
-        full.txt:6: via: bad: a next hop is an address, or ADDRESS@VRF to leak";
+        full.txt:6: via: bad: a next hop is an address, ADDRESS@VRF to leak, or LINK-LOCAL%INTERFACE";
     assert_eq!(with_file(text).unwrap_err().to_string(), expected);
     let text = "\n192.0.2.0/24 blackhole\n# x\n10.0.0.0/8 via 203.0.113.1\n";
     let expected = "full.txt:2: prefix: 192.0.2.0/24: VRF default already has a route to it\n\

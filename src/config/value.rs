@@ -663,43 +663,57 @@ impl<'de> Deserialize<'de> for InterfaceAddress {
     }
 }
 
-/// One next hop of a route: `198.51.100.1`, or `198.51.100.1@blue` to leak into another VRF.
+/// One next hop of a route: `198.51.100.1`, `198.51.100.1@blue` to leak into another VRF, or `fe80::1%uplink`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NextHop {
     /// The neighbouring router.
     pub address: IpAddr,
     /// The VRF it is in; `None`: that of the route.
     pub vrf: Option<VrfName>,
+    /// The interface it is on: where a link-local address means something (RFC 4007 section 11). Others have none.
+    pub interface: Option<InterfaceName>,
+}
+
+impl From<IpAddr> for NextHop {
+    fn from(address: IpAddr) -> NextHop {
+        NextHop { address, vrf: None, interface: None }
+    }
 }
 
 impl FromStr for NextHop {
     type Err = NotAllowed;
     fn from_str(text: &str) -> Result<NextHop, NotAllowed> {
-        let (address, vrf) = match text.split_once('@') {
-            Some((address, vrf)) => (address, Some(Name::new(vrf)?)),
+        let (text, vrf) = match text.split_once('@') {
+            Some((text, vrf)) => (text, Some(Name::new(vrf)?)),
             None => (text, None),
         };
-        let address: IpAddr = address
-            .parse()
-            .map_err(|_| NotAllowed::new("a next hop is an address, or ADDRESS@VRF to leak"))?;
+        let (address, interface) = match text.split_once('%') {
+            Some((address, interface)) => (address, Some(Name::new(interface)?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| {
+            NotAllowed::new("a next hop is an address, ADDRESS@VRF to leak, or LINK-LOCAL%INTERFACE")
+        })?;
         if address.is_multicast() || address.is_unspecified() || address.is_loopback() {
             return Err(NotAllowed::new("a next hop is a unicast address"));
         }
-        if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-            return Err(NotAllowed::new(
-                "a link-local next hop does not say on which interface; use the router's global address",
-            ));
+        match (matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()), &interface) {
+            (true, None) => Err(NotAllowed::new(
+                "a link-local next hop does not say on which interface: fe80::1%INTERFACE, or use the router's global address",
+            )),
+            (false, Some(_)) => {
+                Err(NotAllowed::new("%INTERFACE goes with a link-local next hop (fe80::/10) only"))
+            }
+            _ => Ok(NextHop { address, vrf, interface }),
         }
-        Ok(NextHop { address, vrf })
     }
 }
 
 impl fmt::Display for NextHop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.vrf {
-            None => write!(f, "{}", self.address),
-            Some(vrf) => write!(f, "{}@{vrf}", self.address),
-        }
+        write!(f, "{}", self.address)?;
+        self.interface.as_ref().map_or(Ok(()), |interface| write!(f, "%{interface}"))?;
+        self.vrf.as_ref().map_or(Ok(()), |vrf| write!(f, "@{vrf}"))
     }
 }
 
@@ -711,6 +725,6 @@ impl Serialize for NextHop {
 
 impl<'de> Deserialize<'de> for NextHop {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NextHop, D::Error> {
-        from_text(deserializer, "a next hop, ADDRESS or ADDRESS@VRF")
+        from_text(deserializer, "a next hop: ADDRESS, ADDRESS@VRF or LINK-LOCAL%INTERFACE")
     }
 }

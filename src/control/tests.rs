@@ -199,7 +199,8 @@ impl Drop for Running {
 
 fn route(n: u32) -> Route {
     let net = ipnet::Ipv4Net::new((n << 8).into(), 24).unwrap();
-    let next_hop = NextHop { address: [198, 51, 100, (n % 200) as u8 + 1].into(), vrf: None };
+    let next_hop =
+        NextHop { address: [198, 51, 100, (n % 200) as u8 + 1].into(), vrf: None, interface: None };
     Route {
         prefix: Prefix::new(net.into()).unwrap(),
         vrf: Name::default_vrf(),

@@ -680,6 +680,18 @@ fn interface(spec: &InterfaceSpec, port: u16, vrf: u16, up: bool) -> Interface {
     }
 }
 
+/// The interface on which `hop` is on-link.
+pub fn on_link(interfaces: &[Interface], hop: &Hop) -> Option<u16> {
+    if let Some(slot) = hop.interface {
+        // What is there no more is not up.
+        return interfaces.get(usize::from(slot)).filter(|interface| interface.vrf == hop.vrf).map(|_| slot);
+    }
+    interfaces
+        .iter()
+        .position(|interface| interface.vrf == hop.vrf && reaches(interface, hop.address))
+        .map(|at| at as u16)
+}
+
 /// The link-local address made from a MAC address (RFC 4291 appendix A).
 pub fn eui64_link_local(mac: [u8; 6]) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.map(u16::from);
@@ -715,10 +727,16 @@ impl Build<'_> {
 
     /// The interface on which `hop` is on-link.
     fn on_link(&self, hop: &Hop) -> Option<u16> {
-        self.interfaces
-            .iter()
-            .position(|interface| interface.vrf == hop.vrf && reaches(interface, hop.address))
-            .map(|at| at as u16)
+        on_link(self.interfaces, hop)
+    }
+
+    /// What tells a next hop from others of its route, on every node: its address, and with a link-local one, which
+    /// may be there on several links, the name of the interface (FNV-1a).
+    fn hop_key(&self, hop: &Hop) -> u128 {
+        let name = hop.interface.map_or("", |slot| &self.interfaces[usize::from(slot)].info.name);
+        let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        let hash = if name.is_empty() { 0 } else { name.bytes().fold(0xcbf2_9ce4_8422_2325, fold) };
+        addr_key(hop.address) ^ u128::from(hash) << 64
     }
 
     fn resolve(&mut self, target: &Target) -> Result<Action, CompileError> {
@@ -734,7 +752,7 @@ impl Build<'_> {
                 && self.interfaces[usize::from(interface)].up
             {
                 let neighbour = self.pin(interface, hop.address)?;
-                live.push((NextHop { interface, neighbour }, addr_key(hop.address)));
+                live.push((NextHop { interface, neighbour }, self.hop_key(hop)));
             }
         }
         Ok(match live.as_slice() {

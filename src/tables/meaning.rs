@@ -1,6 +1,5 @@
 //! From what was typed ([`Config`]) to what it means for the tables ([`Input`] and [`Rib`]).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::{self, Config, RouteTarget, RouterAdvertisements, Vlan};
@@ -133,8 +132,11 @@ pub fn target(target: &RouteTarget, vrf: u16, compiler: &mut Compiler) -> Result
                     Some(name) => compiler.vrf_slot(name.as_str())?,
                     None => vrf,
                 };
-                let address: IpAddr = hop.address;
-                via.push(Hop { address, vrf });
+                let interface = match &hop.interface {
+                    Some(name) => Some(compiler.interface_slot(name.as_str())?),
+                    None => None,
+                };
+                via.push(Hop { address: hop.address, vrf, interface });
             }
             Target::Via(via)
         }

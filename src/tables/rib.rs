@@ -29,6 +29,8 @@ pub struct Hop {
     pub address: IpAddr,
     /// Slot of the VRF in which it is on-link: another one for routes that leak.
     pub vrf: u16,
+    /// Slot of the interface that a link-local address is on; others are where the interfaces' addresses say.
+    pub interface: Option<u16>,
 }
 
 /// Routes of one VRF.

@@ -138,6 +138,21 @@ for port, gw, own in (("lan", GW_LAN, LL_LAN), ("wan", GW_WAN, LL_WAN)):
     c.rx(port, advertise(SERVER2, "fe80::fe", gw, own), punt=True)
     c.tx(port, link(eth(gw, SERVER2), IPv6(src=own, dst="fe80::fe", hlim=64) / ICMPv6EchoReply(id=1, seq=1, data=bytes(8))), own=True)
 
+LL_DMZ = "fe80::53:47ff:fe00:2"
+c = Case("nd-for-a-link-local-next-hop", "A router known by its link-local address is asked for on the link that the route names, and is another one there.",
+         "scapy script: RFC 4861 sections 7.2.2 and 8, RFC 4007 section 11",
+         two_ports(interface("dmz", ["2001:db8:3::1/64"]), route("2001:db8:a::/48", "fe80::fe%wan"), route("2001:db8:b::/48", "fe80::fe%dmz"),
+                   neighbours=HOST_NEIGHBOURS, ports=("lan", "wan", "dmz")))
+by_wan, by_dmz = (v6(dst=f"2001:db8:{net}::1") / udp() for net in "ab")
+c.rx("lan", from_host(by_wan)).tx("wan", solicit(GW_WAN, LL_WAN, "fe80::fe"), own=True)
+c.rx("lan", from_host(by_dmz)).tx("dmz", solicit(GW_DMZ, LL_DMZ, "fe80::fe"), own=True)
+c.rx("wan", advertise(SERVER, "fe80::fe", GW_WAN, LL_WAN), punt=True)
+c.tx("wan", link(eth(GW_WAN, SERVER), hop(by_wan)))
+c.rx("dmz", advertise(SERVER2, "fe80::fe", GW_DMZ, LL_DMZ), punt=True)
+c.tx("dmz", link(eth(GW_DMZ, SERVER2), hop(by_dmz)))
+c.through("lan", from_host(by_wan), "wan", link(eth(GW_WAN, SERVER), hop(by_wan)))
+c.through("lan", from_host(by_dmz), "dmz", link(eth(GW_DMZ, SERVER2), hop(by_dmz)))
+
 c = Case("error-waits-for-its-neighbour", "An error and an echo reply to a sender not known yet wait for its address like any packet.",
          "scapy script: RFC 826, RFC 792", two_ports(neighbours=""))
 ip = v4(ttl=1) / udp()
