@@ -464,6 +464,7 @@ fn the_doctor_tries_a_veth_and_leaves_it_as_it_was() {
         ("multi-buffer", Status::Works),
         ("offloads", Status::Works),
         ("checksums", Status::Reduced),
+        ("lets in", Status::Works),
         ("addresses", Status::Works),
         ("ip_forward", Status::Works),
         ("kernel ipv6", Status::Reduced),
@@ -540,6 +541,16 @@ fn the_doctor_does_not_disturb_what_is_attached() {
         let why = explain_bind_failure("g0", "attach: Device or resource busy (os error 16)");
         assert!(why.contains("in use"), "{why}");
         assert!(why.contains("ip link set g0 xdpgeneric off"), "{why}");
+        assert!(finding(&diagnosis, "lets in").says.starts_with("its own MAC address and the groups"));
+        // What a running gateway asks for, and takes back when it ends.
+        let mut accepted = Accepted::groups(attached_to).unwrap();
+        let lets_in = || finding(&doctor::diagnose(&devices, Depth::Ask), "lets in").says;
+        assert_eq!(lets_in(), "its own MAC address and all groups (memberships: 1)");
+        accepted.set(&[[0x02, 0, 0, 0, 0, 0x77]]).unwrap();
+        // A veth cannot match another address.
+        assert_eq!(lets_in(), "all frames: promiscuous (memberships: 1)");
+        drop(accepted);
+        assert_eq!(lets_in(), "its own MAC address and the groups the kernel has joined");
         // With sockets as well it is a running gateway.
         let socket = probe::hold_socket("g0", 0).unwrap();
         let diagnosis = doctor::diagnose(&devices, Depth::Try);

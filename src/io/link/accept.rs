@@ -7,12 +7,64 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use super::netlink::{self, attribute, u32_at};
+use super::probe::{Trial, get_link};
+use super::watch::{IFINFO_BYTES, IfIndex};
+
+// linux/if_link.h
+const IFLA_PROMISCUITY: u16 = 30;
+const IFLA_ALLMULTI: u16 = 61;
+
+/// A locally administered MAC address that nobody has: for a trial.
+const SOME_MAC: [u8; 6] = [0x02, 0x53, 0x47, 0xd0, 0xc7, 0x00];
+
 /// The MAC addresses and groups that a device lets in for us, as long as this lives.
 #[derive(Debug)]
 pub struct Accepted {
     socket: OwnedFd,
     ifindex: u32,
     macs: Vec<[u8; 6]>,
+}
+
+/// What a device lets in just now, by whosever memberships, and whether it takes ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// How many want all groups; `None` where the kernel does not tell (before Linux 6.1).
+    pub all_groups: Option<u32>,
+    /// How many want all frames.
+    pub promiscuous: u32,
+    /// Memberships as `run` takes them.
+    pub trial: Trial,
+    /// Whether the device becomes promiscuous by one more MAC address; `None` where that was not tried.
+    pub address_needs_all: Option<bool>,
+}
+
+impl Admission {
+    /// Asks, and nothing else.
+    pub(super) fn of(ifindex: IfIndex) -> io::Result<Admission> {
+        let replies = netlink::ask(NETLINK_ROUTE, get_link(ifindex))?;
+        let none = || io::Error::from_raw_os_error(libc::ENODEV);
+        let attributes = replies.first().and_then(|payload| payload.get(IFINFO_BYTES..)).ok_or_else(none)?;
+        let count = |kind| attribute(attributes, kind).and_then(|value| u32_at(value, 0));
+        Ok(Admission {
+            all_groups: count(IFLA_ALLMULTI),
+            promiscuous: count(IFLA_PROMISCUITY).unwrap_or(0),
+            trial: Trial::NotTried,
+            address_needs_all: None,
+        })
+    }
+
+    /// Takes memberships as `run` does, for a moment.
+    pub(super) fn try_out(&mut self, ifindex: IfIndex) {
+        let tried = Accepted::groups(ifindex).and_then(|mut accepted| {
+            accepted.set(&[SOME_MAC])?;
+            Admission::of(ifindex)
+        });
+        self.address_needs_all = tried.as_ref().ok().map(|with| with.promiscuous > self.promiscuous);
+        self.trial = Trial::of(tried);
+    }
 }
 
 impl Accepted {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use super::accept::Admission;
 use super::channels::{AttachObstacle, VETH_SINGLE_BUFFER_MTU, veth_obstacle};
 use super::ethtool::HIDING;
 use super::probe::{self, Depth, DeviceFacts, HostFacts, Trial};
@@ -95,6 +96,7 @@ pub fn of_device(facts: &DeviceFacts) -> Vec<Finding> {
     list.extend([native(facts), generic(facts), zero_copy(facts), multi_buffer(facts)]);
     list.extend([offloads(facts), rings(facts)]);
     list.extend(checksums(facts));
+    list.extend(facts.admission.map(|admission| admitted(&facts.device, admission)));
     list.extend([addresses(facts), forwarding(facts), ipv6(facts)]);
     list
 }
@@ -640,6 +642,35 @@ fn rings(facts: &DeviceFacts) -> Finding {
         .mend(format!("ethtool -G {} rx {rx} tx {tx}", facts.device))
 }
 
+/// Which frames the device lets in, and what `run` will change about that.
+fn admitted(device: &str, admission: Admission) -> Finding {
+    const SUBJECT: &str = "lets in";
+    let Admission { all_groups, promiscuous, trial, address_needs_all } = admission;
+    let now = match (promiscuous, all_groups) {
+        (0, None) => String::from("its own MAC address; of groups the kernel does not tell"),
+        (0, Some(0)) => String::from("its own MAC address and the groups the kernel has joined"),
+        (0, Some(all)) => format!("its own MAC address and all groups (memberships: {all})"),
+        (all, _) => format!("all frames: promiscuous (memberships: {all})"),
+    };
+    if let Trial::Failed(errno) = trial {
+        let error = std::io::Error::from_raw_os_error(errno);
+        return Finding::new(
+            SUBJECT,
+            Status::Reduced,
+            format!("{now}; memberships for more are refused: {error}"),
+        )
+        .loses("neighbour discovery, VRRP, and frames to MAC addresses of the config")
+        .mend(format!("ip link set {device} allmulticast on promisc on"));
+    }
+    let plan = match address_needs_all {
+        _ if promiscuous > 0 => "",
+        Some(true) => "; `run` lets in all groups, and all frames where the config has other MAC addresses",
+        Some(false) => "; `run` lets in all groups, and MAC addresses of the config one by one",
+        None => "",
+    };
+    Finding::new(SUBJECT, Status::Works, now + plan)
+}
+
 /// Only veth has the trap: what crosses a real wire was summed by the card.
 fn checksums(facts: &DeviceFacts) -> Option<Finding> {
     (facts.state.kind == LinkKind::Veth).then(|| {
@@ -742,6 +773,12 @@ mod tests {
             generic: Trial::Works,
             zero_copy: Trial::Works,
             copy: Trial::Works,
+            admission: Some(Admission {
+                all_groups: Some(0),
+                promiscuous: 0,
+                trial: Trial::Works,
+                address_needs_all: Some(false),
+            }),
             addresses: vec![],
             forwards_v4: Some(false),
             forwards_v6: Some(false),
@@ -789,6 +826,21 @@ mod tests {
             assert_eq!(finding.status, Status::Works, "{finding:?}");
             assert_eq!((&finding.loses, &finding.mend), (&None, &None));
         }
+    }
+
+    #[test]
+    fn which_frames_come_in_is_said_with_what_run_will_do() {
+        let says = |admission: Admission| admitted("eth1", admission).says;
+        let plain = good().admission.expect("the kernel tells");
+        let end = "; `run` lets in all groups, and MAC addresses of the config one by one";
+        assert_eq!(says(plain), format!("its own MAC address and the groups the kernel has joined{end}"));
+        let asked =
+            Admission { all_groups: Some(1), trial: Trial::NotTried, address_needs_all: None, ..plain };
+        assert_eq!(says(asked), "its own MAC address and all groups (memberships: 1)");
+        assert_eq!(says(Admission { promiscuous: 2, ..plain }), "all frames: promiscuous (memberships: 2)");
+        let refused = admitted("eth1", Admission { trial: Trial::Failed(libc::EPERM), ..plain });
+        assert_eq!(refused.status, Status::Reduced);
+        assert_eq!(refused.mend.as_deref(), Some("ip link set eth1 allmulticast on promisc on"));
     }
 
     #[test]

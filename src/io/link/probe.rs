@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 
+use super::accept::Admission;
 use super::channels::{VETH_SINGLE_BUFFER_MTU, VethPeer};
 use super::ethtool::{Channels, DriverInfo, Ethtool, Features, Rings};
 use super::netlink::{self, GENL_HEADER_BYTES, NLM_F_ACK, NLM_F_DUMP, Request, attribute, u32_at, u64_at};
@@ -72,7 +73,7 @@ pub enum Trial {
 }
 
 impl Trial {
-    fn of<T>(outcome: io::Result<T>) -> Self {
+    pub(super) fn of<T>(outcome: io::Result<T>) -> Self {
         match outcome {
             Ok(_) => Self::Works,
             Err(error) => Self::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
@@ -124,6 +125,8 @@ pub struct DeviceFacts {
     pub zero_copy: Trial,
     /// An AF_XDP socket with copying.
     pub copy: Trial,
+    /// Which frames it lets in; `None` where the kernel does not tell.
+    pub admission: Option<Admission>,
     /// The kernel's own addresses on it, link-local ones left out.
     pub addresses: Vec<IpAddr>,
     /// The kernel forwards IPv4 that comes in here.
@@ -199,6 +202,7 @@ pub fn device(device: &str, depth: Depth) -> io::Result<DeviceFacts> {
         generic: Trial::NotTried,
         zero_copy: Trial::NotTried,
         copy: Trial::NotTried,
+        admission: Admission::of(state.ifindex).ok(),
         addresses: addresses(state.ifindex).unwrap_or_default(),
         forwards_v4: switch(&format!("net/ipv4/conf/{name}/forwarding")),
         forwards_v6: switch(&format!("net/ipv6/conf/{name}/forwarding")),
@@ -259,6 +263,9 @@ fn try_out(facts: &mut DeviceFacts) {
     facts.zero_copy = Trial::of(bind_scratch(ifindex, 0, zero_copy));
     facts.copy = Trial::of(bind_scratch(ifindex, 0, libc::XDP_COPY | libc::XDP_USE_NEED_WAKEUP));
     drop(held);
+    if let Some(admission) = &mut facts.admission {
+        admission.try_out(ifindex);
+    }
 }
 
 fn copy_of(error: &io::Error) -> io::Error {
@@ -378,7 +385,7 @@ fn by_name(device: &str) -> io::Result<Request> {
     Ok(get_link(0).with(IFLA_IFNAME, &name))
 }
 
-fn get_link(ifindex: IfIndex) -> Request {
+pub(super) fn get_link(ifindex: IfIndex) -> Request {
     Request::new(RTM_GETLINK, NLM_F_ACK, &ifinfo(ifindex))
         .with(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes())
 }
