@@ -84,8 +84,9 @@ impl Client {
         loop {
             let answer: RoutePage = self.call(&Request::ShowRoutes(query.clone()))?;
             let more = page(answer.routes);
-            match answer.next_offset {
-                Some(next) if more && next > query.offset => query.offset = next,
+            match answer.next {
+                // A gateway that says where we are already would have us ask for ever.
+                next @ Some(_) if more && next != query.after => query.after = next,
                 _ => return Ok(()),
             }
         }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::base64;
 use super::inspect::{Cleared, GroupEntry, MappingPage, PoolEntry, RuleList, SessionPage};
+use super::request::RouteKey;
 use crate::config::{
     DeviceName, InterfaceAddress, InterfaceName, Lag, Mac, PortMode, PortName, Prefix, Vlan, VrfName,
     ZoneName,
@@ -200,8 +201,8 @@ pub struct RoutePage {
     pub generation: u64,
     /// Routes that match, on all pages.
     pub total: u64,
-    /// `offset` of the next page; `None`: this is the last.
-    pub next_offset: Option<u64>,
+    /// `after` of the next page; `None`: this is the last.
+    pub next: Option<RouteKey>,
     /// Ordered by VRF and prefix.
     pub routes: Vec<RouteEntry>,
 }

@@ -160,9 +160,11 @@ pub struct RoutesQuery {
     /// Only the route a packet to this address takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lookup: Option<IpAddr>,
-    /// Routes to pass over: `next_offset` of the page before.
-    pub offset: u64,
-    /// Most routes in the reply; absent or beyond 10000: 10000; 0: 1, so that pages end.
+    /// The routes behind this one: `next` of the page before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<RouteKey>,
+    /// Most routes in the reply; absent or beyond 10000: 10000; 0: 1, so that pages end. Several of one prefix stay
+    /// together beyond it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }

@@ -39,7 +39,12 @@ impl Backend for Arc<Mutex<Fake>> {
             }
             Request::ShowRoutes(query) => {
                 let total = fake.counters as u64;
-                let end = (query.offset + query.page() as u64).min(total);
+                let number = |key: &RouteKey| match key.prefix.net().addr() {
+                    std::net::IpAddr::V4(addr) => u64::from(addr.to_bits() >> 8 & 0xffff),
+                    std::net::IpAddr::V6(_) => unreachable!("only IPv4 routes are given out"),
+                };
+                let first = query.after.as_ref().map_or(0, |after| number(after) + 1);
+                let end = (first + query.page() as u64).min(total);
                 let entry = |n: u64| RouteEntry {
                     vrf: Name::default_vrf(),
                     prefix: format!("10.{}.{}.0/24", n / 256, n % 256).parse().unwrap(),
@@ -50,9 +55,10 @@ impl Backend for Arc<Mutex<Fake>> {
                     active: true,
                     why: None,
                 };
-                let routes = (query.offset..end).map(entry).collect();
-                let next_offset = (end < total).then_some(end);
-                Ok(Reply::Routes(RoutePage { generation: 1, total, next_offset, routes }))
+                let routes: Vec<RouteEntry> = (first..end).map(entry).collect();
+                let key = |last: &RouteEntry| RouteKey { prefix: last.prefix, vrf: last.vrf.clone() };
+                let next = routes.last().filter(|_| end < total).map(key);
+                Ok(Reply::Routes(RoutePage { generation: 1, total, next, routes }))
             }
             Request::ShowSessions(query) => {
                 // As many as counters, 50 a time at most.
@@ -360,7 +366,8 @@ fn every_request_survives_the_wire() {
         mac: "02:00:00:00:00:01".parse().unwrap(),
     };
     let neighbour_key = NeighbourKey { interface: neighbour.interface.clone(), address: neighbour.address };
-    let query = RoutesQuery { vrf: Some(key.vrf.clone()), offset: 3, ..RoutesQuery::default() };
+    let query =
+        RoutesQuery { vrf: Some(key.vrf.clone()), after: Some(key.clone()), ..RoutesQuery::default() };
     let filter = SessionFilter {
         address: Some("10.0.0.0/8".parse().unwrap()),
         nat: Some("198.51.100.1-198.51.100.9".parse().unwrap()),

@@ -6,6 +6,7 @@ mod gaps;
 mod groups;
 pub mod inspect;
 mod requests;
+mod routes;
 mod show;
 
 use std::io;
@@ -78,10 +79,10 @@ pub enum StartError {
     /// Memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// The system.
     /// Sessions.
     #[error(transparent)]
     Flows(#[from] flow::TooLarge),
+    /// The system.
     #[error("{what}: {source}")]
     System {
         /// What was tried.

@@ -1,11 +1,9 @@
 //! What the gateway says of itself: the answers to `show` and the export of lost packets.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use pcap_file::DataLink;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
@@ -14,16 +12,15 @@ use pcap_file::pcapng::blocks::interface_description::{
 };
 
 use super::Gateway;
-use crate::config::{InterfaceName, Mac, PortMode, Prefix, SCHEMA};
+use crate::config::{InterfaceName, Mac, PortMode, SCHEMA};
 use crate::control::{
     Counter, DropEntry, DropsExport, Fault, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState,
-    PortStatus, RouteEntry, RouteKind, RoutePage, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
+    PortStatus, Version, WorkerStatus,
 };
 use crate::io::xdp::Mode;
 use crate::neighbours::{State, mac_from_u64};
 use crate::packet::DropReason;
-use crate::tables::rib::{Hop, Target};
-use crate::tables::{NO_INTERFACE, same_prefix_v4, same_prefix_v6};
+use crate::tables::NO_INTERFACE;
 use crate::telemetry::{DropRecord, Totals, WorkerCounters};
 
 impl Gateway {
@@ -167,166 +164,6 @@ impl Gateway {
             sums
         };
         (0..slots).map(sum).collect()
-    }
-
-    // ---- routes
-
-    pub(super) fn show_routes(&self, query: &RoutesQuery) -> Result<RoutePage, Fault> {
-        let mut page = RoutePage { generation: self.node().tables.load().generation, ..RoutePage::default() };
-        let vrfs: Vec<_> = self
-            .config()
-            .vrf_names()
-            .into_iter()
-            .filter(|n| query.vrf.as_ref().is_none_or(|w| w == n))
-            .collect();
-        if let (Some(wanted), true) = (&query.vrf, vrfs.is_empty()) {
-            return Err(Fault::not_found(format!("no VRF `{wanted}`")));
-        }
-        for name in vrfs {
-            let Some(slot) = self.compiler.vrfs.get(name.as_str()) else { continue };
-            let mut keys: Vec<(IpNet, Found)> = self.system_routes(slot);
-            if let Some(routes) = self.compiler.rib().routes(slot) {
-                keys.extend(routes.v4.iter().map(|(net, id)| (IpNet::V4(net), Found::Static(*id))));
-                keys.extend(routes.v6.iter().map(|(net, id)| (IpNet::V6(net), Found::Static(*id))));
-            }
-            keys.sort_by_key(|(net, found)| (*net, matches!(found, Found::Static(_))));
-            if let Some(prefix) = query.prefix {
-                keys.retain(|(net, _)| *net == prefix.net());
-            }
-            if let Some(addr) = query.lookup {
-                // Of those that hold the address the longest one that is active.
-                keys.retain(|(net, _)| net.contains(&addr));
-                let best = keys.iter().rev().max_by_key(|(net, found)| {
-                    (self.is_active(slot, found), net.prefix_len(), !matches!(found, Found::Static(_)))
-                });
-                keys = best.copied().into_iter().collect();
-            }
-            for (net, found) in keys {
-                page.total += 1;
-                if page.total <= query.offset {
-                    continue;
-                }
-                if page.routes.len() >= query.page() {
-                    page.next_offset.get_or_insert(page.total - 1);
-                    continue;
-                }
-                let Ok(prefix) = Prefix::new(net) else { continue };
-                page.routes.push(self.route_entry(&name, slot, prefix, found));
-            }
-        }
-        Ok(page)
-    }
-
-    fn system_routes(&self, vrf: u16) -> Vec<(IpNet, Found)> {
-        let tables = self.node().tables.load();
-        let mut routes = Vec::new();
-        for (slot, interface) in tables.interfaces.iter().enumerate().filter(|(_, i)| i.vrf == vrf) {
-            let slot = slot as u16;
-            let v4 = interface.info.v4.iter().map(|(addr, len)| (IpAddr::V4(*addr), *len));
-            let v6 = interface.info.v6.iter().map(|(addr, len)| (IpAddr::V6(*addr), *len));
-            for (addr, len) in v4.chain(v6) {
-                let Ok(net) = IpNet::new(addr, len) else { continue };
-                if net.prefix_len() < net.max_prefix_len() {
-                    routes.push((net.trunc(), Found::Connected(slot)));
-                }
-                routes.push((IpNet::from(addr), Found::Local(slot)));
-            }
-        }
-        routes
-    }
-
-    fn is_active(&self, vrf: u16, found: &Found) -> bool {
-        let tables = self.node().tables.load();
-        match found {
-            Found::Connected(slot) | Found::Local(slot) => tables.interface(*slot).up,
-            Found::Static(id) => match self.compiler.rib().target(*id) {
-                Target::Via(hops) => hops.iter().any(|hop| self.egress(hop).is_some_and(|(_, up)| up)),
-                Target::Vrf(other) => *other != vrf,
-                Target::Blackhole | Target::Unreachable => true,
-            },
-        }
-    }
-
-    /// The interface a next hop is reached by, and whether it is up.
-    fn egress(&self, hop: &Hop) -> Option<(u16, bool)> {
-        let tables = self.node().tables.load();
-        let slot = tables.interfaces.iter().position(|interface| {
-            interface.vrf == hop.vrf
-                && match hop.address {
-                    IpAddr::V4(addr) => {
-                        interface.info.v4.iter().any(|(own, len)| same_prefix_v4(*own, addr, *len))
-                    }
-                    IpAddr::V6(addr) => {
-                        interface.info.v6.iter().any(|(own, len)| same_prefix_v6(*own, addr, *len))
-                    }
-                }
-        })?;
-        Some((slot as u16, tables.interfaces[slot].up))
-    }
-
-    fn interface_name(&self, slot: u16) -> Option<InterfaceName> {
-        let tables = self.node().tables.load();
-        let wanted = &tables.interface(slot).info.name;
-        self.config()
-            .interfaces
-            .iter()
-            .find(|interface| interface.name.as_str() == wanted)
-            .map(|i| i.name.clone())
-    }
-
-    fn route_entry(
-        &self,
-        vrf: &crate::config::VrfName,
-        slot: u16,
-        prefix: Prefix,
-        found: Found,
-    ) -> RouteEntry {
-        let active = self.is_active(slot, &found);
-        let mut entry = RouteEntry {
-            vrf: vrf.clone(),
-            prefix,
-            kind: RouteKind::Via,
-            via: Vec::new(),
-            interface: None,
-            source: RouteSource::Static,
-            active,
-            why: (!active).then(|| String::from("its interface is down")),
-        };
-        match found {
-            Found::Connected(interface) => {
-                (entry.kind, entry.source) = (RouteKind::Connected, RouteSource::Connected);
-                entry.interface = self.interface_name(interface);
-            }
-            Found::Local(interface) => {
-                (entry.kind, entry.source) = (RouteKind::Local, RouteSource::Local);
-                entry.interface = self.interface_name(interface);
-            }
-            Found::Static(id) => match self.compiler.rib().target(id) {
-                Target::Blackhole => entry.kind = RouteKind::Blackhole,
-                Target::Unreachable => entry.kind = RouteKind::Unreachable,
-                Target::Vrf(_) => {}
-                Target::Via(hops) => {
-                    entry.via = hops
-                        .iter()
-                        .map(|hop| {
-                            let egress = self.egress(hop);
-                            ViaEntry {
-                                address: hop.address,
-                                vrf: (hop.vrf != slot)
-                                    .then(|| crate::config::Name::new(self.compiler.vrfs.name(hop.vrf)).ok())
-                                    .flatten(),
-                                interface: egress.and_then(|(interface, _)| self.interface_name(interface)),
-                                active: egress.is_some_and(|(_, up)| up),
-                            }
-                        })
-                        .collect();
-                    if !active {
-                        entry.why = Some(String::from("none of its next hops is reachable: interface down"));
-                    }
-                }
-            },
-        }
-        entry
     }
 
     // ---- neighbours
@@ -566,12 +403,4 @@ struct Sums {
     tx_packets: u64,
     tx_bytes: u64,
     drops: u64,
-}
-
-/// A route before it is put into words.
-#[derive(Clone, Copy)]
-enum Found {
-    Connected(u16),
-    Local(u16),
-    Static(u32),
 }
