@@ -113,8 +113,7 @@ pub(super) fn run(args: &Args) -> Result<(), Trouble> {
 fn bench(args: &NatArgs) -> Result<Bench, Trouble> {
     let Some(name) = &args.broken else { return Ok(Bench::default()) };
     let mut meant = clauses().filter(|clause| clause.is(name));
-    let found =
-        meant.find_map(|clause| crate::selftest::BREAKS.iter().find(|known| known.clause == clause.id));
+    let found = meant.find_map(|clause| crate::selftest::breaks().find(|known| known.clause == clause.id));
     let broken =
         found.ok_or_else(|| Trouble::Unable(format!("--break {name}: nothing is known that breaks it")))?;
     eprintln!("broken: {}", broken.how);

@@ -28,7 +28,7 @@ use std::fmt;
 
 use rig::{Proof, Rig};
 #[cfg(any(test, feature = "sabotage"))]
-pub use sabotage::{BREAKS, Break};
+pub use sabotage::{Break, breaks};
 
 /// How much a clause asks (RFC 2119; RECOMMENDED is SHOULD).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

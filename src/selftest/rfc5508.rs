@@ -462,25 +462,24 @@ pub(super) fn no_port_left(rig: &mut Rig) -> Result<Packet, String> {
     one_too_many(rig, B)
 }
 
-fn refused_by_a_limit(rig: &mut Rig) -> Proof {
-    let answer = over_quota(rig)?;
-    ensure!(answer.icmp_kind() == Some((3, 13)), "not ICMP 3/13: {}", answer.describe());
-    rig.start(Settings { flows: "per_host_sessions = 1", ..Settings::default() })?;
-    rig.udp_out(a(), at(X, 7000))?;
-    let answer = rig.back(Wire::Lan, &Packet::udp(a(), at(X, 7001), b"ping"))?;
-    ensure!(answer.icmp_kind() == Some((3, 13)), "not ICMP 3/13: {}", answer.describe());
+/// Destination unreachable of this code; `why` it may be of another.
+pub(super) fn told(answer: &Packet, code: u8, why: &str) -> Proof {
+    let is_so = answer.icmp_kind() == Some((3, code));
+    ensure!(is_so, "it is not answered with ICMP 3/{code}{why}: {}", answer.describe());
     Ok(())
 }
 
+fn refused_by_a_limit(rig: &mut Rig) -> Proof {
+    let answer = over_quota(rig)?;
+    told(&answer, 13, "")?;
+    rig.start(Settings { flows: "per_host_sessions = 1", ..Settings::default() })?;
+    rig.udp_out(a(), at(X, 7000))?;
+    let answer = rig.back(Wire::Lan, &Packet::udp(a(), at(X, 7001), b"ping"))?;
+    told(&answer, 13, "")
+}
+
 fn refused_for_want_of_ports(rig: &mut Rig) -> Proof {
-    let answer = no_port_left(rig)?;
-    ensure!(
-        answer.icmp_kind() == Some((3, 13)),
-        "it is answered with {}/{}, as RFC 6888 REQ-11B, the younger, wants",
-        answer.body[0],
-        answer.body[1]
-    );
-    Ok(())
+    told(&no_port_left(rig)?, 13, ", as RFC 6888 REQ-11B, the younger, wants")
 }
 
 fn supported_messages(rig: &mut Rig) -> Proof {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::packet::{DCCP, Packet, at, tcp};
 use super::rfc4787::paired_pooling;
-use super::rfc5508::{no_port_left, over_quota};
+use super::rfc5508::{no_port_left, over_quota, told};
 use super::rfc7857::ports_are_random;
 use super::rig::{A, B, C, Connection, Proof, Rig, Settings, Wire, X, X2, Y, a, ensure, host};
 use super::{Clause, Level, Test};
@@ -154,6 +154,7 @@ pub(super) const CLAUSES: &[Clause] = &[
 ];
 
 fn dccp(rig: &mut Rig) -> Proof {
+    rig.start(Settings { pool: r#"["203.0.113.1"]"#, ..Settings::default() })?;
     // A DCCP-Request (RFC 4340 section 5.1): ports, offset 5 words, checksum, type 0 with long sequence numbers.
     let mut body = vec![0x13, 0x88, 0x1b, 0x58, 5, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 7];
     body[8] = 1;
@@ -169,7 +170,12 @@ fn dccp(rig: &mut Rig) -> Proof {
         "it leaves with the pool's address and a {}: no receiver takes it",
         fault.unwrap_or("")
     );
-    rig.send(Wire::Lan, &Packet::other(B, X, DCCP, request.body.clone()))?;
+    let others = rig.send(Wire::Lan, &Packet::other(B, X, DCCP, request.body.clone()))?;
+    let is_out = others.first().is_some_and(|(wire, _)| *wire == Wire::Wan);
+    ensure!(
+        is_out,
+        "one host at a time: its ports are not translated, so that another one's have no room beside them"
+    );
     let reply = Packet::other(X, left.src_addr(), DCCP, left.body.clone());
     rig.through(Wire::Wan, &reply).map(|_| ())
 }
@@ -366,20 +372,11 @@ fn dropped_when_full(rig: &mut Rig) -> Proof {
 }
 
 fn told_when_exhausted(rig: &mut Rig) -> Proof {
-    let answer = no_port_left(rig)?;
-    ensure!(answer.icmp_kind() == Some((3, 1)), "not ICMP 3/1: {}", answer.describe());
-    Ok(())
+    told(&no_port_left(rig)?, 1, "")
 }
 
 fn told_when_over_quota(rig: &mut Rig) -> Proof {
-    let answer = over_quota(rig)?;
-    ensure!(
-        answer.icmp_kind() == Some((3, 1)),
-        "it is answered with {}/{}, as RFC 5508 REQ-8 wants for administrative limits",
-        answer.body[0],
-        answer.body[1]
-    );
-    Ok(())
+    told(&over_quota(rig)?, 1, ", as RFC 5508 REQ-8 wants another code for administrative limits")
 }
 
 fn nobody_makes_room(rig: &mut Rig) -> Proof {

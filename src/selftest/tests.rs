@@ -14,7 +14,7 @@ const NOT_MET: &[(&str, &str)] = &[
     ("RFC 7857 10 whole", "a new identification for each translated datagram without DF"),
     (
         "RFC 6888 REQ-1 DCCP",
-        "DCCP's checksum covers the addresses: translate it as UDP is, or do not forward it",
+        "DCCP's ports would have to be translated as UDP's are, or it would not have to be forwarded",
     ),
     ("RFC 6888 REQ-4c", "a rate limit for each host"),
     ("RFC 6888 REQ-9", "PCP"),
@@ -77,11 +77,12 @@ fn evidence_is_the_same_each_time() {
 /// For each clause that passes: with its behaviour spoilt it fails, and with it only what is said to.
 #[test]
 fn every_check_notices() {
+    let all: Vec<&Break> = breaks().collect();
     let before = failed(&SOUND);
     let next = AtomicUsize::new(0);
     let work = || {
         let mut wrong = Vec::new();
-        while let Some(broken) = BREAKS.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(broken) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
             let mut expected = BTreeSet::from([broken.clause]);
             expected.extend(broken.also);
             for clause in ALL.iter() {
@@ -118,10 +119,10 @@ fn every_check_notices() {
 #[test]
 fn every_clause_that_passes_can_be_broken() {
     for found in SOUND.iter().filter(|found| found.verdict == Verdict::Pass) {
-        let is_known = BREAKS.iter().any(|known| known.clause == found.clause.id);
+        let is_known = breaks().any(|known| known.clause == found.clause.id);
         assert!(is_known != matches!(found.clause.test, Test::All(_)), "{}", found.clause.id);
     }
-    for known in BREAKS {
+    for known in breaks() {
         for id in known.also.iter().chain([&known.clause]) {
             assert!(ALL.iter().any(|clause| clause.id == *id), "{id}");
         }
