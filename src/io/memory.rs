@@ -1,9 +1,8 @@
 //! Ports in memory: what benchmarks and tests send and receive through.
 
-use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
 
-use crate::io::{Port, PortStats};
+use crate::io::Port;
 use crate::mem::{FramePool, Frames};
 
 /// Frames that come in again and again, copied from memory that lies in one piece.
@@ -114,34 +113,12 @@ impl Port for MemoryPort {
         self.sent += count as u64;
         for frame in frames.drain(..) {
             if let Sink::Keep(kept) = &self.sink {
-                let mut bytes = frame.bytes().to_vec();
-                let mut at = frame.peek_next();
-                while let Some(segment) = at {
-                    bytes.extend_from_slice(segment.bytes());
-                    at = segment.peek_next();
-                }
-                kept.lock().expect("no holder panics").push(bytes);
+                kept.lock().expect("no holder panics").push(frame.chain_bytes());
             }
             pool.put(frame);
         }
         count
     }
-
-    fn flush(&mut self, _pool: &mut FramePool) {}
-
-    fn held(&self) -> usize {
-        0
-    }
-
-    fn poll_fd(&self) -> Option<RawFd> {
-        None
-    }
-
-    fn stats(&self) -> PortStats {
-        PortStats::default()
-    }
-
-    fn close(self: Box<Self>, _pool: &mut FramePool) {}
 }
 
 #[cfg(test)]

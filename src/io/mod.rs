@@ -16,7 +16,8 @@ use crate::mem::{FramePool, Frames};
 /// One queue of a port: received frames come out, sent frames go in.
 ///
 /// Ownership is the accounting: a frame is in the worker's hands, in its pool, or *held* by the port
-/// (given to the kernel for receiving or sending). `close` gives everything back.
+/// (given to the kernel for receiving or sending). `close` gives everything back. A port without a device holds nothing
+/// and never blocks; that is what a method does of which nothing else is said.
 pub trait Port: Send {
     /// Appends received frames to `frames` until it is full or nothing more is there, and gives the
     /// device fresh ones from `pool`. Returns how many frames were received. A jumbo packet is one
@@ -28,19 +29,25 @@ pub trait Port: Send {
     fn send(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize;
 
     /// Makes the device send what is queued and takes back the frames it has finished with.
-    fn flush(&mut self, pool: &mut FramePool);
+    fn flush(&mut self, _pool: &mut FramePool) {}
 
     /// Frames this queue holds (chunks, not packets).
-    fn held(&self) -> usize;
+    fn held(&self) -> usize {
+        0
+    }
 
     /// Readable when frames wait; `None` for ports that never block.
-    fn poll_fd(&self) -> Option<RawFd>;
+    fn poll_fd(&self) -> Option<RawFd> {
+        None
+    }
 
     /// What the device says of itself.
-    fn stats(&self) -> PortStats;
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
 
     /// Closes the queue and puts every frame it held back into `pool`.
-    fn close(self: Box<Self>, pool: &mut FramePool);
+    fn close(self: Box<Self>, _pool: &mut FramePool) {}
 }
 
 /// Losses and stalls only the device knows of. All are totals since the queue was opened.

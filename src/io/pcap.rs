@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::BufWriter;
-use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,7 +14,7 @@ use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 use pcap_file::pcapng::{Block, PcapNgReader};
 use pcap_file::{DataLink, TsResolution};
 
-use crate::io::{Port, PortStats};
+use crate::io::Port;
 use crate::mem::{FramePool, Frames};
 use crate::time::Nanos;
 
@@ -198,13 +197,7 @@ impl Port for PcapPort {
         let count = frames.len();
         for frame in frames.drain(..) {
             if frame.is_chained() {
-                let mut bytes = frame.bytes().to_vec();
-                let mut at = frame.peek_next();
-                while let Some(segment) = at {
-                    bytes.extend_from_slice(segment.bytes());
-                    at = segment.peek_next();
-                }
-                output.write(self.clock.now(), &bytes);
+                output.write(self.clock.now(), &frame.chain_bytes());
             } else {
                 output.write(self.clock.now(), frame.bytes());
             }
@@ -212,20 +205,4 @@ impl Port for PcapPort {
         }
         count
     }
-
-    fn flush(&mut self, _pool: &mut FramePool) {}
-
-    fn held(&self) -> usize {
-        0
-    }
-
-    fn poll_fd(&self) -> Option<RawFd> {
-        None
-    }
-
-    fn stats(&self) -> PortStats {
-        PortStats::default()
-    }
-
-    fn close(self: Box<Self>, _pool: &mut FramePool) {}
 }

@@ -199,6 +199,17 @@ impl Frame {
         self.link_chunk().map(|chunk| unsafe { chunk.cast::<Frame>().as_ref() })
     }
 
+    /// A copy of the whole chain's bytes: for captures and tests.
+    pub fn chain_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.total_len());
+        let mut at = Some(self);
+        while let Some(segment) = at {
+            bytes.extend_from_slice(segment.bytes());
+            at = segment.peek_next();
+        }
+        bytes
+    }
+
     /// True if the packet goes on in another frame.
     #[inline]
     pub fn is_chained(&self) -> bool {

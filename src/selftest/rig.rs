@@ -10,13 +10,12 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::packet::{Packet, at, tcp};
 use crate::config::Config;
 use crate::flow;
-use crate::io::{Port, PortStats};
+use crate::io::Port;
 use crate::mem::{ChunkSize, FramePool, Frames, PacketMemory};
 use crate::replay;
 use crate::time::Nanos;
@@ -184,33 +183,11 @@ impl Port for CableEnd {
         let mut cable = lock(&self.0);
         let count = frames.len();
         for frame in frames.drain(..) {
-            let mut bytes = frame.bytes().to_vec();
-            let mut next = frame.peek_next();
-            while let Some(segment) = next {
-                bytes.extend_from_slice(segment.bytes());
-                next = segment.peek_next();
-            }
-            cable.from_gateway.push(bytes);
+            cable.from_gateway.push(frame.chain_bytes());
             pool.put(frame);
         }
         count
     }
-
-    fn flush(&mut self, _pool: &mut FramePool) {}
-
-    fn held(&self) -> usize {
-        0
-    }
-
-    fn poll_fd(&self) -> Option<RawFd> {
-        None
-    }
-
-    fn stats(&self) -> PortStats {
-        PortStats::default()
-    }
-
-    fn close(self: Box<Self>, _pool: &mut FramePool) {}
 }
 
 /// A gateway and its cables.

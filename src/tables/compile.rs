@@ -277,6 +277,11 @@ impl Compiler {
         slot.map_err(|source| CompileError::Slots { what: "interfaces", source })
     }
 
+    /// Keeps what was pinned for new tables. Given back: what these tables have pinned already, for one pin is enough.
+    fn keep_pins(&mut self, pins: AHashMap<(u16, u128), u32>) -> Vec<u32> {
+        pins.into_iter().filter_map(|(key, slot)| self.pins.insert(key, slot).map(|_| slot)).collect()
+    }
+
     /// Compiles everything anew. On an error nothing has changed.
     pub fn compile(&mut self, input: Input, rib: Rib) -> Result<Retired, CompileError> {
         let retired = self.compile_all(input, &rib)?;
@@ -443,13 +448,7 @@ impl Compiler {
             }
         }
         let (pins, groups) = (build.pins, build.groups);
-        let mut retired = Vec::new();
-        for (key, slot) in pins {
-            // Pinned already by these tables: one pin is enough.
-            if self.pins.insert(key, slot).is_some() {
-                retired.push(slot);
-            }
-        }
+        let retired = self.keep_pins(pins);
         self.tables = Arc::new(Tables {
             generation,
             epochs: Epochs { routes: generation, ..tables.epochs },
@@ -516,12 +515,7 @@ impl Compiler {
             }));
         }
         let (pins, groups) = (build.pins, build.groups);
-        let mut retired = Vec::new();
-        for (key, slot) in pins {
-            if self.pins.insert(key, slot).is_some() {
-                retired.push(slot);
-            }
-        }
+        let retired = self.keep_pins(pins);
         self.tables = Arc::new(Tables {
             generation,
             epochs: Epochs { interfaces: generation, routes: generation, ..tables.epochs },

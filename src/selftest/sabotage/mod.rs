@@ -149,17 +149,29 @@ fn spoil(mut act: impl FnMut(&mut Seen, Event) -> Vec<OnWire> + 'static) -> Shim
 }
 
 /// Changes what leaves on one wire; false: it is lost.
-fn leaving(on: Wire, mut change: impl FnMut(&mut Seen, &mut Packet) -> bool + 'static) -> Shim {
-    spoil(move |seen, event| match event {
-        Event::Leaves(wire, mut packet) if wire == on => {
-            if change(seen, &mut packet) {
-                vec![(wire, packet)]
-            } else {
-                Vec::new()
+fn leaving(on: Wire, change: impl FnMut(&mut Seen, &mut Packet) -> bool + 'static) -> Shim {
+    passing(move |event| matches!(event, Event::Leaves(wire, _) if *wire == on), change)
+}
+
+/// Changes what comes on one wire; false: it is lost.
+fn coming(on: Wire, change: impl FnMut(&mut Seen, &mut Packet) -> bool + 'static) -> Shim {
+    passing(move |event| matches!(event, Event::Comes(wire, _) if *wire == on), change)
+}
+
+/// Changes packets of some events; false: it is lost.
+fn passing(
+    mut is_meant: impl FnMut(&Event) -> bool + 'static,
+    mut change: impl FnMut(&mut Seen, &mut Packet) -> bool + 'static,
+) -> Shim {
+    spoil(move |seen, event| {
+        let is_meant = is_meant(&event);
+        match event {
+            Event::Comes(wire, mut packet) | Event::Leaves(wire, mut packet) => {
+                let goes_on = !is_meant || change(seen, &mut packet);
+                goes_on.then_some((wire, packet)).into_iter().collect()
             }
+            Event::Rest => Vec::new(),
         }
-        Event::Comes(wire, packet) | Event::Leaves(wire, packet) => vec![(wire, packet)],
-        Event::Rest => Vec::new(),
     })
 }
 
@@ -178,21 +190,6 @@ fn changing(
     })
 }
 
-/// Changes what comes on one wire; false: it is lost.
-fn coming(on: Wire, mut change: impl FnMut(&mut Seen, &mut Packet) -> bool + 'static) -> Shim {
-    spoil(move |seen, event| match event {
-        Event::Comes(wire, mut packet) if wire == on => {
-            if change(seen, &mut packet) {
-                vec![(wire, packet)]
-            } else {
-                Vec::new()
-            }
-        }
-        Event::Comes(wire, packet) | Event::Leaves(wire, packet) => vec![(wire, packet)],
-        Event::Rest => Vec::new(),
-    })
-}
-
 /// Makes something up where the gateway rightly let nothing out after a packet.
 fn answering(mut make: impl FnMut(&mut Seen, Wire, &Packet) -> Option<OnWire> + 'static) -> Shim {
     spoil(move |seen, event| match event {
@@ -201,6 +198,19 @@ fn answering(mut make: impl FnMut(&mut Seen, Wire, &Packet) -> Option<OnWire> + 
             let pending = seen.pending.take();
             pending.and_then(|(wire, packet)| make(seen, wire, &packet)).into_iter().collect()
         }
+    })
+}
+
+/// Lets in what the gateway did not, to whoever has the endpoint of `protocol` that it came to.
+fn letting_in(
+    protocol: IpNumber,
+    mut is_wanted: impl FnMut(&Seen, &Packet, SocketAddrV4) -> bool + 'static,
+) -> Shim {
+    answering(move |seen, wire, packet| {
+        let inside = *seen.owner.get(&(protocol, packet.dst()))?;
+        let mut let_in = packet.clone();
+        let_in.set_dst(inside);
+        (wire == Wire::Wan && is_wanted(seen, packet, inside)).then_some((Wire::Lan, let_in))
     })
 }
 
@@ -348,16 +358,9 @@ fn strict(protocol: IpNumber) -> Shim {
 
 /// Everybody is let in who sends to a mapping.
 fn open_to_all(protocol: IpNumber) -> Shim {
-    answering(move |seen, wire, packet| {
-        let inside = *seen.owner.get(&(protocol, packet.dst()))?;
+    letting_in(protocol, move |seen, packet, inside| {
         let opens = packet.ip.protocol == UDP || is_syn(packet);
-        let is_alive = seen.idle_s(protocol, inside) < 100.0;
-        if wire != Wire::Wan || packet.ip.protocol != protocol || !opens || !is_alive {
-            return None;
-        }
-        let mut let_in = packet.clone();
-        let_in.set_dst(inside);
-        Some((Wire::Lan, let_in))
+        packet.ip.protocol == protocol && opens && seen.idle_s(protocol, inside) < 100.0
     })
 }
 

@@ -44,15 +44,9 @@ pub(super) const BREAKS: &[Break] = &[
         how: "UDP mappings live for 5 minutes whatever is configured",
         also: &["RFC 6888 REQ-8", "RFC 6888 REQ-8 time", "RFC 6888 REQ-8 number"],
         make: || {
-            answering(|seen, wire, packet| {
-                let inside = *seen.owner.get(&(UDP, packet.dst()))?;
-                let idle = seen.idle_s(UDP, inside);
-                let mut let_in = packet.clone();
-                let_in.set_dst(inside);
-                let is_wanted =
-                    wire == Wire::Wan && packet.ip.protocol == UDP && (120.0..301.0).contains(&idle);
-                let knows = seen.peers.contains(&(UDP, inside, packet.src_addr()));
-                (is_wanted && knows).then_some((Wire::Lan, let_in))
+            letting_in(UDP, |seen, packet, inside| {
+                let is_late = (120.0..301.0).contains(&seen.idle_s(UDP, inside));
+                packet.ip.protocol == UDP && is_late && seen.peers.contains(&(UDP, inside, packet.src_addr()))
             })
         },
     },

@@ -35,13 +35,9 @@ pub(super) const BREAKS: &[Break] = &[
         how: "connections that open live for 100 s at least, whatever is configured",
         also: &[],
         make: || {
-            answering(|seen, wire, packet| {
-                let inside = *seen.owner.get(&(TCP, packet.dst()))?;
-                let is_wanted =
-                    wire == Wire::Wan && packet.ip.protocol == TCP && packet.flags() == tcp::SYN | tcp::ACK;
-                let mut let_in = packet.clone();
-                let_in.set_dst(inside);
-                (is_wanted && seen.idle_s(TCP, inside) < 100.0).then_some((Wire::Lan, let_in))
+            letting_in(TCP, |seen, packet, inside| {
+                let is_answer = packet.ip.protocol == TCP && packet.flags() == tcp::SYN | tcp::ACK;
+                is_answer && seen.idle_s(TCP, inside) < 100.0
             })
         },
     },
@@ -112,26 +108,15 @@ pub(super) const BREAKS: &[Break] = &[
         clause: "RFC 7857 5",
         how: "a mapping of TCP lets UDP in",
         also: &[],
-        make: || {
-            answering(|seen, wire, packet| {
-                let inside = *seen.owner.get(&(TCP, packet.dst()))?;
-                let mut let_in = packet.clone();
-                let_in.set_dst(inside);
-                (wire == Wire::Wan && packet.ip.protocol == UDP).then_some((Wire::Lan, let_in))
-            })
-        },
+        make: || letting_in(TCP, |_, packet, _| packet.ip.protocol == UDP),
     },
     Break {
         clause: "RFC 7857 6",
         how: "whom a host has talked to by UDP gets in by TCP",
         also: &[],
         make: || {
-            answering(|seen, wire, packet| {
-                let inside = *seen.owner.get(&(TCP, packet.dst()))?;
-                let mut let_in = packet.clone();
-                let_in.set_dst(inside);
-                let knows = seen.peers.contains(&(UDP, inside, packet.src_addr()));
-                (wire == Wire::Wan && is_syn(packet) && knows).then_some((Wire::Lan, let_in))
+            letting_in(TCP, |seen, packet, inside| {
+                is_syn(packet) && seen.peers.contains(&(UDP, inside, packet.src_addr()))
             })
         },
     },
@@ -206,15 +191,9 @@ pub(super) const BREAKS: &[Break] = &[
         how: "a ping's mapping outlives its last session",
         also: &[],
         make: || {
-            answering(|seen, wire, packet| {
-                let inside = *seen.owner.get(&(ICMP, packet.dst()))?;
-                let mut let_in = packet.clone();
-                let_in.set_dst(inside);
-                let is_shared = [X, crate::selftest::rig::Y]
-                    .iter()
-                    .all(|peer| seen.peers.contains(&(ICMP, inside, *peer)));
-                (wire == Wire::Wan && packet.icmp_kind() == Some((0, 0)) && is_shared)
-                    .then_some((Wire::Lan, let_in))
+            letting_in(ICMP, |seen, packet, inside| {
+                let knows = |peer: &Ipv4Addr| seen.peers.contains(&(ICMP, inside, *peer));
+                packet.icmp_kind() == Some((0, 0)) && [X, crate::selftest::rig::Y].iter().all(knows)
             })
         },
     },
