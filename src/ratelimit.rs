@@ -15,6 +15,11 @@ use crate::time::Nanos;
 pub struct Bucket(AtomicU64);
 
 impl Bucket {
+    /// A full one.
+    pub const fn new() -> Bucket {
+        Bucket(AtomicU64::new(0))
+    }
+
     /// Takes a token; false if there is none. `rate` tokens a second, at most `burst` at once.
     pub fn take(&self, rate: u32, burst: u32, now: Nanos) -> bool {
         if rate == 0 || burst == 0 {

@@ -140,10 +140,11 @@ impl Node {
         claims: Arc<BlockClaims>,
         capacity: flow::Capacity,
     ) -> Arc<Node> {
+        let limits = Limits::new(interfaces, tables.settings.key);
         Arc::new(Node {
             tables: Arc::new(ArcSwap::new(tables)),
             neighbours,
-            limits: Limits::new(interfaces),
+            limits,
             capacity,
             claims,
             counters: (0..workers).map(|_| CachePadded::new(WorkerCounters::new(interfaces))).collect(),
@@ -288,6 +289,7 @@ impl Worker {
         let mut flows = Flows::new(id, node.capacity, Arc::clone(&node.claims), steering, key)
             .expect("address space for the flow table: lower `flows.capacity`");
         flows.fragments.hold_at_most(pool.available() / HELD_SHARE);
+        flows.nat.half_open = Some(Arc::clone(&node.limits.half_open));
         Worker {
             node: Arc::clone(node),
             cache: Cache::new(Arc::clone(&node.tables)),

@@ -19,9 +19,6 @@ pub(crate) const MAX_ZONES: usize = 254;
 /// Most addresses of all pools together: a node keeps that many of claims (`tables::compile`).
 const MAX_NAT_ADDRESSES: u128 = 1024;
 
-/// What the config may say and the gateway cannot do yet: better refused than forgotten.
-const NOT_YET: &str = "this version cannot do that yet; leave it out";
-
 /// The rule that decides where none matched; see `show rules`.
 const DEFAULT_RULE: &str = "default";
 
@@ -59,6 +56,7 @@ impl<'a> Checks<'a, '_> {
         };
         self.zone_names(&mut known);
         self.flows();
+        self.zone_limits(&known);
         self.groups();
         self.unique("group", config.groups.iter().map(|group| &group.name));
         self.rule_names();
@@ -142,11 +140,21 @@ impl<'a> Checks<'a, '_> {
                 self.fault(format!("flows.{key}"), limit, allowed);
             }
         }
-        for (key, limit) in
-            [("half_open", flows.half_open), ("half_open_per_destination", flows.half_open_per_destination)]
-        {
-            if let Some(limit) = limit {
-                self.fault(format!("flows.{key}"), limit, NOT_YET);
+    }
+
+    /// Zones with limits are those of interfaces, each once.
+    fn zone_limits(&mut self, known: &Known<'_>) {
+        let config = self.config;
+        self.unique("zone", config.zones.iter().map(|zone| &zone.name));
+        for (index, zone) in config.zones.iter().enumerate() {
+            if !known.zones.contains(zone.name.as_str()) {
+                let allowed = format!("no such zone; known: {}", list(known.zones.iter()));
+                self.fault(format!("zone[{index}].name"), &zone.name, allowed);
+            }
+            let capacity = config.flows.capacity;
+            if let Some(limit) = zone.half_open_per_destination.filter(|limit| *limit > capacity) {
+                let allowed = format!("not over capacity, which is {capacity}");
+                self.fault(format!("zone[{index}].half_open_per_destination"), limit, allowed);
             }
         }
     }

@@ -29,7 +29,7 @@ pub use check::{Links, check_neighbour};
 pub use error::{ConfigError, ConfigErrors};
 pub use policy::{
     BlockSize, Filtering, Flows, Group, Nat, NatDestination, NatSource, NatStatic, RateLimit, Rule,
-    RuleAction, Seconds, Sessions, Side,
+    RuleAction, Seconds, Sessions, Side, Zone,
 };
 pub use sections::{
     Control, Cpu, Icmp, Interface, Lag, Log, MAX_WORKERS, Neighbour, NeighbourLimits, Pair, Port, PortMode,
@@ -88,6 +88,9 @@ pub struct Config {
     pub route_files: Vec<RouteFile>,
     /// `[flows]`
     pub flows: Flows,
+    /// `[[zone]]`
+    #[serde(rename = "zone", skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<Zone>,
     /// `[[group]]`
     #[serde(rename = "group", skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,
@@ -102,7 +105,7 @@ pub struct Config {
 }
 
 /// The top-level keys, in the order of the manual.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "schema",
     "system",
     "control",
@@ -117,6 +120,7 @@ const KEYS: [&str; 18] = [
     "route",
     "route_file",
     "flows",
+    "zone",
     "group",
     "admin_rule",
     "rule",
@@ -141,6 +145,7 @@ impl Default for Config {
             routes: Vec::new(),
             route_files: Vec::new(),
             flows: Flows::default(),
+            zones: Vec::new(),
             groups: Vec::new(),
             admin_rules: Vec::new(),
             rules: Vec::new(),
@@ -190,6 +195,7 @@ impl Config {
             routes: source.list("route", e),
             route_files: source.list("route_file", e),
             flows: source.single("flows", e).unwrap_or_default(),
+            zones: source.list("zone", e),
             groups: source.list("group", e),
             admin_rules: source.list("admin_rule", e),
             rules: source.list("rule", e),

@@ -49,10 +49,11 @@ pub struct Flows {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_host_sessions: Option<Sessions>,
     /// TCP connections of the node that are still opening; beyond it the oldest make room (RFC 4987
-    /// section 3.2); absent: all of `capacity`.
+    /// section 3.4); absent: all of `capacity`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub half_open: Option<Sessions>,
-    /// The same for one destination address; absent: no limit of its own.
+    /// TCP connections still opening to one destination address; what is beyond it is lost. Absent: no limit. A
+    /// zone may have another ([`Zone`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub half_open_per_destination: Option<Sessions>,
 }
@@ -74,6 +75,20 @@ impl Default for Flows {
             half_open_per_destination: None,
         }
     }
+}
+
+/// `[[zone]]`: how much may come from a zone. Zones are there by being named at an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Zone {
+    /// The zone.
+    pub name: ZoneName,
+    /// How many sessions may begin in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+    /// TCP connections from it that are still opening to one destination address; absent: as in `[flows]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_open_per_destination: Option<Sessions>,
 }
 
 /// `[[group]]`: a named set of addresses.

@@ -150,6 +150,47 @@ fn what_is_saved_reads_back_the_same() {
     assert_eq!(again, config, "{text}");
 }
 
+/// The good config with these tables in it.
+fn with(tables: &str) -> Result<Config, ConfigErrors> {
+    Config::parse(&GOOD.replace("# half_open_per_destination = 1000", tables), "gw.toml")
+}
+
+#[test]
+fn zones_have_limits() {
+    let text = r#"
+        half_open_per_destination = 1000
+        half_open = 2000
+        [[zone]]
+        name = "outside"
+        half_open_per_destination = 500
+        [[zone]]
+        name = "dmz"
+        rate_limit = { per_s = 20000 }
+    "#;
+    let config = with(text).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.zones[0].half_open_per_destination.map(|limit| limit.get()), Some(500));
+    assert_eq!(config.zones[1].rate_limit.map(|limit| limit.per_s.get()), Some(20_000));
+    assert_eq!(Config::parse(&config.to_toml(), "saved.toml").expect("as it was written"), config);
+    for (zone, expected) in [
+        ("name = \"outsid\"", "name: \"outsid\": no such zone; known: dmz, inside, outside"),
+        (
+            "name = \"dmz\"\nhalf_open_per_destination = 3_000_000",
+            "half_open_per_destination: 3000000: not over capacity, which is 2000000",
+        ),
+        (
+            "name = \"dmz\"\nhalf_open = 5",
+            "half_open: unknown key; known here: name, rate_limit, half_open_per_destination",
+        ),
+        (
+            "name = \"dmz\"\n[[zone]]\nname = \"outside\"\n[[zone]]\nname = \"dmz\"",
+            "already the name of zone[0]",
+        ),
+    ] {
+        let errors = with(&format!("[[zone]]\n{zone}")).expect_err(zone).to_string();
+        assert!(errors.contains(expected) && errors.lines().count() == 1, "{errors}");
+    }
+}
+
 #[test]
 fn services_are_written_as_they_are_read() {
     for text in [
@@ -238,12 +279,10 @@ fn errors_of_flows_and_groups() {
             &["gw.toml:#: flows.per_host_sessions: 3000000: not over capacity, which is 2000000"],
         ),
         (
-            "# half_open_per_destination",
-            "half_open_per_destination",
+            "# half_open_per_destination = 1000",
+            "half_open_per_destination = 2_000_001",
             "half_open_per",
-            &[
-                "gw.toml:#: flows.half_open_per_destination: 1000: this version cannot do that yet; leave it out",
-            ],
+            &["gw.toml:#: flows.half_open_per_destination: 2000001: not over capacity, which is 2000000"],
         ),
         (
             "log = false",

@@ -5,6 +5,9 @@
 //! index    from a hash to the flow
 //! table    sessions and their two flows
 //! wheel    when a session's time is over
+//! embryos  sessions that nobody has answered to, oldest first
+//! pressure who makes room for whom, and what counts as half open
+//! half_open   how many connections open to each destination
 //! tcp      the connection tracker
 //! nat      mappings of inside endpoints to external ports
 //! fragments   datagrams of which fragments are under way
@@ -18,11 +21,14 @@
 
 pub mod counted;
 pub mod directory;
+pub mod embryos;
 pub mod fragments;
+pub mod half_open;
 pub mod index;
 pub mod key;
 mod memory;
 pub mod nat;
+pub mod pressure;
 pub mod scan;
 pub mod steering;
 pub mod table;
@@ -49,6 +55,7 @@ use crate::telemetry::{WorkerCounters, add};
 use crate::time::Nanos;
 use counted::Counted;
 use fragments::Fragments;
+use half_open::HalfOpen;
 use nat::{Bindings, BlockClaims, Inside, Limits, Mapping, Outside, Owner, Pool, Refused};
 use steering::{Loan, Loans, Request, Steering};
 
@@ -116,6 +123,8 @@ pub struct Holdings {
     pub steering: Option<Steering>,
     /// Mappings of other workers.
     pub loans: Loans,
+    /// Connections that open, by destination: the node's. `None`: nobody asks.
+    pub half_open: Option<Arc<HalfOpen>>,
     /// For the log. The worker takes them in every turn, which opens and ends a few hundred sessions at most.
     pub session_events: Vec<SessionRecord>,
 }
@@ -142,6 +151,7 @@ impl Holdings {
             peers: Counted::new(sessions, key)?,
             steering,
             loans: Loans::default(),
+            half_open: None,
             session_events: Vec::new(),
         })
     }
@@ -175,6 +185,11 @@ impl Holdings {
             self.loans.end(record.mapping - 1);
         }
         let Flow { tuple, new_dst, .. } = flow;
+        if record.flags & record_flags::HALF_OPEN_COUNTED != 0
+            && let Some(half_open) = &self.half_open
+        {
+            half_open.remove(new_dst.ip(), reply_vrf);
+        }
         if record.flags & record_flags::HOST_COUNTED != 0 {
             let (vrf, host) = if record.bound == 0 { (tuple.vrf, tuple.src) } else { (reply_vrf, *new_dst) };
             self.hosts.remove(nat::host_of(addr_key(host.ip())), vrf.into());
@@ -361,7 +376,7 @@ fn expire_in<A: Address>(
             table.arm(session, due);
             continue;
         }
-        let tuples = retire(table, nat, session, now, counters);
+        let tuples = retire(table, nat, session, SessionEvent::Ended, now, counters);
         table.remove_disarmed(session);
         nat.leave(tuples, table);
     }
@@ -375,7 +390,19 @@ pub fn end<A: Address>(
     now: Nanos,
     counters: &WorkerCounters,
 ) {
-    let tuples = retire(table, nat, session, now, counters);
+    end_as(table, nat, session, SessionEvent::Ended, now, counters);
+}
+
+/// Ends a session before its time, for the log in so many words.
+fn end_as<A: Address>(
+    table: &mut FlowTable<A>,
+    nat: &mut Holdings,
+    session: u32,
+    event: SessionEvent,
+    now: Nanos,
+    counters: &WorkerCounters,
+) {
+    let tuples = retire(table, nat, session, event, now, counters);
     table.remove(session);
     nat.leave(tuples, table);
 }
@@ -385,6 +412,7 @@ fn retire<A: Address>(
     table: &mut FlowTable<A>,
     nat: &mut Holdings,
     session: u32,
+    event: SessionEvent,
     now: Nanos,
     counters: &WorkerCounters,
 ) -> [Tuple<A>; 2] {
@@ -393,7 +421,7 @@ fn retire<A: Address>(
     add(&counters.sessions_ended, 1);
     settle(table, session, counters);
     if table.record(session).flags & record_flags::LOGGED != 0 {
-        nat.session_events.push(record_of(table, session, SessionEvent::Ended, now));
+        nat.session_events.push(record_of(table, session, event, now));
     }
     tuples
 }

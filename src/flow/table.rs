@@ -6,11 +6,12 @@
 
 use zerocopy::FromZeros;
 
+use super::embryos::{Embryos, Kind};
 use super::index::{Handle, Index};
 use super::key::{Address, Tuple};
 use super::tcp::Tcp;
 use super::wheel::Wheel;
-use crate::mem::{HugeSlice, MemoryError, prefetch};
+use crate::mem::{BURST, HugeSlice, MemoryError, prefetch};
 use crate::packet::hash::Key;
 use crate::time::Nanos;
 
@@ -176,6 +177,8 @@ pub mod record_flags {
     pub const CONDEMNED: u8 = 16;
     /// Its end goes to the log.
     pub const LOGGED: u8 = 32;
+    /// Counts as half open at its destination ([`crate::flow::half_open`]).
+    pub const HALF_OPEN_COUNTED: u8 = 64;
 }
 
 /// The table is full, or too many flows share a place in it.
@@ -191,6 +194,7 @@ pub struct FlowTable<A> {
     /// By session.
     records: HugeSlice<Record>,
     wheel: Wheel,
+    embryos: Embryos,
     key: Key,
     /// Sessions that ended, in a list through `Record::mapping`.
     free: u32,
@@ -201,19 +205,27 @@ pub struct FlowTable<A> {
     /// Sessions numbered above this were never used.
     used: u32,
     live: u32,
+    /// Sessions there may be.
     capacity: u32,
+    /// The highest number of a session.
+    numbers: u32,
 }
+
+/// Numbers beyond the capacity: those that ended in a burst to make room for others are free only behind it.
+const SPARE: u32 = BURST as u32;
 
 impl<A: Address> FlowTable<A> {
     /// A table for `capacity` sessions. With `populate` all memory is taken at once.
     pub fn new(capacity: u32, key: Key, populate: bool) -> Result<FlowTable<A>, MemoryError> {
-        let capacity = capacity.min(Handle::MAX_SESSION);
-        let sessions = capacity as usize + 1;
+        let capacity = capacity.min(Handle::MAX_SESSION - SPARE);
+        let numbers = capacity + SPARE;
+        let sessions = numbers as usize + 1;
         Ok(FlowTable {
             index: Index::new(sessions * 2, populate)?,
             flows: HugeSlice::zeroed(sessions * 2, populate)?,
             records: HugeSlice::zeroed(sessions, populate)?,
-            wheel: Wheel::new(capacity as usize, populate)?,
+            wheel: Wheel::new(numbers as usize, populate)?,
+            embryos: Embryos::new(numbers, populate)?,
             key,
             free: 0,
             ended: 0,
@@ -221,6 +233,7 @@ impl<A: Address> FlowTable<A> {
             used: 0,
             live: 0,
             capacity,
+            numbers,
         })
     }
 
@@ -255,6 +268,12 @@ impl<A: Address> FlowTable<A> {
     /// Sessions it is made for.
     pub fn capacity(&self) -> usize {
         self.capacity as usize
+    }
+
+    /// True if there is no room for another session.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.live >= self.capacity
     }
 
     // ---- for the burst: hash, fetch, fetch, compare
@@ -332,9 +351,11 @@ impl<A: Address> FlowTable<A> {
 
     /// Adds a session whose flows are not in the table, to be looked at again at `due`.
     pub fn insert(&mut self, flows: [Flow<A>; 2], record: Record, due: Tick) -> Result<u32, Full> {
-        let session = if self.free != 0 {
+        let session = if self.is_full() {
+            return Err(Full);
+        } else if self.free != 0 {
             self.free
-        } else if self.used < self.capacity {
+        } else if self.used < self.numbers {
             self.used + 1
         } else {
             return Err(Full);
@@ -352,6 +373,7 @@ impl<A: Address> FlowTable<A> {
         } else {
             self.used = session;
         }
+        self.embryos.push(session, Kind::of(flows[0].tuple.protocol));
         for (direction, flow) in flows.into_iter().enumerate() {
             self.flows[Handle::new(session, direction as u32).0 as usize] = flow;
         }
@@ -374,6 +396,7 @@ impl<A: Address> FlowTable<A> {
             let hash = self.hash(&self.flows[handle.0 as usize].tuple);
             self.index.remove(hash, handle);
         }
+        self.grow_up(session);
         let record = &mut self.records[session as usize];
         record.flags = 0;
         record.mapping = self.ended;
@@ -393,6 +416,36 @@ impl<A: Address> FlowTable<A> {
             self.free = self.ended;
             self.ended = 0;
         }
+    }
+
+    // ---- sessions that nobody has answered to
+
+    /// The embryonic session of a kind that began first, or that was passed over longest ago. TCP that was picked up
+    /// in the middle may not be embryonic any more.
+    pub fn oldest_embryo(&self, kind: Kind) -> Option<u32> {
+        self.embryos.oldest(kind)
+    }
+
+    /// Embryonic sessions of a kind.
+    pub fn embryos(&self, kind: Kind) -> u32 {
+        self.embryos.len(kind)
+    }
+
+    /// A session is not embryonic any more, if it was.
+    pub fn grow_up(&mut self, session: u32) {
+        if self.embryos.has(session) {
+            self.embryos.remove(session, self.kind_of(session));
+        }
+    }
+
+    /// An embryonic session is the youngest now: its turn comes again behind all others.
+    pub fn pass_over(&mut self, session: u32) {
+        self.embryos.remove(session, self.kind_of(session));
+        self.embryos.push(session, self.kind_of(session));
+    }
+
+    fn kind_of(&self, session: u32) -> Kind {
+        Kind::of(self.flow(Handle::new(session, 0)).tuple.protocol)
     }
 
     /// Takes the next session whose time may have come. It is disarmed: arm it again or end it.

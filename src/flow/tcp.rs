@@ -443,7 +443,7 @@ impl Tcp {
             && !self.is_half_open()
     }
 
-    /// Not both sides have shown that they want it: may be recycled when the table is full.
+    /// Not both sides have shown that they want it, and none that it does not.
     pub fn is_half_open(&self) -> bool {
         match self.state {
             State::SynSent | State::SimultaneousOpen | State::SynReceived => true,
@@ -451,6 +451,17 @@ impl Tcp {
                 self.awaits_any() && self.flags & KEPT == 0
             }
             State::None | State::BothFin | State::Closing | State::Refused => false,
+        }
+    }
+
+    /// It never was established, whether it still opens or was refused: may be recycled when the table is full.
+    pub fn is_embryonic(&self) -> bool {
+        match self.state {
+            State::None => false,
+            State::SynSent | State::SimultaneousOpen | State::SynReceived | State::Refused => true,
+            State::Established | State::FinOriginal | State::FinReply | State::BothFin | State::Closing => {
+                self.awaits_any() && self.flags & KEPT == 0
+            }
         }
     }
 

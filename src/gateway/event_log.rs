@@ -116,7 +116,7 @@ impl<'a> SessionLine<'a> {
             new_source: changed(record.new_source, record.source),
             new_destination: changed(record.new_destination, record.destination),
             rule: Names::get(&names.rules, record.rule as usize),
-            counted: (record.event == SessionEvent::Ended).then_some(counted),
+            counted: matches!(record.event, SessionEvent::Ended | SessionEvent::Recycled).then_some(counted),
         }
     }
 }

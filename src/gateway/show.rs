@@ -235,6 +235,11 @@ impl Gateway {
             ("sessions.opened", opened, "Sessions that began."),
             ("sessions.ended", ended, "Sessions that ended."),
             (
+                "sessions.recycled",
+                sum(|worker| &worker.sessions_recycled),
+                "Sessions that nobody had answered to and that made room for new ones, the oldest first.",
+            ),
+            (
                 "events.lost",
                 self.node().events.lost(),
                 "Events for the log that had no room, or could not be written.",

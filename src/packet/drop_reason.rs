@@ -125,6 +125,10 @@ pub enum DropReason {
     NatHairpin,
     /// `rate_limit` of the rule.
     RuleRateLimit,
+    /// `rate_limit` of the zone.
+    ZoneRateLimit,
+    /// `half_open_per_destination`, or `flows.half_open` and none may go.
+    HalfOpenLimit,
     /// `flows.per_host_sessions`.
     HostSessionLimit,
     /// RFC 5508 REQ-4.
@@ -355,7 +359,7 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             SessionTableFull,
             "session-table-full",
             Some(HostUnreachable),
-            "`flows.capacity` sessions exist; live ones are never given up for new ones.",
+            "`flows.capacity` sessions exist, and none of them that nobody has answered to: others are never given up for new ones.",
         ),
         (
             FlowConflict,
@@ -393,6 +397,18 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "rule-rate-limit",
             None,
             "A new session beyond the `rate_limit` of the rule that allows it.",
+        ),
+        (
+            ZoneRateLimit,
+            "zone-rate-limit",
+            None,
+            "A new session beyond the `rate_limit` of the zone that it comes from.",
+        ),
+        (
+            HalfOpenLimit,
+            "half-open-limit",
+            None,
+            "A SYN to a destination to which `half_open_per_destination` connections open already, or beyond `flows.half_open` where none may make room: a flood of SYNs, or a server that does not answer.",
         ),
         (
             HostSessionLimit,

@@ -6,7 +6,7 @@
 //! packet here: what fails a later check leaves untouched. Translation is the last stage's work.
 
 use crate::flow::steering::Steering;
-use crate::flow::{Address, Flow, FlowTable, Flows, Handle, Tick, Tuple, due, flow_flags, tcp};
+use crate::flow::{Address, Flow, FlowTable, Flows, Handle, Tick, Tuple, due, flow_flags, pressure, tcp};
 use crate::mem::BURST;
 use crate::packet::view::{be16, protocol};
 use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags, positions};
@@ -211,6 +211,7 @@ pub(super) fn take<A: Address>(
                 table.flow_mut(handle).last_seen = now;
                 let due = due(table, handle.session(), &cx.tables.policy.timers);
                 table.rearm(handle.session(), due);
+                pressure::progressed(table, handle.session(), &cx.limits.half_open);
             }
             Tracked::Reopened => {
                 packet.meta.flow = handle;
@@ -219,9 +220,11 @@ pub(super) fn take<A: Address>(
             Tracked::Lost(reason) => return Verdict::Drop(reason),
         }
     }
+    if !table.flow(handle).has(flow_flags::SEEN) {
+        pressure::answered(table, handle);
+    }
     let flow = table.flow_mut(handle);
     flow.last_seen = now;
-    flow.flags |= flow_flags::SEEN;
     note(&mut packet.meta, handle, flow);
     Verdict::Continue
 }

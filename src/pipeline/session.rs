@@ -7,10 +7,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::Filtering;
 use crate::flow::directory::NotHeld;
+use crate::flow::embryos::Kind;
 use crate::flow::nat::Refused;
 use crate::flow::steering::{Loan, Request, Steering};
 use crate::flow::{
-    Address, Flow, FlowTable, Flows, Full, Handle, Holdings, Record, Tick, Tuple, due, flow_flags,
+    Address, Flow, FlowTable, Flows, Full, Handle, Holdings, Record, Tick, Tuple, due, flow_flags, pressure,
     record_flags, record_of, settle, tcp, timeout,
 };
 use crate::neighbours::addr_key;
@@ -349,6 +350,13 @@ fn take_token(ruling: Ruling, cx: &Context<'_>) -> Result<(), DropReason> {
     if has_token { Ok(()) } else { Err(DropReason::RuleRateLimit) }
 }
 
+/// The token that the `rate_limit` of a session's zone asks for.
+fn take_token_of_zone(zone: u8, cx: &Context<'_>) -> Result<(), DropReason> {
+    let Some(limit) = cx.tables.policy.zones[usize::from(zone)].rate else { return Ok(()) };
+    let has_token = cx.limits.zones[usize::from(zone)].take(limit.per_s, limit.burst, cx.now);
+    if has_token { Ok(()) } else { Err(DropReason::ZoneRateLimit) }
+}
+
 /// What a packet to an address of a pool is bound to.
 #[derive(Clone, Copy)]
 struct Mapped {
@@ -407,7 +415,15 @@ fn install<A: Table>(
         Err(reason @ DropReason::SourceCheck) => return Err(reason),
         other => other,
     };
+    // A SYN that a loose tracker takes up in the middle is none.
+    let opens = tracker.state() == tcp::State::SynSent;
+    let half_open = policy.zones[usize::from(allowed.from_zone)].half_open_per_destination;
+    let half_open = Some(half_open).filter(|limit| opens && *limit != u32::MAX);
+    if half_open.is_some_and(|limit| cx.limits.half_open.count(allowed.dst, allowed.vrf) >= limit) {
+        return Err(DropReason::HalfOpenLimit);
+    }
     take_token(allowed.ruling, cx)?;
+    take_token_of_zone(allowed.from_zone, cx)?;
     let has_ports = !matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6);
     let new_dst = A::from_ip(allowed.dst).ok_or(DropReason::NatFamily)?;
     let mut leaves = Tuple {
@@ -496,9 +512,17 @@ fn install<A: Table>(
         flags: 0,
     };
     let due = now.after(timeout(&record, tuple.protocol, false, &cx.tables.policy.timers));
-    match A::table(flows).insert([forward, reply], record, due) {
+    let inserted = admit::<A>(opens, half_open.map(|limit| (allowed, limit)), cx, flows).and_then(|()| {
+        A::table(flows).insert([forward, reply], record, due).map_err(|Full| {
+            if half_open.is_some() {
+                cx.limits.half_open.remove(allowed.dst, allowed.vrf);
+            }
+            DropReason::SessionTableFull
+        })
+    });
+    match inserted {
         Ok(session) => {
-            let mut held = 0;
+            let mut held = if half_open.is_some() { record_flags::HALF_OPEN_COUNTED } else { 0 };
             if let Some(loan) = loan {
                 flows.nat.loans.given = None;
                 let number = flows.nat.loans.keep(loan);
@@ -529,14 +553,43 @@ fn install<A: Table>(
             rule.into_iter().chain(nat_rule).for_each(|rule| rule.hit(cx.now));
             Ok(Handle::new(session, 0))
         }
-        Err(Full) => {
+        Err(refused) => {
             if let Some(steering) = &flows.nat.steering {
                 let table: &FlowTable<A> = A::shared(flows);
                 steering.release([tuple, &back], table);
             }
             release_own(mapping, loan, cx, flows);
-            Err(DropReason::SessionTableFull)
+            Err(refused)
         }
+    }
+}
+
+/// Sees to it that there is room for one more session, at the expense of the oldest that nobody has answered to. `opens`:
+/// it is TCP that begins; `half_open`: where to, and how many may open to there. Behind it only [`FlowTable::insert`]
+/// comes.
+fn admit<A: Table>(
+    opens: bool,
+    half_open: Option<(&Allowed, u32)>,
+    cx: &Context<'_>,
+    flows: &mut Flows,
+) -> Result<(), DropReason> {
+    let limit = cx.tables.policy.limits.half_open;
+    if opens
+        && limit != u32::MAX
+        && flows.opening() >= flows.share_of(limit)
+        && !flows.make_room_among_opening(cx.now, cx.counters)
+    {
+        return Err(DropReason::HalfOpenLimit);
+    }
+    let (table, nat) = A::table_and_holdings(flows);
+    if table.is_full() && !pressure::make_room(table, nat, &Kind::ALL, cx.now, cx.counters) {
+        return Err(DropReason::SessionTableFull);
+    }
+    match half_open {
+        Some((to, limit)) if !cx.limits.half_open.add(to.dst, to.vrf, limit) => {
+            Err(DropReason::HalfOpenLimit)
+        }
+        _ => Ok(()),
     }
 }
 

@@ -7,11 +7,13 @@
 mod announce;
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
 use crate::by_slot::BySlot;
+use crate::flow::half_open::HalfOpen;
 use crate::host::{LinkTarget, OwnBytes, arp, icmp, nd, tcp};
 use crate::mem::{Frame, FramePool};
 use crate::neighbours::{self, NeighbourTable, State, addr_key};
@@ -69,16 +71,22 @@ pub struct Limits {
     pub advertisements: Box<[Appointment]>,
     /// New sessions, by slot of the rule that limits them.
     pub rules: BySlot<Bucket>,
+    /// New sessions, by zone.
+    pub zones: Box<[Bucket; 256]>,
+    /// TCP connections that open, by destination.
+    pub half_open: Arc<HalfOpen>,
 }
 
 impl Limits {
     /// Untouched limits of a node with `interfaces` interface slots.
-    pub fn new(interfaces: usize) -> Limits {
+    pub fn new(interfaces: usize, key: hash::Key) -> Limits {
         Limits {
             errors: Bucket::default(),
             errors_by_source: SourceBuckets::default(),
             advertisements: (0..interfaces).map(|_| Appointment::default()).collect(),
             rules: BySlot::default(),
+            zones: Box::new([const { Bucket::new() }; 256]),
+            half_open: Arc::new(HalfOpen::new(key).expect("address space for 512 KiB")),
         }
     }
 }

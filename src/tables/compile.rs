@@ -131,12 +131,6 @@ pub enum CompileError {
         /// What is wrong with it.
         source: crate::flow::nat::BadPool,
     },
-    /// Something this version cannot do.
-    #[error("{key}: this version cannot do that yet; leave it out")]
-    NotYet {
-        /// Where it stands.
-        key: String,
-    },
     /// More than 65,535 different combinations of groups.
     #[error(
         "addresses are in more than 65535 different combinations of groups and prefix lists; let groups overlap less"

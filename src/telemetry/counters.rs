@@ -104,6 +104,8 @@ pub struct WorkerCounters {
     pub sessions_opened: AtomicU64,
     /// Sessions that ended.
     pub sessions_ended: AtomicU64,
+    /// Those of them that nobody had answered to and that made room for others.
+    pub sessions_recycled: AtomicU64,
     /// Sessions that the review after a change has decided again, as before.
     pub sessions_kept: AtomicU64,
     /// To another rule, egress or next hop.
@@ -151,6 +153,7 @@ impl WorkerCounters {
             handed_over: AtomicU64::new(0),
             sessions_opened: AtomicU64::new(0),
             sessions_ended: AtomicU64::new(0),
+            sessions_recycled: AtomicU64::new(0),
             sessions_kept: AtomicU64::new(0),
             sessions_moved: AtomicU64::new(0),
             sessions_condemned: AtomicU64::new(0),

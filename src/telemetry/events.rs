@@ -18,6 +18,8 @@ pub enum SessionEvent {
     Opened,
     /// It has ended.
     Ended,
+    /// It was given up to make room: nobody had answered to it.
+    Recycled,
     /// A rule with `log` refused the packet.
     Refused,
     /// A rule with `log` let the packet through to the gateway itself.
@@ -30,6 +32,7 @@ impl SessionEvent {
         match self {
             SessionEvent::Opened => "session-opened",
             SessionEvent::Ended => "session-ended",
+            SessionEvent::Recycled => "session-recycled",
             SessionEvent::Refused => "refused",
             SessionEvent::Local => "allowed-to-gateway",
         }

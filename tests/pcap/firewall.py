@@ -432,6 +432,7 @@ def _(c):
     talks = [Talk(c, (H4, 40000 + n), DNS4) for n in range(64)]
     for talk in talks:
         talk.up(U(8))
+        talk.down(U(9))
     p = rebuilt(v4() / U(8)(41000, 53))
     c.error("lan", from_host(p), "session-table-full", to_host(icmp4(L4, H4, 3, 1, p)))
     for talk in talks[::21]:

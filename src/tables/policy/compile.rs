@@ -12,6 +12,7 @@ use super::rules::{ANY, Condition, Line, Rules};
 use super::shadows::Shadows;
 use super::{
     Action, DestinationNat, NO_ZONE, Policy, RateLimit, RuleInfo, SELF, SessionLimits, Source, SourceRule,
+    ZoneLimits,
 };
 use crate::config::{self, AddressRange, Config, Member, Nat, NatPool, PortRange, RuleAction, Service};
 use crate::flow::Timers;
@@ -145,8 +146,11 @@ impl Policy {
             limits: SessionLimits {
                 per_host: limit(flows.per_host_sessions),
                 half_open: limit(flows.half_open),
-                half_open_per_destination: limit(flows.half_open_per_destination),
             },
+            zones: Box::new(
+                [ZoneLimits { rate: None, half_open_per_destination: limit(flows.half_open_per_destination) };
+                    256],
+            ),
             nat: nat::Limits {
                 hold_down: [Duration::from_secs(u64::from(config.nat.hold_down_s.get())); 4],
                 max_held: config.nat.max_held_ports.map_or(u32::MAX, |ports| ports.get()),
@@ -168,7 +172,6 @@ impl Policy {
 /// Compiles the policy of a config, with slots from `compiler`. Interfaces and VRFs that it names exist in the
 /// config (the check has seen to that) and get their slots here if they have none yet.
 pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, CompileError> {
-    not_yet(config)?;
     let mut build = Build { config, compiler, sets: AHashMap::new(), members: Vec::new(), lists: 0 };
     build.groups()?;
     let mut rule_info = Vec::new();
@@ -183,10 +186,7 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
             },
             slot: build.compiler.policy_slots.rule(rule.name.as_str())?,
             log: rule.log,
-            limit: rule.rate_limit.map(|limit| RateLimit {
-                per_s: limit.per_s.get(),
-                burst: limit.burst.unwrap_or(limit.per_s).get(),
-            }),
+            limit: rule.rate_limit.map(RateLimit::from),
         });
         let details = Details {
             source_ports: rule.source_ports.as_deref().unwrap_or(&[]),
@@ -276,6 +276,14 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         });
     }
 
+    let mut behaviour = Policy::behaviour(config);
+    for zone in &config.zones {
+        let limits = &mut behaviour.zones[usize::from(build.compiler.policy_slots.zone(zone.name.as_str())?)];
+        limits.rate = zone.rate_limit.map(RateLimit::from);
+        if let Some(limit) = zone.half_open_per_destination {
+            limits.half_open_per_destination = limit.get();
+        }
+    }
     let key = crate::tables::meaning::key(config);
     let groups = Groups::compile(build.members).map_err(|_| CompileError::TooManyGroupCombinations)?;
     let Pools { pools, pool_of, .. } = pools;
@@ -290,19 +298,8 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         statics,
         pools,
         pool_of,
-        ..Policy::behaviour(config)
+        ..behaviour
     })
-}
-
-/// What the config may say and the gateway cannot do yet: better refused than forgotten.
-fn not_yet(config: &Config) -> Result<(), CompileError> {
-    let flows = &config.flows;
-    let limits = [
-        ("flows.half_open", flows.half_open),
-        ("flows.half_open_per_destination", flows.half_open_per_destination),
-    ];
-    let limit = limits.into_iter().find(|(_, limit)| limit.is_some());
-    limit.map_or(Ok(()), |(key, _)| Err(CompileError::NotYet { key: key.to_owned() }))
 }
 
 /// What a rule asks of a packet besides its two sides and services.

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ahash::AHashMap;
 
-use crate::config::Filtering;
+use crate::config::{self, Filtering};
 use crate::flow::{Timers, nat::Pool};
 use crate::neighbours::{addr_key, v4_key};
 use crate::packet::view::protocol;
@@ -79,6 +79,12 @@ pub struct RateLimit {
     pub per_s: u32,
     /// New sessions at once.
     pub burst: u32,
+}
+
+impl From<config::RateLimit> for RateLimit {
+    fn from(limit: config::RateLimit) -> RateLimit {
+        RateLimit { per_s: limit.per_s.get(), burst: limit.burst.unwrap_or(limit.per_s).get() }
+    }
 }
 
 /// The firewall's word.
@@ -214,7 +220,14 @@ pub struct SessionLimits {
     pub per_host: u32,
     /// TCP connections of the node that are still opening.
     pub half_open: u32,
-    /// The same for one destination.
+}
+
+/// How much may come from a zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ZoneLimits {
+    /// New sessions; one bucket per node.
+    pub rate: Option<RateLimit>,
+    /// TCP connections still opening to one destination; `u32::MAX` = no limit.
     pub half_open_per_destination: u32,
 }
 
@@ -230,6 +243,8 @@ pub struct Policy {
     pub hairpin: bool,
     /// How many sessions there may be.
     pub limits: SessionLimits,
+    /// By zone: how much may come from it.
+    pub zones: Box<[ZoneLimits; 256]>,
     /// How long freed ports rest.
     pub nat: crate::flow::nat::Limits,
     /// Pools of outside addresses.
