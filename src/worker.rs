@@ -531,6 +531,18 @@ impl Engine {
                 (last_egress, last_queue) = (egress, queue);
             }
         }
+        if self.flows.v4.has_said() || self.flows.v6.has_said() {
+            self.speak(cx);
+        }
+    }
+
+    /// Sends what proxied connections of the burst need.
+    #[cold]
+    fn speak(&mut self, cx: &Context<'_>) {
+        let Engine { flows, slow, pool, .. } = self;
+        for said in flows.v4.take_said().chain(flows.v6.take_said()) {
+            slow.speak(&said, cx, pool);
+        }
     }
 
     /// Sends a finished packet on its way. Returns the queue that takes all frames of its egress.

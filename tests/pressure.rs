@@ -293,7 +293,7 @@ proptest! {
         for (noise, who, data) in &flood {
             said.extend(noise.said());
             let index = usize::from(*who) % talks.len();
-            said.push(talks[index].say(usize::from(*who) & 1, Flags::Ack, *data));
+            said.push(talks[index].say(*data & 1, Flags::Ack, *data));
         }
         for side in [0, 1] {
             said.extend(talks.iter_mut().map(|talk| talk.say(side, Flags::Ack, 10)));

@@ -156,6 +156,15 @@ impl<'a> Checks<'a, '_> {
                 let allowed = format!("not over capacity, which is {capacity}");
                 self.fault(format!("zone[{index}].half_open_per_destination"), limit, allowed);
             }
+            let limit = zone.half_open_per_destination.or(config.flows.half_open_per_destination);
+            if let (Some(above), Some(limit)) = (zone.syn_proxy_above, limit)
+                && above.get() >= limit.get()
+            {
+                let allowed = format!(
+                    "less than half_open_per_destination, which is {limit}: beyond that SYNs are lost"
+                );
+                self.fault(format!("zone[{index}].syn_proxy_above"), above, allowed);
+            }
         }
     }
 

@@ -89,6 +89,10 @@ pub struct Zone {
     /// TCP connections from it that are still opening to one destination address; absent: as in `[flows]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub half_open_per_destination: Option<Sessions>,
+    /// With so many still opening to a destination, a client that wants to go there has to show first that it is where
+    /// it says: its SYN is answered with a cookie (RFC 4987 section 3.6). Absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syn_proxy_above: Option<Ranged<0, 16_000_000>>,
 }
 
 /// `[[group]]`: a named set of addresses.

@@ -166,20 +166,21 @@ fn zones_have_limits() {
         [[zone]]
         name = "dmz"
         rate_limit = { per_s = 20000 }
+        syn_proxy_above = 100
     "#;
     let config = with(text).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(config.zones[0].half_open_per_destination.map(|limit| limit.get()), Some(500));
     assert_eq!(config.zones[1].rate_limit.map(|limit| limit.per_s.get()), Some(20_000));
     assert_eq!(Config::parse(&config.to_toml(), "saved.toml").expect("as it was written"), config);
     for (zone, expected) in [
-        ("name = \"outsid\"", "name: \"outsid\": no such zone; known: dmz, inside, outside"),
+        ("name = \"outsid\"", "name: outsid: no such zone; known: dmz, inside, outside"),
         (
             "name = \"dmz\"\nhalf_open_per_destination = 3_000_000",
             "half_open_per_destination: 3000000: not over capacity, which is 2000000",
         ),
         (
             "name = \"dmz\"\nhalf_open = 5",
-            "half_open: unknown key; known here: name, rate_limit, half_open_per_destination",
+            "half_open: unknown key; known here: name, rate_limit, half_open_per_destination, syn_proxy_above",
         ),
         (
             "name = \"dmz\"\n[[zone]]\nname = \"outside\"\n[[zone]]\nname = \"dmz\"",

@@ -9,6 +9,7 @@
 //! pressure who makes room for whom, and what counts as half open
 //! half_open   how many connections open to each destination
 //! tcp      the connection tracker
+//! cookie, proxy   connections whose client has to prove itself first
 //! nat      mappings of inside endpoints to external ports
 //! fragments   datagrams of which fragments are under way
 //! directory   which of several workers has a flow
@@ -19,6 +20,7 @@
 //! Everything here belongs to one worker. What workers share (the claims of port blocks, the directory) are tables of
 //! atomic words.
 
+pub mod cookie;
 pub mod counted;
 pub mod directory;
 pub mod embryos;
@@ -29,6 +31,7 @@ pub mod key;
 mod memory;
 pub mod nat;
 pub mod pressure;
+pub mod proxy;
 pub mod scan;
 pub mod steering;
 pub mod table;

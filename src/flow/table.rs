@@ -9,6 +9,7 @@ use zerocopy::FromZeros;
 use super::embryos::{Embryos, Kind};
 use super::index::{Handle, Index};
 use super::key::{Address, Tuple};
+use super::proxy::{Proxy, Said};
 use super::tcp::Tcp;
 use super::wheel::Wheel;
 use crate::mem::{BURST, HugeSlice, MemoryError, prefetch};
@@ -49,6 +50,8 @@ pub mod flow_flags {
     pub const TCP: u8 = 2;
     /// Packets of this direction were seen.
     pub const SEEN: u8 = 4;
+    /// TCP whose numbers change: in the place of [`TCP`], and with [`TRANSLATED`].
+    pub const PROXIED: u8 = 8;
 }
 
 /// What is done with the packets of one direction: the compiled decision. It can always be made anew.
@@ -195,6 +198,10 @@ pub struct FlowTable<A> {
     records: HugeSlice<Record>,
     wheel: Wheel,
     embryos: Embryos,
+    /// By session; takes no memory until there are any.
+    proxies: HugeSlice<Proxy>,
+    /// What is to be sent in the name of one side to the other: a burst's.
+    said: Vec<Said>,
     key: Key,
     /// Sessions that ended, in a list through `Record::mapping`.
     free: u32,
@@ -211,6 +218,9 @@ pub struct FlowTable<A> {
     numbers: u32,
 }
 
+/// Segments that a packet of a proxied connection causes, twice: to both sides.
+const MOST_SAID: usize = 2 * BURST;
+
 /// Numbers beyond the capacity: those that ended in a burst to make room for others are free only behind it.
 const SPARE: u32 = BURST as u32;
 
@@ -226,6 +236,8 @@ impl<A: Address> FlowTable<A> {
             records: HugeSlice::zeroed(sessions, populate)?,
             wheel: Wheel::new(numbers as usize, populate)?,
             embryos: Embryos::new(numbers, populate)?,
+            proxies: HugeSlice::zeroed(sessions, false)?,
+            said: Vec::with_capacity(MOST_SAID),
             key,
             free: 0,
             ended: 0,
@@ -446,6 +458,36 @@ impl<A: Address> FlowTable<A> {
 
     fn kind_of(&self, session: u32) -> Kind {
         Kind::of(self.flow(Handle::new(session, 0)).tuple.protocol)
+    }
+
+    // ---- proxied connections
+
+    /// A proxied connection.
+    pub fn proxy(&self, session: u32) -> &Proxy {
+        &self.proxies[session as usize]
+    }
+
+    /// How it stands with a proxied connection.
+    pub fn set_proxy(&mut self, session: u32, proxy: Proxy) {
+        self.proxies[session as usize] = proxy;
+    }
+
+    /// Has a segment sent behind the burst.
+    pub fn say(&mut self, said: Said) {
+        if self.said.len() < MOST_SAID {
+            self.said.push(said);
+        }
+    }
+
+    /// True if there is something to send.
+    #[inline]
+    pub fn has_said(&self) -> bool {
+        !self.said.is_empty()
+    }
+
+    /// The segments to send.
+    pub fn take_said(&mut self) -> impl Iterator<Item = Said> + '_ {
+        self.said.drain(..)
     }
 
     /// Takes the next session whose time may have come. It is disarmed: arm it again or end it.

@@ -250,6 +250,11 @@ pub struct Gateway {
     events: EventLog,
 }
 
+/// A random number, from the system's entropy by way of the standard library's SipHash.
+fn random() -> u64 {
+    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
+}
+
 impl Gateway {
     /// Binds all devices and starts the workers.
     pub fn start(config: Config, file_name: &str, back_end: BackEnd) -> Result<Gateway, StartError> {
@@ -271,6 +276,8 @@ impl Gateway {
             claims,
             capacity,
         );
+        // Who knew it could make cookies himself: it is in no config.
+        node.limits.cookies.set_secret(Key(random(), random()));
         let program = XdpProgram::load()?;
         let started = Instant::now();
         let workers = start_workers(&node, pools, &cpus, started).map_err(system("start the workers"))?;

@@ -240,6 +240,16 @@ impl Gateway {
                 "Sessions that nobody had answered to and that made room for new ones, the oldest first.",
             ),
             (
+                "syn-cookies.sent",
+                sum(|worker| &worker.cookies_sent),
+                "SYNs answered with a cookie, by `syn_proxy_above`.",
+            ),
+            (
+                "syn-cookies.taken",
+                sum(|worker| &worker.cookies_taken),
+                "Clients that came back with their cookie: their sessions began.",
+            ),
+            (
                 "events.lost",
                 self.node().events.lost(),
                 "Events for the log that had no room, or could not be written.",

@@ -42,6 +42,8 @@ pub enum Verdict {
     Elsewhere(u8),
     /// Another worker gathers the fragments of its datagram.
     Gather(u8),
+    /// The gateway has answered it in another's name, and nothing goes on.
+    Answered,
     /// Its session needs a mapping of another worker: the next of [`crate::flow::steering::Loans::requests`].
     Borrow,
 }

@@ -4,6 +4,7 @@ pub mod checksum;
 mod drop_reason;
 pub mod hash;
 mod meta;
+pub mod siphash;
 pub mod view;
 
 pub use drop_reason::{DropReason, IcmpError};

@@ -10,7 +10,7 @@ use crate::flow::{Address, Flow, FlowTable, Flows, Handle, Tick, Tuple, due, flo
 use crate::mem::BURST;
 use crate::packet::view::{be16, protocol};
 use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags, positions};
-use crate::pipeline::{Context, session};
+use crate::pipeline::{Context, proxy, session};
 
 /// Bytes that a UDP, UDP-Lite, DCCP, SCTP or ICMP header has at least, and more than the ports need.
 const UPPER_HEADER_BYTES: u16 = 8;
@@ -198,8 +198,11 @@ pub(super) fn take<A: Address>(
         packet.meta.flow = handle;
         return Verdict::Decide;
     }
-    if flow.has(flow_flags::TCP) {
-        match track(packet, handle, table) {
+    if flow.has(flow_flags::TCP | flow_flags::PROXIED) {
+        let is_proxied = flow.has(flow_flags::PROXIED);
+        let tracked =
+            if is_proxied { proxy::track(packet, handle, table, cx) } else { track(packet, handle, table) };
+        match tracked {
             Tracked::Same => {}
             // Its idle time goes on (RFC 7857 section 7.1).
             Tracked::Passed => {
@@ -207,11 +210,13 @@ pub(super) fn take<A: Address>(
                 return Verdict::Continue;
             }
             // Another state has another idle time.
-            Tracked::Changed => {
-                table.flow_mut(handle).last_seen = now;
-                let due = due(table, handle.session(), &cx.tables.policy.timers);
-                table.rearm(handle.session(), due);
-                pressure::progressed(table, handle.session(), &cx.limits.half_open);
+            Tracked::Changed => change(table, handle, cx, now),
+            Tracked::Answered { has_changed } => {
+                if has_changed {
+                    table.flow_mut(handle).flags |= flow_flags::SEEN;
+                    change(table, handle, cx, now);
+                }
+                return Verdict::Answered;
             }
             Tracked::Reopened => {
                 packet.meta.flow = handle;
@@ -238,8 +243,16 @@ pub(super) fn note<A: Address>(meta: &mut Meta, handle: Handle, flow: &Flow<A>) 
     meta.dst_v4 = flow.new_dst.low();
 }
 
+/// A connection stands elsewhere than before.
+fn change<A: Address>(table: &mut FlowTable<A>, handle: Handle, cx: &Context<'_>, now: Tick) {
+    table.flow_mut(handle).last_seen = now;
+    let due = due(table, handle.session(), &cx.tables.policy.timers);
+    table.rearm(handle.session(), due);
+    pressure::progressed(table, handle.session(), &cx.limits.half_open);
+}
+
 /// What a packet meant to its connection.
-enum Tracked {
+pub(super) enum Tracked {
     /// It goes on, and the connection stands where it stood.
     Same,
     /// It goes on, and proves nothing.
@@ -248,6 +261,8 @@ enum Tracked {
     Changed,
     /// It begins a new connection in the place of one that has ended.
     Reopened,
+    /// It does not go on, and the gateway has answered to it; the connection may stand elsewhere.
+    Answered { has_changed: bool },
     /// It does not go on.
     Lost(DropReason),
 }
@@ -262,9 +277,14 @@ fn track<A: Address>(packet: &Packet, handle: Handle, table: &mut FlowTable<A>) 
         return Tracked::Lost(DropReason::TcpInvalid);
     };
     let direction = direction(handle);
-    let tracker = &mut table.record_mut(handle.session()).tcp;
+    advance(&mut table.record_mut(handle.session()).tcp, direction, &segment)
+}
+
+/// The tracker's word on a segment.
+#[inline(always)]
+pub(super) fn advance(tracker: &mut tcp::Tcp, direction: tcp::Direction, segment: &tcp::Segment) -> Tracked {
     let before = tracker.state();
-    match tracker.advance(direction, &segment) {
+    match tracker.advance(direction, segment) {
         tcp::Verdict::Forward if tracker.state() != before => Tracked::Changed,
         tcp::Verdict::Forward => Tracked::Same,
         tcp::Verdict::ForwardOnly => Tracked::Passed,

@@ -1,6 +1,7 @@
 //! ICMP errors about sessions (RFC 5508 sections 4 and 5): found by the packet they quote, and translated inside
 //! and out. An error never changes a session: it neither refreshes nor ends it (REQ-6, RFC 5382 REQ-10).
 
+use crate::flow::proxy::Proxy;
 use crate::flow::{Address, Flow, Flows, Tuple};
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Pass, Verdict, checksum, flags};
@@ -115,7 +116,15 @@ pub(super) fn follow<A: Table>(
 
 /// Translates an error that travels along `flow`: `l3` begins at the outer header, `l4` is the ICMP message's
 /// offset in it. What lies behind the first buffer of a chain is summed by the caller: `rest`.
-pub(super) fn translate<A: Address>(l3: &mut [u8], l4: usize, family: Family, flow: &Flow<A>, rest: u64) {
+/// `proxy`: the quoted segment's numbers are shifted as well.
+pub(super) fn translate<A: Address>(
+    l3: &mut [u8],
+    l4: usize,
+    family: Family,
+    flow: &Flow<A>,
+    proxy: Option<&Proxy>,
+    rest: u64,
+) {
     let inner_at = l4 + ICMP_BYTES;
     let Some(quoted) = l3.get(inner_at..).and_then(|bytes| quoted::<A>(bytes, family, flow.tuple.vrf)) else {
         unreachable!("it was read when the session was found");
@@ -130,6 +139,9 @@ pub(super) fn translate<A: Address>(l3: &mut [u8], l4: usize, family: Family, fl
         add_delta(inner, 10, flow.ip_delta);
     }
     let message = &mut inner[quoted.l4..];
+    if let Some(proxy) = proxy {
+        proxy.unwrite_quoted(message);
+    }
     match quoted.tuple.protocol {
         protocol::TCP | protocol::UDP => {
             message[0..2].copy_from_slice(&flow.new_dst_port.to_be_bytes());

@@ -15,6 +15,7 @@ mod icmp_error;
 mod link;
 mod network;
 mod plain;
+mod proxy;
 mod reassembly;
 pub mod review;
 mod rewrite;

@@ -1,12 +1,13 @@
 //! Rewrite: the translation of a session's packet, TTL and its checksum, then the egress interface's L2 header in
 //! front of the IP packet.
 
+use crate::flow::proxy::Proxy;
 use crate::flow::{Address, Flow, FlowTable, Flows, flow_flags, tcp};
 use crate::mem::Frame;
 use crate::packet::view::{array_mut, be16, ethertype, protocol};
 use crate::packet::{Family, Meta, Packet, Verdict, checksum, flags};
-use crate::pipeline::Context;
 use crate::pipeline::icmp_error::{self, add_delta};
+use crate::pipeline::{Context, proxy};
 use crate::tables::{Interface, NO_INTERFACE};
 use crate::telemetry::add;
 
@@ -81,11 +82,11 @@ fn rewrite(packet: &mut Packet, egress: &Interface) {
 /// Counts a session's packet and translates it.
 #[inline(always)]
 pub(super) fn along<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>, cx: &Context<'_>) {
-    let flow = table.flow_mut(packet.meta.flow);
     if packet.meta.flags & (flags::ICMP_ERROR | flags::FRAGMENT) != 0 {
-        unusual(packet, flow);
+        unusual(packet, table);
         return;
     }
+    let flow = table.flow_mut(packet.meta.flow);
     flow.count(packet.meta.ip_len);
     if flow.has(flow_flags::TCP) && is_syn(packet) {
         clamp_mss(packet, cx);
@@ -94,7 +95,11 @@ pub(super) fn along<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>, c
         let meta = &packet.meta;
         let (from, l4) = (usize::from(meta.l3), usize::from(meta.l4 - meta.l3));
         let family = meta.family;
+        let is_proxied = flow.has(flow_flags::PROXIED);
         translate(&mut packet.frame.bytes_mut()[from..], l4, family, flow);
+        if is_proxied {
+            proxy::rewrite(packet, table);
+        }
     }
 }
 
@@ -175,11 +180,18 @@ fn portless<A: Address>(message: &mut [u8], flow: &Flow<A>) {
 }
 
 #[cold]
-fn unusual<A: Address>(packet: &mut Packet, flow: &mut Flow<A>) {
+fn unusual<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>) {
+    let handle = packet.meta.flow;
+    let is_proxied = table.flow(handle).has(flow_flags::PROXIED);
     if packet.meta.has(flags::ICMP_ERROR) {
-        error(packet, flow);
-    } else {
-        fragment(packet, flow);
+        // What the server was sent has its own numbers, and it is that which errors to the client quote.
+        let shifted = is_proxied && handle.direction() == 0;
+        error(packet, table.flow(handle), shifted.then(|| table.proxy(handle.session())));
+        return;
+    }
+    fragment(packet, table.flow_mut(handle));
+    if is_proxied && !packet.meta.has(flags::LATER_FRAGMENT) {
+        proxy::rewrite(packet, table);
     }
 }
 
@@ -224,7 +236,7 @@ fn renumber(packet: &mut Packet, flows: &mut Flows) {
     }
 }
 
-fn error<A: Address>(packet: &mut Packet, flow: &Flow<A>) {
+fn error<A: Address>(packet: &mut Packet, flow: &Flow<A>, proxy: Option<&Proxy>) {
     let meta = packet.meta;
     let (from, l4) = (usize::from(meta.l3), usize::from(meta.l4 - meta.l3));
     if !packet.frame.is_chained() {
@@ -242,7 +254,7 @@ fn error<A: Address>(packet: &mut Packet, flow: &Flow<A>) {
     if meta.family == Family::Ipv6 {
         rest += u64::from(protocol::ICMPV6) + all as u64;
     }
-    icmp_error::translate(&mut packet.frame.bytes_mut()[from..], l4, meta.family, flow, rest);
+    icmp_error::translate(&mut packet.frame.bytes_mut()[from..], l4, meta.family, flow, proxy, rest);
 }
 
 /// Takes one off TTL or hop limit, and mends the IPv4 checksum (RFC 1624).

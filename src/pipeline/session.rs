@@ -9,6 +9,7 @@ use crate::config::Filtering;
 use crate::flow::directory::NotHeld;
 use crate::flow::embryos::Kind;
 use crate::flow::nat::Refused;
+use crate::flow::proxy::Proxy;
 use crate::flow::steering::{Loan, Request, Steering};
 use crate::flow::{
     Address, Flow, FlowTable, Flows, Full, Handle, Holdings, Record, Tick, Tuple, due, flow_flags, pressure,
@@ -18,7 +19,7 @@ use crate::neighbours::addr_key;
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::route::{self, NO_NEIGHBOUR, Route};
-use crate::pipeline::{Allowed, Context, Decision, Question, decide, flow, icmp_error, reassembly};
+use crate::pipeline::{Allowed, Context, Decision, Question, decide, flow, icmp_error, proxy, reassembly};
 use crate::tables::policy::{Action, Bound, NO_NAT_RULE, Policy, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::events::{SessionEvent, SessionRecord};
@@ -171,16 +172,21 @@ fn open<A: Table>(
     flows: &mut Flows,
     now: Tick,
 ) -> Result<Verdict, DropReason> {
-    let question = question(packet);
+    let mut question = question(packet);
+    let proved = proxy::proved(packet, tuple, cx);
+    if proved.is_some() {
+        // As it was asked when the SYN came.
+        question.tcp_flags = tcp::flags::SYN;
+    }
     if flows.nat.steering.is_none() {
-        return open_here(packet, tuple, &question, cx, flows, now);
+        return open_here(packet, tuple, &question, proved, cx, flows, now);
     }
     if cx.pass != Pass::Handed
         && let Some(worker) = elsewhere(tuple, &question, cx, flows)?
     {
         return Ok(Verdict::Elsewhere(worker));
     }
-    let result = open_here(packet, tuple, &question, cx, flows, now);
+    let result = open_here(packet, tuple, &question, proved, cx, flows, now);
     if !matches!(result, Ok(Verdict::Continue | Verdict::Borrow))
         && let Some(steering) = &flows.nat.steering
     {
@@ -226,6 +232,7 @@ fn open_here<A: Table>(
     packet: &mut Packet,
     tuple: &Tuple<A>,
     question: &Question,
+    proved: Option<Proxy>,
     cx: &Context<'_>,
     flows: &mut Flows,
     now: Tick,
@@ -271,7 +278,12 @@ fn open_here<A: Table>(
         let payload = usize::from(packet.meta.ip_len) - l4;
         let segment =
             l3.get(l4..).and_then(|l4| tcp::Segment::parse(l4, payload)).ok_or(DropReason::TcpInvalid)?;
-        tracker = tcp::Tcp::open(&segment, cx.tables.policy.loose_tcp).map_err(flow::tcp_reason)?;
+        let first = proved.map_or(segment, |proxy| proxy.syn());
+        tracker = tcp::Tcp::open(&first, cx.tables.policy.loose_tcp).map_err(flow::tcp_reason)?;
+        let opens = proved.is_none() && tracker.state() == tcp::State::SynSent;
+        if opens && proxy::is_wanted(allowed.from_zone, (allowed.dst, allowed.vrf), cx) {
+            return proxy::ask(packet, tuple, allowed.egress, cx, flows);
+        }
     }
     let loan = match (loan_needed(question, &allowed, cx.tables, flows), flows.nat.loans.given) {
         (None, _) => None,
@@ -281,8 +293,12 @@ fn open_here<A: Table>(
             return Ok(Verdict::Borrow);
         }
     };
-    let handle = install(tuple, question, &allowed, mapped, loan, tracker, cx, flows, now)?;
+    let first = (tracker, proved.is_some());
+    let handle = install(tuple, question, &allowed, mapped, loan, first, cx, flows, now)?;
     packet.meta.flow = Handle::NONE;
+    if let Some(proxy) = proved {
+        return Ok(proxy::begin::<A>(handle, proxy, packet, cx, flows));
+    }
     flow::note(&mut packet.meta, handle, A::table(flows).flow(handle));
     Ok(Verdict::Continue)
 }
@@ -394,7 +410,7 @@ fn install<A: Table>(
     allowed: &Allowed,
     mapped: Option<Mapped>,
     loan: Option<Loan>,
-    tracker: tcp::Tcp,
+    (tracker, is_proved): (tcp::Tcp, bool),
     cx: &Context<'_>,
     flows: &mut Flows,
     now: Tick,
@@ -415,10 +431,10 @@ fn install<A: Table>(
         Err(reason @ DropReason::SourceCheck) => return Err(reason),
         other => other,
     };
-    // A SYN that a loose tracker takes up in the middle is none.
-    let opens = tracker.state() == tcp::State::SynSent;
-    let half_open = policy.zones[usize::from(allowed.from_zone)].half_open_per_destination;
-    let half_open = Some(half_open).filter(|limit| opens && *limit != u32::MAX);
+    // What a loose tracker takes up in the middle does not open, and whoever has proved itself is not in doubt.
+    let opens = tracker.state() == tcp::State::SynSent && !is_proved;
+    let zone = &policy.zones[usize::from(allowed.from_zone)];
+    let half_open = (opens && zone.counts_half_open()).then_some(zone.half_open_per_destination);
     if half_open.is_some_and(|limit| cx.limits.half_open.count(allowed.dst, allowed.vrf) >= limit) {
         return Err(DropReason::HalfOpenLimit);
     }

@@ -13,7 +13,9 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 
 use crate::by_slot::BySlot;
+use crate::flow::cookie::Cookies;
 use crate::flow::half_open::HalfOpen;
+use crate::flow::proxy::Said;
 use crate::host::{LinkTarget, OwnBytes, arp, icmp, nd, tcp};
 use crate::mem::{Frame, FramePool};
 use crate::neighbours::{self, NeighbourTable, State, addr_key};
@@ -75,6 +77,8 @@ pub struct Limits {
     pub zones: Box<[Bucket; 256]>,
     /// TCP connections that open, by destination.
     pub half_open: Arc<HalfOpen>,
+    /// What SYNs are answered with.
+    pub cookies: Cookies,
 }
 
 impl Limits {
@@ -86,6 +90,7 @@ impl Limits {
             advertisements: (0..interfaces).map(|_| Appointment::default()).collect(),
             rules: BySlot::default(),
             zones: Box::new([const { Bucket::new() }; 256]),
+            cookies: Cookies::new(key),
             half_open: Arc::new(HalfOpen::new(key).expect("address space for 512 KiB")),
         }
     }
@@ -176,6 +181,10 @@ impl SlowPath {
             Verdict::Punt => self.punt(packet, cx, pool, limits),
             Verdict::Resolve => self.resolve(packet, cx, pool),
             Verdict::Fragment => self.fragment(packet, cx, pool),
+            Verdict::Answered => {
+                self.consumed(packet, None, cx, pool);
+                Ok(())
+            }
             Verdict::Continue
             | Verdict::Forward
             | Verdict::Decide
@@ -374,6 +383,17 @@ impl SlowPath {
             _ => pool.put(packet.frame),
         }
         Ok(())
+    }
+
+    /// Sends a segment in the name of one side of a connection to the other.
+    pub fn speak(&mut self, said: &Said, cx: &Context<'_>, pool: &mut FramePool) {
+        if self.has_budget()
+            && let Some(bytes) = tcp::segment(said)
+            && let Some(frame) = pool.take_filled(&bytes)
+        {
+            add(&cx.counters.originated, 1);
+            self.push_own(frame, said.vrf);
+        }
     }
 
     // ---- what the gateway sends by itself

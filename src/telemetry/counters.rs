@@ -106,6 +106,10 @@ pub struct WorkerCounters {
     pub sessions_ended: AtomicU64,
     /// Those of them that nobody had answered to and that made room for others.
     pub sessions_recycled: AtomicU64,
+    /// SYNs answered with a cookie.
+    pub cookies_sent: AtomicU64,
+    /// Cookies that came back, and began a session.
+    pub cookies_taken: AtomicU64,
     /// Sessions that the review after a change has decided again, as before.
     pub sessions_kept: AtomicU64,
     /// To another rule, egress or next hop.
@@ -154,6 +158,8 @@ impl WorkerCounters {
             sessions_opened: AtomicU64::new(0),
             sessions_ended: AtomicU64::new(0),
             sessions_recycled: AtomicU64::new(0),
+            cookies_sent: AtomicU64::new(0),
+            cookies_taken: AtomicU64::new(0),
             sessions_kept: AtomicU64::new(0),
             sessions_moved: AtomicU64::new(0),
             sessions_condemned: AtomicU64::new(0),

@@ -148,8 +148,11 @@ impl Policy {
                 half_open: limit(flows.half_open),
             },
             zones: Box::new(
-                [ZoneLimits { rate: None, half_open_per_destination: limit(flows.half_open_per_destination) };
-                    256],
+                [ZoneLimits {
+                    rate: None,
+                    half_open_per_destination: limit(flows.half_open_per_destination),
+                    syn_proxy_above: u32::MAX,
+                }; 256],
             ),
             nat: nat::Limits {
                 hold_down: [Duration::from_secs(u64::from(config.nat.hold_down_s.get())); 4],
@@ -282,6 +285,9 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         limits.rate = zone.rate_limit.map(RateLimit::from);
         if let Some(limit) = zone.half_open_per_destination {
             limits.half_open_per_destination = limit.get();
+        }
+        if let Some(above) = zone.syn_proxy_above {
+            limits.syn_proxy_above = above.get();
         }
     }
     let key = crate::tables::meaning::key(config);

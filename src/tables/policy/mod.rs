@@ -229,6 +229,15 @@ pub struct ZoneLimits {
     pub rate: Option<RateLimit>,
     /// TCP connections still opening to one destination; `u32::MAX` = no limit.
     pub half_open_per_destination: u32,
+    /// Beyond so many of them clients have to prove themselves first; `u32::MAX` = never.
+    pub syn_proxy_above: u32,
+}
+
+impl ZoneLimits {
+    /// True if somebody asks how many connections open.
+    pub fn counts_half_open(&self) -> bool {
+        self.half_open_per_destination != u32::MAX || self.syn_proxy_above != u32::MAX
+    }
 }
 
 /// Zones, groups, rules and NAT, compiled.
