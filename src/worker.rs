@@ -545,6 +545,22 @@ impl Engine {
         }
     }
 
+    /// Sends what proxied connections need whose servers have not answered.
+    #[cold]
+    fn remind(&mut self, tables: &Tables, now: Nanos, node: &Node, queues: &mut [Queue]) {
+        let cx = Context {
+            now,
+            tables,
+            neighbours: &node.neighbours,
+            counters: &node.counters[self.id],
+            limits: &node.limits,
+            ingress: Ingress::Own { vrf: 0 },
+            pass: Pass::First,
+        };
+        self.speak(&cx);
+        self.send_emitted(&cx, node, queues);
+    }
+
     /// Sends a finished packet on its way. Returns the queue that takes all frames of its egress.
     #[inline(never)]
     fn leave(
@@ -665,6 +681,10 @@ impl Engine {
             let counters = &node.counters[self.id];
             self.flows.nat.set_limits(tables.policy.nat);
             worked |= self.flows.expire(&tables.policy.timers, now, counters);
+            if self.flows.v4.has_said() || self.flows.v6.has_said() {
+                self.remind(tables, now, node, queues);
+                worked = true;
+            }
             while let Some((held, lost)) = self.flows.fragments.next_settled() {
                 self.lose_frame(held.frame, node, lost.unwrap_or(DropReason::FragmentTimeout));
             }

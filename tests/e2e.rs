@@ -8,6 +8,8 @@
 mod gateway;
 #[path = "e2e/lab.rs"]
 mod lab;
+#[path = "e2e/pressure.rs"]
+mod pressure;
 #[path = "e2e/sessions.rs"]
 mod sessions;
 

@@ -376,7 +376,8 @@ fn expire_in<A: Address>(
         *budget -= 1;
         let due = due(table, session, timers);
         if due > tick {
-            table.arm(session, due);
+            let again = proxy::ask_again(table, session, tick);
+            table.arm(session, again.map_or(due, |again| again.min(due)));
             continue;
         }
         let tuples = retire(table, nat, session, SessionEvent::Ended, now, counters);

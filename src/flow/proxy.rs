@@ -13,8 +13,8 @@
 //!                  <-  ACK, window                      everything else passes, shifted
 //! ```
 //!
-//! The gateway has no timers for that: what is lost the client causes to be sent again, who probes the closed window (RFC
-//! 9293 section 3.8.6.1), or the server, who sends its SYN-ACK again. What was promised to the client and what the server
+//! Our SYN is sent again after one second, two, four ... ([`ask_again`]), and whenever the client probes the closed window
+//! (RFC 9293 section 3.8.6.1); anything else that is lost one of the two sends again by himself. What was promised to the client and what the server
 //! can do may differ in the window scale: windows are scaled anew. SACK that the server does not know it ignores.
 
 use std::net::IpAddr;
@@ -22,8 +22,8 @@ use std::net::IpAddr;
 use zerocopy::FromZeros;
 
 use super::cookie::Offer;
-use super::tcp::{Direction, Segment, SynOptions, flags};
-use super::{Address, Tuple};
+use super::tcp::{Direction, Segment, State, SynOptions, flags};
+use super::{Address, FlowTable, Handle, Tick, Tuple, flow_flags};
 use crate::packet::checksum;
 
 /// What the client is promised if it can scale windows: 8 MiB, in steps of 128 bytes.
@@ -51,6 +51,29 @@ pub struct Proxy {
     sack: u8,
     /// The server has answered.
     is_open: u8,
+    /// How often the server was asked again by the clock.
+    asked_again: u32,
+}
+
+/// How long the server may take to answer our SYN before it is asked again; then twice as long (RFC 6298 section 2.1).
+pub const PATIENCE_S: u32 = 1;
+
+/// A session's timer has fired early. If it is one whose server has not answered, that is asked again when it is time:
+/// when next.
+pub(super) fn ask_again<A: Address>(table: &mut FlowTable<A>, session: u32, now: Tick) -> Option<Tick> {
+    let [forward, reply] = [0, 1].map(|direction| table.flow(Handle::new(session, direction)));
+    let (is_proxied, record) = (forward.has(flow_flags::PROXIED), table.record(session));
+    let mut proxy = is_proxied.then(|| *table.proxy(session)).filter(|proxy| !proxy.is_open())?;
+    if record.tcp.state() != State::SynSent {
+        return None;
+    }
+    let (began, said) = (record.created, proxy.syn_to_server(&reply.tuple.reversed(reply.tuple.vrf)));
+    if now >= proxy.next_time(began) {
+        proxy.asked_again += 1;
+        table.set_proxy(session, proxy);
+        table.say(said);
+    }
+    Some(proxy.next_time(began))
 }
 
 /// A segment that the gateway sends in the name of one side to the other.
@@ -102,7 +125,13 @@ impl Proxy {
             scales: [offer.scale.unwrap_or(NO_SCALE), NO_SCALE],
             sack: offer.sack.into(),
             is_open: 0,
+            asked_again: 0,
         }
+    }
+
+    /// When the server is to be asked again that was asked at `began`.
+    fn next_time(&self, began: Tick) -> Tick {
+        began.after(PATIENCE_S << self.asked_again.min(16))
     }
 
     /// The server has answered.
@@ -166,11 +195,15 @@ impl Proxy {
         self.cookie.wrapping_sub(self.shift)
     }
 
-    /// The SYN for the server, along `tuple`; no interface carries larger segments than `mss`.
-    pub fn syn_to_server<A: Address>(&self, tuple: &Tuple<A>, mss: u16) -> Said {
+    /// The SYN for the server, along `tuple`.
+    pub fn syn_to_server<A: Address>(&self, tuple: &Tuple<A>) -> Said {
         let syn = self.syn();
-        let options = SynOptions { mss: Some(self.mss.min(mss)), ..syn.options };
-        Said { options: Some(options), ..Said::along(tuple, syn.seq, 0, flags::SYN, syn.window) }
+        Said { options: Some(syn.options), ..Said::along(tuple, syn.seq, 0, flags::SYN, syn.window) }
+    }
+
+    /// No interface on the way carries larger segments.
+    pub fn limit_mss(&mut self, mss: u16) {
+        self.mss = self.mss.min(mss);
     }
 
     /// The last segment of the handshake, along `tuple`.

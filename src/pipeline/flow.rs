@@ -201,7 +201,7 @@ pub(super) fn take<A: Address>(
     if flow.has(flow_flags::TCP | flow_flags::PROXIED) {
         let is_proxied = flow.has(flow_flags::PROXIED);
         let tracked =
-            if is_proxied { proxy::track(packet, handle, table, cx) } else { track(packet, handle, table) };
+            if is_proxied { proxy::track(packet, handle, table) } else { track(packet, handle, table) };
         match tracked {
             Tracked::Same => {}
             // Its idle time goes on (RFC 7857 section 7.1).

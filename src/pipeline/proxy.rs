@@ -4,9 +4,9 @@
 //! ([`crate::flow::proxy`]).
 
 use crate::flow::cookie::Offer;
-use crate::flow::proxy::{Proxy, SCALE, Said};
+use crate::flow::proxy::{PATIENCE_S, Proxy, SCALE, Said};
 use crate::flow::tcp::{self, Direction, Segment, SynOptions, flags as tcp_flags};
-use crate::flow::{Address, Flow, FlowTable, Flows, Handle, Tuple, flow_flags};
+use crate::flow::{Address, Flow, FlowTable, Flows, Handle, Tick, Tuple, flow_flags};
 use crate::packet::view::protocol;
 use crate::packet::{DropReason, Family, Packet, Verdict, flags};
 use crate::pipeline::Context;
@@ -96,7 +96,7 @@ pub(super) fn proved<A: Address>(packet: &Packet, tuple: &Tuple<A>, cx: &Context
 #[cold]
 pub(super) fn begin<A: Table>(
     handle: Handle,
-    proxy: Proxy,
+    mut proxy: Proxy,
     packet: &Packet,
     cx: &Context<'_>,
     flows: &mut Flows,
@@ -106,23 +106,14 @@ pub(super) fn begin<A: Table>(
         let flow = table.flow_mut(handle);
         flow.flags = flow.flags & !flow_flags::TCP | flow_flags::PROXIED | flow_flags::TRANSLATED;
     }
+    let forward = table.flow(handle);
+    proxy.limit_mss(largest_mss([forward.ingress, forward.egress], packet.meta.family, cx));
     table.set_proxy(handle.session(), proxy);
+    table.rearm(handle.session(), Tick::of(cx.now).after(PATIENCE_S));
     add(&cx.counters.cookies_taken, 1);
-    let said = syn(handle.session(), &proxy, packet.meta.family, table, cx);
-    table.say(said);
+    let syn = proxy.syn_to_server(&to_server(table.flow(handle.other())));
+    table.say(syn);
     Verdict::Answered
-}
-
-fn syn<A: Address>(
-    session: u32,
-    proxy: &Proxy,
-    family: Family,
-    table: &FlowTable<A>,
-    cx: &Context<'_>,
-) -> Said {
-    let forward = table.flow(Handle::new(session, 0));
-    let mss = largest_mss([forward.ingress, forward.egress], family, cx);
-    proxy.syn_to_server(&to_server(table.flow(Handle::new(session, 1))), mss)
 }
 
 /// The tuple that the server sees.
@@ -132,17 +123,12 @@ fn to_server<A: Address>(reply: &Flow<A>) -> Tuple<A> {
 
 /// TCP's word on a packet of a proxied session.
 #[cold]
-pub(super) fn track<A: Address>(
-    packet: &Packet,
-    handle: Handle,
-    table: &mut FlowTable<A>,
-    cx: &Context<'_>,
-) -> Tracked {
+pub(super) fn track<A: Address>(packet: &Packet, handle: Handle, table: &mut FlowTable<A>) -> Tracked {
     let Some(segment) = segment_of(packet) else { return Tracked::Lost(DropReason::TcpInvalid) };
     let proxy = *table.proxy(handle.session());
     let direction = flow::direction(handle);
     if !proxy.is_open() {
-        return opening(packet, &segment, proxy, handle, table, cx);
+        return opening(&segment, proxy, handle, table);
     }
     let shown = proxy.shown(direction, &segment);
     let is_syn_ack = shown.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN | tcp_flags::ACK;
@@ -157,12 +143,10 @@ pub(super) fn track<A: Address>(
 
 /// While the server has not answered nothing passes.
 fn opening<A: Address>(
-    packet: &Packet,
     segment: &Segment,
     mut proxy: Proxy,
     handle: Handle,
     table: &mut FlowTable<A>,
-    cx: &Context<'_>,
 ) -> Tracked {
     let session = handle.session();
     let [forward, reply] = [0, 1].map(|direction| table.flow(Handle::new(session, direction)).tuple);
@@ -179,8 +163,7 @@ fn opening<A: Address>(
         (Direction::Original, tcp_flags::ACK) if !is_refused => {
             proxy.heard(segment);
             table.set_proxy(session, proxy);
-            let said = syn(session, &proxy, packet.meta.family, table, cx);
-            table.say(said);
+            table.say(proxy.syn_to_server(&to_server));
             Tracked::Answered { has_changed: false }
         }
         (Direction::Original, _) => Tracked::Answered { has_changed: false },

@@ -59,7 +59,7 @@ fn zoned() -> Config {
 }
 
 /// A program that runs beside the test.
-struct Server(Child);
+pub struct Server(pub Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -69,7 +69,7 @@ impl Drop for Server {
 }
 
 /// A Python program on a host, once it has said its first line.
-fn python(lab: &Lab, host: &str, name: &str, program: &str) -> Server {
+pub fn python(lab: &Lab, host: &str, name: &str, program: &str) -> Server {
     let file = lab.path(name);
     std::fs::write(&file, program).expect("the program can be written");
     let mut command = lab.command(host, &format!("python3 -u {}", file.display()));
@@ -82,7 +82,7 @@ fn python(lab: &Lab, host: &str, name: &str, program: &str) -> Server {
 }
 
 /// A Python program that ends by itself: what it printed.
-fn python_says(lab: &Lab, host: &str, program: &str) -> String {
+pub fn python_says(lab: &Lab, host: &str, program: &str) -> String {
     let file = lab.path(&format!("{host}.py"));
     std::fs::write(&file, program).expect("the program can be written");
     lab.must(host, &format!("python3 {}", file.display()))

@@ -169,7 +169,7 @@ def _(c):
         again.server_says("R", ack=10)
 
 
-@story("syn-proxy-remembers-nothing", "Every SYN is answered, and the acknowledgment of any of the cookies of the last minute opens; before it there is no session.",
+@story("syn-proxy-remembers-nothing", "Every SYN is answered, and the acknowledgment of any of the cookies of the last minute opens, or a probe of the closed window; before it there is no session.",
        SOURCE, zoned(WEB, PROXY))
 def _(c):
     talk = Proxied(c, *BOTH[0])
@@ -179,6 +179,8 @@ def _(c):
     Talk(c, (H4, 80), (S4, 40000)).up(T("SA", 5000, 1001), drop="firewall-deny")
     talk.prove().answer(mss=1460, scale=7, sack=True)
     talk.client_says(data=10)
+    probes = Proxied(c, *BOTH[1]).ask().prove(seq=1000).answer(mss=1460, scale=7, sack=True)  # its ACK was lost
+    probes.client_says(data=10)
 
 
 @story("syn-proxy-wrong-cookies", "A number we did not choose, another client's, another connection's, one that is too old: no session.",
@@ -215,8 +217,8 @@ def _(c):
     wide.client_says(data=10, window=4, heard=4)
 
 
-@story("syn-proxy-server-silent", "A server that does not answer is asked again whenever the client probes; nothing reaches the client, and after four minutes the session is gone.",
-       SOURCE, zoned(WEB, PROXY))
+@story("syn-proxy-server-silent", "A server that does not answer is asked again after one second, two, four, and whenever the client probes; nothing reaches the client, and after four minutes the session is gone.",
+       SOURCE + ", RFC 6298 section 5.5", zoned(WEB, PROXY))
 def _(c):
     for base, (client, server) in ((0, BOTH[0]), (1_000_000, BOTH[1])):
         c.at(base)
@@ -224,6 +226,10 @@ def _(c):
         c.at(base + 1000)
         talk.prove()  # sent again
         talk.prove(seq=1000)  # a probe
+        talk.syn()  # and by ourselves
+        for second in (2, 4, 8, 16, 32, 64, 128):
+            c.at(base + second * 1000 + 100)
+            talk.syn()
         c.at(base + 250_000)
         talk.from_server(T("SA", 5000, 1001), drop="firewall-deny")
 
