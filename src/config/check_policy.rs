@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ahash::{AHashMap, AHashSet};
 
@@ -73,7 +74,7 @@ impl<'a> Checks<'a, '_> {
     /// A short config can mean more than memory holds.
     fn lines(&mut self) {
         let config = self.config;
-        let rules = |table: &'static str, rules: &'a [Rule]| {
+        let rules = |table: &'static str, rules: &'a [Arc<Rule>]| {
             rules.iter().enumerate().map(move |(index, rule)| {
                 let ports = rule.source_ports.as_deref().map_or(1, <[_]>::len);
                 (table, index, &rule.name, (&rule.from, &rule.to), rule.service.as_deref(), ports)

@@ -93,13 +93,13 @@ pub struct Config {
     pub zones: Vec<Zone>,
     /// `[[group]]`
     #[serde(rename = "group", skip_serializing_if = "Vec::is_empty")]
-    pub groups: Vec<Group>,
+    pub groups: Vec<Arc<Group>>,
     /// `[[admin_rule]]`, before all rules.
     #[serde(rename = "admin_rule", skip_serializing_if = "Vec::is_empty")]
-    pub admin_rules: Vec<Rule>,
+    pub admin_rules: Vec<Arc<Rule>>,
     /// `[[rule]]`
     #[serde(rename = "rule", skip_serializing_if = "Vec::is_empty")]
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Arc<Rule>>,
     /// `[nat]`
     pub nat: Nat,
 }

@@ -1,13 +1,20 @@
 //! Members of groups that come and go while the gateway runs.
 
+use std::sync::Arc;
+
 use ahash::AHashSet;
 
 use crate::config::{Group, GroupName, Member};
 use crate::control::{Fault, GroupMembers, Patch};
 
-/// The groups after these changes; `None` where none of the changes is of groups.
-pub(super) fn changed(groups: &[Group], patches: &[Patch]) -> Result<Option<Vec<Group>>, Fault> {
-    let mut new: Option<Vec<Group>> = None;
+/// Changes of a group at once, beyond which its members are listed by hash: less than that is quicker found by looking
+/// at them all.
+const FEW: usize = 8;
+
+/// The groups after these changes, those that none of them names as they were; `None` where none of the changes is of
+/// groups.
+pub(super) fn changed(groups: &[Arc<Group>], patches: &[Patch]) -> Result<Option<Vec<Arc<Group>>>, Fault> {
+    let mut new: Option<Vec<Arc<Group>>> = None;
     for patch in patches {
         let (change, is_added) = match patch {
             Patch::GroupAdd(change) => (change, true),
@@ -22,12 +29,12 @@ pub(super) fn changed(groups: &[Group], patches: &[Patch]) -> Result<Option<Vec<
     Ok(new)
 }
 
-fn at(groups: &[Group], name: &GroupName) -> Result<usize, Fault> {
+fn at(groups: &[Arc<Group>], name: &GroupName) -> Result<usize, Fault> {
     let found = groups.iter().position(|group| group.name == *name);
     found.ok_or_else(|| Fault::not_found(format!("no group {name}: groups are made by the config")))
 }
 
-fn add(groups: &mut [Group], change: &GroupMembers) -> Result<(), Fault> {
+fn add(groups: &mut [Arc<Group>], change: &GroupMembers) -> Result<(), Fault> {
     let GroupMembers { group: name, members } = change;
     let group = at(groups, name)?;
     // Inner groups that were looked into: what comes in here does not change what they hold.
@@ -41,29 +48,49 @@ fn add(groups: &mut [Group], change: &GroupMembers) -> Result<(), Fault> {
             return Err(Fault::refused(message));
         }
     }
-    let mut known: AHashSet<&Member> = groups[group].members.iter().collect();
-    let new: Vec<Member> = members.iter().filter(|member| known.insert(member)).cloned().collect();
-    groups[group].members.extend(new);
+    let old = &groups[group].members;
+    let new: Vec<Member> = if members.len() <= FEW {
+        let is_first = |at: usize| !members[..at].contains(&members[at]) && !old.contains(&members[at]);
+        (0..members.len()).filter(|at| is_first(*at)).map(|at| members[at].clone()).collect()
+    } else {
+        let mut known: AHashSet<&Member> = old.iter().collect();
+        members.iter().filter(|member| known.insert(member)).cloned().collect()
+    };
+    if !new.is_empty() {
+        Arc::make_mut(&mut groups[group]).members.extend(new);
+    }
     Ok(())
 }
 
-fn delete(groups: &mut [Group], change: &GroupMembers) -> Result<(), Fault> {
+fn delete(groups: &mut [Arc<Group>], change: &GroupMembers) -> Result<(), Fault> {
     let GroupMembers { group: name, members } = change;
     let group = at(groups, name)?;
-    let group = &mut groups[group].members;
-    let known: AHashSet<&Member> = group.iter().collect();
+    let unknown = |member| Fault::not_found(format!("group {name} has no member {member}; see show groups"));
+    if members.len() <= FEW {
+        let mut left = groups[group].members.clone();
+        for member in members {
+            if !left.contains(member) {
+                return Err(unknown(member));
+            }
+            left.retain(|known| known != member);
+        }
+        groups[group] = Arc::new(Group { name: name.clone(), members: left });
+        return Ok(());
+    }
+    let known: AHashSet<&Member> = groups[group].members.iter().collect();
     let mut gone = AHashSet::with_capacity(members.len());
     for member in members {
         if !known.contains(member) || !gone.insert(member) {
-            return Err(Fault::not_found(format!("group {name} has no member {member}; see show groups")));
+            return Err(unknown(member));
         }
     }
-    group.retain(|member| !gone.contains(member));
+    let left = groups[group].members.iter().filter(|member| !gone.contains(member)).cloned().collect();
+    groups[group] = Arc::new(Group { name: name.clone(), members: left });
     Ok(())
 }
 
 /// True if the group is the one called `name`, or that is in it at any depth.
-fn holds(groups: &[Group], group: usize, name: &GroupName) -> bool {
+fn holds(groups: &[Arc<Group>], group: usize, name: &GroupName) -> bool {
     let mut seen = vec![false; groups.len()];
     let mut open = vec![group];
     while let Some(group) = open.pop() {
@@ -84,10 +111,10 @@ fn holds(groups: &[Group], group: usize, name: &GroupName) -> bool {
 mod tests {
     use super::*;
 
-    fn groups() -> Vec<Group> {
-        let group = |name: &str, members: &[&str]| Group {
-            name: name.parse().expect("a name"),
-            members: members.iter().map(|member| member.parse().expect("a member")).collect(),
+    fn groups() -> Vec<Arc<Group>> {
+        let group = |name: &str, members: &[&str]| {
+            let members = members.iter().map(|member| member.parse().expect("a member")).collect();
+            Arc::new(Group { name: name.parse().expect("a name"), members })
         };
         vec![group("a", &["10.0.0.0/8", "group:b"]), group("b", &["group:c"]), group("c", &[])]
     }

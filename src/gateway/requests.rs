@@ -144,7 +144,7 @@ impl Gateway {
     fn commit_with_neighbours(
         &mut self,
         patches: &[Patch],
-        groups: Option<Vec<config::Group>>,
+        groups: Option<Vec<Arc<config::Group>>>,
         routes: Vec<(u16, IpNet, Option<Target>)>,
     ) -> Result<(), Fault> {
         let old_neighbours = self.config.neighbours.clone();
@@ -274,7 +274,7 @@ impl Gateway {
     }
 
     /// The policy as it is with other groups.
-    fn policy_with(&mut self, groups: &[config::Group]) -> Result<Arc<Policy>, Fault> {
+    fn policy_with(&mut self, groups: &[Arc<config::Group>]) -> Result<Arc<Policy>, Fault> {
         let old = std::mem::replace(&mut self.config.groups, groups.to_vec());
         let compiled = policy::policy(&self.config, &mut self.compiler);
         self.config.groups = old;

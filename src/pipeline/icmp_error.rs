@@ -106,9 +106,7 @@ pub(super) fn follow<A: Table>(
     if !handle.is_some() || A::dst_of(bytes) != quoted.tuple.src {
         return Err(DropReason::IcmpErrorNoSession);
     }
-    if A::table(flows).flow(handle).epoch != cx.tables.flow_epoch() {
-        session::decide_again::<A>(handle.session(), cx, flows)?;
-    }
+    session::bring_up_to_date::<A>(handle.session(), cx, flows)?;
     packet.meta.flags |= flags::ICMP_ERROR;
     flow::note(&mut packet.meta, handle, A::table(flows).flow(handle));
     Ok(Verdict::Continue)

@@ -742,20 +742,22 @@ pub(super) fn refresh<A: Table>(
             return Err(DropReason::SourceCheck);
         }
     }
-    if flow.epoch != cx.tables.flow_epoch() {
-        decide_again::<A>(handle.session(), cx, flows)?;
-    }
+    bring_up_to_date::<A>(handle.session(), cx, flows)?;
     // Last: deciding again expects replies where the session leaves.
     A::table(flows).flow_mut(handle).ingress = interface;
     Ok(())
 }
 
-/// Asks policy again about a session, because of a packet of it: it goes on as policy says now, or it ends.
-pub(super) fn decide_again<A: Table>(
+/// Asks policy again about a session that a change may matter to, because of a packet of it: it goes on as policy says
+/// now, or it ends.
+pub(super) fn bring_up_to_date<A: Table>(
     session: u32,
     cx: &Context<'_>,
     flows: &mut Flows,
 ) -> Result<(), DropReason> {
+    if is_current(session, cx.tables, A::table(flows)) {
+        return Ok(());
+    }
     match judge::<A>(session, cx, flows) {
         Ok(judged) => {
             adopt::<A>(session, &judged, cx, flows);
@@ -768,10 +770,28 @@ pub(super) fn decide_again<A: Table>(
     }
 }
 
+/// True if nothing has changed that a session's decision follows from. It is then as good as made by these tables.
+fn is_current<A: Address>(session: u32, tables: &Tables, table: &mut FlowTable<A>) -> bool {
+    let newest = tables.flow_epoch();
+    // Both flows of a session have the same.
+    let epoch = table.flow(Handle::new(session, 0)).epoch;
+    if epoch == newest {
+        return true;
+    }
+    let record = table.record(session);
+    let holds = tables.still_holds(epoch, record.from_zone, record.to_zone);
+    if holds {
+        for direction in [0, 1] {
+            table.flow_mut(Handle::new(session, direction)).epoch = newest;
+        }
+    }
+    holds
+}
+
 /// What became of a session when its policy was looked at without a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Its decision is of these tables already.
+    /// Its decision is of these tables already, or nothing it follows from has changed.
     Current,
     /// Decided anew, as before.
     Kept,
@@ -784,7 +804,7 @@ pub enum Fate {
 
 /// Asks policy again about a session that may be idle.
 pub fn review<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> Fate {
-    if A::table(flows).flow(Handle::new(session, 0)).epoch == cx.tables.flow_epoch() {
+    if is_current(session, cx.tables, A::table(flows)) {
         return Fate::Current;
     }
     match judge::<A>(session, cx, flows) {

@@ -20,7 +20,7 @@ use super::*;
 use crate::flow::nat::BlockClaims;
 use crate::neighbours::{NeighbourTable, addr_key};
 use crate::packet::view::ethertype;
-use crate::tables::policy::{Policy, PolicySlots};
+use crate::tables::policy::{PairEpochs, Policy, PolicySlots};
 use crate::time::Nanos;
 
 /// Most ports of a node: the XDP program's socket map has room for them.
@@ -219,6 +219,7 @@ impl Compiler {
             groups: Arc::from([]),
             settings: Arc::default(),
             policy: Arc::clone(&policy),
+            pairs: Arc::default(),
         });
         let mut vrfs = Slots::default();
         // The default VRF is slot 0 for ever.
@@ -278,7 +279,8 @@ impl Compiler {
 
     /// Compiles everything anew. On an error nothing has changed.
     pub fn compile(&mut self, input: Input, rib: Rib) -> Result<Retired, CompileError> {
-        let retired = self.compile_all(input, &rib)?;
+        let same_routes = rib.is_same(&self.rib);
+        let retired = self.compile_all(input, &rib, same_routes)?;
         self.rib = rib;
         Ok(retired)
     }
@@ -286,12 +288,13 @@ impl Compiler {
     /// As [`Compiler::compile`], with the routes there are.
     pub fn recompile(&mut self, input: Input) -> Result<Retired, CompileError> {
         let rib = std::mem::take(&mut self.rib);
-        let result = self.compile_all(input, &rib);
+        let result = self.compile_all(input, &rib, true);
         self.rib = rib;
         result
     }
 
-    fn compile_all(&mut self, input: Input, rib: &Rib) -> Result<Retired, CompileError> {
+    /// `same_routes`: as those of the tables there are.
+    fn compile_all(&mut self, input: Input, rib: &Rib, same_routes: bool) -> Result<Retired, CompileError> {
         let slots_error = |what| move |source| CompileError::Slots { what, source };
         // Slots given to names of a refused config stay tombstones; they harm nobody.
         for port in &input.ports {
@@ -342,20 +345,28 @@ impl Compiler {
         let (states, vrfs): (Vec<_>, Vec<_>) = vrfs.into_iter().unzip();
         self.apply_static_neighbours(&input);
         self.states = states;
+        // What says the same as before is no change: sessions that followed from it are not asked about it.
+        let old = &*self.tables;
+        let newer = |same: bool, epoch: u64| if same { epoch } else { generation };
+        let same_interfaces = interfaces == old.interfaces && ports == old.ports;
+        let (policy, pairs) = self.pairs_after(&input.policy, generation);
+        let epochs = Epochs {
+            interfaces: newer(same_interfaces, old.epochs.interfaces),
+            // Connected networks are routes as well.
+            routes: newer(same_interfaces && same_routes, old.epochs.routes),
+            settings: newer(input.settings == *old.settings, old.epochs.settings),
+            policy,
+        };
         self.tables = Arc::new(Tables {
             generation,
-            epochs: Epochs {
-                interfaces: generation,
-                routes: generation,
-                settings: generation,
-                policy: generation,
-            },
+            epochs,
             ports,
             interfaces,
             vrfs: vrfs.into(),
             groups: groups.into(),
             settings: Arc::new(input.settings.clone()),
             policy: Arc::clone(&input.policy),
+            pairs,
         });
         // No worker uses tables before these any more: the caller has waited for that.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -452,23 +463,37 @@ impl Compiler {
             groups: groups.into(),
             settings: Arc::clone(&tables.settings),
             policy: Arc::clone(&tables.policy),
+            pairs: Arc::clone(&tables.pairs),
         });
         Ok(Retired(retired))
     }
 
-    /// Another policy, everything else as it is. Flows ask it on their next packet.
+    /// The epochs with another policy.
+    fn pairs_after(&self, policy: &Policy, generation: u64) -> (u64, Arc<PairEpochs>) {
+        let (newest, pairs) = (self.tables.epochs.policy, &self.tables.pairs);
+        let touched = self.tables.policy.touched(policy, &self.policy_slots);
+        if touched.is_nothing() {
+            return (newest, Arc::clone(pairs));
+        }
+        (generation, Arc::new(pairs.after(&touched, generation)))
+    }
+
+    /// Another policy, everything else as it is. Flows between zones that it says something new of ask it on their
+    /// next packet.
     pub fn change_policy(&mut self, policy: Arc<Policy>) -> Retired {
         let tables = Arc::clone(&self.tables);
         let generation = tables.generation + 1;
+        let (newest, pairs) = self.pairs_after(&policy, generation);
         self.tables = Arc::new(Tables {
             generation,
-            epochs: Epochs { policy: generation, ..tables.epochs },
+            epochs: Epochs { policy: newest, ..tables.epochs },
             ports: Arc::clone(&tables.ports),
             interfaces: Arc::clone(&tables.interfaces),
             vrfs: Arc::clone(&tables.vrfs),
             groups: Arc::clone(&tables.groups),
             settings: Arc::clone(&tables.settings),
             policy: Arc::clone(&policy),
+            pairs,
         });
         // As in `compile`: addresses of the policy still in use stay known.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -519,6 +544,7 @@ impl Compiler {
             groups: groups.into(),
             settings: Arc::clone(&tables.settings),
             policy: Arc::clone(&tables.policy),
+            pairs: Arc::clone(&tables.pairs),
         });
         self.input = input;
         Ok(Retired(retired))

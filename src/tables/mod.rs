@@ -55,6 +55,8 @@ pub struct Tables {
     pub settings: Arc<Settings>,
     /// Zones, rules and NAT.
     pub policy: Arc<policy::Policy>,
+    /// When decisions for each ordered pair of zones last changed.
+    pub pairs: Arc<policy::PairEpochs>,
 }
 
 /// Generation in which each part of the tables was made.
@@ -66,7 +68,7 @@ pub struct Epochs {
     pub routes: u64,
     /// Settings.
     pub settings: u64,
-    /// Zones, rules and NAT.
+    /// Zones, rules and NAT: the newest of the epochs of [`Tables::pairs`].
     pub policy: u64,
 }
 
@@ -123,7 +125,7 @@ pub enum Lag {
 }
 
 /// Which interface a frame belongs to, for one port.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortTable {
     /// Name, as configured.
     pub name: String,
@@ -181,7 +183,7 @@ pub enum SourceCheck {
 pub const MAX_LINK_HEADER: usize = 22;
 
 /// A logical L3 end: an untagged port, a VLAN or a QinQ pair. What the packet path reads is one line.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Interface {
     /// Our MAC address in the lower 48 bits.
@@ -322,6 +324,15 @@ impl Tables {
     pub fn flow_epoch(&self) -> u32 {
         let Epochs { interfaces, routes, policy, settings: _ } = self.epochs;
         interfaces.max(routes).max(policy) as u32
+    }
+
+    /// True if a session from one zone to another that was decided in `epoch` would be decided the same today. Asked
+    /// where `epoch` is not [`Tables::flow_epoch`]; the flow then gets that.
+    pub fn still_holds(&self, epoch: u32, from_zone: u8, to_zone: u8) -> bool {
+        let Epochs { interfaces, routes, policy: _, settings: _ } = self.epochs;
+        let newest = interfaces.max(routes).max(self.pairs.of(from_zone, to_zone)) as u32;
+        // Lower halves of generations: what is behind is less than half a turn behind.
+        epoch.wrapping_sub(newest) as i32 >= 0
     }
 
     /// The interface in `slot`.

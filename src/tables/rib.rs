@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
@@ -93,6 +93,24 @@ impl Rib {
         self.vrfs.get(&vrf)
     }
 
+    /// True if both say the same of every prefix.
+    pub fn is_same(&self, other: &Rib) -> bool {
+        // Targets repeat from route to route: each pair of numbers is compared once.
+        let mut known: AHashMap<(TargetId, TargetId), bool> = AHashMap::new();
+        let mut same = |a: TargetId, b: TargetId| {
+            *known.entry((a, b)).or_insert_with(|| self.target(a) == other.target(b))
+        };
+        let none = VrfRoutes::default();
+        let vrfs: AHashSet<u16> = self.vrfs.keys().chain(other.vrfs.keys()).copied().collect();
+        vrfs.into_iter().all(|vrf| {
+            let (a, b) = (self.vrfs.get(&vrf).unwrap_or(&none), other.vrfs.get(&vrf).unwrap_or(&none));
+            a.v4.len() == b.v4.len()
+                && a.v6.len() == b.v6.len()
+                && a.v4.iter().zip(&b.v4).all(|((net, a), (other, b))| net == other && same(*a, *b))
+                && a.v6.iter().zip(&b.v6).all(|((net, a), (other, b))| net == other && same(*a, *b))
+        })
+    }
+
     /// What `id` stands for.
     pub fn target(&self, id: TargetId) -> &Target {
         &self.targets[id as usize]
@@ -106,5 +124,34 @@ impl Rib {
     /// True if there is no route.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_are_the_same_whatever_order_they_came_in() {
+        let via = |last: u8, vrf| Target::Via(vec![Hop { address: [192, 0, 2, last].into(), vrf }]);
+        let rib = |routes: &[(u16, &str, Target)]| {
+            let mut rib = Rib::default();
+            for (vrf, prefix, target) in routes {
+                rib.insert(*vrf, prefix.parse().expect("a prefix"), target.clone());
+            }
+            rib
+        };
+        let (a, b, c) =
+            ((0, "10.0.0.0/8", via(1, 0)), (0, "10.1.0.0/16", via(2, 0)), (1, "2001:db8::/32", via(1, 0)));
+        let all = rib(&[a.clone(), b.clone(), c.clone()]);
+        let mut other = rib(&[c.clone(), (2, "10.9.0.0/16", via(9, 0)), b.clone(), a.clone()]);
+        assert!(!all.is_same(&other) && !other.is_same(&all));
+        other.remove(2, "10.9.0.0/16".parse().expect("a prefix"));
+        assert!(all.is_same(&other) && other.is_same(&all));
+        for changed in
+            [(0, "10.0.0.0/8", via(1, 1)), (0, "10.0.0.0/9", via(1, 0)), (1, "10.0.0.0/8", via(1, 0))]
+        {
+            assert!(!all.is_same(&rib(&[changed, b.clone(), c.clone()])));
+        }
     }
 }

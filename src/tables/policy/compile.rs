@@ -1,6 +1,7 @@
 //! From the config to [`Policy`].
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::{AHashMap, AHashSet};
@@ -8,6 +9,7 @@ use ipnet::IpNet;
 
 use super::groups::{Groups, Set};
 use super::nat::{Destination, Destinations, Side, Static, Statics};
+use super::pairs::Said;
 use super::rules::{ANY, Condition, Line, Rules};
 use super::shadows::Shadows;
 use super::{
@@ -158,16 +160,17 @@ impl Policy {
                 hold_down: [Duration::from_secs(u64::from(config.nat.hold_down_s.get())); 4],
                 max_held: config.nat.max_held_ports.map_or(u32::MAX, |ports| ports.get()),
             },
-            groups,
-            rules: Rules::compile([], Key::default()),
-            shadows: Shadows::default(),
-            rule_info: Vec::new(),
-            sources: Rules::compile([], Key::default()),
-            source_rules: Vec::new(),
-            destinations: Destinations::default(),
-            statics: Statics::default(),
-            pools: Vec::new(),
-            pool_of: AHashMap::new(),
+            groups: Arc::new(groups),
+            rules: Arc::new(Rules::compile([], Key::default())),
+            shadows: Arc::default(),
+            rule_info: Arc::default(),
+            sources: Arc::new(Rules::compile([], Key::default())),
+            source_rules: Arc::default(),
+            destinations: Arc::default(),
+            statics: Arc::default(),
+            pools: Arc::default(),
+            pool_of: Arc::default(),
+            said: Arc::new(Said::new(config)),
         }
     }
 }
@@ -294,16 +297,16 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
     let groups = Groups::compile(build.members).map_err(|_| CompileError::TooManyGroupCombinations)?;
     let Pools { pools, pool_of, .. } = pools;
     Ok(Policy {
-        groups,
-        shadows: Shadows::of(&lines),
-        rules: Rules::compile(lines, key),
-        rule_info,
-        sources: Rules::compile(source_lines, key),
-        source_rules,
-        destinations,
-        statics,
-        pools,
-        pool_of,
+        groups: Arc::new(groups),
+        shadows: Arc::new(Shadows::of(&lines)),
+        rules: Arc::new(Rules::compile(lines, key)),
+        rule_info: rule_info.into(),
+        sources: Arc::new(Rules::compile(source_lines, key)),
+        source_rules: source_rules.into(),
+        destinations: Arc::new(destinations),
+        statics: Arc::new(statics),
+        pools: pools.into(),
+        pool_of: Arc::new(pool_of),
         ..behaviour
     })
 }

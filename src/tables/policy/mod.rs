@@ -6,12 +6,14 @@
 mod compile;
 mod groups;
 mod nat;
+mod pairs;
 mod rules;
 mod shadows;
 #[cfg(test)]
 mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ahash::AHashMap;
 
@@ -22,10 +24,12 @@ use crate::packet::view::protocol;
 use crate::tables::{Interface, NO_INTERFACE, same_prefix_v4, same_prefix_v6};
 use groups::Groups;
 use nat::{Destinations, Side, Statics};
+use pairs::Said;
 use rules::Rules;
 use shadows::Shadows;
 
 pub use compile::{MAX_RULES, PolicySlots, policy};
+pub use pairs::{PairEpochs, Touched};
 
 /// The zone of interfaces that have none.
 pub const NO_ZONE: u8 = 0;
@@ -241,6 +245,9 @@ impl ZoneLimits {
 }
 
 /// Zones, groups, rules and NAT, compiled.
+///
+/// What a change leaves as it is the next policy shares.
+#[derive(Clone)]
 pub struct Policy {
     /// Idle times.
     pub timers: Timers,
@@ -257,20 +264,34 @@ pub struct Policy {
     /// How long freed ports rest.
     pub nat: crate::flow::nat::Limits,
     /// Pools of outside addresses.
-    pub pools: Vec<Pool>,
-    groups: Groups,
-    shadows: Shadows,
-    rules: Rules,
-    rule_info: Vec<RuleInfo>,
-    sources: Rules,
-    source_rules: Vec<SourceRule>,
-    destinations: Destinations,
-    statics: Statics,
+    pub pools: Arc<[Pool]>,
+    groups: Arc<Groups>,
+    shadows: Arc<Shadows>,
+    rules: Arc<Rules>,
+    rule_info: Arc<[RuleInfo]>,
+    sources: Arc<Rules>,
+    source_rules: Arc<[SourceRule]>,
+    destinations: Arc<Destinations>,
+    statics: Arc<Statics>,
     /// By VRF slot and address: the pool that it is in.
-    pool_of: AHashMap<(u16, u32), u16>,
+    pool_of: Arc<AHashMap<(u16, u32), u16>>,
+    said: Arc<Said>,
 }
 
 impl Policy {
+    /// Pairs of zones whose sessions `new` may decide otherwise.
+    pub fn touched(&self, new: &Policy, slots: &PolicySlots) -> Touched {
+        let id = |policy: &Policy, index: u16| policy.pools[usize::from(index)].id();
+        // Of pools with the same address the first has it: rules of other zones may come by another so.
+        let is_others = |(at, old): (&(u16, u32), &u16)| {
+            new.pool_of.get(at).is_some_and(|now| id(new, *now) != id(self, *old))
+        };
+        if self.pool_of.iter().any(is_others) {
+            return Touched::everything();
+        }
+        self.said.touched(&new.said, slots)
+    }
+
     /// What the firewall says of a session.
     pub fn permit(&self, asked: &Asked<'_>) -> Ruling {
         match self.rules.find(asked, &self.groups) {

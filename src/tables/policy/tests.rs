@@ -116,7 +116,7 @@ fn twin(config: &Config, asked: &Asked<'_>) -> Option<usize> {
                 .as_ref()
                 .is_none_or(|list| list.iter().all(|flag| (question.tcp_flags & flag.bit != 0) == flag.set))
     };
-    config.admin_rules.iter().chain(&config.rules).position(matches)
+    config.admin_rules.iter().chain(&config.rules).position(|rule| matches(rule))
 }
 
 const GROUPS: &str = r#"

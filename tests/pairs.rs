@@ -1,0 +1,535 @@
+//! A change is for the sessions of the zones it says something of: only they are decided again, and what becomes of
+//! all others is what would become of them if they were too.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+use proptest::prelude::*;
+use softgate::config::Config;
+use softgate::io::{Port, PortStats};
+use softgate::mem::{ChunkSize, FramePool, Frames, PacketMemory};
+use softgate::replay;
+use softgate::tables::compile::{Compiler, Retired};
+use softgate::tables::meaning::{self, PortFacts};
+use softgate::tables::{Epochs, Tables};
+use softgate::telemetry::{Totals, WorkerCounters};
+use softgate::time::Nanos;
+use softgate::worker::{Node, Worker};
+
+const FRAMES: usize = 1024;
+
+/// Three zones, each with a network: 10.0.N.0/24 by port N.
+const INTERFACES: &str = r#"
+schema = 1
+[flows]
+capacity = 1024
+[[port]]
+name = "a"
+device = "eth1"
+[[port]]
+name = "b"
+device = "eth2"
+[[port]]
+name = "c"
+device = "eth3"
+[[interface]]
+name = "a"
+port = "a"
+zone = "a"
+mac = "02:00:00:00:00:01"
+addresses = ["10.0.0.1/24"]
+[[interface]]
+name = "b"
+port = "b"
+zone = "b"
+mac = "02:00:00:00:00:01"
+addresses = ["10.0.1.1/24"]
+[[interface]]
+name = "c"
+port = "c"
+zone = "c"
+mac = "02:00:00:00:00:01"
+addresses = ["10.0.2.1/24"]
+"#;
+
+/// Hosts that each network has.
+const HOSTS: u8 = 4;
+
+fn interfaces() -> String {
+    let mut text = String::from(INTERFACES);
+    for (net, name) in ["a", "b", "c"].iter().enumerate() {
+        for host in 10..10 + HOSTS {
+            text += &format!(
+                "[[neighbour]]\ninterface = \"{name}\"\naddress = \"10.0.{net}.{host}\"\nmac = \"02:00:00:00:00:0a\"\n"
+            );
+        }
+    }
+    text
+}
+
+#[derive(Default)]
+struct Cable {
+    into: Vec<VecDeque<Vec<u8>>>,
+    out: Vec<Vec<u8>>,
+}
+
+struct Queue {
+    cable: Arc<Mutex<Cable>>,
+    number: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no panic")
+}
+
+impl Port for Queue {
+    fn receive(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
+        let mut cable = lock(&self.cable);
+        let before = frames.len();
+        while frames.len() < 8 {
+            let Some(bytes) = cable.into[self.number].front() else { break };
+            let Some(frame) = pool.take_filled(bytes) else { break };
+            frames.push(frame);
+            cable.into[self.number].pop_front();
+        }
+        frames.len() - before
+    }
+
+    fn send(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
+        let count = frames.len();
+        for frame in frames.drain(..) {
+            lock(&self.cable).out.push(frame.bytes().to_vec());
+            pool.put(frame);
+        }
+        count
+    }
+
+    fn flush(&mut self, _pool: &mut FramePool) {}
+
+    fn held(&self) -> usize {
+        0
+    }
+
+    fn poll_fd(&self) -> Option<RawFd> {
+        None
+    }
+
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+
+    fn close(self: Box<Self>, _pool: &mut FramePool) {}
+}
+
+/// A datagram: from and to which network, host and port.
+type Datagram = ((u8, u8, u16), (u8, u8, u16));
+
+fn frame((from, to): Datagram) -> Vec<u8> {
+    let addr = |(net, host, _): (u8, u8, u16)| Ipv4Addr::new(10, 0, net, host).octets();
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 0x0a], [2, 0, 0, 0, 0, 1])
+        .ipv4(addr(from), addr(to), 64)
+        .udp(from.2, to.2)
+        .write(&mut frame, &[7; 18])
+        .expect("a vector takes everything");
+    frame
+}
+
+struct Lab {
+    node: Arc<Node>,
+    memory: Arc<PacketMemory>,
+    workers: Vec<Worker>,
+    cables: Vec<Arc<Mutex<Cable>>>,
+    now: Nanos,
+    compiler: Compiler,
+    /// The twin: every change is for all sessions.
+    one_epoch: bool,
+}
+
+impl Lab {
+    fn new(rules: &str, count: usize, one_epoch: bool) -> Lab {
+        let config = config(rules);
+        let (node, compiler) = replay::compile(&config, count, false).expect("tables");
+        let (memory, pools) = PacketMemory::new(count, FRAMES, ChunkSize::Bytes2048).expect("memory");
+        let cables: Vec<Arc<Mutex<Cable>>> = (0..3).map(|_| Arc::default()).collect();
+        for cable in &cables {
+            lock(cable).into = vec![VecDeque::new(); count];
+        }
+        let mut workers: Vec<Worker> =
+            pools.into_iter().enumerate().map(|(id, pool)| Worker::new(id, &node, pool)).collect();
+        for (number, worker) in workers.iter_mut().enumerate() {
+            for (port, cable) in cables.iter().enumerate() {
+                worker.attach(port as u16, 0, Box::new(Queue { cable: Arc::clone(cable), number }));
+            }
+        }
+        Lab { node, memory, workers, cables, now: Nanos::from_secs(1), compiler, one_epoch }
+    }
+
+    fn publish(&mut self, rules: &str) -> Retired {
+        let config = config(rules);
+        let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
+        let rib = meaning::rib(&config, &mut self.compiler).expect("routes");
+        let input = meaning::input(&config, &facts, &mut self.compiler).expect("a config");
+        let retired = self.compiler.compile(input, rib).expect("tables");
+        self.node.reserve_rules(&self.compiler.policy_slots);
+        let made = self.compiler.tables();
+        let tables = if self.one_epoch {
+            let Tables { generation, ports, interfaces, vrfs, groups, settings, policy, pairs, .. } = &**made;
+            let epochs = Epochs {
+                interfaces: *generation,
+                routes: *generation,
+                settings: *generation,
+                policy: *generation,
+            };
+            Arc::new(Tables {
+                generation: *generation,
+                epochs,
+                ports: Arc::clone(ports),
+                interfaces: Arc::clone(interfaces),
+                vrfs: Arc::clone(vrfs),
+                groups: Arc::clone(groups),
+                settings: Arc::clone(settings),
+                policy: Arc::clone(policy),
+                pairs: Arc::clone(pairs),
+            })
+        } else {
+            Arc::clone(made)
+        };
+        self.node.tables.store(tables);
+        retired
+    }
+
+    /// Another config takes over, and everything that follows from it has happened.
+    fn reload(&mut self, rules: &str) {
+        let retired = self.publish(rules);
+        self.settle();
+        retired.release(&self.node.neighbours);
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            let now = self.now;
+            if !self.workers.iter_mut().fold(false, |worked, worker| worker.turn(now) | worked) {
+                return;
+            }
+        }
+        panic!("the workers do not come to rest");
+    }
+
+    fn send(&mut self, queue: usize, datagram: Datagram) {
+        let queue = queue % self.workers.len();
+        lock(&self.cables[usize::from(datagram.0.0)]).into[queue].push_back(frame(datagram));
+    }
+
+    /// What came out by each port, and the drops by reason, so far.
+    fn outcome(&mut self) -> (Vec<Vec<Vec<u8>>>, Vec<(&'static str, u64)>, [u64; 2]) {
+        self.settle();
+        let out = self.cables.iter().map(|cable| {
+            let mut out = lock(cable).out.clone();
+            // What is another worker's may come out later than what came in behind it.
+            out.sort();
+            out
+        });
+        let totals = Totals::of(self.node.counters.iter().map(|counters| &**counters));
+        let drops = totals.drops.iter().map(|(reason, count)| (reason.name(), *count));
+        let sessions = [self.sum(|c| &c.sessions_opened), self.sum(|c| &c.sessions_ended)];
+        (out.collect(), drops.collect(), sessions)
+    }
+
+    fn sum(&self, field: fn(&WorkerCounters) -> &AtomicU64) -> u64 {
+        self.node.counters.iter().map(|counters| field(counters).load(Ordering::Relaxed)).sum()
+    }
+
+    /// Sessions that the review has decided again: kept, moved, condemned.
+    fn reviewed(&self) -> [u64; 3] {
+        [
+            self.sum(|counters| &counters.sessions_kept),
+            self.sum(|counters| &counters.sessions_moved),
+            self.sum(|counters| &counters.sessions_condemned),
+        ]
+    }
+
+    fn end(mut self) {
+        // First everyone sends home what is not his, then everyone collects.
+        self.settle();
+        self.workers.into_iter().for_each(Worker::stop);
+        assert_eq!(self.memory.leaked(), 0);
+    }
+}
+
+fn config(rules: &str) -> Config {
+    let text = format!("{}{rules}", interfaces());
+    Config::parse(&text, "pairs.toml").unwrap_or_else(|errors| panic!("{errors}\n{rules}"))
+}
+
+fn rule(name: &str, action: &str, from: &str, to: &str) -> String {
+    format!("[[rule]]\nname = \"{name}\"\naction = \"{action}\"\nfrom = {{ {from} }}\nto = {{ {to} }}\n")
+}
+
+fn allow(from: &str, to: &str) -> String {
+    let zone = |name: &str| format!("zone = \"{name}\"");
+    rule(&format!("{from}-{to}"), "allow", &zone(from), &zone(to))
+}
+
+/// Ten sessions from `a` to each of `b` and `c`, and ten from `b` to `c`.
+fn thirty(lab: &mut Lab) {
+    for n in 0..10 {
+        lab.send(usize::from(n), ((0, 10, 1000 + n), (1, 10, 53)));
+        lab.send(usize::from(n), ((0, 10, 1000 + n), (2, 10, 53)));
+        lab.send(usize::from(n), ((1, 10, 1000 + n), (2, 10, 53)));
+    }
+    lab.settle();
+    assert_eq!(lab.sum(|counters| &counters.sessions_opened), 30);
+}
+
+/// After each change: how many sessions were decided again, and how it ended for them.
+#[test]
+fn a_change_reviews_the_sessions_of_its_zones_only() {
+    let all = [allow("a", "b"), allow("a", "c"), allow("b", "c")].concat();
+    let group = |members: &str| format!("[[group]]\nname = \"g\"\nmembers = [{members}]\n");
+    let of_group = |members: &str| {
+        let rules = [allow("a", "b"), rule("a-c", "allow", "group = \"g\", zone = \"a\"", "zone = \"c\"")];
+        [group(members), rules.concat(), allow("b", "c")].concat()
+    };
+    let source = |pool: &str| {
+        format!(
+            "[[nat.source]]\nname = \"n\"\nfrom = {{ zone = \"a\" }}\nto = {{ zone = \"c\" }}\npool = [\"{pool}\"]\n"
+        )
+    };
+    let with = |more: &str| [&all, more].concat();
+    // What stood before, what comes, and sessions kept, moved and condemned.
+    let changes: [(&str, String, String, [u64; 3]); 14] = [
+        ("nothing", all.clone(), all.clone(), [0, 0, 0]),
+        (
+            "another order of rules of other pairs",
+            all.clone(),
+            [allow("b", "c"), allow("a", "b"), allow("a", "c")].concat(),
+            [10, 0, 0],
+        ),
+        ("a pair loses its rule", all.clone(), [allow("a", "b"), allow("b", "c")].concat(), [0, 0, 10]),
+        (
+            "a rule behind for one pair",
+            all.clone(),
+            with(&rule("more", "deny", "zone = \"a\"", "zone = \"b\"")),
+            [10, 0, 0],
+        ),
+        (
+            "one for all that comes from a",
+            all.clone(),
+            with(&rule("more", "deny", "zone = \"a\"", "")),
+            [20, 0, 0],
+        ),
+        (
+            "one for all that goes to c",
+            all.clone(),
+            with(&rule("more", "deny", "", "zone = \"c\"")),
+            [20, 0, 0],
+        ),
+        ("one for everything", all.clone(), with(&rule("more", "deny", "", "")), [30, 0, 0]),
+        ("one for a pair without sessions", all.clone(), with(&allow("c", "a")), [0, 0, 0]),
+        ("another rule for one pair", all.clone(), all.replace("\"a-b\"", "\"other\""), [0, 10, 0]),
+        ("a group that nobody uses", with(&group("\"10.0.0.10\"")), with(&group("")), [0, 0, 0]),
+        (
+            "a group of one pair",
+            of_group("\"10.0.0.10\""),
+            of_group("\"10.0.0.10\", \"10.0.0.11\""),
+            [10, 0, 0],
+        ),
+        ("it loses the host", of_group("\"10.0.0.10\""), of_group("\"10.0.0.11\""), [0, 0, 10]),
+        ("source NAT of one pair", all.clone(), with(&source("203.0.113.1")), [0, 10, 0]),
+        (
+            "what decides first packets only",
+            all.clone(),
+            with("[[nat.destination]]\nname = \"d\"\naddress = \"203.0.113.9\"\ntarget = \"10.0.1.10\"\n"),
+            [0, 0, 0],
+        ),
+    ];
+    for (what, before, after, reviewed) in &changes {
+        for workers in [1, 2, 4] {
+            let mut lab = Lab::new(before, workers, false);
+            thirty(&mut lab);
+            lab.reload(after);
+            assert_eq!(lab.reviewed(), *reviewed, "{what}, {workers} workers");
+            lab.end();
+        }
+    }
+}
+
+/// A condemned session of one pair stays condemned through a change of another, and its next packet ends it.
+#[test]
+fn a_change_of_another_pair_acquits_nobody() {
+    let (both, only_ac) = ([allow("a", "b"), allow("a", "c")].concat(), allow("a", "c"));
+    let mut lab = Lab::new(&both, 1, false);
+    lab.send(0, ((0, 10, 1000), (1, 10, 53)));
+    lab.settle();
+    lab.reload(&only_ac);
+    assert_eq!(lab.reviewed(), [0, 0, 1]);
+    lab.reload(&[only_ac.as_str(), &allow("b", "c")].concat());
+    assert_eq!(lab.reviewed(), [0, 0, 1]);
+    lab.send(0, ((1, 10, 53), (0, 10, 1000)));
+    let (out, drops, sessions) = lab.outcome();
+    assert_eq!((out[0].len(), drops, sessions), (0, vec![("policy-changed", 1)], [1, 1]));
+    lab.end();
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Queue, and what is sent.
+    Send(usize, Datagram),
+    /// The answer to what was sent the how-manieth time before.
+    Answer(usize, usize),
+    Reload(Vec<String>),
+    /// Turns of some workers while things are under way.
+    Turns(Vec<usize>),
+    Wait,
+}
+
+fn side() -> impl Strategy<Value = String> {
+    let zones = prop::sample::select(vec!["", "zone = \"a\"", "zone = \"b\"", "zone = \"c\""]);
+    let address = prop::sample::select(vec![
+        "",
+        "",
+        "group = \"g\"",
+        "group = \"h\"",
+        "prefix = \"10.0.0.10/31\"",
+        "prefix = [\"10.0.1.10\", \"10.0.2.10\"]",
+    ]);
+    (zones, address).prop_map(|(zone, address)| {
+        [zone, address].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(", ")
+    })
+}
+
+/// Sections of a config, in order: few of each, so that most changes are of one of them.
+fn sections() -> impl Strategy<Value = Vec<String>> {
+    let rule_ = (
+        0u8..5,
+        prop::bool::weighted(0.7),
+        side(),
+        side(),
+        prop::sample::select(vec!["", "service = \"udp/53\"\n"]),
+    );
+    let rules = prop::collection::vec(rule_, 0..5).prop_map(|rules| {
+        let mut seen = [false; 5];
+        let mut text = String::new();
+        for (name, is_allowed, from, to, service) in rules {
+            if !std::mem::replace(&mut seen[usize::from(name)], true) {
+                let action = if is_allowed { "allow" } else { "deny" };
+                text += &rule(&format!("r{name}"), action, &from, &to);
+                text += service;
+            }
+        }
+        text
+    });
+    let members = || prop::sample::subsequence((10..10 + HOSTS).collect::<Vec<u8>>(), 0..4);
+    let groups = (members(), members(), any::<bool>()).prop_map(|(g, h, is_inner)| {
+        let list = |net: u8, hosts: Vec<u8>| {
+            hosts.iter().map(|host| format!("\"10.0.{net}.{host}\"")).collect::<Vec<_>>()
+        };
+        let mut g = list(0, g);
+        if is_inner {
+            g.push(String::from("\"group:h\""));
+        }
+        format!(
+            "[[group]]\nname = \"g\"\nmembers = [{}]\n[[group]]\nname = \"h\"\nmembers = [{}]\n",
+            g.join(", "),
+            list(1, h).join(", ")
+        )
+    });
+    let sources = prop::collection::vec((0u8..3, 0u8..3, 0u8..3, any::<bool>()), 0..3).prop_map(|sources| {
+        let zones = ["a", "b", "c"];
+        let mut text = String::new();
+        for (n, (from, to, pool, of_group)) in sources.into_iter().enumerate() {
+            let group = if of_group { ", group = \"g\"" } else { "" };
+            text += &format!(
+                "[[nat.source]]\nname = \"n{n}\"\nfrom = {{ zone = \"{}\"{group} }}\nto = {{ zone = \"{}\" }}\npool = [\"203.0.113.{pool}\"]\n",
+                zones[usize::from(from)], zones[usize::from(to)]
+            );
+        }
+        text
+    });
+    let others = prop::sample::select(vec![
+        "",
+        "[[nat.destination]]\nname = \"d\"\naddress = \"203.0.113.9\"\ntarget = \"10.0.1.10\"\n",
+        "[[nat.static]]\noutside = \"203.0.113.8\"\ninside = \"10.0.0.12\"\n",
+    ]);
+    (groups, rules, sources, others)
+        .prop_map(|(groups, rules, sources, others)| vec![groups, rules, sources, others.to_owned()])
+}
+
+fn steps() -> impl Strategy<Value = (Vec<String>, Vec<Step>)> {
+    let end = || (0u8..3, 10..10 + HOSTS, prop::sample::select(vec![53u16, 1000]));
+    let send = (0usize..4, end(), end())
+        .prop_filter("between networks", |(_, from, to)| from.0 != to.0)
+        .prop_map(|(queue, from, to)| Step::Send(queue, (from, to)));
+    let step = prop_oneof![
+        8 => send,
+        4 => (0usize..4, 0usize..20).prop_map(|(queue, back)| Step::Answer(queue, back)),
+        // Which section is another, and what it says then.
+        3 => (0usize..4, sections()).prop_map(|(at, mut new)| Step::Reload(vec![at.to_string(), new.swap_remove(at)])),
+        2 => prop::collection::vec(0usize..4, 1..6).prop_map(Step::Turns),
+        1 => Just(Step::Wait),
+    ];
+    (sections(), prop::collection::vec(step, 1..60))
+}
+
+fn run(
+    lab: &mut Lab,
+    first: &[String],
+    steps: &[Step],
+) -> Vec<(Vec<Vec<Vec<u8>>>, Vec<(&'static str, u64)>, [u64; 2])> {
+    let mut config = first.to_vec();
+    let mut sent: Vec<Datagram> = Vec::new();
+    let mut outcomes = Vec::new();
+    let mut retired = Vec::new();
+    for step in steps {
+        match step {
+            Step::Send(queue, datagram) => {
+                lab.send(*queue, *datagram);
+                sent.push(*datagram);
+            }
+            Step::Answer(queue, back) => {
+                if let Some((from, to)) = sent.iter().rev().nth(*back) {
+                    lab.send(*queue, (*to, *from));
+                }
+            }
+            Step::Reload(change) => {
+                // Packets before it are before it; the review may still be under way when the next one comes.
+                outcomes.push(lab.outcome());
+                let at: usize = change[0].parse().expect("a number");
+                config[at].clone_from(&change[1]);
+                retired.push(lab.publish(&config.concat()));
+            }
+            Step::Turns(turns) => {
+                for worker in turns {
+                    let (now, count) = (lab.now, lab.workers.len());
+                    lab.workers[worker % count].turn(now);
+                }
+            }
+            Step::Wait => {
+                lab.settle();
+                lab.now = lab.now.plus(Duration::from_secs(11));
+            }
+        }
+    }
+    outcomes.push(lab.outcome());
+    retired.into_iter().for_each(|retired| retired.release(&lab.node.neighbours));
+    outcomes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    /// Whatever is sent and changed: the same packets leave, and the same are lost for the same reasons, as if every
+    /// change were for all sessions.
+    #[test]
+    fn epochs_of_pairs_say_what_one_epoch_says((first, steps) in steps(), workers in prop::sample::select(vec![1usize, 2, 4])) {
+        let [mut by_pair, mut by_one] = [false, true].map(|one| Lab::new(&first.concat(), workers, one));
+        prop_assert_eq!(run(&mut by_pair, &first, &steps), run(&mut by_one, &first, &steps));
+        by_pair.end();
+        by_one.end();
+    }
+}
