@@ -8,7 +8,8 @@ use clap::Subcommand;
 use super::apply::print_changed;
 use super::{Trouble, connect};
 use crate::config::{
-    self, ConfigError, GroupName, InterfaceName, Mac, Member, Name, Neighbour, Prefix, VrfName, route_file,
+    self, ConfigError, GroupName, InterfaceName, Mac, Member, Name, Neighbour, Prefix, Seconds, VrfName,
+    route_file,
 };
 use crate::control::{Changed, GroupMembers, NeighbourKey, Request, RouteKey};
 
@@ -57,6 +58,9 @@ enum Add {
         /// Addresses, prefixes, FIRST-LAST or group:NAME
         #[arg(value_name = "MEMBER", required = true)]
         members: Vec<Member>,
+        /// They go by themselves after so long: 90s, 10m, 12h, 7days
+        #[arg(long, value_name = "TIME", value_parser = ttl)]
+        ttl: Option<Seconds>,
     },
 }
 
@@ -135,8 +139,8 @@ pub(super) fn add(args: AddArgs, socket: &Path) -> Result<(), Trouble> {
             let neighbours = vec![Neighbour { interface, address, mac }];
             connect(socket)?.call(&Request::NeighbourAdd { neighbours })?
         }
-        Add::Group { group, members } => {
-            connect(socket)?.call(&Request::GroupAdd(GroupMembers { group, members }))?
+        Add::Group { group, members, ttl } => {
+            connect(socket)?.call(&Request::GroupAdd(GroupMembers { group, members, ttl_s: ttl }))?
         }
     };
     print_changed(&changed, &counted(&changed, "added"), args.json)
@@ -163,10 +167,17 @@ pub(super) fn del(args: DelArgs, socket: &Path) -> Result<(), Trouble> {
             connect(socket)?.call(&Request::NeighbourDel { neighbours })?
         }
         Del::Group { group, members } => {
-            connect(socket)?.call(&Request::GroupDel(GroupMembers { group, members }))?
+            connect(socket)?.call(&Request::GroupDel(GroupMembers { group, members, ttl_s: None }))?
         }
     };
     print_changed(&changed, &counted(&changed, "removed"), args.json)
+}
+
+/// A time as people write it, in whole seconds.
+fn ttl(text: &str) -> Result<Seconds, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    Seconds::new(seconds).map_err(|_| String::from("a time is 1s to 31days"))
 }
 
 fn counted(changed: &Changed, done: &str) -> String {

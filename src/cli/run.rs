@@ -94,13 +94,13 @@ fn serve(config: Config, args: &Args, socket: Option<PathBuf>) -> Result<ExitCod
     tracing::info!(socket = %path.display(), workers = ?gateway.worker_cpus(), "softgate ready");
     loop {
         // The time-out is a safety net: everything that matters wakes the loop.
-        let ready = server
-            .poll(&mut gateway, Some(Duration::from_millis(500)))
-            .map_err(|error| format!("event loop: {error}"))?;
+        let rest = gateway.rest(Duration::from_millis(500));
+        let ready = server.poll(&mut gateway, Some(rest)).map_err(|error| format!("event loop: {error}"))?;
         if ready.contains(&SIGNALS) && signals.read(&mut [0; 16]).is_ok() {
             break;
         }
         gateway.handle_links();
+        gateway.expire_members();
         gateway.note_history();
     }
     drop(server);

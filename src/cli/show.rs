@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
+use ahash::AHashMap;
 use clap::Subcommand;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -313,7 +315,16 @@ fn neighbours(list_of: &Vec<NeighbourEntry>) -> String {
 fn groups(list_of: &Vec<GroupEntry>) -> String {
     let mut table = table(["GROUP", "MEMBERS", "USED-BY"]);
     for group in list_of {
-        table.add_row([group.name.to_string(), list(&group.members), list(&group.used_by)]);
+        let mut left: AHashMap<&str, u64> = AHashMap::new();
+        left.extend(group.temporary.iter().map(|of| (of.member.as_str(), of.left_s)));
+        let member = |member: &String| match left.get(member.as_str()) {
+            Some(left_s) => {
+                format!("{member} ({} left)", humantime::format_duration(Duration::from_secs(*left_s)))
+            }
+            None => member.clone(),
+        };
+        let members: Vec<String> = group.members.iter().map(member).collect();
+        table.add_row([group.name.to_string(), list(&members), list(&group.used_by)]);
     }
     text(&table)
 }

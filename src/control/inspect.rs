@@ -347,4 +347,16 @@ pub struct GroupEntry {
     /// What names it: `admin-rule/NAME`, `rule/NAME`, `source/NAME`, `destination/NAME`, `static/NAME`,
     /// `group/NAME`.
     pub used_by: Vec<String>,
+    /// Members that go by themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub temporary: Vec<TemporaryMember>,
+}
+
+/// A member of a group that goes by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemporaryMember {
+    /// As in the group's list.
+    pub member: String,
+    /// How long it stays yet.
+    pub left_s: u64,
 }

@@ -33,7 +33,7 @@ mod tests;
 pub use client::{Client, ClientError, RouteStream};
 pub use inspect::{
     ClearQuery, Cleared, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,
-    Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery,
+    Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery, TemporaryMember,
 };
 pub use reply::{
     Changed, Counter, DropEntry, DropsExport, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState,

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::inspect::{ClearQuery, MappingsQuery, SessionsQuery};
 use crate::config::route_file::parse_via;
 use crate::config::{
-    GroupName, InterfaceName, Member, Name, Neighbour, NotAllowed, Prefix, Route, RouteTarget, VrfName,
+    GroupName, InterfaceName, Member, Name, Neighbour, NotAllowed, Prefix, Route, RouteTarget, Seconds,
+    VrfName,
 };
 
 /// One request: `method` and `params` of JSON-RPC.
@@ -187,6 +188,10 @@ pub struct GroupMembers {
     pub group: GroupName,
     /// Addresses, prefixes, ranges, and `group:NAME`.
     pub members: Vec<Member>,
+    /// Those that come in go by themselves after so long; absent: they stay. Members that are there for good stay so;
+    /// of others it says anew when they go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_s: Option<Seconds>,
 }
 
 /// One staged change.

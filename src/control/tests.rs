@@ -416,8 +416,13 @@ fn every_request_survives_the_wire() {
         Request::GroupAdd(GroupMembers {
             group: Name::new("desks").unwrap(),
             members: vec!["10.0.1.0/24".parse().unwrap(), "group:more".parse().unwrap()],
+            ttl_s: crate::config::Seconds::new(600).ok(),
         }),
-        Request::GroupDel(GroupMembers { group: Name::new("desks").unwrap(), members: Vec::new() }),
+        Request::GroupDel(GroupMembers {
+            group: Name::new("desks").unwrap(),
+            members: Vec::new(),
+            ttl_s: None,
+        }),
         Request::Begin {},
         Request::Commit { patches: Vec::new() },
         Request::Abort {},

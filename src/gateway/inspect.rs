@@ -494,6 +494,7 @@ impl Inspector<'_> {
                 name: group.name.clone(),
                 members: group.members.iter().map(ToString::to_string).collect(),
                 used_by: self.users_of(&group.name),
+                temporary: Vec::new(),
             })
             .collect();
         match wanted {

@@ -3,11 +3,12 @@
 mod device;
 mod event_log;
 mod gaps;
-mod groups;
+pub mod groups;
 pub mod inspect;
 mod requests;
 mod routes;
 mod show;
+pub mod temporary;
 
 use std::io;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use device::{BackEnd, Device};
 use event_log::EventLog;
 use gaps::RunQueue;
 use inspect::{Inspector, PoolHistory};
+use temporary::Temporary;
 
 /// How long an idle worker keeps spinning before it blocks: longer than the gaps of busy traffic, short
 /// enough that an idle gateway costs nothing.
@@ -248,6 +250,8 @@ pub struct Gateway {
     late: Vec<Retired>,
     /// Writes what workers report.
     events: EventLog,
+    /// Members of groups that go by themselves.
+    temporary: Temporary,
 }
 
 /// A random number, from the system's entropy by way of the standard library's SipHash.
@@ -299,14 +303,17 @@ impl Gateway {
             pool_history: PoolHistory::default(),
             late: Vec::new(),
             events,
+            temporary: Temporary::default(),
         };
         gateway.reconfigure(config, true)?;
         Ok(gateway)
     }
 
     /// Takes a new config on, all or nothing: ports come and go, then tables are published.
-    pub fn apply(&mut self, config: Config) -> Result<u64, StartError> {
+    pub fn apply(&mut self, mut config: Config) -> Result<u64, StartError> {
+        let given_up = self.temporary.join(&mut config.groups);
         self.reconfigure(config, false)?;
+        given_up.into_iter().for_each(|key| self.temporary.set(key, None));
         Ok(self.node.tables.load().generation)
     }
 
@@ -697,6 +704,15 @@ impl Gateway {
     pub fn note_history(&mut self) {
         let now = Nanos(self.started.elapsed().as_nanos() as u64);
         self.pool_history.note(now, &self.node.tables.load().policy, &self.node.claims);
+    }
+
+    /// How long [`Gateway::expire_members`] has nothing to do, at most `limit`.
+    pub fn rest(&self, limit: Duration) -> Duration {
+        self.temporary.first().map_or(limit, |first| first.since(self.now()).min(limit))
+    }
+
+    fn now(&self) -> Nanos {
+        Nanos(self.started.elapsed().as_nanos() as u64)
     }
 
     fn inspector(&self) -> Inspector<'_> {

@@ -1,18 +1,20 @@
 //! What the control socket's requests mean: changes of the running gateway.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ahash::AHashSet;
 use ipnet::IpNet;
 
-use super::{Gateway, groups};
+use super::{Gateway, groups, temporary};
 use crate::config::{self, Config, Neighbour};
-use crate::control::{Backend, Changed, Fault, NeighbourKey, Patch, Reply, Request, RouteKey};
+use crate::control::{
+    Backend, Changed, Fault, GroupEntry, NeighbourKey, Patch, Reply, Request, RouteKey, TemporaryMember,
+};
 use crate::neighbours::addr_key;
 use crate::tables::compile::{CompileError, Retired};
 use crate::tables::meaning;
-use crate::tables::policy::{self, Policy};
+use crate::tables::policy::{self, Policy, Touched};
 use crate::tables::rib::Target;
 use crate::time::Nanos;
 
@@ -36,10 +38,14 @@ impl Backend for Gateway {
             Request::ShowNat {} => Ok(Reply::Nat(self.inspector().nat()?)),
             Request::ShowMappings(query) => Ok(Reply::Mappings(self.inspector().mappings(&query)?)),
             Request::ShowRules { after } => Ok(Reply::Rules(self.inspector().rules(after)?)),
-            Request::ShowGroups { group } => Ok(Reply::Groups(self.inspector().groups(group.as_ref())?)),
+            Request::ShowGroups { group } => {
+                let mut groups = self.inspector().groups(group.as_ref())?;
+                groups.iter_mut().for_each(|group| self.note_temporary(group));
+                Ok(Reply::Groups(groups))
+            }
             Request::DropsExport {} => Ok(Reply::DropsExport(self.export_drops()?)),
             Request::Apply { file_name, text, files } => self.apply_text(&file_name, &text, &files, begun),
-            Request::Commit { patches } => self.commit(patches, begun),
+            Request::Commit { patches } => self.commit(&patches, begun),
             Request::Upload { .. }
             | Request::RouteAdd { .. }
             | Request::RouteDel { .. }
@@ -90,13 +96,20 @@ impl Gateway {
         told.map(|(_, what)| format!("{what} changes at the next start")).collect()
     }
 
-    fn commit(&mut self, patches: Vec<Patch>, begun: Instant) -> Result<Reply, Fault> {
+    fn commit(&mut self, patches: &[Patch], begun: Instant) -> Result<Reply, Fault> {
         let changes: u64 = patches.iter().map(Patch::changes).sum();
+        self.change(patches)?;
+        let generation = self.node().tables.load().generation;
+        Ok(changed(generation, changes, begun, Vec::new(), self.not_in_use(generation)))
+    }
+
+    /// All of these changes, or none.
+    fn change(&mut self, patches: &[Patch]) -> Result<(), Fault> {
         // Checked whole before anything is touched.
-        self.check_patches(&patches)?;
-        let groups = groups::changed(&self.config.groups, &patches)?;
+        self.check_patches(patches)?;
+        let after = groups::changed(&self.config.groups, &self.temporary, patches)?;
         let mut routes: Vec<(u16, IpNet, Option<Target>)> = Vec::new();
-        for patch in &patches {
+        for patch in patches {
             match patch {
                 Patch::RouteAdd(added) => {
                     routes.reserve(added.len());
@@ -118,26 +131,72 @@ impl Gateway {
         }
         let has_neighbours =
             patches.iter().any(|patch| matches!(patch, Patch::NeighbourAdd(_) | Patch::NeighbourDel(_)));
+        let now = self.now();
+        let temporary = after.as_ref().map(|after| after.temporary.clone()).unwrap_or_default();
         if has_neighbours {
-            self.commit_with_neighbours(&patches, groups, routes)?;
+            self.commit_with_neighbours(patches, after.map(|after| after.groups), routes)?;
         } else {
-            let policy = groups.as_ref().map(|groups| self.policy_with(groups)).transpose()?;
+            let policy = after.as_ref().map(|after| self.policy_after(after)).transpose()?.flatten();
             let mut retired = Vec::new();
             if !routes.is_empty() {
                 // On an error nothing has changed; what follows cannot fail.
                 retired.push(self.compiler.change_routes(routes).map_err(Fault::refused)?);
             }
-            if let Some((groups, policy)) = groups.zip(policy) {
-                retired.push(self.compiler.change_policy(policy));
-                self.config.groups = groups;
+            retired.extend(policy.map(|(policy, touched)| self.compiler.put_policy(policy, &touched)));
+            if let Some(after) = after {
+                self.config.groups = after.groups;
             }
             // Once for all of it: no packet meets the new routes with the old groups.
             if !retired.is_empty() {
                 self.publish(retired);
             }
         }
-        let generation = self.node().tables.load().generation;
-        Ok(changed(generation, changes, begun, Vec::new(), self.not_in_use(generation)))
+        for (key, ttl) in temporary {
+            self.temporary.set(key, ttl.map(|ttl| now.plus(ttl)));
+        }
+        Ok(())
+    }
+
+    /// The policy after a change of groups, and whose sessions it matters to; `None`: it is the same.
+    fn policy_after(&mut self, after: &groups::After) -> Result<Option<(Arc<Policy>, Touched)>, Fault> {
+        if !after.is_nested_otherwise {
+            if after.changes.is_empty() {
+                return Ok(None);
+            }
+            if let Some(changed) = self.compiler.with_members(&after.groups, &after.changes) {
+                return Ok(Some(changed));
+            }
+        }
+        let policy = self.policy_with(&after.groups)?;
+        let touched = self.compiler.tables().policy.touched(&policy, &self.compiler.policy_slots);
+        Ok(Some((policy, touched)))
+    }
+
+    /// Takes out members of groups whose time is over.
+    pub fn expire_members(&mut self) {
+        let now = self.now();
+        let due = self.temporary.due(now);
+        if due.is_empty() {
+            return;
+        }
+        match self.change(&temporary::removal(&due)) {
+            Ok(()) => {
+                tracing::info!(target: "softgate::audit", members = due.len(), "temporary members are gone")
+            }
+            Err(fault) => {
+                tracing::error!(%fault, "temporary members stay for now");
+                self.temporary.put_off(due, now);
+            }
+        }
+    }
+
+    fn note_temporary(&self, group: &mut GroupEntry) {
+        let of = self.temporary.of(&group.name, self.now());
+        let entry = |(member, left): (&config::Member, Duration)| TemporaryMember {
+            member: member.to_string(),
+            left_s: left.as_secs(),
+        };
+        group.temporary = of.into_iter().map(entry).collect();
     }
 
     /// The same, where neighbours are compiled anew, and groups with them. On an error nothing has changed.

@@ -20,7 +20,7 @@ use super::*;
 use crate::flow::nat::BlockClaims;
 use crate::neighbours::{NeighbourTable, addr_key};
 use crate::packet::view::ethertype;
-use crate::tables::policy::{PairEpochs, Policy, PolicySlots};
+use crate::tables::policy::{Members, PairEpochs, Policy, PolicySlots, Touched};
 use crate::time::Nanos;
 
 /// Most ports of a node: the XDP program's socket map has room for them.
@@ -180,6 +180,8 @@ pub struct Compiler {
     pub policy_slots: PolicySlots,
     /// Who answers for which ports of NAT addresses: shared with the workers.
     pub claims: Arc<BlockClaims>,
+    /// Members of the groups of the policy compiled last.
+    pub(in crate::tables) members: Option<Members>,
     neighbours: Arc<NeighbourTable>,
     input: Input,
     rib: Rib,
@@ -230,6 +232,7 @@ impl Compiler {
             vrfs,
             policy_slots: PolicySlots::default(),
             claims,
+            members: None,
             neighbours,
             input: Input {
                 settings: Settings::default(),
@@ -470,20 +473,29 @@ impl Compiler {
 
     /// The epochs with another policy.
     fn pairs_after(&self, policy: &Policy, generation: u64) -> (u64, Arc<PairEpochs>) {
+        self.epochs_after(&self.tables.policy.touched(policy, &self.policy_slots), generation)
+    }
+
+    fn epochs_after(&self, touched: &Touched, generation: u64) -> (u64, Arc<PairEpochs>) {
         let (newest, pairs) = (self.tables.epochs.policy, &self.tables.pairs);
-        let touched = self.tables.policy.touched(policy, &self.policy_slots);
         if touched.is_nothing() {
             return (newest, Arc::clone(pairs));
         }
-        (generation, Arc::new(pairs.after(&touched, generation)))
+        (generation, Arc::new(pairs.after(touched, generation)))
     }
 
     /// Another policy, everything else as it is. Flows between zones that it says something new of ask it on their
     /// next packet.
     pub fn change_policy(&mut self, policy: Arc<Policy>) -> Retired {
+        let touched = self.tables.policy.touched(&policy, &self.policy_slots);
+        self.put_policy(policy, &touched)
+    }
+
+    /// The same, where it is known whose sessions it may decide otherwise.
+    pub fn put_policy(&mut self, policy: Arc<Policy>, touched: &Touched) -> Retired {
         let tables = Arc::clone(&self.tables);
         let generation = tables.generation + 1;
-        let (newest, pairs) = self.pairs_after(&policy, generation);
+        let (newest, pairs) = self.epochs_after(touched, generation);
         self.tables = Arc::new(Tables {
             generation,
             epochs: Epochs { policy: newest, ..tables.epochs },

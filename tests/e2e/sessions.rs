@@ -334,6 +334,40 @@ print(first == second, first[0] == second[0], second[1])
     gateway.stop();
 }
 
+/// A member with a time to live blocks what it names until the time is over, through another config as well, and goes
+/// without anybody's doing.
+#[test]
+fn a_temporary_member_goes_by_itself() {
+    let Some(lab) = Lab::up("a_temporary_member_goes_by_itself", &[]) else { return };
+    let group = "[[group]]\nname = \"blocked\"\nmembers = []\n[[admin_rule]]\nname = \"blocked\"\n\
+                 action = \"deny\"\nto = { group = \"blocked\" }\n";
+    let config = zoned().with(group);
+    let gateway = Gateway::start(&lab, &config);
+    lab.ping("a", NET[0], "-c 1");
+    gateway.ask(&format!("add group blocked {} --ttl 8s", NET[0]));
+    let begun = std::time::Instant::now();
+    lab.no_answer("a", NET[0]);
+    let members = || gateway.show("groups")[0].clone();
+    let shown = members();
+    assert_eq!(shown["members"][0], NET[0], "{shown}");
+    assert!(shown["temporary"][0]["left_s"].as_u64().is_some_and(|left| left <= 8), "{shown}");
+    // Added for good by the way; a config takes that back, and leaves the other.
+    gateway.ask("add group blocked 198.51.100.99");
+    let (status, said) = gateway.apply(&lab, &config.text(gateway.socket()));
+    assert!(status.success(), "{said}");
+    let shown = members();
+    assert_eq!(shown["members"].as_array().map(Vec::len), Some(1), "{shown}");
+    assert_eq!(shown["temporary"][0]["member"], NET[0], "{shown}");
+    while members()["members"].as_array().is_some_and(|members| !members.is_empty()) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it does not go: {}", members());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(7) && took < Duration::from_secs(12), "it went after {took:?}");
+    lab.ping("a", NET[0], "-c 1");
+    gateway.stop();
+}
+
 /// Rules with `log` and port blocks leave lines that a program can read, also after the file was moved away.
 #[test]
 fn events_are_written() {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use ahash::{AHashMap, AHashSet};
 use ipnet::IpNet;
 
-use super::groups::{Groups, Set};
+use super::groups::Set;
+use super::members::{Members, Nesting};
 use super::nat::{Destination, Destinations, Side, Static, Statics};
 use super::pairs::Said;
 use super::rules::{ANY, Condition, Line, Rules};
@@ -128,7 +129,6 @@ impl Policy {
         let seconds = |s: config::Seconds| Duration::from_secs(u64::from(s.get()));
         let limit = |limit: Option<config::Sessions>| limit.map_or(u32::MAX, |limit| limit.get());
         let transitory = seconds(flows.tcp_transitory_s);
-        let Ok(groups) = Groups::compile([]) else { unreachable!("nothing is not too much") };
         Policy {
             timers: Timers {
                 tcp: TcpTimers {
@@ -160,7 +160,7 @@ impl Policy {
                 hold_down: [Duration::from_secs(u64::from(config.nat.hold_down_s.get())); 4],
                 max_held: config.nat.max_held_ports.map_or(u32::MAX, |ports| ports.get()),
             },
-            groups: Arc::new(groups),
+            groups: Arc::default(),
             rules: Arc::new(Rules::compile([], Key::default())),
             shadows: Arc::default(),
             rule_info: Arc::default(),
@@ -170,7 +170,7 @@ impl Policy {
             statics: Arc::default(),
             pools: Arc::default(),
             pool_of: Arc::default(),
-            said: Arc::new(Said::new(config)),
+            said: Arc::default(),
         }
     }
 }
@@ -178,7 +178,14 @@ impl Policy {
 /// Compiles the policy of a config, with slots from `compiler`. Interfaces and VRFs that it names exist in the
 /// config (the check has seen to that) and get their slots here if they have none yet.
 pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, CompileError> {
-    let mut build = Build { config, compiler, sets: AHashMap::new(), members: Vec::new(), lists: 0 };
+    let mut build = Build {
+        config,
+        compiler,
+        sets: AHashMap::new(),
+        nesting: Nesting::default(),
+        members: Vec::new(),
+        lists: 0,
+    };
     build.groups()?;
     let mut rule_info = Vec::new();
     let mut lines = Vec::new();
@@ -294,10 +301,13 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         }
     }
     let key = crate::tables::meaning::key(config);
-    let groups = Groups::compile(build.members).map_err(|_| CompileError::TooManyGroupCombinations)?;
+    let members =
+        Members::compile(build.members, build.nesting).map_err(|_| CompileError::TooManyGroupCombinations)?;
+    let groups = Arc::clone(members.groups());
+    compiler.members = Some(members);
     let Pools { pools, pool_of, .. } = pools;
     Ok(Policy {
-        groups: Arc::new(groups),
+        groups,
         shadows: Arc::new(Shadows::of(&lines)),
         rules: Arc::new(Rules::compile(lines, key)),
         rule_info: rule_info.into(),
@@ -307,6 +317,7 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         statics: Arc::new(statics),
         pools: pools.into(),
         pool_of: Arc::new(pool_of),
+        said: Arc::new(Said::new(config, &compiler.policy_slots)),
         ..behaviour
     })
 }
@@ -395,6 +406,8 @@ struct Build<'a> {
     config: &'a Config,
     compiler: &'a mut Compiler,
     sets: AHashMap<&'a str, Set>,
+    /// Which groups hold which.
+    nesting: Nesting,
     /// Members of groups.
     members: Vec<(IpNet, Set)>,
     /// Groups and lists so far.
@@ -425,6 +438,11 @@ impl<'a> Build<'a> {
         for group in &config.groups {
             let set = self.new_set()?;
             self.sets.insert(group.name.as_str(), set);
+            self.nesting.sets.insert(group.name.clone(), set);
+            self.nesting.around.push(Vec::new());
+        }
+        for group in &config.groups {
+            let set = self.sets[group.name.as_str()];
             let mut seen = AHashSet::from([group.name.as_str()]);
             let mut open: Vec<&Member> = group.members.iter().collect();
             while let Some(member) = open.pop() {
@@ -436,6 +454,8 @@ impl<'a> Build<'a> {
                     Member::Group(_) => {}
                 }
             }
+            let inner = seen.iter().filter_map(|name| self.sets.get(name));
+            inner.for_each(|inner| self.nesting.around[usize::from(*inner)].push(set));
         }
         Ok(())
     }

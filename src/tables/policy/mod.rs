@@ -5,6 +5,7 @@
 
 mod compile;
 mod groups;
+mod members;
 mod nat;
 mod pairs;
 mod rules;
@@ -29,6 +30,8 @@ use rules::Rules;
 use shadows::Shadows;
 
 pub use compile::{MAX_RULES, PolicySlots, policy};
+pub use members::MemberChange;
+pub(in crate::tables) use members::Members;
 pub use pairs::{PairEpochs, Touched};
 
 /// The zone of interfaces that have none.

@@ -11,58 +11,91 @@ use ahash::{AHashMap, AHashSet};
 
 use super::compile::PolicySlots;
 use super::rules::ANY;
-use crate::config::{self, Config, Group, GroupName, Member, Nat, Rule, Side};
+use crate::config::{Config, Group, GroupName, Member, Nat, NatSource, Rule, Side};
 
 /// What a policy was compiled from, as far as decisions about sessions follow from it.
+#[derive(Clone, Default)]
 pub(super) struct Said {
     /// In order, admin rules first.
-    pub rules: Vec<Arc<Rule>>,
-    pub groups: Vec<Arc<Group>>,
-    pub nat: Arc<Nat>,
+    rules: Arc<[Arc<Rule>]>,
+    groups: Arc<[Arc<Group>]>,
+    nat: Arc<Nat>,
+    /// By group: the pairs that a change of it touches.
+    users: Arc<AHashMap<GroupName, Touched>>,
 }
 
 impl Said {
-    pub fn new(config: &Config) -> Said {
-        Said {
-            rules: config.admin_rules.iter().chain(&config.rules).cloned().collect(),
-            groups: config.groups.clone(),
-            nat: Arc::new(config.nat.clone()),
+    pub fn new(config: &Config, slots: &PolicySlots) -> Said {
+        let rules: Arc<[Arc<Rule>]> = config.admin_rules.iter().chain(&config.rules).cloned().collect();
+        let mut users: AHashMap<GroupName, Touched> = AHashMap::new();
+        let mut note = |side: &Side, pairs: &[(u16, u16)]| {
+            if let Some(name) = &side.group {
+                users.entry(name.clone()).or_default().pairs.extend(pairs);
+            }
+        };
+        for rule in rules.iter() {
+            let pair = pair_of(rule, slots);
+            note(&rule.from, &[pair]);
+            note(&rule.to, &[pair]);
         }
+        for rule in &config.nat.sources {
+            let pairs = pairs_of(rule, slots);
+            note(&rule.from, &pairs);
+            note(&rule.to, &pairs);
+        }
+        for rule in &config.nat.statics {
+            note(&rule.to, &[(ANY, ANY)]);
+        }
+        let (groups, nat) = (config.groups.as_slice().into(), Arc::new(config.nat.clone()));
+        Said { rules, groups, nat, users: Arc::new(users) }
+    }
+
+    /// With other members in the groups.
+    pub fn with_groups(&self, groups: &[Arc<Group>]) -> Said {
+        Said { groups: groups.into(), ..self.clone() }
+    }
+
+    /// Pairs whose sessions may be decided otherwise when these groups change.
+    pub fn touched_by<'a>(&self, groups: impl IntoIterator<Item = &'a GroupName>) -> Touched {
+        let mut touched = Touched::default();
+        for users in groups.into_iter().filter_map(|name| self.users.get(name)) {
+            touched.pairs.extend(&users.pairs);
+        }
+        touched
     }
 
     /// Pairs whose sessions may be decided otherwise by `new` than by `self`.
     pub fn touched(&self, new: &Said, slots: &PolicySlots) -> Touched {
-        let mut touched = Touched::default();
         let (old_nat, new_nat) = (&*self.nat, &*new.nat);
-        let groups = changed_groups(&self.groups, &new.groups);
-        let names = |side: &Side| side.group.as_ref().is_some_and(|name| groups.contains(name));
         // Static NAT has no zone that its sessions come from. Destination NAT decides first packets only: a session
         // stays with its server.
-        if (old_nat.filtering, old_nat.hairpin) != (new_nat.filtering, new_nat.hairpin)
-            || old_nat.statics != new_nat.statics
-            || new_nat.statics.iter().any(|rule| names(&rule.to))
+        if (old_nat.filtering, old_nat.hairpin, &old_nat.statics)
+            != (new_nat.filtering, new_nat.hairpin, &new_nat.statics)
         {
             return Touched::everything();
         }
-        let is_same = |old: &Arc<Rule>, new: &Arc<Rule>| {
-            (Arc::ptr_eq(old, new) || old == new) && !names(&new.from) && !names(&new.to)
-        };
+        let mut touched = new.touched_by(&changed_groups(&self.groups, &new.groups));
+        let is_same = |old: &Arc<Rule>, new: &Arc<Rule>| Arc::ptr_eq(old, new) || old == new;
         for rule in changed(&self.rules, &new.rules, |rule| rule.name.as_str(), is_same) {
-            touched.pair(zone(&rule.from, slots), zone(&rule.to, slots));
+            touched.pairs.insert(pair_of(rule, slots));
         }
-        let is_same = |old: &config::NatSource, new: &config::NatSource| {
-            old == new && !names(&new.from) && !names(&new.to)
-        };
-        for rule in changed(&old_nat.sources, &new_nat.sources, |rule| rule.name.as_str(), is_same) {
-            let (from, to) = (zone(&rule.from, slots), zone(&rule.to, slots));
-            touched.pair(from, to);
-            // Whoever answers to a mapping may do so where its host would use it.
-            touched.pair(to, from);
-            // Hairpinning goes by the inside alone.
-            touched.pair(from, from);
+        for rule in changed(&old_nat.sources, &new_nat.sources, |rule| rule.name.as_str(), PartialEq::eq) {
+            touched.pairs.extend(pairs_of(rule, slots));
         }
         touched
     }
+}
+
+/// The pair that a rule is for.
+fn pair_of(rule: &Rule, slots: &PolicySlots) -> (u16, u16) {
+    (zone(&rule.from, slots), zone(&rule.to, slots))
+}
+
+/// The pairs whose sessions a source NAT rule matters to.
+fn pairs_of(rule: &NatSource, slots: &PolicySlots) -> [(u16, u16); 3] {
+    let (from, to) = (zone(&rule.from, slots), zone(&rule.to, slots));
+    // Whoever answers to a mapping may do so where its host would use it, and hairpinning goes by the inside alone.
+    [(from, to), (to, from), (from, from)]
 }
 
 /// Number of a side's zone, or [`ANY`]: a zone that a compiled policy names has one.
@@ -153,8 +186,10 @@ impl Touched {
         Touched { all: true, pairs: AHashSet::new() }
     }
 
-    fn pair(&mut self, from: u16, to: u16) {
-        self.pairs.insert((from, to));
+    /// These pairs.
+    #[cfg(test)]
+    pub fn pairs(pairs: &[(u8, u8)]) -> Touched {
+        Touched { all: false, pairs: pairs.iter().map(|(from, to)| ((*from).into(), (*to).into())).collect() }
     }
 
     /// True if no session is decided otherwise.

@@ -366,3 +366,83 @@ fn an_address_is_forgotten_when_its_pool_is_gone() {
     compiler.policy_slots.forget_addresses(&[&Policy::none()], &claims);
     assert_eq!(registered(&compiler), 0);
 }
+
+/// Members that come and go alone come to what compiling everything does: the same groups, and the same sessions to ask
+/// again.
+#[test]
+fn members_that_come_and_go_touch_who_uses_them() {
+    let config = |inner: &str, direct: &str| {
+        format!(
+            r#"
+[[group]]
+name = "outer"
+members = ["group:inner"]
+[[group]]
+name = "inner"
+members = [{inner}]
+[[group]]
+name = "direct"
+members = [{direct}]
+[[group]]
+name = "unused"
+members = []
+[[rule]]
+name = "r"
+action = "allow"
+from = {{ zone = "a", group = "outer" }}
+to = {{ zone = "b" }}
+[[nat.source]]
+name = "n"
+from = {{ zone = "b" }}
+to = {{ zone = "a", group = "direct" }}
+pool = ["198.51.100.1"]
+"#
+        )
+    };
+    let pairs = |pairs: &[(u8, u8)]| -> Touched { Touched::pairs(pairs) };
+    let (a, b) = (ZONE_A, ZONE_B);
+    let changes = [
+        ("inner", "10.1.0.9", pairs(&[(a, b)])),
+        ("direct", "2001:db8:1::9", pairs(&[(b, a), (a, b), (b, b)])),
+        ("unused", "10.1.0.9", Touched::default()),
+    ];
+    for (group, member, expected) in changes {
+        let (before, mut compiler, old) = compiled(&config(r#""10.1.0.1", "10.1.0.9/32""#, ""));
+        compiler.put_policy(Arc::new(old), &Touched::everything());
+        let (name, range) = (group.parse().expect("a name"), member.parse().expect("a range"));
+        let mut after = before.clone();
+        let changed = after.groups.iter_mut().find(|of| of.name == name).expect("it is there");
+        Arc::make_mut(changed).members.push(Member::Addresses(range));
+        let change = MemberChange { group: name, range, more: 1 };
+        let (new, touched) = compiler.with_members(&after.groups, &[change]).expect("members only");
+        assert_eq!(touched, expected, "{group}");
+        let whole = policy(&after, &mut compiler).expect("a policy");
+        // A member that is there twice is no news to the sessions, but to the list.
+        let old = Arc::clone(&compiler.tables().policy);
+        assert_eq!(old.touched(&whole, &compiler.policy_slots), expected, "{group}");
+        assert_eq!(new.touched(&whole, &compiler.policy_slots), Touched::default(), "{group}");
+        for addr in ["10.1.0.1", "10.1.0.9", "10.1.0.10", "2001:db8:1::9", "2001:db8:1::1"] {
+            let addr = addr_key(addr.parse().expect("an address"));
+            assert_eq!(new.groups.of(addr), whole.groups.of(addr), "{group}");
+        }
+    }
+}
+
+/// What a refused config, or another change, leaves of the members is not taken for those in force.
+#[test]
+fn members_of_another_policy_are_of_no_use() {
+    let group = |members: &str| format!("[[group]]\nname = \"g\"\nmembers = [{members}]\n");
+    let (config, mut compiler, old) = compiled(&group("\"10.1.0.1\""));
+    let old = Arc::new(old);
+    compiler.put_policy(Arc::clone(&old), &Touched::everything());
+    let refused =
+        Config::parse(&format!("{INTERFACES}{}", group("\"10.1.0.2\"")), "gw.toml").expect("a config");
+    policy(&refused, &mut compiler).expect("a policy, which nobody takes");
+    let range = "10.1.0.3".parse().expect("a range");
+    let change = MemberChange { group: config.groups[0].name.clone(), range, more: 1 };
+    assert!(compiler.with_members(&config.groups, std::slice::from_ref(&change)).is_none());
+    // Compiled anew they are.
+    let again = Arc::new(policy(&config, &mut compiler).expect("a policy"));
+    compiler.put_policy(again, &Touched::default());
+    assert!(compiler.with_members(&config.groups, &[change]).is_some());
+}
