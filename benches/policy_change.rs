@@ -2,7 +2,14 @@
 //!
 //! `taskset -c 1 cargo bench --bench policy_change` prints, for one member more and one less of a group of 100,000,
 //! the mean, median and worst time of each step on the way: the group's list, the tables, and the publication to a
-//! worker that is busy on another CPU. What the control socket adds is in `applied_us` of its answer.
+//! worker that is busy on another CPU; and the same for one rule of the 100,000 of each ClassBench set, which comes,
+//! becomes another and goes at places all over the list. What the control socket adds is in `applied_us` of its answer.
+//! The sets come from the directory that SOFTGATE_CLASSBENCH names, else `../shared/data/classbench` beside the
+//! repository; SOFTGATE_RULES takes another number of their rules. On a shared machine look at the last column: CPU
+//! time of the control thread, on the average.
+
+#[path = "../src/tables/classify/classbench.rs"]
+mod classbench;
 
 use std::hint::black_box;
 use std::net::IpAddr;
@@ -10,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use softgate::config::{Config, Member};
+use softgate::config::{Config, Member, Rule};
 use softgate::control::{GroupMembers, Patch};
 use softgate::gateway::groups;
 use softgate::gateway::temporary::Temporary;
@@ -18,6 +25,7 @@ use softgate::mem::{ChunkSize, PacketMemory};
 use softgate::pipeline::{Question, decide};
 use softgate::replay;
 use softgate::tables::compile::Compiler;
+use softgate::tables::policy::{Asked, RuleChange};
 use softgate::time::Nanos;
 use softgate::worker::{Node, Worker};
 
@@ -79,24 +87,127 @@ fn address(n: u32, is_v6: bool) -> IpAddr {
 }
 
 fn main() {
-    println!("{MEMBERS} members, one more or less; microseconds");
-    println!("                 mean     median   worst    of the mean: list   tables   publication");
+    println!(
+        "microseconds               mean   median    worst    of the mean: list   tables  publication      CPU"
+    );
+    println!("one of {MEMBERS} members more or less");
     for (name, is_v6, is_nested) in
         [("IPv4", false, false), ("IPv6", true, false), ("IPv4 in a group in it", false, true)]
     {
         report(name, is_v6, is_nested);
     }
+    println!("one rule more, less or another");
+    ["acl1", "fw1", "ipc1"].into_iter().for_each(report_rules);
 }
 
-fn report(name: &str, is_v6: bool, is_nested: bool) {
-    let members: Vec<String> = (0..MEMBERS).map(|n| format!("\"{}\"", address(n, is_v6))).collect();
-    let list = |name: &str, members: &str| format!("[[group]]\nname = \"{name}\"\nmembers = [{members}]\n");
-    let (text, changed_group) = match is_nested {
-        false => (list("blocked", &members.join(",")), "blocked"),
-        true => (list("blocked", "\"group:inner\"") + &list("inner", &members.join(",")), "inner"),
+/// A ClassBench rule as a config has it.
+fn rule(name: &str, filter: &classbench::Filter) -> String {
+    let side = |zone: &str, (addr, len): (u32, u8)| {
+        let net = ipnet::Ipv4Net::new(addr.into(), len).expect("a prefix").trunc();
+        let prefix = if len == 0 { String::new() } else { format!(", prefix = \"{net}\"") };
+        format!("{{ zone = \"{zone}\"{prefix} }}")
     };
-    let mut config = Config::parse(&format!("{HEAD}{text}"), "bench.toml").expect("a config");
-    let (node, mut compiler) = replay::compile(&config, 1, false).expect("tables");
+    let ports = |(first, last): (u16, u16)| (first, last) != (0, u16::MAX);
+    let service = match filter.protocol {
+        Some(protocol @ (6 | 17)) => {
+            let protocol = if protocol == 6 { "tcp" } else { "udp" };
+            let (first, last) = filter.dst_ports;
+            let service = if ports(filter.dst_ports) {
+                format!("service = \"{protocol}/{}-{last}\"\n", first.max(1).min(last))
+            } else {
+                format!("service = \"{protocol}\"\n")
+            };
+            let (first, last) = filter.src_ports;
+            let source = format!("source_ports = \"{first}-{last}\"\n");
+            if ports(filter.src_ports) { service + &source } else { service }
+        }
+        Some(protocol) => format!("service = \"proto/{protocol}\"\n"),
+        None => String::new(),
+    };
+    let (from, to) = (side("inside", filter.src), side("outside", filter.dst));
+    format!("name = \"{name}\"\naction = \"deny\"\nfrom = {from}\nto = {to}\n{service}")
+}
+
+fn report_rules(set: &str) {
+    let Some((mut filters, headers)) = classbench::read(&format!("{set}_100000")) else {
+        println!("{set}: NO SUCH SET; set SOFTGATE_CLASSBENCH");
+        return;
+    };
+    let wanted = std::env::var("SOFTGATE_RULES").ok().and_then(|n| n.parse().ok());
+    filters.truncate(wanted.unwrap_or(usize::MAX).max(CHANGES as usize));
+    let head = HEAD.split("[[rule]]").next().expect("what is before the rules");
+    let rules: String = filters
+        .iter()
+        .enumerate()
+        .map(|(n, filter)| format!("[[rule]]\n{}", rule(&format!("r{n}"), filter)))
+        .collect();
+    let mut config = Config::parse(&format!("{head}{rules}"), "bench.toml").unwrap_or_else(|errors| {
+        panic!("{}", errors.to_string().lines().take(5).collect::<Vec<_>>().join("; "))
+    });
+    let count = config.rules.len();
+    let mut times: Vec<[Duration; 4]> = Vec::new();
+    let first = config.clone();
+    let mut compiler = with_worker(&first, |compiler, node| {
+        for n in 0..CHANGES {
+            let at = scrambled(n) as usize % config.rules.len();
+            let other: Rule = toml::from_str(&rule(
+                &format!("new{n}"),
+                &filters[scrambled(n + 7) as usize % filters.len()],
+            ))
+            .expect("a rule");
+            let other = Arc::new(other);
+            let change = match n % 3 {
+                0 => RuleChange::Insert(at as u32, other),
+                1 => RuleChange::Replace(at as u32, other),
+                _ => RuleChange::Remove(at as u32),
+            };
+            let (begun, cpu) = (Instant::now(), cpu_time());
+            let (policy, touched) =
+                compiler.with_rule(&config, &change).expect("slots").expect("it can be taken in");
+            compiler.put_policy(policy, &touched).release(&node.neighbours);
+            let compiled = begun.elapsed();
+            match &change {
+                RuleChange::Insert(at, rule) => config.rules.insert(*at as usize, Arc::clone(rule)),
+                RuleChange::Replace(at, rule) => config.rules[*at as usize] = Arc::clone(rule),
+                RuleChange::Remove(at) => _ = config.rules.remove(*at as usize),
+            }
+            let listed = begun.elapsed();
+            node.reserve_rules(&compiler.policy_slots);
+            publish(compiler, node);
+            times.push([listed - compiled, compiled, begun.elapsed() - listed, cpu_time() - cpu]);
+        }
+    });
+    prove_rules(&config, &mut compiler, &headers);
+    print_times(&format!("{set}, {count}"), &times);
+}
+
+/// All rules compiled anew decide as those that were changed.
+fn prove_rules(config: &Config, compiler: &mut Compiler, headers: &[classbench::Header]) {
+    let whole = replay::compile(config, 1, false).expect("tables").1;
+    let name = |compiler: &Compiler, slot: u32| compiler.policy_slots.rules.names()[slot as usize].clone();
+    for header in headers.iter().take(PROOFS as usize) {
+        let question = Question {
+            vrf: 0,
+            ingress: 0,
+            src: IpAddr::from(header.src.to_be_bytes()),
+            dst: IpAddr::from(header.dst.to_be_bytes()),
+            protocol: header.protocol,
+            src_port: header.src_port,
+            dst_port: header.dst_port,
+            dscp: 0,
+            tcp_flags: 0,
+            icmp_type: 0,
+        };
+        let asked = Asked::new(&question, 1, (2, 1, 0));
+        let [changed, fresh] =
+            [&*compiler, &whole].map(|of| name(of, of.tables().policy.permit(&asked).rule));
+        assert_eq!(changed, fresh, "{question:?}");
+    }
+}
+
+/// The tables of a config, with a worker that uses them on another thread.
+fn with_worker(config: &Config, run: impl FnOnce(&mut Compiler, &Node)) -> Compiler {
+    let (node, mut compiler) = replay::compile(config, 1, false).expect("tables");
     let (_memory, mut pools) = PacketMemory::new(1, 64, ChunkSize::Bytes2048).expect("memory");
     let ends = Arc::new(AtomicBool::new(false));
     let worker = {
@@ -109,43 +220,83 @@ fn report(name: &str, is_v6: bool, is_nested: bool) {
             worker.stop();
         })
     };
-    let mut times: Vec<[Duration; 3]> = Vec::new();
-    for n in 0..CHANGES {
-        let member: Member = Member::Addresses(address(MEMBERS + n / 2, is_v6).into());
-        let change = GroupMembers {
-            group: changed_group.parse().expect("a name"),
-            members: vec![member],
-            ttl_s: None,
-        };
-        let patch = if n % 2 == 0 { Patch::GroupAdd(change) } else { Patch::GroupDel(change) };
-        times.push(change_once(&mut config, &mut compiler, &node, patch));
-        if n % 64 == 0 {
-            prove(&config, &compiler, is_v6);
-        }
-    }
+    run(&mut compiler, &node);
     ends.store(true, Ordering::Relaxed);
     worker.join().expect("the worker is well");
-    let sum = |parts: &[Duration; 3]| parts.iter().sum::<Duration>();
+    compiler
+}
+
+/// CPU time of this thread so far; wall time where there is no /proc.
+fn cpu_time() -> Duration {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let start = START.get_or_init(Instant::now);
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanos = text.and_then(|text| text.split(' ').next()?.parse().ok());
+    nanos.map_or_else(|| start.elapsed(), Duration::from_nanos)
+}
+
+/// As the gateway does it.
+fn publish(compiler: &Compiler, node: &Node) {
+    let tables = Arc::clone(compiler.tables());
+    let generation = tables.generation;
+    let old = node.tables.swap(tables);
+    node.wake_all();
+    while !node.all_use(generation) {
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    drop(old);
+}
+
+fn print_times(name: &str, times: &[[Duration; 4]]) {
+    let sum = |parts: &[Duration; 4]| parts[..3].iter().sum::<Duration>();
     let us = |time: Duration| time.as_secs_f64() * 1e6;
     let mut totals: Vec<f64> = times.iter().map(|parts| us(sum(parts))).collect();
     totals.sort_by(f64::total_cmp);
-    let mean = |of: &dyn Fn(&[Duration; 3]) -> Duration| {
+    let mean = |of: &dyn Fn(&[Duration; 4]) -> Duration| {
         times.iter().map(|parts| us(of(parts))).sum::<f64>() / times.len() as f64
     };
     println!(
-        "{name:<14} {:>8.0} {:>8.0} {:>8.0}  {:>22.0} {:>8.0} {:>8.0}",
+        "{name:<22} {:>8.0} {:>8.0} {:>8.0}  {:>22.0} {:>8.0} {:>12.0} {:>8.0}",
         mean(&sum),
         totals[totals.len() / 2],
         totals[totals.len() - 1],
         mean(&|parts| parts[0]),
         mean(&|parts| parts[1]),
         mean(&|parts| parts[2]),
+        mean(&|parts| parts[3]),
     );
 }
 
+fn report(name: &str, is_v6: bool, is_nested: bool) {
+    let members: Vec<String> = (0..MEMBERS).map(|n| format!("\"{}\"", address(n, is_v6))).collect();
+    let list = |name: &str, members: &str| format!("[[group]]\nname = \"{name}\"\nmembers = [{members}]\n");
+    let (text, changed_group) = match is_nested {
+        false => (list("blocked", &members.join(",")), "blocked"),
+        true => (list("blocked", "\"group:inner\"") + &list("inner", &members.join(",")), "inner"),
+    };
+    let mut config = Config::parse(&format!("{HEAD}{text}"), "bench.toml").expect("a config");
+    let mut times: Vec<[Duration; 4]> = Vec::new();
+    with_worker(&config.clone(), |compiler, node| {
+        for n in 0..CHANGES {
+            let member: Member = Member::Addresses(address(MEMBERS + n / 2, is_v6).into());
+            let change = GroupMembers {
+                group: changed_group.parse().expect("a name"),
+                members: vec![member],
+                ttl_s: None,
+            };
+            let patch = if n % 2 == 0 { Patch::GroupAdd(change) } else { Patch::GroupDel(change) };
+            times.push(change_once(&mut config, compiler, node, patch));
+            if n % 64 == 0 {
+                prove(&config, compiler, is_v6);
+            }
+        }
+    });
+    print_times(name, &times);
+}
+
 /// What the gateway does for a request.
-fn change_once(config: &mut Config, compiler: &mut Compiler, node: &Node, patch: Patch) -> [Duration; 3] {
-    let begun = Instant::now();
+fn change_once(config: &mut Config, compiler: &mut Compiler, node: &Node, patch: Patch) -> [Duration; 4] {
+    let (begun, cpu) = (Instant::now(), cpu_time());
     let after = groups::changed(&config.groups, &Temporary::default(), &[patch])
         .expect("a change")
         .expect("of groups");
@@ -155,16 +306,9 @@ fn change_once(config: &mut Config, compiler: &mut Compiler, node: &Node, patch:
     compiler.put_policy(policy, &touched).release(&node.neighbours);
     config.groups = after.groups;
     let compiled = begun.elapsed();
-    let tables = Arc::clone(compiler.tables());
-    let generation = tables.generation;
-    let old = node.tables.swap(tables);
-    node.wake_all();
-    while !node.all_use(generation) {
-        std::thread::sleep(Duration::from_micros(50));
-    }
-    drop(old);
+    publish(compiler, node);
     let all = begun.elapsed();
-    [listed, compiled - listed, all - compiled]
+    [listed, compiled - listed, all - compiled, cpu_time() - cpu]
 }
 
 /// A policy compiled from the whole config decides as the one that was changed.

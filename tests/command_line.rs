@@ -103,6 +103,10 @@ fn wrong_usage_and_nobody_there_are_2() {
         &["add", "route", "10.0.0.0/8", "over", "there"],
         &["add", "route", "10.0.0.1/8", "blackhole"],
         &["add", "neighbour", "lan", "10.0.0.1", "x"],
+        &["add", "group", "blocked", "10.0.0.1", "--ttl", "0s"],
+        &["add", "group", "blocked", "10.0.0.1", "--ttl", "32days"],
+        &["add", "rule", "name = \"x\""],
+        &["add", "rule", "name = \"x\", action = \"deny\", colour = \"red\""],
         &["show", "routes", "10.0.0.1/8"],
     ] {
         let (code, out, err) = softgate(arguments);

@@ -140,6 +140,9 @@ fn frame((from, to): Datagram) -> Vec<u8> {
     frame
 }
 
+/// Frames by port, drops by reason, sessions opened and ended.
+type Outcome = (Vec<Vec<Vec<u8>>>, Vec<(&'static str, u64)>, [u64; 2]);
+
 struct Lab {
     node: Arc<Node>,
     memory: Arc<PacketMemory>,
@@ -227,7 +230,7 @@ impl Lab {
     }
 
     /// What came out by each port, and the drops by reason, so far.
-    fn outcome(&mut self) -> (Vec<Vec<Vec<u8>>>, Vec<(&'static str, u64)>, [u64; 2]) {
+    fn outcome(&mut self) -> Outcome {
         self.settle();
         let out = self.cables.iter().map(|cable| {
             let mut out = lock(cable).out.clone();
@@ -477,11 +480,7 @@ fn steps() -> impl Strategy<Value = (Vec<String>, Vec<Step>)> {
     (sections(), prop::collection::vec(step, 1..60))
 }
 
-fn run(
-    lab: &mut Lab,
-    first: &[String],
-    steps: &[Step],
-) -> Vec<(Vec<Vec<Vec<u8>>>, Vec<(&'static str, u64)>, [u64; 2])> {
+fn run(lab: &mut Lab, first: &[String], steps: &[Step]) -> Vec<Outcome> {
     let mut config = first.to_vec();
     let mut sent: Vec<Datagram> = Vec::new();
     let mut outcomes = Vec::new();

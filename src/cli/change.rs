@@ -1,17 +1,19 @@
-//! `softgate add ...` and `softgate del ...`: routes, neighbours and members of groups, by one or by the million.
+//! `softgate add ...` and `softgate del ...`: routes, neighbours, members of groups, rules; one or a million.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::Subcommand;
 
 use super::apply::print_changed;
 use super::{Trouble, connect};
 use crate::config::{
-    self, ConfigError, GroupName, InterfaceName, Mac, Member, Name, Neighbour, Prefix, Seconds, VrfName,
-    route_file,
+    self, ConfigError, GroupName, InterfaceName, Mac, Member, Name, Neighbour, Prefix, Rule, RuleName,
+    Seconds, VrfName, route_file,
 };
-use crate::control::{Changed, GroupMembers, NeighbourKey, Request, RouteKey};
+use crate::control::{Changed, GroupMembers, NeighbourKey, Request, RouteKey, RuleAddition};
 
 /// Arguments of `add`.
 #[derive(Debug, clap::Args)]
@@ -62,6 +64,36 @@ enum Add {
         #[arg(long, value_name = "TIME", value_parser = ttl)]
         ttl: Option<Seconds>,
     },
+    /// Add a firewall rule, or put it in the place of the one that has its name
+    Rule {
+        /// The rule as in the config: 'name = "x", action = "deny", to = { prefix = "192.0.2.1" }'
+        rule: RuleText,
+        /// Before this rule; default: where the one of its name stands, or behind all
+        #[arg(long, value_name = "RULE")]
+        before: Option<RuleName>,
+        /// Among the admin rules
+        #[arg(long)]
+        admin: bool,
+    },
+}
+
+/// A rule as an inline table of TOML, with or without its braces.
+#[derive(Clone, Debug)]
+struct RuleText(Arc<Rule>);
+
+impl FromStr for RuleText {
+    type Err = String;
+    fn from_str(text: &str) -> Result<RuleText, String> {
+        #[derive(serde::Deserialize)]
+        struct Document {
+            rule: Arc<Rule>,
+        }
+        let text = text.trim();
+        let table =
+            if text.starts_with('{') { format!("rule = {text}") } else { format!("rule = {{ {text} }}") };
+        let read: Result<Document, _> = toml::from_str(&table);
+        read.map(|document| RuleText(document.rule)).map_err(|error| error.message().to_owned())
+    }
 }
 
 /// Arguments of `del`.
@@ -103,6 +135,12 @@ enum Del {
         #[arg(value_name = "MEMBER", required = true)]
         members: Vec<Member>,
     },
+    /// Remove firewall rules
+    Rule {
+        /// Their names
+        #[arg(value_name = "RULE", required = true)]
+        rules: Vec<RuleName>,
+    },
 }
 
 pub(super) fn add(args: AddArgs, socket: &Path) -> Result<(), Trouble> {
@@ -142,6 +180,9 @@ pub(super) fn add(args: AddArgs, socket: &Path) -> Result<(), Trouble> {
         Add::Group { group, members, ttl } => {
             connect(socket)?.call(&Request::GroupAdd(GroupMembers { group, members, ttl_s: ttl }))?
         }
+        Add::Rule { rule: RuleText(rule), before, admin } => {
+            connect(socket)?.call(&Request::RuleAdd(RuleAddition { rule, before, admin }))?
+        }
     };
     print_changed(&changed, &counted(&changed, "added"), args.json)
 }
@@ -169,6 +210,7 @@ pub(super) fn del(args: DelArgs, socket: &Path) -> Result<(), Trouble> {
         Del::Group { group, members } => {
             connect(socket)?.call(&Request::GroupDel(GroupMembers { group, members, ttl_s: None }))?
         }
+        Del::Rule { rules } => connect(socket)?.call(&Request::RuleDel { rules })?,
     };
     print_changed(&changed, &counted(&changed, "removed"), args.json)
 }

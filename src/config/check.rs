@@ -44,6 +44,12 @@ pub(super) struct Checks<'a, 'r> {
     report: &'r mut dyn FnMut(Fault),
 }
 
+impl<'a, 'r> Checks<'a, 'r> {
+    pub(super) fn new(config: &'a Config, report: &'r mut dyn FnMut(Fault)) -> Checks<'a, 'r> {
+        Checks { config, report }
+    }
+}
+
 impl<'a> Checks<'a, '_> {
     pub(super) fn fault(&mut self, key: String, value: impl ToString, allowed: impl Into<String>) {
         let value = Some(value.to_string());

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use ahash::{AHashMap, AHashSet};
 
+use super::Config;
 use super::addresses::{AddressRange, Member, NatPool, OneOrMore, is_unicast_v4};
-use super::check::{Checks, list};
+use super::check::{Checks, Fault, Place, list};
 use super::policy::{Nat, NatDestination, NatSource, NatStatic, Rule, RuleAction, Side};
 use super::sections::Interface;
 use super::service::{PortRange, Service};
@@ -36,6 +37,50 @@ struct Known<'a> {
     groups: AHashSet<&'a str>,
 }
 
+impl<'a> Known<'a> {
+    fn of(config: &'a Config) -> Known<'a> {
+        Known {
+            zones: config.interfaces.iter().filter_map(|i| i.zone.as_ref()).map(Name::as_str).collect(),
+            interfaces: config.interfaces.iter().map(|i| (i.name.as_str(), i)).collect(),
+            vrfs: config.vrf_names(),
+            groups: config.groups.iter().map(|group| group.name.as_str()).collect(),
+        }
+    }
+}
+
+/// Checks one rule against the config it is to be in: the first fault.
+pub fn check_rule(config: &Config, rule: &Rule) -> Result<(), String> {
+    let mut first: Option<String> = None;
+    let mut report = |fault: Fault| {
+        let Place::Key(key) = fault.place else { unreachable!("a rule is in no route file") };
+        let value = fault.value.map(|value| format!(" {value}:")).unwrap_or_default();
+        first.get_or_insert(format!("{key}:{value} {}", fault.allowed));
+    };
+    let mut checks = Checks::new(config, &mut report);
+    let mut known = Known::of(config);
+    checks.zone_names(&mut known);
+    checks.rule(&known, "rule", rule);
+    let [from, to] = [&rule.from, &rule.to].map(Side::prefixes_in_place);
+    let services = rule.service.as_deref().map_or(1, <[_]>::len);
+    let ports = rule.source_ports.as_deref().map_or(1, <[_]>::len);
+    let lines = [to, services, ports].into_iter().fold(from, usize::saturating_mul);
+    if lines > MAX_RULE_LINES {
+        checks.fault("rule".into(), &rule.name, format!("makes {lines} lines; at most {MAX_RULE_LINES}"));
+    }
+    if rule.name.as_str() == DEFAULT_RULE {
+        checks.fault("rule.name".into(), &rule.name, "the name of what decides where no rule matches");
+    }
+    first.map_or(Ok(()), Err)
+}
+
+/// Checks how many lines all rules make.
+pub fn check_lines(lines: usize) -> Result<(), String> {
+    if lines <= MAX_LINES {
+        return Ok(());
+    }
+    Err(format!("all rules together make {lines} lines; at most {MAX_LINES}"))
+}
+
 /// What a side may say: a firewall rule may name the gateway itself, a NAT rule may not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Of {
@@ -49,12 +94,7 @@ type Taken = (AddressRange, String);
 impl<'a> Checks<'a, '_> {
     pub(super) fn policy(&mut self) {
         let config = self.config;
-        let mut known = Known {
-            zones: config.interfaces.iter().filter_map(|i| i.zone.as_ref()).map(Name::as_str).collect(),
-            interfaces: config.interfaces.iter().map(|i| (i.name.as_str(), i)).collect(),
-            vrfs: config.vrf_names(),
-            groups: config.groups.iter().map(|group| group.name.as_str()).collect(),
-        };
+        let mut known = Known::of(config);
         self.zone_names(&mut known);
         self.flows();
         self.zone_limits(&known);

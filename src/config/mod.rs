@@ -26,6 +26,7 @@ use serde::Serialize;
 
 pub use addresses::{AddressRange, Member, NatPool, NatTarget, OneOrMore};
 pub use check::{Links, check_neighbour};
+pub use check_policy::{check_lines, check_rule};
 pub use error::{ConfigError, ConfigErrors};
 pub use policy::{
     BlockSize, Filtering, Flows, Group, Nat, NatDestination, NatSource, NatStatic, RateLimit, Rule,

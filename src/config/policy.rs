@@ -143,8 +143,13 @@ impl Side {
     /// Prefixes that each need lines of their own in the compiled rule.
     pub(crate) fn prefixes_in_place(&self) -> usize {
         let Some(ranges) = &self.prefix else { return 1 };
-        let nets = ranges.iter().map(|range| range.nets().count()).sum();
-        if nets > Side::PREFIXES_IN_PLACE && self.group.is_none() { 1 } else { nets }
+        if self.is_looked_up() { 1 } else { ranges.iter().map(|range| range.nets().count()).sum() }
+    }
+
+    /// True if its prefixes are looked up as a group is.
+    pub(crate) fn is_looked_up(&self) -> bool {
+        let Some(ranges) = self.prefix.as_ref().filter(|_| self.group.is_none()) else { return false };
+        ranges.iter().map(|range| range.nets().count()).sum::<usize>() > Side::PREFIXES_IN_PLACE
     }
 
     /// The zone of the gateway itself; no interface can have it.

@@ -40,7 +40,7 @@ pub use reply::{
     PortStatus, Reply, RouteEntry, RouteKind, RoutePage, RouteSource, Staged, Version, ViaEntry,
     WorkerStatus,
 };
-pub use request::{GroupMembers, NeighbourKey, Patch, Request, RouteKey, RoutesQuery};
+pub use request::{GroupMembers, NeighbourKey, Patch, Request, RouteKey, RoutesQuery, RuleAddition};
 pub use rpc::{Fault, FaultKind};
 pub use server::{Limits, Server};
 

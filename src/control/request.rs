@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::ser::{SerializeSeq as _, SerializeTuple as _, Serializer};
@@ -11,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::inspect::{ClearQuery, MappingsQuery, SessionsQuery};
 use crate::config::route_file::parse_via;
 use crate::config::{
-    GroupName, InterfaceName, Member, Name, Neighbour, NotAllowed, Prefix, Route, RouteTarget, Seconds,
-    VrfName,
+    GroupName, InterfaceName, Member, Name, Neighbour, NotAllowed, Prefix, Route, RouteTarget, Rule,
+    RuleName, Seconds, Side, VrfName,
 };
 
 /// One request: `method` and `params` of JSON-RPC.
@@ -133,6 +134,16 @@ pub enum Request {
     #[serde(rename = "group.del")]
     GroupDel(GroupMembers),
 
+    /// Adds a firewall rule, or puts it in the place of the one that has its name.
+    #[serde(rename = "rule.add")]
+    RuleAdd(RuleAddition),
+    /// Removes firewall rules.
+    #[serde(rename = "rule.del")]
+    RuleDel {
+        /// Which.
+        rules: Vec<RuleName>,
+    },
+
     /// Opens a transaction: changes are staged until `commit`.
     #[serde(rename = "begin")]
     Begin {},
@@ -194,6 +205,20 @@ pub struct GroupMembers {
     pub ttl_s: Option<Seconds>,
 }
 
+/// A firewall rule that comes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleAddition {
+    /// As in the config.
+    pub rule: Arc<Rule>,
+    /// Before the rule of this name; absent: where the one of its own name stands, or behind all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<RuleName>,
+    /// Among the admin rules.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub admin: bool,
+}
+
 /// One staged change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Patch {
@@ -209,6 +234,10 @@ pub enum Patch {
     GroupAdd(GroupMembers),
     /// Take members out of a group.
     GroupDel(GroupMembers),
+    /// Add or replace a rule.
+    RuleAdd(RuleAddition),
+    /// Remove rules.
+    RuleDel(Vec<RuleName>),
 }
 
 impl Patch {
@@ -220,6 +249,8 @@ impl Patch {
             Patch::NeighbourAdd(neighbours) => neighbours.len(),
             Patch::NeighbourDel(neighbours) => neighbours.len(),
             Patch::GroupAdd(change) | Patch::GroupDel(change) => change.members.len(),
+            Patch::RuleAdd(_) => 1,
+            Patch::RuleDel(rules) => rules.len(),
         };
         changes as u64
     }
@@ -242,6 +273,18 @@ impl Patch {
             Patch::GroupAdd(change) | Patch::GroupDel(change) => {
                 change.members.capacity() * (size_of::<Member>() + 64)
             }
+            // What it is made of is at most as long as its text, a few words for each letter.
+            Patch::RuleAdd(addition) => {
+                let lists = |side: &Side| side.prefix.as_deref().map_or(0, size_of_val);
+                let rule = &addition.rule;
+                size_of::<Rule>()
+                    + 512
+                    + lists(&rule.from)
+                    + lists(&rule.to)
+                    + rule.service.as_deref().map_or(0, size_of_val)
+                    + rule.source_ports.as_deref().map_or(0, size_of_val)
+            }
+            Patch::RuleDel(rules) => rules.capacity() * (size_of::<RuleName>() + 64),
         }
     }
 }

@@ -231,6 +231,12 @@ impl Session {
             Request::GroupDel(change) => {
                 self.change("group.del", Patch::GroupDel(change), backend, shared, limits)
             }
+            Request::RuleAdd(addition) => {
+                self.change("rule.add", Patch::RuleAdd(addition), backend, shared, limits)
+            }
+            Request::RuleDel { rules } => {
+                self.change("rule.del", Patch::RuleDel(rules), backend, shared, limits)
+            }
             Request::Begin {} => match self.transaction {
                 Some(_) => {
                     Err(Fault::new(FaultKind::Order, "a transaction is open already: commit or abort it"))

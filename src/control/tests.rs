@@ -423,6 +423,19 @@ fn every_request_survives_the_wire() {
             members: Vec::new(),
             ttl_s: None,
         }),
+        Request::RuleAdd(RuleAddition {
+            rule: Arc::new(
+                toml::from_str(
+                    "name = 'r'\naction = 'deny'\nfrom = { zone = 'a', prefix = ['10.0.0.0/8', '10.9.0.1'] }\n\
+                     service = ['tcp/80-90', 'icmp/echo-request']\ndscp = 46\ntcp_flags = ['syn', '!ack']\n\
+                     rate_limit = { per_s = 10 }",
+                )
+                .expect("a rule"),
+            ),
+            before: Name::new("q").ok(),
+            admin: true,
+        }),
+        Request::RuleDel { rules: vec![Name::new("r").unwrap()] },
         Request::Begin {},
         Request::Commit { patches: Vec::new() },
         Request::Abort {},

@@ -48,9 +48,12 @@ pub fn changed(
         let (change, is_added) = match patch {
             Patch::GroupAdd(change) => (change, true),
             Patch::GroupDel(change) => (change, false),
-            Patch::RouteAdd(_) | Patch::RouteDel(_) | Patch::NeighbourAdd(_) | Patch::NeighbourDel(_) => {
-                continue;
-            }
+            Patch::RouteAdd(_)
+            | Patch::RouteDel(_)
+            | Patch::NeighbourAdd(_)
+            | Patch::NeighbourDel(_)
+            | Patch::RuleAdd(_)
+            | Patch::RuleDel(_) => continue,
         };
         let after = after.get_or_insert_with(|| After { groups: groups.to_vec(), ..After::default() });
         if is_added { add(after, temporary, change)? } else { delete(after, temporary, change)? }

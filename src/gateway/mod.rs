@@ -7,6 +7,7 @@ pub mod groups;
 pub mod inspect;
 mod requests;
 mod routes;
+mod rules;
 mod show;
 pub mod temporary;
 

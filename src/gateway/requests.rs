@@ -53,6 +53,8 @@ impl Backend for Gateway {
             | Request::NeighbourDel { .. }
             | Request::GroupAdd(_)
             | Request::GroupDel(_)
+            | Request::RuleAdd(_)
+            | Request::RuleDel { .. }
             | Request::Begin {}
             | Request::Abort {} => unreachable!("the session answers these"),
         }
@@ -105,6 +107,9 @@ impl Gateway {
 
     /// All of these changes, or none.
     fn change(&mut self, patches: &[Patch]) -> Result<(), Fault> {
+        if patches.iter().any(|patch| matches!(patch, Patch::RuleAdd(_) | Patch::RuleDel(_))) {
+            return self.change_rules(patches);
+        }
         // Checked whole before anything is touched.
         self.check_patches(patches)?;
         let after = groups::changed(&self.config.groups, &self.temporary, patches)?;
@@ -125,8 +130,12 @@ impl Gateway {
                         routes.push((vrf, key.prefix.net(), None));
                     }
                 }
-                Patch::NeighbourAdd(_) | Patch::NeighbourDel(_) | Patch::GroupAdd(_) | Patch::GroupDel(_) => {
-                }
+                Patch::NeighbourAdd(_)
+                | Patch::NeighbourDel(_)
+                | Patch::GroupAdd(_)
+                | Patch::GroupDel(_)
+                | Patch::RuleAdd(_)
+                | Patch::RuleDel(_) => {}
             }
         }
         let has_neighbours =
@@ -212,7 +221,12 @@ impl Gateway {
             match patch {
                 Patch::NeighbourAdd(added) => change_neighbours(&mut self.config.neighbours, added, &[]),
                 Patch::NeighbourDel(deleted) => change_neighbours(&mut self.config.neighbours, &[], deleted),
-                Patch::RouteAdd(_) | Patch::RouteDel(_) | Patch::GroupAdd(_) | Patch::GroupDel(_) => {}
+                Patch::RouteAdd(_)
+                | Patch::RouteDel(_)
+                | Patch::GroupAdd(_)
+                | Patch::GroupDel(_)
+                | Patch::RuleAdd(_)
+                | Patch::RuleDel(_) => {}
             }
         }
         match self.compile_with_neighbours(routes) {
@@ -326,7 +340,7 @@ impl Gateway {
                     }
                 }
                 // Checked by making them.
-                Patch::GroupAdd(_) | Patch::GroupDel(_) => {}
+                Patch::GroupAdd(_) | Patch::GroupDel(_) | Patch::RuleAdd(_) | Patch::RuleDel(_) => {}
             }
         }
         Ok(())

@@ -133,7 +133,9 @@ mod tests {
 
     #[test]
     fn routes_are_the_same_whatever_order_they_came_in() {
-        let via = |last: u8, vrf| Target::Via(vec![Hop { address: [192, 0, 2, last].into(), vrf }]);
+        let via = |last: u8, vrf| {
+            Target::Via(vec![Hop { address: [192, 0, 2, last].into(), vrf, interface: None }])
+        };
         let rib = |routes: &[(u16, &str, Target)]| {
             let mut rib = Rib::default();
             for (vrf, prefix, target) in routes {

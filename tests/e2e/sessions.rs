@@ -368,6 +368,40 @@ fn a_temporary_member_goes_by_itself() {
     gateway.stop();
 }
 
+/// One rule comes before others, becomes another and goes, without a config.
+#[test]
+fn a_rule_comes_and_goes() {
+    let Some(lab) = Lab::up("a_rule_comes_and_goes", &[]) else { return };
+    let gateway = Gateway::start(&lab, &zoned());
+    let names = || -> Vec<String> {
+        let said = gateway.ask("show rules --json");
+        let rules: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        let list = rules["rules"].as_array().expect("a list").iter();
+        let own = list.filter(|rule| rule["place"] != "default").filter_map(|rule| rule["name"].as_str());
+        own.map(str::to_owned).collect()
+    };
+    let before = names();
+    lab.ping("a", NET[0], "-c 1");
+    let stop = r#"name="stop",action="deny",to={prefix="198.51.100.1"}"#;
+    gateway.ask(&format!("add rule {stop} --before inside-out"));
+    assert_eq!(names()[..2], ["stop", "inside-out"]);
+    lab.no_answer("a", NET[0]);
+    gateway.ask(&format!("add rule {}", stop.replace("100.1", "100.77")));
+    lab.ping("a", NET[0], "-c 1");
+    gateway.ask(&format!("add rule {} --admin", stop.replace("stop", "first")));
+    assert_eq!(names()[..2], ["first", "stop"]);
+    lab.no_answer("a", NET[0]);
+    let (status, said) = gateway.client("del rule first nobody");
+    assert!(!status.success() && said.contains("no rule nobody"), "{said}");
+    lab.no_answer("a", NET[0]);
+    gateway.ask("del rule first stop");
+    lab.ping("a", NET[0], "-c 1");
+    assert_eq!(names(), before);
+    let (status, said) = gateway.client(r#"add rule name="x",action="deny",to={zone="moon"}"#);
+    assert!(!status.success() && said.contains("no such zone"), "{said}");
+    gateway.stop();
+}
+
 /// Rules with `log` and port blocks leave lines that a program can read, also after the file was moved away.
 #[test]
 fn events_are_written() {

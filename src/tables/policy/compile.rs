@@ -191,22 +191,7 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
     let mut lines = Vec::new();
     for rule in config.admin_rules.iter().chain(&config.rules) {
         let position = rule_info.len() as u32;
-        rule_info.push(RuleInfo {
-            action: match rule.action {
-                RuleAction::Allow => Action::Allow,
-                RuleAction::Deny => Action::Deny,
-                RuleAction::Reject => Action::Reject,
-            },
-            slot: build.compiler.policy_slots.rule(rule.name.as_str())?,
-            log: rule.log,
-            limit: rule.rate_limit.map(RateLimit::from),
-        });
-        let details = Details {
-            source_ports: rule.source_ports.as_deref().unwrap_or(&[]),
-            dscp: rule.dscp.iter().flat_map(|list| list.iter()).fold(0, |bits, dscp| bits | 1 << dscp.get()),
-            flags: rule.tcp_flags.as_deref().unwrap_or(&[]),
-        };
-        build.lines(position, &rule.from, &rule.to, rule.service.as_deref(), &details, &mut lines)?;
+        rule_info.push(rule_of(&mut build, position, rule, &mut lines)?);
     }
 
     let mut pools = Pools::default();
@@ -322,6 +307,32 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
     })
 }
 
+/// What one rule says, and its lines.
+pub(super) fn rule_of(
+    build: &mut Build<'_>,
+    position: u32,
+    rule: &config::Rule,
+    lines: &mut Vec<Line>,
+) -> Result<RuleInfo, CompileError> {
+    let info = RuleInfo {
+        action: match rule.action {
+            RuleAction::Allow => Action::Allow,
+            RuleAction::Deny => Action::Deny,
+            RuleAction::Reject => Action::Reject,
+        },
+        slot: build.compiler.policy_slots.rule(rule.name.as_str())?,
+        log: rule.log,
+        limit: rule.rate_limit.map(RateLimit::from),
+    };
+    let details = Details {
+        source_ports: rule.source_ports.as_deref().unwrap_or(&[]),
+        dscp: rule.dscp.iter().flat_map(|list| list.iter()).fold(0, |bits, dscp| bits | 1 << dscp.get()),
+        flags: rule.tcp_flags.as_deref().unwrap_or(&[]),
+    };
+    build.lines(position, &rule.from, &rule.to, rule.service.as_deref(), &details, lines)?;
+    Ok(info)
+}
+
 /// What a rule asks of a packet besides its two sides and services.
 #[derive(Default)]
 struct Details<'a> {
@@ -402,7 +413,7 @@ impl Pools {
     }
 }
 
-struct Build<'a> {
+pub(super) struct Build<'a> {
     config: &'a Config,
     compiler: &'a mut Compiler,
     sets: AHashMap<&'a str, Set>,
@@ -421,6 +432,15 @@ struct Addresses {
 }
 
 impl<'a> Build<'a> {
+    /// To compile a rule of a config with the groups there are.
+    pub fn of_rule(
+        config: &'a Config,
+        compiler: &'a mut Compiler,
+        sets: AHashMap<&'a str, Set>,
+    ) -> Build<'a> {
+        Build { config, compiler, sets, nesting: Nesting::default(), members: Vec::new(), lists: 0 }
+    }
+
     fn new_set(&mut self) -> Result<Set, CompileError> {
         let set = self.lists;
         if set >= MAX_SETS {
@@ -496,7 +516,7 @@ impl<'a> Build<'a> {
         let set = self.set_of(side);
         let Some(ranges) = &side.prefix else { return Ok(Addresses { prefixes: vec![Prefix::ANY], set }) };
         let nets: Vec<IpNet> = ranges.iter().flat_map(|range| range.nets()).collect();
-        if nets.len() > config::Side::PREFIXES_IN_PLACE && set.is_none() {
+        if side.is_looked_up() {
             let list = self.new_set()?;
             self.members.extend(nets.into_iter().map(|net| (net, list)));
             return Ok(Addresses { prefixes: vec![Prefix::ANY], set: Some(list) });

@@ -67,6 +67,11 @@ impl Members {
         Ok(Members { nesting, v4, v6, classes, groups })
     }
 
+    /// Numbers of the groups.
+    pub(super) fn sets(&self) -> impl Iterator<Item = (&GroupName, &Set)> {
+        self.nesting.sets.iter()
+    }
+
     /// What they are compiled to.
     pub(super) fn groups(&self) -> &Arc<Groups> {
         &self.groups

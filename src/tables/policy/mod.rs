@@ -8,6 +8,7 @@ mod groups;
 mod members;
 mod nat;
 mod pairs;
+mod rule_change;
 mod rules;
 mod shadows;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use compile::{MAX_RULES, PolicySlots, policy};
 pub use members::MemberChange;
 pub(in crate::tables) use members::Members;
 pub use pairs::{PairEpochs, Touched};
+pub use rule_change::RuleChange;
 
 /// The zone of interfaces that have none.
 pub const NO_ZONE: u8 = 0;

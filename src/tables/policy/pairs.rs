@@ -13,11 +13,14 @@ use super::compile::PolicySlots;
 use super::rules::ANY;
 use crate::config::{Config, Group, GroupName, Member, Nat, NatSource, Rule, Side};
 
+/// Rules in a part of the list.
+const PART: usize = 256;
+
 /// What a policy was compiled from, as far as decisions about sessions follow from it.
 #[derive(Clone, Default)]
 pub(super) struct Said {
-    /// In order, admin rules first.
-    rules: Arc<[Arc<Rule>]>,
+    /// In order, admin rules first, in parts: a change of one copies one of them.
+    rules: Arc<[Arc<[Arc<Rule>]>]>,
     groups: Arc<[Arc<Group>]>,
     nat: Arc<Nat>,
     /// By group: the pairs that a change of it touches.
@@ -26,7 +29,7 @@ pub(super) struct Said {
 
 impl Said {
     pub fn new(config: &Config, slots: &PolicySlots) -> Said {
-        let rules: Arc<[Arc<Rule>]> = config.admin_rules.iter().chain(&config.rules).cloned().collect();
+        let rules: Vec<Arc<Rule>> = config.admin_rules.iter().chain(&config.rules).cloned().collect();
         let mut users: AHashMap<GroupName, Touched> = AHashMap::new();
         let mut note = |side: &Side, pairs: &[(u16, u16)]| {
             if let Some(name) = &side.group {
@@ -47,7 +50,56 @@ impl Said {
             note(&rule.to, &[(ANY, ANY)]);
         }
         let (groups, nat) = (config.groups.as_slice().into(), Arc::new(config.nat.clone()));
+        let rules = rules.chunks(PART).map(Arc::from).collect();
         Said { rules, groups, nat, users: Arc::new(users) }
+    }
+
+    /// The rule at a position.
+    pub fn rule(&self, at: u32) -> &Arc<Rule> {
+        let (part, at) = self.place(at);
+        &self.rules[part][at]
+    }
+
+    /// Part and place in it of a position.
+    fn place(&self, at: u32) -> (usize, usize) {
+        let mut at = at as usize;
+        for (part, rules) in self.rules.iter().enumerate() {
+            if at < rules.len() {
+                return (part, at);
+            }
+            at -= rules.len();
+        }
+        // Behind all of them: at the end of the last.
+        self.rules.len().checked_sub(1).map_or((0, 0), |last| (last, self.rules[last].len()))
+    }
+
+    /// After the rule at a position has gone, another has come there, or both; and the pairs that this touches.
+    pub fn with_rule(
+        &self,
+        at: u32,
+        goes: bool,
+        comes: Option<&Arc<Rule>>,
+        slots: &PolicySlots,
+    ) -> (Said, Touched) {
+        let (part, place) = self.place(at);
+        let mut parts = self.rules.to_vec();
+        let mut rules = parts.get(part).map_or_else(Vec::new, |part| part.to_vec());
+        let mut touched = Touched::default();
+        touched.pairs.extend(goes.then(|| pair_of(&rules[place], slots)));
+        touched.pairs.extend(comes.map(|rule| pair_of(rule, slots)));
+        rules.splice(place..place + usize::from(goes), comes.cloned());
+        // One that has grown becomes two, one that is empty none.
+        let halves = if rules.len() > 2 * PART { rules.len().div_ceil(2) } else { rules.len().max(1) };
+        let new = rules.chunks(halves).map(Arc::from);
+        parts.splice(part..(part + 1).min(self.rules.len()), new.collect::<Vec<_>>());
+        let mut users = Arc::clone(&self.users);
+        if let Some(rule) = comes {
+            for name in [&rule.from, &rule.to].into_iter().filter_map(|side| side.group.as_ref()) {
+                // A rule that goes leaves its pair here: too many sessions are asked then, not too few.
+                Arc::make_mut(&mut users).entry(name.clone()).or_default().pairs.insert(pair_of(rule, slots));
+            }
+        }
+        (Said { rules: parts.into(), users, ..self.clone() }, touched)
     }
 
     /// With other members in the groups.
@@ -76,7 +128,10 @@ impl Said {
         }
         let mut touched = new.touched_by(&changed_groups(&self.groups, &new.groups));
         let is_same = |old: &Arc<Rule>, new: &Arc<Rule>| Arc::ptr_eq(old, new) || old == new;
-        for rule in changed(&self.rules, &new.rules, |rule| rule.name.as_str(), is_same) {
+        let list = |said: &Said| -> Vec<Arc<Rule>> {
+            said.rules.iter().flat_map(|part| part.iter()).cloned().collect()
+        };
+        for rule in changed(&list(self), &list(new), |rule| rule.name.as_str(), is_same) {
             touched.pairs.insert(pair_of(rule, slots));
         }
         for rule in changed(&old_nat.sources, &new_nat.sources, |rule| rule.name.as_str(), PartialEq::eq) {

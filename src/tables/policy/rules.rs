@@ -5,13 +5,15 @@
 //! packet asks four classifiers at most, and no rule of another tenant's zones can be in its way. What the
 //! classifier does not hash (interface, VRF, DSCP, flags, ICMP type) is a [`Condition`].
 
+use std::sync::Arc;
+
 use ahash::AHashMap;
 
 use super::Asked;
 use super::groups::Groups;
 use crate::packet::hash;
 use crate::packet::view::protocol;
-use crate::tables::classify::{Classifier, Key, Match};
+use crate::tables::classify::{Change, Classifier, Key, Match};
 
 /// A side whose zone, interface or VRF does not matter.
 pub(super) const ANY: u16 = u16::MAX - 1;
@@ -79,15 +81,60 @@ pub(super) struct Line {
 }
 
 struct Bucket {
-    classifier: Classifier,
+    classifier: Arc<Classifier>,
     /// By position in the classifier: rule, and index of its condition.
     entries: Vec<(u32, u32)>,
 }
 
+/// Conditions that no rule has any more, at most, before all are compiled anew.
+const FORGOTTEN: usize = 4096;
+
+impl Bucket {
+    /// The bucket after a change of the rule at a position, `new` lines of which are in it; `None`: it is empty.
+    fn with(
+        self: &Arc<Bucket>,
+        at: u32,
+        goes: bool,
+        comes: bool,
+        new: &[(Match, (u32, u32))],
+    ) -> Option<Arc<Bucket>> {
+        let first = self.entries.partition_point(|(rule, _)| *rule < at);
+        let end = if goes { self.entries.partition_point(|(rule, _)| *rule <= at) } else { first };
+        let moves = goes != comes && end < self.entries.len();
+        if first == end && new.is_empty() && !moves {
+            return Some(Arc::clone(self));
+        }
+        let mut entries = Vec::with_capacity(self.entries.len() + new.len());
+        entries.extend_from_slice(&self.entries[..first]);
+        entries.extend(new.iter().map(|(_, entry)| *entry));
+        let rest = &self.entries[end..];
+        match (goes, comes) {
+            (true, false) => entries.extend(rest.iter().map(|(rule, condition)| (rule - 1, *condition))),
+            (false, true) => entries.extend(rest.iter().map(|(rule, condition)| (rule + 1, *condition))),
+            _ => entries.extend_from_slice(rest),
+        }
+        if entries.is_empty() {
+            return None;
+        }
+        let classifier = if first == end && new.is_empty() {
+            Arc::clone(&self.classifier)
+        } else {
+            // Each takes the place of the one before.
+            let goes = (first..end).map(|_| Change::Remove(first as u32));
+            let comes = new.iter().zip(first as u32..).map(|((matched, _), at)| Change::Insert(at, *matched));
+            Arc::new(self.classifier.with(&goes.chain(comes).collect::<Vec<_>>()))
+        };
+        Some(Arc::new(Bucket { classifier, entries }))
+    }
+}
+
 /// An ordered list of rules.
 pub(super) struct Rules {
-    buckets: AHashMap<(u16, u16), Bucket>,
+    buckets: AHashMap<(u16, u16), Arc<Bucket>>,
     conditions: Vec<Condition>,
+    /// As many conditions as the last full build found.
+    built: usize,
+    key: hash::Key,
 }
 
 impl Rules {
@@ -106,8 +153,48 @@ impl Rules {
             matches.push(line.matched);
             entries.push((line.rule, condition));
         }
-        let bucket = |(matches, entries)| Bucket { classifier: Classifier::compile(matches, key), entries };
-        Rules { buckets: lists.into_iter().map(|(zones, list)| (zones, bucket(list))).collect(), conditions }
+        let bucket = |(matches, entries)| {
+            Arc::new(Bucket { classifier: Arc::new(Classifier::compile(matches, key)), entries })
+        };
+        let buckets = lists.into_iter().map(|(zones, list)| (zones, bucket(list))).collect();
+        Rules { buckets, built: conditions.len(), conditions, key }
+    }
+
+    /// Lines of all rules.
+    pub fn lines(&self) -> usize {
+        self.buckets.values().map(|bucket| bucket.entries.len()).sum()
+    }
+
+    /// The rules after the one at a position has gone, another has come there, or both. `comes`: its lines, which all
+    /// have the same zones. `None`: better compiled anew.
+    pub fn with(&self, at: u32, goes: bool, comes: Option<&[Line]>) -> Option<Rules> {
+        let mut conditions = self.conditions.clone();
+        let mut new: Vec<(Match, (u32, u32))> = Vec::new();
+        for line in comes.unwrap_or(&[]) {
+            let known = conditions.iter().position(|known| *known == line.condition);
+            let condition = known.unwrap_or_else(|| {
+                conditions.push(line.condition);
+                conditions.len() - 1
+            });
+            new.push((line.matched, (at, condition as u32)));
+        }
+        if conditions.len() > self.built + FORGOTTEN {
+            return None;
+        }
+        let zones = comes.and_then(<[Line]>::first).map(|line| (line.from_zone, line.to_zone));
+        let mut buckets = AHashMap::with_capacity(self.buckets.len() + 1);
+        for (pair, bucket) in &self.buckets {
+            let own = if zones == Some(*pair) { new.as_slice() } else { &[] };
+            if let Some(bucket) = bucket.with(at, goes, comes.is_some(), own) {
+                buckets.insert(*pair, bucket);
+            }
+        }
+        if let Some(pair) = zones.filter(|pair| !self.buckets.contains_key(pair)) {
+            let (matches, entries): (Vec<Match>, Vec<(u32, u32)>) = new.into_iter().unzip();
+            let classifier = Arc::new(Classifier::compile(matches, self.key));
+            buckets.insert(pair, Arc::new(Bucket { classifier, entries }));
+        }
+        Some(Rules { buckets, conditions, built: self.built, key: self.key })
     }
 
     /// The position of the first rule that matches.

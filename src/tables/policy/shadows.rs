@@ -29,6 +29,20 @@ impl Shadows {
         Shadows { lines, found: OnceLock::new() }
     }
 
+    /// After the rule at a position has gone, another has come there, or both.
+    pub fn with(&self, at: u32, goes: bool, comes: Option<&[Line]>) -> Shadows {
+        let Some(lines) = &self.lines else { return Shadows::default() };
+        let first = lines.partition_point(|line| line.rule < at);
+        let end = if goes { lines.partition_point(|line| line.rule <= at) } else { first };
+        let mut new = lines[..first].to_vec();
+        new.extend(comes.into_iter().flatten());
+        let behind = at + u32::from(goes);
+        let moved =
+            |line: &Line| Line { rule: line.rule - behind + at + u32::from(comes.is_some()), ..*line };
+        new.extend(lines[end..].iter().map(moved));
+        Shadows::of(&new)
+    }
+
     pub fn shadowed(&self) -> Option<&[(u32, u32)]> {
         self.found.get_or_init(|| find(self.lines.as_deref()?)).as_deref()
     }

@@ -446,3 +446,69 @@ fn members_of_another_policy_are_of_no_use() {
     compiler.put_policy(again, &Touched::default());
     assert!(compiler.with_members(&config.groups, &[change]).is_some());
 }
+
+proptest! {
+    /// Rules that come, go and change one by one decide as if all were compiled, and touch whose they are.
+    #[test]
+    fn rules_changed_one_by_one_are_as_compiled(
+        first in proptest::collection::vec(rule().prop_filter("families", |rule| is_legal(rule)), 0..6),
+        changes in proptest::collection::vec(
+            (0u8..3, any::<proptest::sample::Index>(), rule().prop_filter("families", |rule| is_legal(rule))), 1..10),
+        asked in proptest::collection::vec(asked_one(), 1..40),
+    ) {
+        let text = |rules: &[(usize, String)]| -> String {
+            let rules = rules.iter().map(|(number, rule)| format!("[[rule]]\nname = \"r{number}\"\n{rule}"));
+            format!("{GROUPS}{}", rules.collect::<String>())
+        };
+        let mut rules: Vec<(usize, String)> = first.into_iter().enumerate().collect();
+        let (_, mut compiler, policy_) = compiled(&text(&rules));
+        compiler.put_policy(Arc::new(policy_), &Touched::everything());
+        for (number, (kind, at, rule)) in changes.into_iter().enumerate() {
+            let at = at.index(rules.len() + 1);
+            let is_end = at == rules.len();
+            match (kind, is_end) {
+                (0, _) | (_, true) => rules.insert(at, (100 + number, rule)),
+                (1, _) => _ = rules.remove(at),
+                _ => rules[at].1 = rule,
+            }
+            let config = Config::parse(&format!("{INTERFACES}{}", text(&rules)), "gw.toml").expect("a config");
+            let change = match (kind, is_end) {
+                (0, _) | (_, true) => RuleChange::Insert(at as u32, Arc::clone(&config.rules[at])),
+                (1, _) => RuleChange::Remove(at as u32),
+                _ => RuleChange::Replace(at as u32, Arc::clone(&config.rules[at])),
+            };
+            let before = Arc::clone(&compiler.tables().policy);
+            let changed = compiler.with_rule(&config, &change).expect("slots");
+            let (_, mut fresh, whole) = compiled(&text(&rules));
+            // A long list of prefixes is compiled with the groups; then all is.
+            let is_new = changed.is_some();
+            let (policy_, touched) = changed.unwrap_or_else(|| {
+                let policy_ = Arc::new(policy(&config, &mut compiler).expect("a policy"));
+                let touched = before.touched(&policy_, &compiler.policy_slots);
+                (policy_, touched)
+            });
+            let name = |compiler: &Compiler, slot: u32| compiler.policy_slots.rules.names()[slot as usize].clone();
+            for (question, from_zone, to_zone) in &asked {
+                let egress = match *to_zone { ZONE_B => B, SELF => NO_INTERFACE, _ => A2 };
+                let asked = Asked::new(question, *from_zone, (*to_zone, egress, 0));
+                let (now, wanted) = (policy_.permit(&asked), whole.permit(&asked));
+                prop_assert_eq!(name(&compiler, now.rule), name(&fresh, wanted.rule), "{:?} {:?}", change, asked);
+                prop_assert_eq!((now.action, now.log, now.limit), (wanted.action, wanted.log, wanted.limit));
+            }
+            let shadowed = |policy_: &Policy, compiler: &Compiler| {
+                let mut pairs: Vec<_> = policy_.shadowed().expect("few").iter()
+                    .map(|(rule, by)| (name(compiler, *rule), name(compiler, *by))).collect();
+                pairs.sort();
+                pairs
+            };
+            prop_assert_eq!(shadowed(&policy_, &compiler), shadowed(&whole, &fresh));
+            prop_assert_eq!(policy_.lines(), whole.lines());
+            if is_new {
+                let again = policy(&config, &mut fresh).expect("a policy");
+                prop_assert_eq!(before.touched(&again, &compiler.policy_slots), touched.clone());
+                prop_assert_eq!(policy_.touched(&again, &compiler.policy_slots), Touched::default());
+            }
+            compiler.put_policy(policy_, &touched);
+        }
+    }
+}

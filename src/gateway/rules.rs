@@ -1,0 +1,193 @@
+//! Firewall rules that come and go while the gateway runs, one at a time and at once.
+
+use std::sync::Arc;
+
+use super::Gateway;
+use crate::config::{self, Config, Rule, RuleName};
+use crate::control::{Fault, FaultKind, Patch, RuleAddition};
+use crate::tables::compile::Retired;
+use crate::tables::policy::{self, RuleChange};
+
+/// Rules that a transaction may change: more are a new config.
+const MOST: usize = 256;
+
+/// A rule of the config in force: whether it is an admin rule, and where it stands among those of its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    is_admin: bool,
+    at: usize,
+}
+
+/// A change of one rule.
+struct Edit {
+    place: Place,
+    goes: bool,
+    comes: Option<Arc<Rule>>,
+}
+
+impl Gateway {
+    /// Makes all of these changes, or none.
+    pub(super) fn change_rules(&mut self, patches: &[Patch]) -> Result<(), Fault> {
+        let count: u64 = patches.iter().map(Patch::changes).sum();
+        if count > MOST as u64 {
+            let message = format!("at most {MOST} rules in a transaction: apply a config with all of them");
+            return Err(Fault::new(FaultKind::Limit, message));
+        }
+        for patch in patches {
+            let Patch::RuleAdd(addition) = patch else { continue };
+            config::check_rule(&self.config, &addition.rule).map_err(Fault::refused)?;
+        }
+        let slots = self.compiler.policy_slots.rules.len();
+        let retired = match patches {
+            [Patch::RuleAdd(addition)] => self.change_rule(|gateway| gateway.addition(addition))?,
+            [Patch::RuleDel(names)] if names.len() == 1 => {
+                self.change_rule(|gateway| gateway.removal(&names[0]).map(Some))?
+            }
+            _ => None,
+        };
+        let retired = match retired {
+            Some(retired) => retired,
+            None => self.compile_rules(patches)?,
+        };
+        if self.compiler.policy_slots.rules.len() > slots && self.config.log.events.is_some() {
+            self.events.set(self.config.log.events.as_deref(), &self.compiler);
+        }
+        self.publish([retired]);
+        Ok(())
+    }
+
+    /// One rule, without compiling the others. `None`: that cannot be, and nothing has changed.
+    fn change_rule(
+        &mut self,
+        edit: impl FnOnce(&Gateway) -> Result<Option<Edit>, Fault>,
+    ) -> Result<Option<Retired>, Fault> {
+        let Some(edit) = edit(self)? else { return Ok(None) };
+        let admin_rules = if edit.place.is_admin { 0 } else { self.config.admin_rules.len() };
+        let at = (admin_rules + edit.place.at) as u32;
+        let change = match (edit.goes, &edit.comes) {
+            (true, Some(rule)) => RuleChange::Replace(at, Arc::clone(rule)),
+            (false, Some(rule)) => RuleChange::Insert(at, Arc::clone(rule)),
+            (_, None) => RuleChange::Remove(at),
+        };
+        let changed = self.compiler.with_rule(&self.config, &change).map_err(Fault::refused)?;
+        let Some((policy, touched)) = changed else { return Ok(None) };
+        config::check_lines(policy.lines()).map_err(Fault::refused)?;
+        let retired = self.compiler.put_policy(policy, &touched);
+        edit.make(&mut self.config);
+        Ok(Some(retired))
+    }
+
+    /// Several rules: everything is compiled.
+    fn compile_rules(&mut self, patches: &[Patch]) -> Result<Retired, Fault> {
+        let before = (self.config.admin_rules.clone(), self.config.rules.clone());
+        let compiled = self.compiled_with_rules(patches);
+        match compiled {
+            Ok(policy) => Ok(self.compiler.change_policy(Arc::new(policy))),
+            Err(fault) => {
+                (self.config.admin_rules, self.config.rules) = before;
+                Err(fault)
+            }
+        }
+    }
+
+    fn compiled_with_rules(&mut self, patches: &[Patch]) -> Result<policy::Policy, Fault> {
+        for patch in patches {
+            match patch {
+                Patch::RuleAdd(addition) => {
+                    let name = &addition.rule.name;
+                    if addition.before.is_some()
+                        && let Some(place) = place_in(&self.config, name)
+                    {
+                        same_kind(name, place, addition.admin)?;
+                        Edit { place, goes: true, comes: None }.make(&mut self.config);
+                    }
+                    added(addition, |name| place_in(&self.config, name), &self.config)?
+                        .make(&mut self.config);
+                }
+                Patch::RuleDel(names) => {
+                    for name in names {
+                        let place = place_in(&self.config, name).ok_or_else(|| unknown(name))?;
+                        Edit { place, goes: true, comes: None }.make(&mut self.config);
+                    }
+                }
+                _ => return Err(Fault::refused("rules change in a transaction of their own")),
+            }
+        }
+        let policy = policy::policy(&self.config, &mut self.compiler).map_err(Fault::refused)?;
+        config::check_lines(policy.lines()).map_err(Fault::refused)?;
+        Ok(policy)
+    }
+
+    /// `None`: the rule moves, which is more than one change.
+    fn addition(&self, addition: &RuleAddition) -> Result<Option<Edit>, Fault> {
+        if addition.before.is_some() && self.place_of(&addition.rule.name).is_some() {
+            return Ok(None);
+        }
+        added(addition, |name| self.place_of(name), &self.config).map(Some)
+    }
+
+    fn removal(&self, name: &RuleName) -> Result<Edit, Fault> {
+        let place = self.place_of(name).ok_or_else(|| unknown(name))?;
+        Ok(Edit { place, goes: true, comes: None })
+    }
+
+    /// By slot, which is quicker than to look at a hundred thousand names.
+    fn place_of(&self, name: &RuleName) -> Option<Place> {
+        let slot = self.compiler.policy_slots.rules.wide(name.as_str())?;
+        let at = self.compiler.tables().policy.position_of(slot)? as usize;
+        let admin_rules = self.config.admin_rules.len();
+        let is_admin = at < admin_rules;
+        Some(Place { is_admin, at: if is_admin { at } else { at - admin_rules } })
+    }
+}
+
+impl Edit {
+    fn make(self, config: &mut Config) {
+        let rules = if self.place.is_admin { &mut config.admin_rules } else { &mut config.rules };
+        rules.splice(self.place.at..self.place.at + usize::from(self.goes), self.comes);
+    }
+}
+
+fn added(
+    addition: &RuleAddition,
+    place_of: impl Fn(&RuleName) -> Option<Place>,
+    config: &Config,
+) -> Result<Edit, Fault> {
+    let RuleAddition { rule, before, admin } = addition;
+    let comes = Some(Arc::clone(rule));
+    if let Some(place) = place_of(&rule.name) {
+        same_kind(&rule.name, place, *admin)?;
+        return Ok(Edit { place, goes: true, comes });
+    }
+    let place = match before {
+        Some(name) => {
+            let place = place_of(name).ok_or_else(|| unknown(name))?;
+            same_kind(name, place, *admin)?;
+            place
+        }
+        None => {
+            let rules = if *admin { &config.admin_rules } else { &config.rules };
+            Place { is_admin: *admin, at: rules.len() }
+        }
+    };
+    Ok(Edit { place, goes: false, comes })
+}
+
+fn same_kind(name: &RuleName, place: Place, admin: bool) -> Result<(), Fault> {
+    match (place.is_admin, admin) {
+        (true, false) => Err(Fault::refused(format!("rule {name} is an admin rule: say admin"))),
+        (false, true) => Err(Fault::refused(format!("rule {name} is no admin rule"))),
+        _ => Ok(()),
+    }
+}
+
+fn place_in(config: &Config, name: &RuleName) -> Option<Place> {
+    let among = |rules: &[Arc<Rule>], is_admin| {
+        rules.iter().position(|rule| rule.name == *name).map(|at| Place { is_admin, at })
+    };
+    among(&config.admin_rules, true).or_else(|| among(&config.rules, false))
+}
+
+fn unknown(name: &RuleName) -> Fault {
+    Fault::not_found(format!("no rule {name}; see show rules"))
+}
