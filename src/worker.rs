@@ -271,7 +271,7 @@ struct Engine {
     /// Packets that wait for another worker's mapping.
     waiting: Vec<Waiting>,
     /// Reasons of which this burst has left a copy in the recorder.
-    recorded: u64,
+    recorded: u128,
     /// The null pipeline of benchmarks: frames go straight back into the pool.
     null_pipeline: bool,
 }
@@ -976,7 +976,7 @@ impl Engine {
     }
 
     fn record(&mut self, frame: &Frame, reason: DropReason, interface: u16, cx: &Context<'_>, node: &Node) {
-        let bit = 1u64 << reason.index();
+        let bit = 1u128 << reason.index();
         if self.recorded & bit == 0 {
             self.recorded |= bit;
             let bytes = &frame.bytes()[..frame.len().min(crate::telemetry::RECORD_BYTES)];
@@ -1056,4 +1056,4 @@ fn static_member(frame: &Frame, meta: Option<&Meta>, members_up: u8, tables: &Ta
     (0..8).filter(|member| members_up & 1 << member != 0).nth(wanted as usize).unwrap_or(0)
 }
 
-const _: () = assert!(DropReason::COUNT <= 64, "the recorder's mask has 64 bits");
+const _: () = assert!(DropReason::COUNT <= 128, "the recorder's mask has 128 bits");

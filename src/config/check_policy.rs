@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ahash::{AHashMap, AHashSet};
+use ipnet::IpNet;
 
 use super::Config;
 use super::addresses::{AddressRange, Member, NatPool, OneOrMore, is_unicast_v4};
 use super::check::{Checks, Fault, Place, list};
-use super::policy::{Nat, NatDestination, NatSource, NatStatic, Rule, RuleAction, Side};
+use super::policy::{Nat, Nat64, NatDestination, NatPrefix, NatSource, NatStatic, Rule, RuleAction, Side};
 use super::sections::Interface;
 use super::service::{PortRange, Service};
 use super::value::{Name, VrfName};
@@ -348,7 +349,10 @@ impl<'a> Checks<'a, '_> {
     fn rule(&mut self, known: &Known<'_>, key: &str, rule: &Rule) {
         self.side(known, Of::Firewall, &format!("{key}.from"), &rule.from);
         self.side(known, Of::Firewall, &format!("{key}.to"), &rule.to);
-        self.families(key, &rule.from, Some(&rule.to), rule.service.as_ref());
+        // Through NAT64 the sides are of two families.
+        if self.config.nat.nat64.is_empty() {
+            self.families(key, &rule.from, Some(&rule.to), rule.service.as_ref());
+        }
         if rule.log && self.config.log.events.is_none() {
             self.fault(format!("{key}.log"), true, "say where to: [log] events = \"FILE\"");
         }
@@ -439,6 +443,39 @@ impl<'a> Checks<'a, '_> {
             let vrf = rule.inside_vrf.as_ref().unwrap_or(&rule.vrf);
             inside.entry(vrf).or_default().push((rule.inside, format!("{key}.inside")));
         }
+        self.unique("nat.nat64", nat.nat64.iter().map(|rule| &rule.name));
+        if nat.nat64.len() > Nat::MAX_NAT64 {
+            let allowed = format!("at most {}, not {}", Nat::MAX_NAT64, nat.nat64.len());
+            self.table_fault("nat.nat64".into(), allowed);
+        }
+        for (index, rule) in nat.nat64.iter().enumerate() {
+            let key = format!("nat.nat64[{index}]");
+            self.nat64(known, &key, rule, nat);
+            let before = addresses;
+            for (at, range) in rule.pool.iter().enumerate() {
+                let [first, last] = [range.first(), range.last()].map(addr_number);
+                addresses = addresses.saturating_add(last - first).saturating_add(1);
+                taken.entry(&rule.vrf).or_default().push((*range, format!("{key}.pool[{at}]")));
+            }
+            if before <= MAX_NAT_ADDRESSES && addresses > MAX_NAT_ADDRESSES {
+                let allowed = format!(
+                    "the node has room for {MAX_NAT_ADDRESSES} external addresses at most, with this pool there are \
+                     {addresses}"
+                );
+                self.table_fault(format!("{key}.pool"), allowed);
+            }
+        }
+        self.unique("nat.nptv6", nat.nptv6.iter().map(|rule| &rule.name));
+        if nat.nptv6.len() > Nat::MAX_NPTV6 {
+            let allowed = format!("at most {}, not {}", Nat::MAX_NPTV6, nat.nptv6.len());
+            self.table_fault("nat.nptv6".into(), allowed);
+        }
+        for (index, rule) in nat.nptv6.iter().enumerate() {
+            let key = format!("nat.nptv6[{index}]");
+            self.nat_prefix(known, &key, rule);
+            // An inside prefix may have several outside, towards several networks (RFC 6296 section 2.4).
+            taken.entry(&rule.vrf).or_default().push((rule.outside, format!("{key}.outside")));
+        }
         for taken in taken.values_mut().chain(inside.values_mut()) {
             self.disjoint(taken);
         }
@@ -506,20 +543,10 @@ impl<'a> Checks<'a, '_> {
             }
         }
         if let Some(ports) = rule.ports {
-            let size = nat.block_size.ports();
-            let first_whole = u32::from(ports.first()).next_multiple_of(size.into());
             if rule.pool.is_none() {
                 self.fault(format!("{key}.ports"), ports, "ports go with a pool");
-            } else if ports.first() < 1024 {
-                let allowed =
-                    "ports are 1024 to 65535; well-known ports are only used by a pool without ports";
-                self.fault(format!("{key}.ports"), ports, allowed);
-            } else if first_whole + u32::from(size) - 1 > u32::from(ports.last()) {
-                self.fault(
-                    format!("{key}.ports"),
-                    ports,
-                    format!("has no whole block of {size} ports in it"),
-                );
+            } else {
+                self.nat_ports(&format!("{key}.ports"), rule.ports, nat);
             }
         }
         for (at, range) in rule.pool.iter().flat_map(|pool| pool.addresses()).enumerate() {
@@ -557,6 +584,75 @@ impl<'a> Checks<'a, '_> {
                 let allowed = format!("outside is a /{}: both are of one length", outside.prefix_len());
                 self.fault(format!("{key}.inside"), rule.inside, allowed);
             }
+        }
+        if let Some(interface) = self.owner(&rule.vrf, rule.outside) {
+            let allowed = format!("the gateway's own address on interface {}", interface.name);
+            self.fault(format!("{key}.outside"), rule.outside, allowed);
+        }
+    }
+
+    fn nat64(&mut self, known: &Known<'_>, key: &str, rule: &Nat64, nat: &Nat) {
+        self.side(known, Of::Nat, &format!("{key}.from"), &rule.from);
+        self.vrf(known, format!("{key}.vrf"), &rule.vrf);
+        self.families(key, &rule.from, None, None);
+        if rule.embedding().is_none() || !is_unicast(rule.prefix.first()) {
+            let allowed = "a unicast IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits with bits 64 to 71 zero";
+            self.fault(format!("{key}.prefix"), rule.prefix, allowed);
+        }
+        self.nat_ports(&format!("{key}.ports"), rule.ports, nat);
+        for (at, range) in rule.pool.iter().enumerate() {
+            let is_right = matches!((range.first(), range.last()), (IpAddr::V4(first), IpAddr::V4(last))
+                if is_unicast_v4(first) && is_unicast_v4(last));
+            if !is_right {
+                self.fault(
+                    format!("{key}.pool[{at}]"),
+                    range,
+                    "the pool of a NAT64 is of unicast IPv4 addresses",
+                );
+            } else if let Some(interface) = self.owner(&rule.vrf, *range) {
+                let allowed = format!("the gateway's own address on interface {}", interface.name);
+                self.fault(format!("{key}.pool[{at}]"), range, allowed);
+            }
+        }
+        if let Some(interface) = known
+            .interfaces
+            .values()
+            .find(|interface| interface.addresses.iter().any(|own| rule.prefix.contains(own.address())))
+        {
+            let allowed = format!("the gateway's own address on interface {} is in it", interface.name);
+            self.fault(format!("{key}.prefix"), rule.prefix, allowed);
+        }
+    }
+
+    fn nat_ports(&mut self, key: &str, ports: Option<PortRange>, nat: &Nat) {
+        let Some(ports) = ports else { return };
+        let size = nat.block_size.ports();
+        let first_whole = u32::from(ports.first()).next_multiple_of(size.into());
+        if ports.first() < 1024 {
+            let allowed = "ports are 1024 to 65535; well-known ports are only used by a pool without ports";
+            self.fault(key.to_owned(), ports, allowed);
+        } else if first_whole + u32::from(size) - 1 > u32::from(ports.last()) {
+            self.fault(key.to_owned(), ports, format!("has no whole block of {size} ports in it"));
+        }
+    }
+
+    fn nat_prefix(&mut self, known: &Known<'_>, key: &str, rule: &NatPrefix) {
+        self.vrf(known, format!("{key}.vrf"), &rule.vrf);
+        if let Some(vrf) = &rule.inside_vrf {
+            self.vrf(known, format!("{key}.inside_vrf"), vrf);
+        }
+        self.side(known, Of::Nat, &format!("{key}.to"), &rule.to);
+        for (name, range) in [("outside", rule.outside), ("inside", rule.inside)] {
+            let is_right =
+                matches!(range.net(), Some(IpNet::V6(net)) if (1..=64).contains(&net.prefix_len()));
+            if !is_right {
+                self.fault(format!("{key}.{name}"), range, "NPTv6 is of IPv6 prefixes of 1 to 64 bits");
+            } else if !is_unicast(range.first()) {
+                self.fault(format!("{key}.{name}"), range, UNICAST);
+            }
+        }
+        if rule.outside.overlaps(rule.inside) && rule.inside_vrf.as_ref().is_none_or(|vrf| *vrf == rule.vrf) {
+            self.fault(format!("{key}.inside"), rule.inside, format!("overlaps outside, {}", rule.outside));
         }
         if let Some(interface) = self.owner(&rule.vrf, rule.outside) {
             let allowed = format!("the gateway's own address on interface {}", interface.name);

@@ -29,8 +29,8 @@ pub use check::{Links, check_neighbour};
 pub use check_policy::{check_lines, check_rule};
 pub use error::{ConfigError, ConfigErrors};
 pub use policy::{
-    BlockSize, Filtering, Flows, Group, Nat, NatDestination, NatSource, NatStatic, RateLimit, Rule,
-    RuleAction, Seconds, Sessions, Side, Zone,
+    BlockSize, Filtering, Flows, Group, Nat, Nat64, NatDestination, NatPrefix, NatSource, NatStatic,
+    RateLimit, Rule, RuleAction, Seconds, Sessions, Side, Zone,
 };
 pub use sections::{
     Control, Cpu, Icmp, Interface, Lag, Log, MAX_WORKERS, Neighbour, NeighbourLimits, Pair, Port, PortMode,
@@ -205,6 +205,8 @@ impl Config {
                 sources: source.list("nat.source", e),
                 destinations: source.list("nat.destination", e),
                 statics: source.list("nat.static", e),
+                nptv6: source.list("nat.nptv6", e),
+                nat64: source.list("nat.nat64", e),
                 ..source.single_without("nat", &Nat::LISTS, e).unwrap_or_default()
             },
         };

@@ -1,8 +1,11 @@
 //! The tables of sessions, firewall and NAT, one struct each, exactly as typed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
+use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::packet::Embedding;
 
 use super::addresses::{AddressRange, Member, NatPool, NatTarget, OneOrMore};
 use super::service::{Dscp, PortRange, Service, TcpFlag};
@@ -280,11 +283,22 @@ pub struct Nat {
     /// `[[nat.static]]`
     #[serde(rename = "static", skip_serializing_if = "Vec::is_empty")]
     pub statics: Vec<NatStatic>,
+    /// `[[nat.nptv6]]`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nptv6: Vec<NatPrefix>,
+    /// `[[nat.nat64]]`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nat64: Vec<Nat64>,
 }
 
 impl Nat {
     /// The lists in it.
-    pub(super) const LISTS: [&str; 3] = ["source", "destination", "static"];
+    pub(super) const LISTS: [&str; 5] = ["source", "destination", "static", "nptv6", "nat64"];
+
+    /// Most `[[nat.nptv6]]`: a first packet asks all of them.
+    pub const MAX_NPTV6: usize = 64;
+    /// Most `[[nat.nat64]]`, likewise, and every rule with an IPv4 prefix is known in each of theirs.
+    pub const MAX_NAT64: usize = 16;
 
     /// Ports of an interface's address when nobody says which: what Linux calls ephemeral. The kernel's own
     /// `ip_local_port_range` must then be another, if it is to use that address.
@@ -306,6 +320,8 @@ impl Default for Nat {
             sources: Vec::new(),
             destinations: Vec::new(),
             statics: Vec::new(),
+            nptv6: Vec::new(),
+            nat64: Vec::new(),
         }
     }
 }
@@ -394,6 +410,71 @@ impl NatStatic {
         match &self.name {
             Some(name) => name.to_string(),
             None => self.outside.to_string(),
+        }
+    }
+}
+
+/// `[[nat.nptv6]]`: an inside and an outside IPv6 prefix that stand for each other, address by address, without any
+/// change to what the packets carry (RFC 6296).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatPrefix {
+    /// What counters and logs call it.
+    pub name: RuleName,
+    /// The prefix inside, of at most 64 bits.
+    pub inside: AddressRange,
+    /// The prefix outside, of at most 64 bits.
+    pub outside: AddressRange,
+    /// The VRF of the outside addresses.
+    #[serde(default = "Name::default_vrf", skip_serializing_if = "Name::is_default_vrf")]
+    pub vrf: VrfName,
+    /// The VRF of the inside addresses; absent: `vrf`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside_vrf: Option<VrfName>,
+    /// Which sessions from inside get the outside prefix; absent: all that leave their zone.
+    #[serde(default, skip_serializing_if = "Side::is_any")]
+    pub to: Side,
+}
+
+/// `[[nat.nat64]]`: IPv6 hosts reach IPv4 servers by addresses in a prefix, and have addresses of a pool there
+/// (RFC 6146). The first that matches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nat64 {
+    /// What counters and logs call it.
+    pub name: RuleName,
+    /// The prefix that IPv4 addresses stand in, of 32, 40, 48, 56, 64 or 96 bits (RFC 6052 section 2.2).
+    #[serde(default = "Nat64::default_prefix", skip_serializing_if = "Nat64::is_default_prefix")]
+    pub prefix: AddressRange,
+    /// Who may use it.
+    #[serde(default, skip_serializing_if = "Side::is_any")]
+    pub from: Side,
+    /// The VRF of the IPv4 side: of the servers and the pool.
+    #[serde(default = "Name::default_vrf", skip_serializing_if = "Name::is_default_vrf")]
+    pub vrf: VrfName,
+    /// The outside addresses, for this rule only.
+    pub pool: OneOrMore<AddressRange>,
+    /// The outside ports of each; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<PortRange>,
+}
+
+impl Nat64 {
+    /// The well-known prefix, RFC 6052 section 2.1.
+    fn default_prefix() -> AddressRange {
+        let net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
+        IpNet::V6(net).into()
+    }
+
+    fn is_default_prefix(prefix: &AddressRange) -> bool {
+        *prefix == Nat64::default_prefix()
+    }
+
+    /// The prefix, if it can be one.
+    pub fn embedding(&self) -> Option<Embedding> {
+        match self.prefix.net() {
+            Some(IpNet::V6(net)) => Embedding::new(net),
+            _ => None,
         }
     }
 }

@@ -111,6 +111,12 @@ target_vrf = "blue"
 [[nat.static]]
 outside = "203.0.113.20"
 inside = "10.0.1.20"
+
+[[nat.nptv6]]
+name = "site"
+inside = "fd00:1::/48"
+outside = "2001:db8:f0::/44"
+to = { zone = "outside" }
 "#;
 
 fn good() -> Config {
@@ -140,6 +146,7 @@ fn the_vocabulary_of_the_manual_is_read() {
     assert_eq!(nat.sources[2].pool, Some(NatPool::Interface));
     assert_eq!(nat.destinations[0].target.to_string(), "10.0.1.5:22");
     assert_eq!(nat.statics[0].label(), "203.0.113.20");
+    assert_eq!(nat.nptv6[0].outside.to_string(), "2001:db8:f0::/44");
 }
 
 #[test]
@@ -586,7 +593,7 @@ fn errors_of_nat() {
             "blocksize = 128",
             "blocksize",
             &[
-                "gw.toml:#: nat.blocksize: unknown key; known here: block_size, hold_down_s, max_held_ports, max_blocks_per_host, filtering, hairpin, source, destination, static",
+                "gw.toml:#: nat.blocksize: unknown key; known here: block_size, hold_down_s, max_held_ports, max_blocks_per_host, filtering, hairpin, source, destination, static, nptv6, nat64",
             ],
         ),
         (
@@ -765,6 +772,36 @@ fn errors_of_nat() {
                 "gw.toml:#: nat.static[0].outside: 198.51.100.2: the gateway's own address on interface uplink",
             ],
         ),
+        (
+            "inside = \"fd00:1::/48\"",
+            "inside = \"fd00:1::/65\"",
+            "fd00:1::/65",
+            &["gw.toml:#: nat.nptv6[0].inside: fd00:1::/65: NPTv6 is of IPv6 prefixes of 1 to 64 bits"],
+        ),
+        (
+            "inside = \"fd00:1::/48\"",
+            "inside = \"10.0.0.0/24\"",
+            "10.0.0.0/24",
+            &["gw.toml:#: nat.nptv6[0].inside: 10.0.0.0/24: NPTv6 is of IPv6 prefixes of 1 to 64 bits"],
+        ),
+        (
+            "inside = \"fd00:1::/48\"",
+            "inside = \"2001:db8:f1::/48\"",
+            "2001:db8:f1::/48",
+            &["gw.toml:#: nat.nptv6[0].inside: 2001:db8:f1::/48: overlaps outside, 2001:db8:f0::/44"],
+        ),
+        (
+            "inside = \"fd00:1::/48\"",
+            "inside = \"ff05::/48\"",
+            "ff05::/48",
+            &["gw.toml:#: nat.nptv6[0].inside: ff05::/48: a unicast address is needed"],
+        ),
+        (
+            "name = \"site\"",
+            "name = \"site\"\nvrf = \"red\"",
+            "red",
+            &["gw.toml:#: nat.nptv6[0].vrf: red: no such VRF; known: default, blue"],
+        ),
     ]);
 }
 
@@ -826,4 +863,65 @@ fn rules_that_multiply_are_refused() {
     assert!(one.contains("rule[0]: r0: 126 prefixes from, 8 prefixes to, 1 services and 100 source ports make 100800 lines; at most 100000"), "{one}");
     let all = config(21, 124, 100);
     assert!(all.contains("rule[0]: r0: all rules together make 2083200 lines, the most of them, 99200, this one; at most 2000000"), "{all}");
+}
+
+const NAT64: &str = r#"
+[[nat.nat64]]
+name = "six"
+from = { zone = "inside" }
+pool = "203.0.113.40-203.0.113.41"
+"#;
+
+#[test]
+fn nat64_has_the_well_known_prefix_unless_it_has_another() {
+    let config = Config::parse(&format!("{GOOD}{NAT64}"), "gw.toml").expect("good");
+    assert_eq!(config.nat.nat64[0].prefix.to_string(), "64:ff9b::/96", "RFC 6052 section 2.1");
+    let again = Config::parse(&config.to_toml(), "saved.toml").expect("good");
+    assert_eq!(again, config);
+    // A rule may then name a host of IPv6 here and one of IPv4 there.
+    let crossing = "[[rule]]\nname = \"six\"\naction = \"allow\"\nfrom = { prefix = \"2001:db8::/32\" }\nto = { prefix = \"198.51.100.0/24\" }\n";
+    assert!(Config::parse(&format!("{GOOD}{crossing}"), "gw.toml").is_err());
+    Config::parse(&format!("{GOOD}{NAT64}{crossing}"), "gw.toml").expect("good");
+}
+
+#[test]
+fn errors_of_nat64() {
+    let prefix = "a unicast IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits with bits 64 to 71 zero";
+    let cases = [
+        ("name = \"six\"", "name = \"six\"\nprefix = \"2001:db8:64::/95\"", format!("prefix: 2001:db8:64::/95: {prefix}")),
+        (
+            "name = \"six\"",
+            "name = \"six\"\nprefix = \"2001:db8:64:0:100::/96\"",
+            format!("prefix: 2001:db8:64:0:100::/96: {prefix}"),
+        ),
+        ("name = \"six\"", "name = \"six\"\nprefix = \"10.0.0.0/8\"", format!("prefix: 10.0.0.0/8: {prefix}")),
+        (
+            "203.0.113.40-203.0.113.41",
+            "198.51.100.2",
+            "pool[0]: 198.51.100.2: the gateway's own address on interface uplink".to_owned(),
+        ),
+        (
+            "203.0.113.40-203.0.113.41",
+            "2001:db8::/127",
+            "pool[0]: 2001:db8::/127: the pool of a NAT64 is of unicast IPv4 addresses".to_owned(),
+        ),
+        (
+            "name = \"six\"",
+            "name = \"six\"\nports = \"1000-2000\"",
+            "ports: 1000-2000: ports are 1024 to 65535; well-known ports are only used by a pool without ports".to_owned(),
+        ),
+        ("name = \"six\"", "name = \"six\"\nvrf = \"red\"", "vrf: red: no such VRF; known: default, blue".to_owned()),
+    ];
+    let text = format!("{GOOD}{}", NAT64.replace("203.0.113.40-203.0.113.41", "203.0.113.8"));
+    let errors = Config::parse(&text, "gw.toml").expect_err("one address of two pools").to_string();
+    assert!(errors.contains("203.0.113.8/30: overlaps nat.nat64[0].pool[0], 203.0.113.8"), "{errors}");
+    for (from, to, complaint) in cases {
+        assert_eq!(NAT64.matches(from).count(), 1, "{from}");
+        let text = format!("{GOOD}{}", NAT64.replace(from, to));
+        let errors = Config::parse(&text, "gw.toml").expect_err(to).to_string();
+        assert!(
+            errors.lines().any(|line| line.ends_with(&format!("nat.nat64[0].{complaint}"))),
+            "{to}: {errors}"
+        );
+    }
 }

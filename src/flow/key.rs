@@ -7,17 +7,27 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zerocopy::FromZeros;
 
+use crate::neighbours::{addr_key, v4_key};
+use crate::packet::Family;
 use crate::packet::hash::{self, Key};
 use crate::packet::view::{array_mut, be32, be128};
 
 /// An IP address as the flow table keeps it: a number in host order.
 pub trait Address: Copy + Ord + FromZeros + Debug + Send + 'static {
+    /// Its flows may lead to the other family: IPv6's table has IPv4 addresses too, mapped.
+    const CROSSES: bool;
     /// The source address of an L3 header.
     fn src_of(l3: &[u8]) -> Self;
     /// The destination address of an L3 header.
     fn dst_of(l3: &[u8]) -> Self;
     /// The written-down hash of a tuple.
     fn hash(key: Key, tuple: &Tuple<Self>) -> u64;
+    /// The source address of a header of this family, or of IPv4 if that has a place in this table.
+    fn src_in(family: Family, l3: &[u8]) -> Self;
+    /// The destination address, likewise.
+    fn dst_in(family: Family, l3: &[u8]) -> Self;
+    /// Any address that has a place in this table.
+    fn neutral(addr: IpAddr) -> Option<Self>;
     /// As the standard library has it.
     fn ip(self) -> IpAddr;
     /// From the standard library's, if it is of this family.
@@ -79,6 +89,20 @@ impl<A: Address> Tuple<A> {
 }
 
 impl Address for u32 {
+    const CROSSES: bool = false;
+
+    fn src_in(_: Family, l3: &[u8]) -> u32 {
+        u32::src_of(l3)
+    }
+
+    fn dst_in(_: Family, l3: &[u8]) -> u32 {
+        u32::dst_of(l3)
+    }
+
+    fn neutral(addr: IpAddr) -> Option<u32> {
+        u32::from_ip(addr)
+    }
+
     #[inline(always)]
     fn src_of(l3: &[u8]) -> u32 {
         be32(l3, 12)
@@ -128,6 +152,20 @@ impl Address for u32 {
 }
 
 impl Address for u128 {
+    const CROSSES: bool = true;
+
+    fn src_in(family: Family, l3: &[u8]) -> u128 {
+        if family == Family::Ipv4 { v4_key(be32(l3, 12)) } else { u128::src_of(l3) }
+    }
+
+    fn dst_in(family: Family, l3: &[u8]) -> u128 {
+        if family == Family::Ipv4 { v4_key(be32(l3, 16)) } else { u128::dst_of(l3) }
+    }
+
+    fn neutral(addr: IpAddr) -> Option<u128> {
+        Some(addr_key(addr))
+    }
+
     #[inline(always)]
     fn src_of(l3: &[u8]) -> u128 {
         be128(l3, 8)

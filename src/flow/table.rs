@@ -52,6 +52,8 @@ pub mod flow_flags {
     pub const SEEN: u8 = 4;
     /// TCP whose numbers change: in the place of [`TCP`], and with [`TRANSLATED`].
     pub const PROXIED: u8 = 8;
+    /// They leave in the other family.
+    pub const CROSSES: u8 = 16;
 }
 
 /// What is done with the packets of one direction: the compiled decision. It can always be made anew.

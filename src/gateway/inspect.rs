@@ -449,7 +449,9 @@ impl Inspector<'_> {
             .iter()
             .map(|of| format!("source/{}", of.name))
             .chain(nat.destinations.iter().map(|of| format!("destination/{}", of.name)))
-            .chain(nat.statics.iter().map(|of| format!("static/{}", of.label())));
+            .chain(nat.statics.iter().map(|of| format!("static/{}", of.label())))
+            .chain(nat.nptv6.iter().map(|of| format!("nptv6/{}", of.name)))
+            .chain(nat.nat64.iter().map(|of| format!("nat64/{}", of.name)));
         let nat_rules = nat_names.map(|name| {
             let slot = self.compiler.policy_slots.nat_rules.get(&name).unwrap_or(NO_NAT_RULE);
             let sums = self.rule_sums(|worker| worker.nat_rules.get(usize::from(slot)));
@@ -518,6 +520,10 @@ impl Inspector<'_> {
         users.extend(destinations.map(|rule| format!("destination/{}", rule.name)));
         let statics = nat.statics.iter().filter(|rule| names(&rule.to));
         users.extend(statics.map(|rule| format!("static/{}", rule.label())));
+        let prefixes = nat.nptv6.iter().filter(|rule| names(&rule.to));
+        users.extend(prefixes.map(|rule| format!("nptv6/{}", rule.name)));
+        let nat64 = nat.nat64.iter().filter(|rule| names(&rule.from));
+        users.extend(nat64.map(|rule| format!("nat64/{}", rule.name)));
         let groups = config.groups.iter().filter(|other| {
             other.members.iter().any(|member| matches!(member, Member::Group(name) if name == group))
         });

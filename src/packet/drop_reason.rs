@@ -121,6 +121,10 @@ pub enum DropReason {
     NatNoMapping,
     /// A translation between IPv4 and IPv6.
     NatFamily,
+    /// RFC 6146 section 3.4, RFC 7915 sections 4.2, 5.1 and 5.2.
+    Nat64Unsupported,
+    /// RFC 6296 sections 3.2 and 3.7.
+    NatUntranslatable,
     /// From its own zone to an outside address, and `nat.hairpin` is off.
     NatHairpin,
     /// `rate_limit` of the rule.
@@ -386,6 +390,18 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "To a NAT address, but no inside host has a mapping there: scans, or late replies.",
         ),
         (NatFamily, "nat-family", None, "The translation leads from IPv4 to IPv6 or back."),
+        (
+            Nat64Unsupported,
+            "nat64-unsupported",
+            None,
+            "NAT64 has no word for it in the other family: a protocol but TCP, UDP and echo, ICMP or UDP without a checksum in fragments, a routing or authentication header, an ICMP error of another kind, an IPv4 address that is none to send to.",
+        ),
+        (
+            NatUntranslatable,
+            "nat-untranslatable",
+            Some(HostUnreachable),
+            "NPTv6 has no address in the other prefix for it: subnet 0xffff, an interface identifier of all ones or zeros behind a prefix beyond /48, or outside the part both prefixes have (RFC 6296 sections 3.2, 3.7); or it is a local IPv4 address, and the prefix of NAT64 is 64:ff9b::/96 (RFC 6052 section 3.1).",
+        ),
         (
             NatHairpin,
             "nat-hairpin",

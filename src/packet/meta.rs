@@ -44,6 +44,8 @@ pub enum Verdict {
     Gather(u8),
     /// The gateway has answered it in another's name, and nothing goes on.
     Answered,
+    /// Has a session whose other side is of the other family.
+    Cross,
     /// Its session needs a mapping of another worker: the next of [`crate::flow::steering::Loans::requests`].
     Borrow,
 }
@@ -183,13 +185,16 @@ pub struct Meta {
     pub protocol: u8,
     /// Bits of [`flags`].
     pub flags: u16,
-    /// The IPv4 identification a fragment leaves with: 0 = its own, else [`Meta::NEW_IDENTIFICATION`] and this one.
+    /// The IPv4 identification a fragment leaves with: 0 = its own, else [`Meta::NEW_IDENTIFICATION`] and this one. Of a
+    /// packet that is too long [`Meta::TOLD_MTU`] and what its sender is told.
     pub identification: u32,
 }
 
 impl Meta {
     /// Bit of [`Meta::identification`].
     pub const NEW_IDENTIFICATION: u32 = 1 << 16;
+    /// Bit of [`Meta::identification`].
+    pub const TOLD_MTU: u32 = 1 << 17;
 
     /// Nothing known. A constant, so that it is copied in a few wide moves and not put together field by
     /// field on the stack.

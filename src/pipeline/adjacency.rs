@@ -102,7 +102,7 @@ fn check(
 
 /// What a received packet must not be to be forwarded.
 #[inline(always)]
-fn may_leave(meta: &Meta, l3: &[u8], is_v4: bool) -> Result<(), DropReason> {
+pub(super) fn may_leave(meta: &Meta, l3: &[u8], is_v4: bool) -> Result<(), DropReason> {
     // RFC 1812 section 5.3.4.
     if meta.has(flags::LINK_GROUP) {
         return Err(DropReason::LinkBroadcastNotForwarded);

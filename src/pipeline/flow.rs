@@ -81,6 +81,19 @@ pub(super) fn tuple_of<A: Address>(meta: &Meta, l3: &[u8]) -> Tuple<A> {
     }
 }
 
+/// The same, also of a packet of IPv4 in IPv6's table.
+pub(super) fn tuple_in<A: Address>(meta: &Meta, l3: &[u8]) -> Tuple<A> {
+    Tuple {
+        src: A::src_in(meta.family, l3),
+        dst: A::dst_in(meta.family, l3),
+        src_port: meta.src_port,
+        dst_port: meta.dst_port,
+        vrf: meta.vrf,
+        protocol: meta.protocol,
+        zero: 0,
+    }
+}
+
 #[inline(always)]
 fn is_icmp(upper: u8) -> bool {
     upper == protocol::ICMP || upper == protocol::ICMPV6
@@ -207,7 +220,7 @@ pub(super) fn take<A: Address>(
             // Its idle time goes on (RFC 7857 section 7.1).
             Tracked::Passed => {
                 note(&mut packet.meta, handle, table.flow(handle));
-                return Verdict::Continue;
+                return onward(table.flow(handle));
             }
             // Another state has another idle time.
             Tracked::Changed => change(table, handle, cx, now),
@@ -231,7 +244,13 @@ pub(super) fn take<A: Address>(
     let flow = table.flow_mut(handle);
     flow.last_seen = now;
     note(&mut packet.meta, handle, flow);
-    Verdict::Continue
+    onward(flow)
+}
+
+/// The way of a packet with a live flow. IPv4's table has none that crosses.
+#[inline(always)]
+pub(super) fn onward<A: Address>(flow: &Flow<A>) -> Verdict {
+    if A::CROSSES && flow.has(flow_flags::CROSSES) { Verdict::Cross } else { Verdict::Continue }
 }
 
 /// Notes a flow's decision in the packet's metadata.

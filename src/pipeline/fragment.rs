@@ -4,10 +4,10 @@
 use arrayvec::ArrayVec;
 
 use crate::mem::{Frame, FramePool};
-use crate::packet::view::{be16, ethertype};
+use crate::packet::view::{array, be16, ethertype};
 use crate::packet::{DropReason, Family, Packet, checksum, flags};
-use crate::pipeline::rewrite;
 use crate::pipeline::write_link_header;
+use crate::pipeline::{crossing, rewrite};
 use crate::tables::Interface;
 
 /// Most fragments of one packet: the emit budget. 9,216 bytes over an MTU of 576 make 17.
@@ -37,6 +37,9 @@ fn cut_into(
     pool: &mut FramePool,
 ) -> Result<(), DropReason> {
     let meta = &packet.meta;
+    if meta.family == Family::Ipv6 {
+        return cut_v6(out, packet, egress, pool);
+    }
     let l3 = usize::from(meta.l3);
     let header_len = usize::from(meta.l4) - l3;
     let mut first_header = [0u8; 60];
@@ -71,6 +74,49 @@ fn cut_into(
         let mut frame = pool.take_filled(&ip[..header.len()]).ok_or(DropReason::NoBuffer)?;
         let copied = reader.copy(&mut frame, len, pool);
         write_link_header(&mut frame, 0, egress, meta.dst_mac, ethertype::IPV4);
+        if let Err(error) = out.try_push(frame) {
+            pool.put(error.element());
+            return Err(DropReason::NoBuffer);
+        }
+        if !copied {
+            return Err(DropReason::NoBuffer);
+        }
+        done += len;
+    }
+    Ok(())
+}
+
+/// An IPv6 packet that was IPv4 (RFC 7915 section 4.1): it has a fragment header, and is cut to what every link carries.
+fn cut_v6(
+    out: &mut Fragments,
+    packet: &Packet,
+    egress: &Interface,
+    pool: &mut FramePool,
+) -> Result<(), DropReason> {
+    const HEADERS: usize = crossing::IPV6_BYTES + crossing::FRAGMENT_BYTES;
+    let meta = &packet.meta;
+    let l3 = usize::from(meta.l3);
+    let mut headers: [u8; HEADERS] = *array(packet.frame.bytes(), l3);
+    if !meta.has(flags::OWN) {
+        rewrite::decrement_ttl(&mut headers, Family::Ipv6);
+    }
+    let old_word = be16(&headers, 42);
+    let mut reader = Reader { at: Some(&packet.frame), offset: l3 + HEADERS };
+    let payload = usize::from(meta.ip_len) - HEADERS;
+    let room = (usize::from(egress.mtu_bytes.min(crossing::MIN_IPV6_MTU)) - HEADERS) & !7;
+    if usize::from(old_word & 0xfff8) + payload > usize::from(u16::MAX) {
+        return Err(DropReason::Ipv4HeaderInvalid);
+    }
+    let mut done = 0;
+    while done < payload {
+        let len = room.min(payload - done);
+        let more = u16::from(done + len < payload) | old_word & 1;
+        let word = ((old_word & 0xfff8) + done as u16) | more;
+        headers[4..6].copy_from_slice(&((crossing::FRAGMENT_BYTES + len) as u16).to_be_bytes());
+        headers[42..44].copy_from_slice(&word.to_be_bytes());
+        let mut frame = pool.take_filled(&headers).ok_or(DropReason::NoBuffer)?;
+        let copied = reader.copy(&mut frame, len, pool);
+        write_link_header(&mut frame, 0, egress, meta.dst_mac, ethertype::IPV6);
         if let Err(error) = out.try_push(frame) {
             pool.put(error.element());
             return Err(DropReason::NoBuffer);

@@ -7,6 +7,7 @@ use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::session::{self, Table};
 use crate::pipeline::{Context, flow};
+use crate::tables::policy::Policy;
 
 /// Bytes of ICMP in front of the quoted packet.
 const ICMP_BYTES: usize = 8;
@@ -65,7 +66,7 @@ fn quoted<A: Address>(bytes: &[u8], family: Family, vrf: u16) -> Option<Quoted<A
         protocol::ICMP | protocol::ICMPV6 => return None,
         _ => (0, 0),
     };
-    let (src, dst) = (A::src_of(bytes), A::dst_of(bytes));
+    let (src, dst) = (A::src_in(family, bytes), A::dst_in(family, bytes));
     Some(Quoted { tuple: Tuple { src, dst, src_port, dst_port, vrf, protocol: upper, zero: 0 }, l4 })
 }
 
@@ -103,33 +104,46 @@ pub(super) fn follow<A: Table>(
         return Ok(Verdict::Elsewhere(worker));
     }
     // It is for whoever has sent the packet (RFC 792), as far as our side of the NAT knows.
-    if !handle.is_some() || A::dst_of(bytes) != quoted.tuple.src {
+    if !handle.is_some() || A::dst_in(meta.family, bytes) != quoted.tuple.src {
         return Err(DropReason::IcmpErrorNoSession);
     }
     session::bring_up_to_date::<A>(handle.session(), cx, flows)?;
     packet.meta.flags |= flags::ICMP_ERROR;
-    flow::note(&mut packet.meta, handle, A::table(flows).flow(handle));
-    Ok(Verdict::Continue)
+    let flow = A::table(flows).flow(handle);
+    flow::note(&mut packet.meta, handle, flow);
+    Ok(flow::onward(flow))
+}
+
+/// The source that an error along `flow` leaves with.
+pub(super) fn seen_source<A: Address>(l3: &[u8], flow: &Flow<A>, policy: &Policy) -> A {
+    let src = A::src_of(l3);
+    if flow.new_src == flow.tuple.src {
+        return src;
+    }
+    if src == flow.tuple.src {
+        return flow.new_src;
+    }
+    // An inside router must not show itself either (RFC 5508 REQ-5): it has an outside address of its own by NPTv6, or
+    // it speaks for the host.
+    let own = policy.router_outside(flow.tuple.vrf, src.ip(), flow.new_src.ip());
+    own.and_then(A::from_ip).unwrap_or(flow.new_src)
 }
 
 /// Translates an error that travels along `flow`: `l3` begins at the outer header, `l4` is the ICMP message's
-/// offset in it. What lies behind the first buffer of a chain is summed by the caller: `rest`.
-/// `proxy`: the quoted segment's numbers are shifted as well.
+/// offset in it. `src` is what it leaves with; what lies behind the first buffer of a chain is summed by the caller:
+/// `rest`. `proxy`: the quoted segment's numbers are shifted as well.
 pub(super) fn translate<A: Address>(
     l3: &mut [u8],
     l4: usize,
     family: Family,
     flow: &Flow<A>,
     proxy: Option<&Proxy>,
-    rest: u64,
+    (src, rest): (A, u64),
 ) {
     let inner_at = l4 + ICMP_BYTES;
     let Some(quoted) = l3.get(inner_at..).and_then(|bytes| quoted::<A>(bytes, family, flow.tuple.vrf)) else {
         unreachable!("it was read when the session was found");
     };
-    // An inside router must not show itself either (RFC 5508 REQ-5).
-    let hides = A::src_of(l3) == flow.tuple.src || flow.new_src != flow.tuple.src;
-    let src = if hides { flow.new_src } else { A::src_of(l3) };
     A::write_addresses(l3, src, flow.new_dst);
     let inner = &mut l3[inner_at..];
     A::write_addresses(inner, flow.new_dst, flow.new_src);

@@ -9,8 +9,10 @@
 //! everything else that asks "what would happen" calls it whole.
 
 mod adjacency;
+mod crossing;
 mod flow;
 pub mod fragment;
+mod icmp_crossing;
 mod icmp_error;
 mod link;
 mod network;
@@ -24,14 +26,15 @@ mod session;
 pub mod slow;
 mod source;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::flow::Flows;
 use crate::mem::BURST;
 use crate::neighbours::NeighbourTable;
 use crate::packet::{Burst, DropReason, Ingress, Pass, positions};
 use crate::tables::policy::{
-    Action, Asked, Bound, DEFAULT_RULE, NO_NAT_RULE, NO_ZONE, Policy, Ruling, SELF, SourceNat,
+    Action, Asked, Bound, DEFAULT_RULE, NO_NAT_RULE, NO_ZONE, Nat64Rule, NotTaken, Policy, Ruling, SELF,
+    SourceNat, Untranslatable,
 };
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::WorkerCounters;
@@ -67,7 +70,8 @@ pub struct Context<'a> {
 ///
 /// `link`, `network` and `source` look at one packet after the other while its headers are at hand,
 /// `flow` and `route` at the whole burst, so that the lookups overlap, `adjacency` and `rewrite` again at one
-/// after the other. A packet has either a session, from `flow`, or a route.
+/// after the other. A packet has either a session, from `flow`, or a route. Where a session's other side is of the other
+/// family, [`crossing`] stands in for the last two.
 pub fn run(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows) {
     run_stages::<true>(burst, cx, flows);
 }
@@ -179,28 +183,35 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         };
     }
     let policy = &tables.policy;
-    let mut nat_rule = NO_NAT_RULE;
-    let mut real = *question;
-    let (mut pool, mut permitted) = (None, false);
-    let found = match bound {
-        Some(Bound { addr, port, vrf, .. }) => Some((addr, port, vrf)),
-        None => policy.destination(&Asked::at_ingress(question, from_zone)).map(|nat| {
-            nat_rule = nat.rule;
-            (nat.addr, nat.port.unwrap_or(question.dst_port), nat.vrf)
-        }),
-    };
-    if let Some(bound) = bound {
-        (pool, permitted) = (bound.pool, bound.allowed);
+    if matches!(question.dst, IpAddr::V6(dst) if dst.to_ipv4_mapped().is_some()) {
+        // RFC 4291 section 2.5.5.2: no such address is on the wire.
+        return Decision::Drop(DropReason::MartianDestination);
     }
-    if let Some((addr, port, vrf)) = found {
-        (real.dst, real.dst_port, real.vrf) = (addr, port, vrf);
+    let found = match destination(policy, question, from_zone, bound) {
+        Ok(found) => found,
+        Err(reason) => return Decision::Drop(reason),
+    };
+    let (pool, permitted) = bound.map_or((None, false), |bound| (bound.pool, bound.allowed));
+    let (mut nat_rule, nat64) = found.map_or((NO_NAT_RULE, None), |found| (found.nat_rule, found.nat64));
+    let mut real = *question;
+    if let Some(found) = found {
+        (real.dst, real.dst_port, real.vrf) = (found.addr, found.port, found.vrf);
     }
     let way = route::decide(tables, &real);
     let translated = bound.map_or(found.is_some(), |bound| bound.translated);
     // An outside address is no destination by itself, whatever the routes say. One that only destination or static
     // NAT has may also be somebody's on the way, unless it would be on the link, where we answer for it.
     let on_link = matches!(way, Ok(Route::Forward { via: None, .. }));
-    if found.is_none() && way != Ok(Route::Local) && policy.has_outside(question.vrf, question.dst, on_link) {
+    // Through a prefix as well: a mapping of NAT64 would have bound the packet.
+    let is_outside = match nat64 {
+        Some(rule) => real.dst.is_ipv4() && policy.has_outside(rule.vrf, real.dst, true),
+        None => {
+            found.is_none()
+                && way != Ok(Route::Local)
+                && policy.has_outside(question.vrf, question.dst, on_link)
+        }
+    };
+    if is_outside {
         return Decision::Drop(DropReason::NatNoMapping);
     }
     let (to_zone, egress, to_vrf, via) = match way {
@@ -212,7 +223,10 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         Err(reason) => return Decision::Drop(reason),
     };
     let real = Question { vrf: question.vrf, ..real };
-    let asked = Asked::new(&real, from_zone, (to_zone, egress, to_vrf));
+    let mut asked = Asked::new(&real, from_zone, (to_zone, egress, to_vrf));
+    if let Some(rule) = nat64 {
+        asked = asked.through(rule);
+    }
     let ruling = policy.permit(&asked);
     match ruling.action {
         Action::Allow => {}
@@ -224,16 +238,19 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
     if egress == NO_INTERFACE {
         return Decision::Local(Some(ruling));
     }
-    let source = if translated && from_zone == to_zone {
-        match policy.hairpin {
-            true => policy.hairpin_source(&asked, pool),
-            false => return Decision::Drop(DropReason::NatHairpin),
+    let is_hairpin = translated && from_zone == to_zone;
+    let source = match (nat64, back_through(policy, question, from_zone, pool)) {
+        (Some(rule), _) => rule.source(real.src),
+        (None, back) if (is_hairpin || back.is_some()) && !policy.hairpin => {
+            return Decision::Drop(DropReason::NatHairpin);
         }
-    } else {
-        policy.source(&asked)
+        (None, Some(rule)) => SourceNat::Pool { pool: rule.pool, rule: rule.slot },
+        (None, None) if is_hairpin => policy.hairpin_source(&asked, pool),
+        (None, None) => policy.source(&asked),
     };
     match source {
         SourceNat::None => {}
+        SourceNat::Untranslatable => return Decision::Drop(DropReason::NatUntranslatable),
         SourceNat::Static { rule, .. } | SourceNat::Pool { rule, .. } => nat_rule = rule,
     }
     Decision::Session(Allowed {
@@ -250,6 +267,103 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
     })
 }
 
+/// Where destination NAT leads, or NAT64, or a session that is bound already.
+#[derive(Clone, Copy)]
+struct Found<'a> {
+    addr: IpAddr,
+    port: u16,
+    vrf: u16,
+    nat_rule: u16,
+    /// The packet goes on in the other family.
+    nat64: Option<&'a Nat64Rule>,
+}
+
+fn destination<'a>(
+    policy: &'a Policy,
+    question: &Question,
+    from_zone: u8,
+    bound: Option<Bound>,
+) -> Result<Option<Found<'a>>, DropReason> {
+    if let Some(bound) = bound {
+        let Bound { addr, port, vrf, .. } = bound;
+        let nat64 = match addr.is_ipv4() == question.src.is_ipv4() {
+            true => None,
+            false => {
+                let rule = still_crosses(policy, question, from_zone, &bound);
+                Some(rule.ok_or(DropReason::NatFamily)?)
+            }
+        };
+        return Ok(Some(Found { addr, port, vrf, nat_rule: NO_NAT_RULE, nat64 }));
+    }
+    let nat = policy
+        .destination(&Asked::at_ingress(question, from_zone))
+        .map_err(|Untranslatable| DropReason::NatUntranslatable)?;
+    if let Some(nat) = nat {
+        let port = nat.port.unwrap_or(question.dst_port);
+        return Ok(Some(Found { addr: nat.addr, port, vrf: nat.vrf, nat_rule: nat.rule, nat64: None }));
+    }
+    if question.dst.is_ipv4() {
+        return Ok(None);
+    }
+    let found = to_ipv4(policy, question, from_zone)?;
+    Ok(found.map(|(addr, rule)| Found {
+        addr: addr.into(),
+        port: question.dst_port,
+        vrf: rule.vrf,
+        nat_rule: NO_NAT_RULE,
+        nat64: Some(rule),
+    }))
+}
+
+/// The IPv4 destination of a packet to a prefix of NAT64, and the rule.
+fn to_ipv4<'a>(
+    policy: &'a Policy,
+    question: &Question,
+    from_zone: u8,
+) -> Result<Option<(Ipv4Addr, &'a Nat64Rule)>, DropReason> {
+    let asked = Asked::at_ingress(question, from_zone);
+    let Some(rule) = policy.nat64_for(&asked) else { return Ok(None) };
+    match policy.nat64_destination(&asked, rule) {
+        Ok(addr) => Ok(Some((addr, rule))),
+        Err(NotTaken::Loop) => Err(DropReason::MartianSource),
+        Err(NotTaken::Protocol | NotTaken::Address) => Err(DropReason::Nat64Unsupported),
+    }
+}
+
+/// The rule by which an IPv6 host reaches another's mapping of NAT64: it shows its own mapping there, so that answers
+/// come back this way (RFC 6146 section 3.8).
+fn back_through<'a>(
+    policy: &'a Policy,
+    question: &Question,
+    from_zone: u8,
+    pool: Option<u16>,
+) -> Option<&'a Nat64Rule> {
+    policy.nat64_of_pool(pool?).filter(|_| question.src.is_ipv6())?;
+    policy.nat64_for(&Asked::at_ingress(question, from_zone))
+}
+
+/// The IPv4 address that a packet to a prefix of NAT64 is for, and its VRF slot.
+pub(crate) fn behind_prefix(tables: &Tables, question: &Question) -> Option<(Ipv4Addr, u16)> {
+    let from_zone =
+        if question.ingress == NO_INTERFACE { SELF } else { tables.interface(question.ingress).zone };
+    let (addr, rule) = to_ipv4(&tables.policy, question, from_zone).ok()??;
+    Some((addr, rule.vrf))
+}
+
+/// The rule of a session that is bound to the other family already: it goes through the same prefix and pool.
+fn still_crosses<'a>(
+    policy: &'a Policy,
+    question: &Question,
+    from_zone: u8,
+    bound: &Bound,
+) -> Option<&'a Nat64Rule> {
+    if question.src.is_ipv4() {
+        return policy.nat64_of_pool(bound.pool?);
+    }
+    let (addr, rule) = to_ipv4(policy, question, from_zone).ok()??;
+    (bound.addr == addr && bound.vrf == rule.vrf).then_some(rule)
+}
+
 /// True if the host that has a mapping in `pool` would use it towards whoever sends something to it: there may be
 /// other zones than those the pool is for.
 fn leads_out(policy: &Policy, asked: &Asked<'_>, question: &Question, pool: Option<u16>) -> bool {
@@ -263,6 +377,9 @@ fn leads_out(policy: &Policy, asked: &Asked<'_>, question: &Question, pool: Opti
         dst_port: question.src_port,
         ..*question
     };
+    if let Some(rule) = pool.and_then(|pool| policy.nat64_of_pool(pool)) {
+        return policy.nat64_is_for(rule, out.src, (asked.to_zone, out.ingress, out.vrf));
+    }
     let out = Asked::new(&out, asked.to_zone, (asked.from_zone, question.ingress, question.vrf));
     matches!(policy.source(&out), SourceNat::Pool { pool: used, .. } if Some(used) == pool)
 }

@@ -113,8 +113,8 @@ pub(super) fn step<A: Table>(
         return session::whole::<A>(packet, cx, flows, now);
     }
     let datagram = Datagram {
-        src: addr_key(A::src_of(l3).ip()),
-        dst: addr_key(A::dst_of(l3).ip()),
+        src: addr_key(A::src_in(packet.meta.family, l3).ip()),
+        dst: addr_key(A::dst_in(packet.meta.family, l3).ip()),
         identification: header.identification,
         vrf: packet.meta.vrf,
         protocol: if packet.meta.family == Family::Ipv4 { header.protocol } else { 0 },
@@ -181,7 +181,7 @@ fn first<A: Table>(
     if verdict == Verdict::Borrow {
         return Ok(verdict);
     }
-    if verdict != Verdict::Continue {
+    if !matches!(verdict, Verdict::Continue | Verdict::Cross) {
         // To the gateway itself, which puts nothing together.
         flows.fragments.refuse(at, DropReason::NoHostPath);
         return Ok(verdict);
@@ -203,7 +203,7 @@ fn first<A: Table>(
     flows.fragments.open(at, first);
     flows.fragments.passed(at, cx.pass == Pass::Again);
     leave_as(&mut packet.meta, &first);
-    Ok(Verdict::Continue)
+    Ok(verdict)
 }
 
 /// A later fragment of a datagram whose first one has gone on.
@@ -220,7 +220,7 @@ fn follow<A: Table>(
         src_port: first.src_port,
         dst_port: first.dst_port,
         protocol: first.protocol,
-        ..flow::tuple_of(&packet.meta, l3)
+        ..flow::tuple_in(&packet.meta, l3)
     };
     let handle = first.flow;
     if !is_still(A::table(flows), &tuple, first) {
@@ -237,7 +237,7 @@ fn follow<A: Table>(
     flow.flags |= flow_flags::SEEN;
     flow::note(&mut packet.meta, handle, flow);
     leave_as(&mut packet.meta, first);
-    Ok(Verdict::Continue)
+    Ok(flow::onward(flow))
 }
 
 /// True if the session of the first fragment lives.

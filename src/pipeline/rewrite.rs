@@ -7,7 +7,7 @@ use crate::mem::Frame;
 use crate::packet::view::{array_mut, be16, ethertype, protocol};
 use crate::packet::{Family, Meta, Packet, Verdict, checksum, flags};
 use crate::pipeline::icmp_error::{self, add_delta};
-use crate::pipeline::{Context, proxy};
+use crate::pipeline::{Context, crossing, proxy};
 use crate::tables::{Interface, NO_INTERFACE};
 use crate::telemetry::add;
 
@@ -53,10 +53,16 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, tal
         }
     }
     if packet.meta.verdict != Verdict::Forward {
-        if packet.meta.verdict == Verdict::Fragment {
-            renumber(packet, flows);
+        match packet.meta.verdict {
+            Verdict::Fragment => renumber(packet, flows),
+            Verdict::Cross => {
+                packet.meta.verdict = crossing::step(packet, cx, flows).unwrap_or_else(Verdict::Drop);
+            }
+            _ => {}
         }
-        return;
+        if packet.meta.verdict != Verdict::Forward {
+            return;
+        }
     }
     let egress = packet.meta.egress;
     let interface = cx.tables.interface(egress);
@@ -83,13 +89,13 @@ fn rewrite(packet: &mut Packet, egress: &Interface) {
 #[inline(always)]
 pub(super) fn along<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>, cx: &Context<'_>) {
     if packet.meta.flags & (flags::ICMP_ERROR | flags::FRAGMENT) != 0 {
-        unusual(packet, table);
+        unusual(packet, table, cx);
         return;
     }
     let flow = table.flow_mut(packet.meta.flow);
     flow.count(packet.meta.ip_len);
     if flow.has(flow_flags::TCP) && is_syn(packet) {
-        clamp_mss(packet, cx);
+        clamp_mss(packet, cx, if packet.meta.family == Family::Ipv4 { 40 } else { 60 });
     }
     if flow.has(flow_flags::TRANSLATED) {
         let meta = &packet.meta;
@@ -104,22 +110,21 @@ pub(super) fn along<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>, c
 }
 
 #[inline(always)]
-fn is_syn(packet: &Packet) -> bool {
+pub(super) fn is_syn(packet: &Packet) -> bool {
     let flags = packet.frame.bytes().get(usize::from(packet.meta.l4) + 13);
     flags.is_some_and(|flags| flags & tcp::flags::SYN != 0)
 }
 
 /// Where an interface on the way asks for it, neither side is to send longer segments than its MTU carries: the MSS is
-/// that without the fixed headers (RFC 9293 section 3.7.1).
+/// that without the fixed `headers` (RFC 9293 section 3.7.1).
 #[cold]
-fn clamp_mss(packet: &mut Packet, cx: &Context<'_>) {
+pub(super) fn clamp_mss(packet: &mut Packet, cx: &Context<'_>, headers: u16) {
     let meta = &packet.meta;
     let mtu_of = |slot: u16| {
         let interface = (slot != NO_INTERFACE).then(|| cx.tables.interface(slot))?;
         interface.clamp_mss.then_some(interface.mtu_bytes)
     };
     let Some(mtu) = [meta.interface, meta.egress].into_iter().filter_map(mtu_of).min() else { return };
-    let headers = if meta.family == Family::Ipv4 { 40 } else { 60 };
     let (from, end) = (usize::from(meta.l4), usize::from(meta.l3) + usize::from(meta.ip_len));
     let end = end.min(packet.frame.len());
     if let Some(segment) = packet.frame.bytes_mut().get_mut(from..end) {
@@ -180,13 +185,13 @@ fn portless<A: Address>(message: &mut [u8], flow: &Flow<A>) {
 }
 
 #[cold]
-fn unusual<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>) {
+fn unusual<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>, cx: &Context<'_>) {
     let handle = packet.meta.flow;
     let is_proxied = table.flow(handle).has(flow_flags::PROXIED);
     if packet.meta.has(flags::ICMP_ERROR) {
         // What the server was sent has its own numbers, and it is that which errors to the client quote.
         let shifted = is_proxied && handle.direction() == 0;
-        error(packet, table.flow(handle), shifted.then(|| table.proxy(handle.session())));
+        error(packet, table.flow(handle), shifted.then(|| table.proxy(handle.session())), cx);
         return;
     }
     fragment(packet, table.flow_mut(handle));
@@ -236,7 +241,7 @@ fn renumber(packet: &mut Packet, flows: &mut Flows) {
     }
 }
 
-fn error<A: Address>(packet: &mut Packet, flow: &Flow<A>, proxy: Option<&Proxy>) {
+fn error<A: Address>(packet: &mut Packet, flow: &Flow<A>, proxy: Option<&Proxy>, cx: &Context<'_>) {
     let meta = packet.meta;
     let (from, l4) = (usize::from(meta.l3), usize::from(meta.l4 - meta.l3));
     if !packet.frame.is_chained() {
@@ -254,7 +259,9 @@ fn error<A: Address>(packet: &mut Packet, flow: &Flow<A>, proxy: Option<&Proxy>)
     if meta.family == Family::Ipv6 {
         rest += u64::from(protocol::ICMPV6) + all as u64;
     }
-    icmp_error::translate(&mut packet.frame.bytes_mut()[from..], l4, meta.family, flow, proxy, rest);
+    let l3 = &mut packet.frame.bytes_mut()[from..];
+    let from = icmp_error::seen_source(l3, flow, &cx.tables.policy);
+    icmp_error::translate(l3, l4, meta.family, flow, proxy, (from, rest));
 }
 
 /// Takes one off TTL or hop limit, and mends the IPv4 checksum (RFC 1624).

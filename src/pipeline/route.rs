@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::mem::BURST;
+use crate::neighbours::addr_key;
 use crate::packet::view::be128;
 use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags, hash, positions};
 use crate::pipeline::{Context, Question};
@@ -172,7 +173,8 @@ pub(super) fn decide(tables: &Tables, question: &Question) -> Result<Route, Drop
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 hash::tuple_v6(key, src.into(), dst.into(), question.protocol, ports)
             }
-            _ => unreachable!("a packet has one family"),
+            // NAT64: one side in each.
+            (src, dst) => hash::tuple_v6(key, addr_key(src), addr_key(dst), question.protocol, ports),
         }
     };
     follow(tables, find(tables, question.vrf, question.dst), question.dst, flow_hash)

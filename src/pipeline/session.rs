@@ -3,7 +3,7 @@
 //! What [`super::decide`] says of the first packet is compiled into one flow per direction. What has to be
 //! allocated (a NAT mapping, a place in the table) is allocated here and nowhere else.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::Filtering;
 use crate::flow::directory::NotHeld;
@@ -15,11 +15,14 @@ use crate::flow::{
     Address, Flow, FlowTable, Flows, Full, Handle, Holdings, Record, Tick, Tuple, due, flow_flags, pressure,
     record_flags, record_of, settle, tcp, timeout,
 };
-use crate::neighbours::addr_key;
+use crate::neighbours::{addr_key, is_v4_key};
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::route::{self, NO_NEIGHBOUR, Route};
-use crate::pipeline::{Allowed, Context, Decision, Question, decide, flow, icmp_error, proxy, reassembly};
+use crate::pipeline::{
+    Allowed, Context, Decision, Question, behind_prefix, crossing, decide, flow, icmp_error, proxy,
+    reassembly,
+};
 use crate::tables::policy::{Action, Bound, NO_NAT_RULE, Policy, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::events::{SessionEvent, SessionRecord};
@@ -28,10 +31,22 @@ use crate::telemetry::{WorkerCounters, add};
 /// Decides one packet: it goes on with its verdict `Continue` and a flow, or it is settled.
 pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, now: Tick) {
     let result = match packet.meta.family {
-        Family::Ipv4 => decided::<u32>(packet, cx, flows, now),
+        // Mapped addresses are how IPv6's table knows the IPv4 side of NAT64; on the wire there are none (RFC 4291
+        // section 2.5.5.2).
+        Family::Ipv6 if has_mapped_destination(packet) => Err(DropReason::MartianDestination),
+        // The outside of NAT64 is in IPv6's table.
+        Family::Ipv4
+            if cx.tables.policy.nat64_of_address(packet.meta.vrf, packet.meta.dst_v4.into()).is_none() =>
+        {
+            decided::<u32>(packet, cx, flows, now)
+        }
         _ => decided::<u128>(packet, cx, flows, now),
     };
     packet.meta.verdict = result.unwrap_or_else(Verdict::Drop);
+}
+
+fn has_mapped_destination(packet: &Packet) -> bool {
+    is_v4_key(u128::dst_of(&packet.frame.bytes()[usize::from(packet.meta.l3)..]))
 }
 
 fn decided<A: Table>(
@@ -71,7 +86,7 @@ pub(super) fn whole<A: Table>(
     }
     // A packet of the same flow before it in the burst may have made the session.
     let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
-    let tuple: Tuple<A> = flow::tuple_of(&packet.meta, l3);
+    let tuple: Tuple<A> = flow::tuple_in(&packet.meta, l3);
     let handle = A::table(flows).find(&tuple);
     if handle.is_some() {
         return match flow::take(packet, handle, A::table(flows), cx, now) {
@@ -187,7 +202,7 @@ fn open<A: Table>(
         return Ok(Verdict::Elsewhere(worker));
     }
     let result = open_here(packet, tuple, &question, proved, cx, flows, now);
-    if !matches!(result, Ok(Verdict::Continue | Verdict::Borrow))
+    if !matches!(result, Ok(Verdict::Continue | Verdict::Cross | Verdict::Borrow))
         && let Some(steering) = &flows.nat.steering
     {
         steering.disclaim(tuple);
@@ -216,9 +231,9 @@ fn elsewhere<A: Table>(
 /// The worker that a new flow should have. `None`: nothing is remembered of it.
 fn worker_for(question: &Question, tables: &Tables, flows: &Flows, steering: &Steering) -> Option<u8> {
     let policy = &tables.policy;
-    if let IpAddr::V4(dst) = question.dst
-        && policy.pool_of(question.vrf, dst).is_some()
-        && let Some(worker) = flows.owner_of(question.vrf, dst, question.dst_port)
+    if let Some((dst, vrf)) = outside(tables, question)
+        && policy.pool_of(vrf, dst).is_some()
+        && let Some(worker) = flows.owner_of(vrf, dst, question.dst_port)
     {
         return Some(worker);
     }
@@ -281,7 +296,12 @@ fn open_here<A: Table>(
         let first = proved.map_or(segment, |proxy| proxy.syn());
         tracker = tcp::Tcp::open(&first, cx.tables.policy.loose_tcp).map_err(flow::tcp_reason)?;
         let opens = proved.is_none() && tracker.state() == tcp::State::SynSent;
-        if opens && proxy::is_wanted(allowed.from_zone, (allowed.dst, allowed.vrf), cx) {
+        // Numbers are not shifted between the families: NAT64 has its limits, but no cookies.
+        let crosses = allowed.dst.is_ipv4() != question.src.is_ipv4();
+        if crosses && proved.is_some() {
+            return Err(DropReason::TcpNoSession);
+        }
+        if opens && !crosses && proxy::is_wanted(allowed.from_zone, (allowed.dst, allowed.vrf), cx) {
             return proxy::ask(packet, tuple, allowed.egress, cx, flows);
         }
     }
@@ -299,8 +319,9 @@ fn open_here<A: Table>(
     if let Some(proxy) = proved {
         return Ok(proxy::begin::<A>(handle, proxy, packet, cx, flows));
     }
-    flow::note(&mut packet.meta, handle, A::table(flows).flow(handle));
-    Ok(Verdict::Continue)
+    let flow = A::table(flows).flow(handle);
+    flow::note(&mut packet.meta, handle, flow);
+    Ok(flow::onward(flow))
 }
 
 /// What to ask another worker for: a mapping of an inside host that is its.
@@ -383,15 +404,28 @@ struct Mapped {
 
 /// The mapping a packet is for.
 fn mapped(tables: &Tables, flows: &Flows, question: &Question) -> Option<Mapped> {
-    let IpAddr::V4(dst) = question.dst else { return None };
-    let pool = Some(tables.policy.pool_of(question.vrf, dst)?);
-    let (inside, id) = flows.mapped(question.vrf, dst, question.protocol, question.dst_port)?;
-    let addr = Ipv4Addr::from(inside.addr as u32).into();
+    let (dst, vrf) = outside(tables, question)?;
+    let pool = Some(tables.policy.pool_of(vrf, dst)?);
+    let (inside, id) = flows.mapped(vrf, dst, question.protocol, question.dst_port)?;
+    let addr = ip_of(inside.addr);
     let allowed = may_answer(tables, flows, id, question.src);
     Some(Mapped {
         id,
         bound: Bound { addr, port: inside.port, vrf: inside.vrf, translated: true, allowed, pool },
     })
+}
+
+/// The IPv4 address that a packet is for, and its VRF slot.
+fn outside(tables: &Tables, question: &Question) -> Option<(Ipv4Addr, u16)> {
+    match question.dst {
+        IpAddr::V4(dst) => Some((dst, question.vrf)),
+        IpAddr::V6(_) => behind_prefix(tables, question),
+    }
+}
+
+/// An address as it is outside of tables that have both families.
+fn ip_of(key: u128) -> IpAddr {
+    if is_v4_key(key) { Ipv4Addr::from(key as u32).into() } else { Ipv6Addr::from(key).into() }
 }
 
 /// True if who sends to a mapping needs no rule (RFC 4787 section 5).
@@ -441,7 +475,9 @@ fn install<A: Table>(
     take_token(allowed.ruling, cx)?;
     take_token_of_zone(allowed.from_zone, cx)?;
     let has_ports = !matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6);
-    let new_dst = A::from_ip(allowed.dst).ok_or(DropReason::NatFamily)?;
+    let crosses = A::CROSSES && allowed.dst.is_ipv4() != question.src.is_ipv4();
+    let in_table = if crosses { A::neutral } else { A::from_ip };
+    let new_dst = in_table(allowed.dst).ok_or(DropReason::NatFamily)?;
     let mut leaves = Tuple {
         src: tuple.src,
         dst: new_dst,
@@ -452,7 +488,7 @@ fn install<A: Table>(
             _ => tuple.dst_port,
         },
         vrf: allowed.vrf,
-        protocol: tuple.protocol,
+        protocol: if crosses { crossing::crossed(tuple.protocol) } else { tuple.protocol },
         zero: 0,
     };
     let bound = mapped.map(|mapped| mapped.id);
@@ -460,10 +496,11 @@ fn install<A: Table>(
     let pool = match allowed.source {
         SourceNat::None => None,
         SourceNat::Static { addr, .. } => {
-            leaves.src = A::from_ip(addr).ok_or(DropReason::NatFamily)?;
+            leaves.src = in_table(addr).ok_or(DropReason::NatFamily)?;
             None
         }
         SourceNat::Pool { pool, .. } => Some(pool),
+        SourceNat::Untranslatable => unreachable!("that is no decision for a session"),
     };
     if let Some(pool) = pool {
         let pool = &policy.pools[usize::from(pool)];
@@ -474,13 +511,19 @@ fn install<A: Table>(
                 .map_err(|refused| note_refused(refused, pool.id(), cx.counters))?,
         };
         mapping = Some(given.id);
-        let Some(src) = A::from_ip(Ipv4Addr::from(given.addr).into()) else {
+        let outside = Ipv4Addr::from(given.addr);
+        // From one IPv6 host to another, an address that IPv6 knows.
+        let seen = match policy.nat64_of_address(pool.vrf(), outside).filter(|_| !crosses) {
+            Some(rule) => rule.embed(outside),
+            None => outside.into(),
+        };
+        let Some(src) = in_table(seen) else {
             release_own(mapping, loan, cx, flows);
             return Err(DropReason::NatFamily);
         };
         leaves.src = src;
         // Others show no port that could be another (SCTP's checksum is not ours to mend).
-        if matches!(tuple.protocol, protocol::TCP | protocol::UDP | protocol::ICMP) {
+        if matches!(leaves.protocol, protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6) {
             leaves.src_port = given.port;
         }
     }
@@ -490,12 +533,16 @@ fn install<A: Table>(
         (leaves.src_port, leaves.dst_port) = (identifier, identifier);
     }
     let epoch = cx.tables.flow_epoch();
-    let forward = compiled(tuple, &leaves, allowed.egress, allowed.via, question.ingress, epoch, now);
+    let mut forward = compiled(tuple, &leaves, allowed.egress, allowed.via, question.ingress, epoch, now);
     let back = leaves.reversed(allowed.vrf);
     let returns = tuple.reversed(question.vrf);
     let (egress, via) = way_back.unwrap_or((NO_INTERFACE, None));
     let mut reply = compiled(&back, &returns, egress, via, allowed.egress, epoch, now);
     reply.flags &= !flow_flags::SEEN;
+    if crosses {
+        forward.flags |= flow_flags::CROSSES;
+        reply.flags |= flow_flags::CROSSES;
+    }
     let table = A::table(flows);
     let is_taken = table.find(&back).is_some();
     let held = match &flows.nat.steering {
@@ -679,9 +726,11 @@ fn compiled<A: Address>(
             protocol::ICMP | protocol::ICMPV6 => port(comes.src_port, leaves.src_port),
             _ => port(comes.src_port, leaves.src_port) + port(comes.dst_port, leaves.dst_port),
         };
-        flow.ip_delta = checksum::fold(addrs);
+        // All ones is nothing: what NPTv6 does not change stays as it came, also a sum of either zero.
+        let gained = |sum: u64| Some(checksum::fold(sum)).filter(|sum| *sum != 0xffff).unwrap_or(0);
+        flow.ip_delta = gained(addrs);
         // ICMP for IPv4 sums no addresses (RFC 792).
-        flow.l4_delta = checksum::fold(if comes.protocol == protocol::ICMP { ports } else { addrs + ports });
+        flow.l4_delta = gained(if comes.protocol == protocol::ICMP { ports } else { addrs + ports });
     }
     flow
 }
@@ -719,7 +768,7 @@ fn renew<A: Table>(
             packet.meta.flow = Handle::NONE;
             end::<A>(handle.session(), cx, flows);
             let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
-            let tuple: Tuple<A> = flow::tuple_of(&packet.meta, l3);
+            let tuple: Tuple<A> = flow::tuple_in(&packet.meta, l3);
             open(packet, &tuple, cx, flows, now)
         }
         verdict => Ok(verdict),
@@ -836,8 +885,8 @@ fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judg
     let question = Question {
         vrf: tuple.vrf,
         ingress: forward.ingress,
-        src: tuple.src.ip(),
-        dst: tuple.dst.ip(),
+        src: ip_of(addr_key(tuple.src.ip())),
+        dst: ip_of(addr_key(tuple.dst.ip())),
         protocol: tuple.protocol,
         src_port: tuple.src_port,
         dst_port: tuple.dst_port,
@@ -850,7 +899,7 @@ fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judg
     let translated = tuple.dst != forward.new_dst || !is_icmp && tuple.dst_port != forward.new_dst_port;
     let policy = &cx.tables.policy;
     let bound = Bound {
-        addr: forward.new_dst.ip(),
+        addr: ip_of(addr_key(forward.new_dst.ip())),
         port: if translated { forward.new_dst_port } else { tuple.dst_port },
         vrf: if translated { reply.tuple.vrf } else { tuple.vrf },
         translated,
@@ -858,10 +907,9 @@ fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judg
             .bound
             .checked_sub(1)
             .is_some_and(|id| may_answer(cx.tables, flows, id, tuple.src.ip())),
-        pool: match question.dst {
-            IpAddr::V4(dst) if translated => policy.pool_of(tuple.vrf, dst),
-            _ => None,
-        },
+        pool: outside(cx.tables, &question)
+            .filter(|_| translated)
+            .and_then(|(dst, vrf)| policy.pool_of(vrf, dst)),
     };
     let allowed = match decide(cx.tables, &question, Some(bound)) {
         Decision::Session(allowed) => {
@@ -928,12 +976,17 @@ fn condemn<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> bool 
 /// True if a session has the source that policy would give it now.
 fn has_source<A: Address>(policy: &Policy, forward: &Flow<A>, record: &Record, source: SourceNat) -> bool {
     let is_mapped = record.mapping != 0;
-    match (source, forward.new_src.ip()) {
+    match (source, ip_of(addr_key(forward.new_src.ip()))) {
         (SourceNat::None, _) => !is_mapped && forward.new_src == forward.tuple.src,
         (SourceNat::Static { addr, .. }, has) => !is_mapped && has == addr,
         (SourceNat::Pool { pool, .. }, IpAddr::V4(has)) => {
             is_mapped && policy.pools[usize::from(pool)].contains(has.into())
         }
-        (SourceNat::Pool { .. }, IpAddr::V6(_)) => false,
+        (SourceNat::Pool { pool, .. }, IpAddr::V6(has)) => {
+            let rule = policy.nat64_of_pool(pool);
+            let outside = rule.and_then(|rule| rule.prefix.extract(has.into()));
+            is_mapped && outside.is_some_and(|has| policy.pools[usize::from(pool)].contains(has))
+        }
+        (SourceNat::Untranslatable, _) => false,
     }
 }

@@ -20,7 +20,7 @@ use crate::host::{LinkTarget, OwnBytes, arp, icmp, nd, tcp};
 use crate::mem::{Frame, FramePool};
 use crate::neighbours::{self, NeighbourTable, State, addr_key};
 use crate::packet::view::{be128, ethertype, protocol};
-use crate::packet::{DropReason, Family, IcmpError, Ingress, Packet, Verdict, checksum, flags, hash};
+use crate::packet::{DropReason, Family, IcmpError, Ingress, Meta, Packet, Verdict, checksum, flags, hash};
 use crate::pipeline::route::NO_NEIGHBOUR;
 use crate::pipeline::{Context, fragment, write_link_header};
 use crate::ratelimit::{Appointment, Bucket, SourceBuckets};
@@ -191,6 +191,7 @@ impl SlowPath {
             | Verdict::Held
             | Verdict::Elsewhere(_)
             | Verdict::Gather(_)
+            | Verdict::Cross
             | Verdict::Borrow => {
                 unreachable!("the worker sends these on, or has nothing in hand")
             }
@@ -465,8 +466,13 @@ impl SlowPath {
         let ingress = cx.tables.interface(meta.interface);
         let bytes = match answer {
             Answer::Error(kind) => {
-                let mtu =
-                    if kind == IcmpError::TooBig { cx.tables.interface(meta.egress).mtu_bytes } else { 0 };
+                let mtu = match kind {
+                    IcmpError::TooBig if meta.identification & Meta::TOLD_MTU != 0 => {
+                        meta.identification as u16
+                    }
+                    IcmpError::TooBig => cx.tables.interface(meta.egress).mtu_bytes,
+                    _ => 0,
+                };
                 icmp::error(kind, meta, l3, ingress, mtu)
             }
             Answer::Reset => tcp::reset(meta, l3),

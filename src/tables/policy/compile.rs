@@ -14,9 +14,10 @@ use super::pairs::Said;
 use super::rules::{ANY, Condition, Line, Rules};
 use super::shadows::Shadows;
 use super::{
-    Action, DestinationNat, NO_ZONE, Policy, RateLimit, RuleInfo, SELF, SessionLimits, Source, SourceRule,
-    ZoneLimits,
+    Action, DestinationNat, NO_ZONE, Nat64Rule, Policy, RateLimit, RuleInfo, SELF, SessionLimits, Source,
+    SourceRule, ZoneLimits,
 };
+use super::{nat64, npt};
 use crate::config::{self, AddressRange, Config, Member, Nat, NatPool, PortRange, RuleAction, Service};
 use crate::flow::Timers;
 use crate::flow::nat::{self, BlockClaims, Pool, PoolSpec};
@@ -43,7 +44,7 @@ pub struct PolicySlots {
     pub zones: Slots,
     /// Firewall rules; the first is the default.
     pub rules: Slots,
-    /// NAT rules, as `source/NAME`, `destination/NAME`, `static/NAME`; the first is none.
+    /// NAT rules, as `source/NAME`, `destination/NAME`, `static/NAME`, `nptv6/NAME`, `nat64/NAME`; the first is none.
     pub nat_rules: Slots,
     /// Pools, by all that makes them.
     pub pools: Slots,
@@ -168,6 +169,9 @@ impl Policy {
             source_rules: Arc::default(),
             destinations: Arc::default(),
             statics: Arc::default(),
+            prefixes: Arc::default(),
+            nat64: Arc::default(),
+            nat64_of: Arc::default(),
             pools: Arc::default(),
             pool_of: Arc::default(),
             said: Arc::default(),
@@ -285,6 +289,21 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
             limits.syn_proxy_above = above.get();
         }
     }
+    let prefixes = build.prefixes()?;
+    let mut nat64: Vec<Nat64Rule> = Vec::new();
+    let mut nat64_of = AHashMap::new();
+    for rule in &config.nat.nat64 {
+        let rule = build.nat64(rule, &mut pools)?;
+        let at = nat64.len() as u16; // at most `Nat::MAX_NAT64`
+        let own = pools.pool_of.iter().filter(|((vrf, _), pool)| (*vrf, **pool) == (rule.vrf, rule.pool));
+        nat64_of.extend(own.map(|(address, _)| (*address, at)));
+        nat64.push(rule);
+    }
+    for at in 0..lines.len() {
+        let line = lines[at];
+        let seen = nat64.iter().filter_map(|rule| nat64::seen_through(&line.matched, rule));
+        lines.extend(seen.map(|matched| Line { matched, ..line }).collect::<Vec<_>>());
+    }
     let key = crate::tables::meaning::key(config);
     let members =
         Members::compile(build.members, build.nesting).map_err(|_| CompileError::TooManyGroupCombinations)?;
@@ -300,6 +319,9 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         source_rules: source_rules.into(),
         destinations: Arc::new(destinations),
         statics: Arc::new(statics),
+        prefixes: Arc::new(prefixes),
+        nat64: nat64.into(),
+        nat64_of: Arc::new(nat64_of),
         pools: pools.into(),
         pool_of: Arc::new(pool_of),
         said: Arc::new(Said::new(config, &compiler.policy_slots)),
@@ -510,6 +532,32 @@ impl<'a> Build<'a> {
             set: self.set_of(side),
             ranges: side.prefix.as_deref().unwrap_or(&[]).to_vec(),
         })
+    }
+
+    fn nat64(&mut self, rule: &config::Nat64, pools: &mut Pools) -> Result<Nat64Rule, CompileError> {
+        let Some(prefix) = rule.embedding() else { unreachable!("checked: a prefix of RFC 6052") };
+        let vrf = self.compiler.vrf_slot(rule.vrf.as_str())?;
+        let pool = pools.pool(self, rule.name.as_str(), vrf, &rule.pool, rule.ports)?;
+        let from = self.side(&rule.from)?;
+        let slot = self.compiler.policy_slots.nat_rule("nat64", rule.name.as_str())?;
+        Ok(Nat64Rule { prefix, from, vrf, pool, slot })
+    }
+
+    fn prefixes(&mut self) -> Result<npt::Prefixes, CompileError> {
+        let mut prefixes = npt::Prefixes::default();
+        for rule in &self.config.nat.nptv6 {
+            let (Some(IpNet::V6(inside)), Some(IpNet::V6(outside))) = (rule.inside.net(), rule.outside.net())
+            else {
+                unreachable!("checked: both are prefixes of IPv6")
+            };
+            let vrf = self.compiler.vrf_slot(rule.vrf.as_str())?;
+            let inside_vrf =
+                self.compiler.vrf_slot(rule.inside_vrf.as_ref().unwrap_or(&rule.vrf).as_str())?;
+            let to = if rule.to.is_any() { None } else { Some(self.side(&rule.to)?) };
+            let slot = self.compiler.policy_slots.nat_rule("nptv6", rule.name.as_str())?;
+            prefixes.push(npt::Rule::new(inside, outside, (vrf, inside_vrf), to, slot));
+        }
+        Ok(prefixes)
     }
 
     fn addresses(&mut self, side: &config::Side) -> Result<Addresses, CompileError> {

@@ -7,6 +7,8 @@ mod compile;
 mod groups;
 mod members;
 mod nat;
+mod nat64;
+mod npt;
 mod pairs;
 mod rule_change;
 mod rules;
@@ -21,7 +23,7 @@ use ahash::AHashMap;
 
 use crate::config::{self, Filtering};
 use crate::flow::{Timers, nat::Pool};
-use crate::neighbours::{addr_key, v4_key};
+use crate::neighbours::{addr_key, is_v4_key, v4_key};
 use crate::packet::view::protocol;
 use crate::tables::{Interface, NO_INTERFACE, same_prefix_v4, same_prefix_v6};
 use groups::Groups;
@@ -33,6 +35,8 @@ use shadows::Shadows;
 pub use compile::{MAX_RULES, PolicySlots, policy};
 pub use members::MemberChange;
 pub(in crate::tables) use members::Members;
+pub use nat64::{NotTaken, Rule as Nat64Rule};
+pub use npt::Untranslatable;
 pub use pairs::{PairEpochs, Touched};
 pub use rule_change::RuleChange;
 
@@ -141,6 +145,8 @@ pub enum SourceNat {
         /// NAT rule slot.
         rule: u16,
     },
+    /// It would be another address, and there is none for it.
+    Untranslatable,
 }
 
 /// What a session is bound to already, and policy does not choose.
@@ -165,10 +171,12 @@ pub struct Bound {
 pub struct Asked<'a> {
     /// The question; its destination is the real one.
     pub question: &'a Question,
-    /// Source, IPv4 mapped.
+    /// Source, IPv4 mapped; through NAT64, as the IPv6 side knows it.
     pub src: u128,
-    /// Destination, IPv4 mapped.
+    /// Destination, likewise.
     pub dst: u128,
+    /// Source and destination as groups know them: IPv4 mapped, always.
+    pub members: (u128, u128),
     /// Zone of the ingress.
     pub from_zone: u8,
     /// Zone of the egress.
@@ -187,7 +195,13 @@ impl<'a> Asked<'a> {
         (to_zone, egress, to_vrf): (u8, u16, u16),
     ) -> Asked<'a> {
         let (src, dst) = (addr_key(question.src), addr_key(question.dst));
-        Asked { question, src, dst, from_zone, to_zone, egress, to_vrf }
+        Asked { question, src, dst, members: (src, dst), from_zone, to_zone, egress, to_vrf }
+    }
+
+    /// The same through NAT64, where the sides are of two families: that of IPv4 in the prefix of `rule`.
+    pub fn through(self, rule: &Nat64Rule) -> Asked<'a> {
+        let seen = |addr| if is_v4_key(addr) { rule.prefix.embed(addr as u32) } else { addr };
+        Asked { src: seen(self.src), dst: seen(self.dst), ..self }
     }
 
     /// Before it is known where the session goes.
@@ -278,6 +292,10 @@ pub struct Policy {
     source_rules: Arc<[SourceRule]>,
     destinations: Arc<Destinations>,
     statics: Arc<Statics>,
+    prefixes: Arc<npt::Prefixes>,
+    nat64: Arc<[Nat64Rule]>,
+    /// By VRF slot and address of a pool of theirs: index in `nat64`.
+    nat64_of: Arc<AHashMap<(u16, u32), u16>>,
     /// By VRF slot and address: the pool that it is in.
     pool_of: Arc<AHashMap<(u16, u32), u16>>,
     said: Arc<Said>,
@@ -323,11 +341,17 @@ impl Policy {
         }
     }
 
-    /// Where destination and static NAT lead.
-    pub fn destination(&self, asked: &Asked<'_>) -> Option<DestinationNat> {
-        self.destinations
-            .find(asked, &self.groups)
-            .or_else(|| self.statics.destination(asked.question.vrf, asked.dst))
+    /// Where destination and static NAT lead, and NPTv6.
+    pub fn destination(&self, asked: &Asked<'_>) -> Result<Option<DestinationNat>, Untranslatable> {
+        let vrf = asked.question.vrf;
+        let nat =
+            self.destinations.find(asked, &self.groups).or_else(|| self.statics.destination(vrf, asked.dst));
+        if nat.is_some() {
+            return Ok(nat);
+        }
+        let npt = self.prefixes.destination(vrf, asked.dst)?;
+        let addr = |npt: &npt::Other| Ipv6Addr::from(npt.addr).into();
+        Ok(npt.map(|npt| DestinationNat { addr: addr(&npt), port: None, vrf: npt.vrf, rule: npt.rule }))
     }
 
     /// What is done to the source of an allowed session.
@@ -338,6 +362,9 @@ impl Policy {
         }
         if let Some((addr, rule)) = self.statics.source(asked, &self.groups) {
             return SourceNat::Static { addr, rule };
+        }
+        if let Some(npt) = source_of(self.prefixes.source(asked, &self.groups)) {
+            return npt;
         }
         let Some(rule) = rule else { return SourceNat::None };
         let pool = match &rule.source {
@@ -354,6 +381,9 @@ impl Policy {
         let question = asked.question;
         if let Some((addr, rule)) = self.statics.outside_of(question.vrf, asked.src) {
             return SourceNat::Static { addr, rule };
+        }
+        if let Some(npt) = source_of(self.prefixes.outside_of(question.vrf, asked.src)) {
+            return npt;
         }
         let from = |rule: &&SourceRule| {
             rule.from.is(&self.groups, question.src, asked.from_zone, question.ingress, question.vrf)
@@ -377,6 +407,48 @@ impl Policy {
             .unwrap_or(SourceNat::None)
     }
 
+    /// The NAT64 rule for a packet to its prefix.
+    pub fn nat64_for(&self, asked: &Asked<'_>) -> Option<&Nat64Rule> {
+        let question = asked.question;
+        self.nat64.iter().find(|rule| {
+            rule.prefix.contains(asked.dst)
+                && rule.is_for(&self.groups, question.src, asked.from_zone, question.ingress, question.vrf)
+        })
+    }
+
+    /// Where a packet to the prefix of `rule` leads.
+    pub fn nat64_destination(&self, asked: &Asked<'_>, rule: &Nat64Rule) -> Result<Ipv4Addr, NotTaken> {
+        rule.destination(asked, &self.nat64)
+    }
+
+    /// The NAT64 rule whose pool has the address.
+    #[inline]
+    pub fn nat64_of_address(&self, vrf: u16, addr: Ipv4Addr) -> Option<&Nat64Rule> {
+        let at = self.nat64_of.get(&(vrf, addr.into()))?;
+        self.nat64.get(usize::from(*at))
+    }
+
+    /// The NAT64 rule with this pool.
+    pub fn nat64_of_pool(&self, pool: u16) -> Option<&Nat64Rule> {
+        self.nat64.iter().find(|rule| rule.pool == pool)
+    }
+
+    /// True if the rule is for a host there.
+    pub fn nat64_is_for(
+        &self,
+        rule: &Nat64Rule,
+        host: IpAddr,
+        (zone, interface, vrf): (u8, u16, u16),
+    ) -> bool {
+        rule.is_for(&self.groups, host, zone, interface, vrf)
+    }
+
+    /// The outside address of a router inside that tells something to who knows another host there as `peer`.
+    pub fn router_outside(&self, vrf: u16, router: IpAddr, peer: IpAddr) -> Option<IpAddr> {
+        let addr = self.prefixes.router_outside(vrf, addr_key(router), addr_key(peer))?;
+        Some(Ipv6Addr::from(addr).into())
+    }
+
     /// Slots of the rules that never match because an earlier one matches all they would, each with that one.
     /// Worked out when first asked for; `None`: there are too many.
     pub fn shadowed(&self) -> Option<Vec<(u32, u32)>> {
@@ -395,7 +467,7 @@ impl Policy {
             };
             pools.into_iter().map(|pool| (pool, rule.slot))
         });
-        users.collect()
+        users.chain(self.nat64.iter().map(|rule| (rule.pool, rule.slot))).collect()
     }
 
     /// The pool that an outside address is in.
@@ -407,7 +479,8 @@ impl Policy {
     fn answers_for(&self, vrf: u16, addr: u128) -> bool {
         self.destinations.has(vrf, addr)
             || self.statics.has(vrf, addr)
-            || crate::neighbours::is_v4_key(addr) && self.pool_of.contains_key(&(vrf, addr as u32))
+            || self.prefixes.has(vrf, addr)
+            || is_v4_key(addr) && self.pool_of.contains_key(&(vrf, addr as u32))
     }
 
     /// True if the address is outside some NAT: a pool's, or `with_rules` that of a destination or static NAT.
@@ -426,5 +499,13 @@ impl Policy {
     pub fn answers_on_v6(&self, interface: &Interface, addr: Ipv6Addr) -> bool {
         let is_on_link = interface.info.v6.iter().any(|(own, len)| same_prefix_v6(*own, addr, *len));
         is_on_link && self.answers_for(interface.vrf, addr.into())
+    }
+}
+
+/// What NPTv6 does to a source, if anything.
+fn source_of(found: Result<Option<npt::Other>, Untranslatable>) -> Option<SourceNat> {
+    match found {
+        Ok(npt) => npt.map(|npt| SourceNat::Static { addr: Ipv6Addr::from(npt.addr).into(), rule: npt.rule }),
+        Err(Untranslatable) => Some(SourceNat::Untranslatable),
     }
 }

@@ -49,6 +49,12 @@ impl Said {
         for rule in &config.nat.statics {
             note(&rule.to, &[(ANY, ANY)]);
         }
+        for rule in &config.nat.nptv6 {
+            note(&rule.to, &[(ANY, ANY)]);
+        }
+        for rule in &config.nat.nat64 {
+            note(&rule.from, &[(ANY, ANY)]);
+        }
         let (groups, nat) = (config.groups.as_slice().into(), Arc::new(config.nat.clone()));
         let rules = rules.chunks(PART).map(Arc::from).collect();
         Said { rules, groups, nat, users: Arc::new(users) }
@@ -119,10 +125,10 @@ impl Said {
     /// Pairs whose sessions may be decided otherwise by `new` than by `self`.
     pub fn touched(&self, new: &Said, slots: &PolicySlots) -> Touched {
         let (old_nat, new_nat) = (&*self.nat, &*new.nat);
-        // Static NAT has no zone that its sessions come from. Destination NAT decides first packets only: a session
-        // stays with its server.
-        if (old_nat.filtering, old_nat.hairpin, &old_nat.statics)
-            != (new_nat.filtering, new_nat.hairpin, &new_nat.statics)
+        // Static NAT, NPTv6 and NAT64 have no zone that all their sessions come from. Destination NAT decides first
+        // packets only: a session stays with its server.
+        if (old_nat.filtering, old_nat.hairpin, &old_nat.statics, &old_nat.nptv6, &old_nat.nat64)
+            != (new_nat.filtering, new_nat.hairpin, &new_nat.statics, &new_nat.nptv6, &new_nat.nat64)
         {
             return Touched::everything();
         }

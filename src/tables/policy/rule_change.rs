@@ -79,7 +79,9 @@ fn with_rule(
 ) -> Result<Option<(Arc<Policy>, Touched)>, CompileError> {
     let (at, goes, comes) = change.parts();
     let gone = goes.then(|| policy.said.rule(at));
-    if comes.is_some_and(|rule| has_list(rule)) || gone.is_some_and(|rule| has_list(rule)) {
+    // What a rule says of IPv4 it also says of what NAT64 makes of it: more lines than its own.
+    let says_more = !policy.nat64.is_empty();
+    if says_more || comes.is_some_and(|rule| has_list(rule)) || gone.is_some_and(|rule| has_list(rule)) {
         return Ok(None);
     }
     let mut lines = Vec::new();

@@ -206,7 +206,7 @@ impl Rules {
         let (src, dst) = (asked.src, asked.dst);
         let is_icmp = matches!(question.protocol, protocol::ICMP | protocol::ICMPV6);
         let (src_port, dst_port) = if is_icmp { (0, 0) } else { (question.src_port, question.dst_port) };
-        let (src_sets, dst_sets) = (groups.of(src), groups.of(dst));
+        let (src_sets, dst_sets) = (groups.of(asked.members.0), groups.of(asked.members.1));
         let key = Key { src, dst, src_port, dst_port, protocol: question.protocol, src_sets, dst_sets };
         let (from, to) = (u16::from(asked.from_zone), u16::from(asked.to_zone));
         let mut best = None;

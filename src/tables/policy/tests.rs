@@ -293,7 +293,7 @@ fn destinations_by_port_then_protocol_then_address() {
     let (_, compiler, policy) = compiled(NAT);
     let to = |src: &str, dst: &str, protocol, port| {
         let question = Question { ingress: B, ..question(src, dst, protocol, port) };
-        policy.destination(&Asked::at_ingress(&question, ZONE_B)).map(|nat| {
+        policy.destination(&Asked::at_ingress(&question, ZONE_B)).expect("no NPTv6").map(|nat| {
             let rule = compiler.policy_slots.nat_rules.names()[usize::from(nat.rule)].clone();
             (nat.addr.to_string(), nat.port, nat.vrf, rule)
         })
@@ -318,6 +318,7 @@ fn sources_by_exemption_then_static_then_pool() {
         let question = Question { vrf, ..question(src, dst, 17, 53) };
         match policy.source(&Asked::new(&question, ZONE_A, to)) {
             SourceNat::None => String::from("none"),
+            SourceNat::Untranslatable => String::from("untranslatable"),
             SourceNat::Static { addr, rule } => format!("{addr} {rule}"),
             SourceNat::Pool { pool, rule } => {
                 let rule = &compiler.policy_slots.nat_rules.names()[usize::from(rule)];
