@@ -58,6 +58,17 @@ impl Embryos {
         Ok(Embryos { links, rings, counts: [0; 2] })
     }
 
+    /// Bytes that they take.
+    pub fn bytes_for(highest: u32) -> usize {
+        (highest as usize + 3) * size_of::<Link>()
+    }
+
+    /// Bytes of memory.
+    #[cfg(test)]
+    pub fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.links)
+    }
+
     /// How many there are.
     pub fn len(&self, kind: Kind) -> u32 {
         self.counts[kind as usize]

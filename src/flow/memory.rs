@@ -68,7 +68,9 @@ impl Capacity {
         let nat = nat::Capacity::for_mappings(self.sessions as usize);
         let counted = 2 * Counted::bytes_for(self.sessions);
         let directory = if workers > 1 { Directory::bytes_for(self.directory_keys(workers)) } else { 0 };
-        let taken = if self.populate { tables } else { 0 } + nat.filled_bytes();
+        let lazy =
+            FlowTable::<u32>::lazy_bytes_for(self.sessions) + FlowTable::<u128>::lazy_bytes_for(self.sessions);
+        let taken = if self.populate { tables - lazy } else { 0 } + nat.filled_bytes();
         Need {
             mapped: workers * (tables + nat.bytes() + counted + REST_BYTES) + directory,
             at_once: workers * taken,
@@ -103,7 +105,8 @@ mod tests {
             Need { mapped: tables + nat.bytes() + counted + REST_BYTES, at_once: nat.filled_bytes() }
         );
         let populated = Capacity { populate: true, ..capacity };
-        assert_eq!(populated.need(3).at_once, 3 * (tables + nat.filled_bytes()));
+        let lazy = FlowTable::<u32>::lazy_bytes_for(100_000) + FlowTable::<u128>::lazy_bytes_for(100_000);
+        assert_eq!(populated.need(3).at_once, 3 * (tables - lazy + nat.filled_bytes()));
     }
 
     #[test]

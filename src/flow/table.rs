@@ -230,7 +230,7 @@ impl<A: Address> FlowTable<A> {
     /// A table for `capacity` sessions. With `populate` all memory is taken at once.
     pub fn new(capacity: u32, key: Key, populate: bool) -> Result<FlowTable<A>, MemoryError> {
         let capacity = capacity.min(Handle::MAX_SESSION - SPARE);
-        let numbers = capacity + SPARE;
+        let numbers = Self::numbers_for(capacity);
         let sessions = numbers as usize + 1;
         Ok(FlowTable {
             index: Index::new(sessions * 2, populate)?,
@@ -253,11 +253,22 @@ impl<A: Address> FlowTable<A> {
 
     /// Bytes that a table for `capacity` sessions takes.
     pub fn bytes_for(capacity: u32) -> usize {
-        let capacity = capacity.min(Handle::MAX_SESSION) as usize;
-        let sessions = capacity + 1;
+        let numbers = Self::numbers_for(capacity);
+        let sessions = numbers as usize + 1;
         Index::bytes_for(sessions * 2)
             + sessions * (2 * size_of::<Flow<A>>() + size_of::<Record>())
-            + Wheel::bytes_for(capacity)
+            + Wheel::bytes_for(numbers as usize)
+            + Embryos::bytes_for(numbers)
+            + Self::lazy_bytes_for(capacity)
+    }
+
+    /// Of these, bytes that are not taken at once even with `populate`: few connections are proxied.
+    pub fn lazy_bytes_for(capacity: u32) -> usize {
+        (Self::numbers_for(capacity) as usize + 1) * size_of::<Proxy>()
+    }
+
+    fn numbers_for(capacity: u32) -> u32 {
+        capacity.min(Handle::MAX_SESSION - SPARE) + SPARE
     }
 
     /// Bytes of memory.
@@ -267,6 +278,8 @@ impl<A: Address> FlowTable<A> {
             + size_of_val(&*self.flows)
             + size_of_val(&*self.records)
             + self.wheel.memory_bytes()
+            + self.embryos.memory_bytes()
+            + size_of_val(&*self.proxies)
     }
 
     /// Sessions in the table.
