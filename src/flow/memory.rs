@@ -68,8 +68,8 @@ impl Capacity {
         let nat = nat::Capacity::for_mappings(self.sessions as usize);
         let counted = 2 * Counted::bytes_for(self.sessions);
         let directory = if workers > 1 { Directory::bytes_for(self.directory_keys(workers)) } else { 0 };
-        let lazy =
-            FlowTable::<u32>::lazy_bytes_for(self.sessions) + FlowTable::<u128>::lazy_bytes_for(self.sessions);
+        let lazy = FlowTable::<u32>::lazy_bytes_for(self.sessions)
+            + FlowTable::<u128>::lazy_bytes_for(self.sessions);
         let taken = if self.populate { tables - lazy } else { 0 } + nat.filled_bytes();
         Need {
             mapped: workers * (tables + nat.bytes() + counted + REST_BYTES) + directory,
