@@ -260,14 +260,22 @@ fn random() -> u64 {
     std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
 }
 
+/// What sessions, mappings and neighbours of this process are hashed with: who knew it could have them all in one
+/// place. The default of `system.key` stands in the manual.
+fn key_of_tables(config: &Config) -> Key {
+    let (standard, key) = (meaning::key(&Config::default()), meaning::key(config));
+    if key == standard { Key(random(), random()) } else { key }
+}
+
 impl Gateway {
     /// Binds all devices and starts the workers.
     pub fn start(config: Config, file_name: &str, back_end: BackEnd) -> Result<Gateway, StartError> {
         let system = |what| move |source| StartError::System { what, source };
         let mut watcher = LinkWatcher::open().map_err(system("watch the links"))?;
         watcher.read().map_err(system("read the links"))?;
-        let neighbours = Arc::new(NeighbourTable::new(NEIGHBOUR_CAPACITY, MAX_INTERFACES, Key::default()));
-        let compiler = Compiler::new(Arc::clone(&neighbours));
+        let key = key_of_tables(&config);
+        let neighbours = Arc::new(NeighbourTable::new(NEIGHBOUR_CAPACITY, MAX_INTERFACES, key));
+        let compiler = Compiler::keyed(Arc::clone(&neighbours), key);
         let cpus = worker_cpus(&config);
         let frames = config.system.frames.get() as usize;
         let (memory, pools) = PacketMemory::new(cpus.len(), frames, ChunkSize::Bytes2048)?;
@@ -946,5 +954,25 @@ fn longest_of(longest_ns: &AtomicU64, gap: Duration) {
     let gap = gap.as_nanos() as u64;
     if gap > longest_ns.load(Ordering::Relaxed) {
         longest_ns.store(gap, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_hashed_with_what_nobody_knows() {
+        let text = "schema = 1\n[system]\nname = \"gw\"\n";
+        let silent = Config::parse(text, "gw.toml").expect("a config");
+        let keyed = format!("{text}key = \"0102030405060708090a0b0c0d0e0f10\"\n");
+        let keyed = Config::parse(&keyed, "gw.toml").expect("a config");
+        assert_ne!(key_of_tables(&silent), meaning::key(&silent));
+        assert_ne!(key_of_tables(&silent), key_of_tables(&silent));
+        let key = key_of_tables(&keyed);
+        assert_eq!(key, Key(0x0102_0304_0506_0708, 0x090a_0b0c_0d0e_0f10));
+        let neighbours = Arc::new(NeighbourTable::new(16, 16, key));
+        // Workers are made before the config is taken on, and take what they find here.
+        assert_eq!(Compiler::keyed(neighbours, key).tables().settings.key, key);
     }
 }

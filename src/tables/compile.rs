@@ -19,6 +19,7 @@ use super::rib::{Hop, Rib, Target, TargetId};
 use super::*;
 use crate::flow::nat::BlockClaims;
 use crate::neighbours::{NeighbourTable, addr_key};
+use crate::packet::hash::Key;
 use crate::packet::view::ethertype;
 use crate::tables::policy::{Members, PairEpochs, Policy, PolicySlots, Touched};
 use crate::time::Nanos;
@@ -210,7 +211,12 @@ const MAX_NAT_ADDRESSES: usize = 1024;
 impl Compiler {
     /// A compiler with empty tables (generation 0).
     pub fn new(neighbours: Arc<NeighbourTable>) -> Compiler {
-        let claims = Arc::new(BlockClaims::new(MAX_NAT_ADDRESSES, crate::packet::hash::Key::default()));
+        Compiler::keyed(neighbours, Key::default())
+    }
+
+    /// As [`Compiler::new`], with the key that the node's own tables are hashed with.
+    pub fn keyed(neighbours: Arc<NeighbourTable>, key: Key) -> Compiler {
+        let claims = Arc::new(BlockClaims::new(MAX_NAT_ADDRESSES, key));
         let policy = Arc::new(Policy::none());
         let tables = Arc::new(Tables {
             generation: 0,
@@ -219,7 +225,7 @@ impl Compiler {
             interfaces: Arc::from([]),
             vrfs: Arc::from([]),
             groups: Arc::from([]),
-            settings: Arc::default(),
+            settings: Arc::new(Settings { key, ..Settings::default() }),
             policy: Arc::clone(&policy),
             pairs: Arc::default(),
         });
