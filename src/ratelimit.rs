@@ -72,20 +72,23 @@ impl Appointment {
 
 /// Buckets per source prefix, by hash: two prefixes may share one, none can grow the table.
 #[derive(Debug)]
-pub struct SourceBuckets(Box<[Bucket]>);
+pub struct SourceBuckets {
+    buckets: Box<[Bucket]>,
+    key: Key,
+}
 
 const SOURCE_BUCKETS: usize = 4096;
 
-impl Default for SourceBuckets {
-    fn default() -> SourceBuckets {
-        SourceBuckets((0..SOURCE_BUCKETS).map(|_| Bucket::default()).collect())
-    }
-}
-
 impl SourceBuckets {
+    /// Full buckets, found by hash under `key`.
+    pub fn new(key: Key) -> SourceBuckets {
+        SourceBuckets { buckets: (0..SOURCE_BUCKETS).map(|_| Bucket::default()).collect(), key }
+    }
+
     /// Takes a token from the bucket of `prefix`.
-    pub fn take(&self, key: Key, prefix: u128, rate: u32, burst: u32, now: Nanos) -> bool {
-        self.0[hash::address(key, prefix, 0) as usize % SOURCE_BUCKETS].take(rate, burst, now)
+    pub fn take(&self, prefix: u128, rate: u32, burst: u32, now: Nanos) -> bool {
+        let at = hash::address(self.key, prefix, 0) as usize % SOURCE_BUCKETS;
+        self.buckets[at].take(rate, burst, now)
     }
 }
 

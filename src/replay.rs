@@ -103,27 +103,23 @@ pub fn compile(
     workers: usize,
     populate: bool,
 ) -> Result<(Arc<Node>, Compiler), ReplayError> {
-    let (neighbours, compiler) = compile_tables(config, NEIGHBOUR_CAPACITY)?;
-    let claims = Arc::clone(&compiler.claims);
+    let compiler = compile_tables(config, NEIGHBOUR_CAPACITY)?;
     let capacity = flow::Capacity::checked(config.flows.capacity.get(), workers, populate)?;
-    let node =
-        Node::new(Arc::clone(compiler.tables()), neighbours, workers, MAX_INTERFACES, claims, capacity);
+    let node = Node::new(&compiler, workers, MAX_INTERFACES, capacity);
     node.reserve_rules(&compiler.policy_slots);
     Ok((node, compiler))
 }
 
 /// The tables of `config`, and a neighbour table for so many.
-pub(crate) fn compile_tables(
-    config: &Config,
-    neighbours: usize,
-) -> Result<(Arc<NeighbourTable>, Compiler), CompileError> {
-    let neighbours = Arc::new(NeighbourTable::new(neighbours, MAX_INTERFACES, Key::default()));
-    let mut compiler = Compiler::new(Arc::clone(&neighbours));
+pub(crate) fn compile_tables(config: &Config, neighbours: usize) -> Result<Compiler, CompileError> {
+    let key = meaning::key(config);
+    let neighbours = Arc::new(NeighbourTable::new(neighbours, MAX_INTERFACES, key));
+    let mut compiler = Compiler::new(Arc::clone(&neighbours), key);
     let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
     let rib = meaning::rib(config, &mut compiler)?;
     let input = meaning::input(config, &facts, &mut compiler)?;
     compiler.compile(input, rib)?.release(&neighbours);
-    Ok((neighbours, compiler))
+    Ok(compiler)
 }
 
 /// Runs captures through the gateway.

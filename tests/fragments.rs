@@ -99,10 +99,8 @@ impl Gate {
 
     fn with_frames(frames: usize) -> Gate {
         let config = Config::parse(CONFIG, "gw.toml").expect("the config");
-        let (whole, compiler) = replay::compile(&config, 1, false).expect("tables");
-        let (tables, claims) = (Arc::clone(compiler.tables()), Arc::clone(&compiler.claims));
-        let interfaces = compiler.interfaces.len();
-        let node = Node::new(tables, Arc::clone(&whole.neighbours), 1, interfaces, claims, Capacity::NONE);
+        let (_, compiler) = replay::compile(&config, 1, false).expect("tables");
+        let node = Node::new(&compiler, 1, compiler.interfaces.len(), Capacity::NONE);
         let (memory, mut pools) = PacketMemory::new(1, frames, ChunkSize::Bytes2048).expect("memory");
         let worker = Worker::new(0, &node, pools.remove(0));
         Gate { node, worker: Some(worker), memory, now: Nanos::from_secs(100) }

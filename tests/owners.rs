@@ -3,16 +3,15 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::Ipv4Addr;
-use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use softgate::config::Config;
-use softgate::io::{Port, PortStats};
-use softgate::mem::{ChunkSize, FramePool, Frames, PacketMemory};
+use softgate::io::memory::Cable;
+use softgate::mem::{ChunkSize, PacketMemory};
 use softgate::packet::DropReason;
 use softgate::replay;
 use softgate::tables::compile::Compiler;
@@ -85,63 +84,6 @@ target = "10.0.1.200:53"
 outside = "198.51.100.90"
 inside = "10.0.1.201"
 "#;
-
-/// What comes in by one queue, and what went out by the port.
-#[derive(Default)]
-struct Cable {
-    into: Vec<VecDeque<Vec<u8>>>,
-    out: Vec<Vec<u8>>,
-}
-
-struct Queue {
-    cable: Arc<Mutex<Cable>>,
-    number: usize,
-    /// Frames a turn takes at most.
-    budget: usize,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no panic")
-}
-
-impl Port for Queue {
-    fn receive(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
-        let mut cable = lock(&self.cable);
-        let before = frames.len();
-        while frames.len() < self.budget {
-            let Some(bytes) = cable.into[self.number].front() else { break };
-            let Some(frame) = pool.take_filled(bytes) else { break };
-            frames.push(frame);
-            cable.into[self.number].pop_front();
-        }
-        frames.len() - before
-    }
-
-    fn send(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
-        let count = frames.len();
-        for frame in frames.drain(..) {
-            lock(&self.cable).out.push(frame.bytes().to_vec());
-            pool.put(frame);
-        }
-        count
-    }
-
-    fn flush(&mut self, _pool: &mut FramePool) {}
-
-    fn held(&self) -> usize {
-        0
-    }
-
-    fn poll_fd(&self) -> Option<RawFd> {
-        None
-    }
-
-    fn stats(&self) -> PortStats {
-        PortStats::default()
-    }
-
-    fn close(self: Box<Self>, _pool: &mut FramePool) {}
-}
 
 const INSIDE: usize = 0;
 const OUTSIDE: usize = 1;
@@ -223,10 +165,8 @@ struct Lab {
     node: Arc<Node>,
     memory: Arc<PacketMemory>,
     workers: Vec<Worker>,
-    cables: [Arc<Mutex<Cable>>; 2],
+    cables: [Cable; 2],
     now: Nanos,
-    /// By port: frames of `out` already looked at.
-    seen: [usize; 2],
     compiler: Compiler,
 }
 
@@ -235,21 +175,17 @@ impl Lab {
         let config = Config::parse(CONFIG, "owners.toml").expect("the config");
         let (node, compiler) = replay::compile(&config, count, false).expect("tables");
         let (memory, pools) = PacketMemory::new(count, FRAMES, ChunkSize::Bytes2048).expect("memory");
-        let cables: [Arc<Mutex<Cable>>; 2] = Default::default();
-        for cable in &cables {
-            lock(cable).into = vec![VecDeque::new(); count];
-        }
+        let cables = [(); 2].map(|()| Cable::new(count));
         let mut workers: Vec<Worker> =
             pools.into_iter().enumerate().map(|(id, pool)| Worker::new(id, &node, pool)).collect();
         for (number, worker) in workers.iter_mut().enumerate() {
             for (port, cable) in cables.iter().enumerate() {
                 let budget = budgets[(number * 2 + port) % budgets.len()];
-                let queue = Queue { cable: Arc::clone(cable), number, budget };
-                worker.attach(port as u16, 0, Box::new(queue));
+                worker.attach(port as u16, 0, Box::new(cable.end(number, budget)));
             }
         }
         let now = Nanos::from_secs(1);
-        Lab { node, memory, workers, cables, now, seen: [0; 2], compiler }
+        Lab { node, memory, workers, cables, now, compiler }
     }
 
     fn sum(&self, field: fn(&WorkerCounters) -> &AtomicU64) -> u64 {
@@ -296,13 +232,13 @@ impl Lab {
                 let at = next() * 7 % rest.len();
                 let Some((queue, frame)) = rest[at].pop_front() else { continue };
                 let queue = queue % self.workers.len();
-                lock(&self.cables[streams[at].way.port]).into[queue].push_back(frame);
+                self.cables[streams[at].way.port].send(queue, [frame]);
             }
             // Whatever the dice say, it goes on.
             if let Some(at) = rest.iter().position(|frames| !frames.is_empty()) {
                 let (queue, frame) = rest[at].pop_front().expect("not empty");
                 let queue = queue % self.workers.len();
-                lock(&self.cables[streams[at].way.port]).into[queue].push_back(frame);
+                self.cables[streams[at].way.port].send(queue, [frame]);
             }
             for _ in 0..next() % 3 {
                 let worker = next() % self.workers.len();
@@ -313,13 +249,10 @@ impl Lab {
         self.settle();
         let mut came: BTreeMap<u32, Vec<(Way, u32)>> = BTreeMap::new();
         for port in [INSIDE, OUTSIDE] {
-            let cable = lock(&self.cables[port]);
-            for (way, (id, number)) in
-                cable.out[self.seen[port]..].iter().filter_map(|frame| parse(port, frame))
+            for (way, (id, number)) in self.cables[port].take().iter().filter_map(|frame| parse(port, frame))
             {
                 came.entry(id).or_default().push((way, number));
             }
-            self.seen[port] = cable.out.len();
         }
         came
     }
@@ -542,7 +475,7 @@ fn idle_sessions_are_decided_again() {
                         (9999, 0),
                         false,
                     );
-                    lock(&lab.cables[OUTSIDE]).into[worker].extend(frames);
+                    lab.cables[OUTSIDE].send(worker, frames);
                 }
                 let now = lab.now;
                 lab.workers[worker].turn(now);
@@ -558,7 +491,7 @@ fn idle_sessions_are_decided_again() {
         assert_eq!(lab.sum(|counters| &counters.sessions_ended), 0, "the next packet is told why");
         // One of them has a packet, the others have not: all are gone after ten seconds.
         let frames = datagram(&streams[0].way, (0, 1), false);
-        lock(&lab.cables[INSIDE]).into[0].extend(frames);
+        lab.cables[INSIDE].send(0, frames);
         lab.settle();
         let totals = Totals::of(lab.node.counters.iter().map(|counters| &**counters));
         assert_eq!(
@@ -590,7 +523,7 @@ fn no_frame_stays_with_a_worker_that_has_stopped() {
             let from = (Ipv4Addr::new(10, 0, 1, id as u8), 10_000);
             let way = Way { port: INSIDE, from, to: (Ipv4Addr::new(203, 0, 113, 1), 53) };
             let frames = datagram(&way, (id, 0), false);
-            lock(&lab.cables[INSIDE]).into[1 - stops_first].extend(frames);
+            lab.cables[INSIDE].send(1 - stops_first, frames);
         }
         lab.workers.remove(stops_first).stop();
         let now = lab.now;
@@ -664,12 +597,7 @@ mod between_two_workers {
 
     fn steering(lab: &Lab) -> Steering {
         let workers = lab.workers.len();
-        Steering::new(
-            Arc::new(Directory::new(64).expect("memory")),
-            0,
-            workers,
-            lab.node.tables.load().settings.key,
-        )
+        Steering::new(Arc::new(Directory::new(64).expect("memory")), 0, workers, lab.node.key)
     }
 
     fn host_of(lab: &Lab, worker: u8, nth: usize) -> Ipv4Addr {
@@ -689,7 +617,7 @@ mod between_two_workers {
     }
 
     fn inject(lab: &Lab, queue: usize, way: Way, mark: Mark) {
-        lock(&lab.cables[way.port]).into[queue].extend(datagram(&way, mark, false));
+        lab.cables[way.port].send(queue, datagram(&way, mark, false));
     }
 
     fn late(stall: bool) -> u32 {
@@ -756,9 +684,9 @@ mod between_two_workers {
         lab.workers[0].turn(lab.now);
         lab.settle();
         retired.release(&lab.node.neighbours);
-        let cable = lock(&lab.cables[INSIDE]);
+        let out = lab.cables[INSIDE].take();
         let left: Vec<Way> =
-            cable.out.iter().filter_map(|frame| parse(INSIDE, frame)).map(|(way, _)| way).collect();
+            out.iter().filter_map(|frame| parse(INSIDE, frame)).map(|(way, _)| way).collect();
         assert_eq!(left.len(), 1);
         assert!(
             left[0].from.0 < Ipv4Addr::new(198, 51, 100, 4),
@@ -851,14 +779,11 @@ mod between_two_workers {
         for number in 0..200 {
             inject(&lab, 1, way(9), (2, number));
         }
-        let before = lock(&lab.cables[OUTSIDE]).out.len();
+        lab.cables[OUTSIDE].take();
         lab.workers[1].turn(lab.now);
-        let cable = lock(&lab.cables[OUTSIDE]);
-        let marks: Vec<Mark> = cable.out[before..]
-            .iter()
-            .filter_map(|frame| parse(OUTSIDE, frame))
-            .map(|(_, mark)| mark)
-            .collect();
+        let out = lab.cables[OUTSIDE].take();
+        let marks: Vec<Mark> =
+            out.iter().filter_map(|frame| parse(OUTSIDE, frame)).map(|(_, mark)| mark).collect();
         let foreign = marks.iter().filter(|mark| mark.0 == 1).count();
         assert!(foreign <= 512, "one turn: {} own, {foreign} of others", marks.len() - foreign);
     }

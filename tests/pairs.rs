@@ -1,18 +1,16 @@
 //! A change is for the sessions of the zones it says something of: only they are decided again, and what becomes of
 //! all others is what would become of them if they were too.
 
-use std::collections::VecDeque;
 use std::net::Ipv4Addr;
-use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use softgate::config::Config;
-use softgate::io::{Port, PortStats};
-use softgate::mem::{ChunkSize, FramePool, Frames, PacketMemory};
+use softgate::io::memory::Cable;
+use softgate::mem::{ChunkSize, PacketMemory};
 use softgate::replay;
 use softgate::tables::compile::{Compiler, Retired};
 use softgate::tables::meaning::{self, PortFacts};
@@ -57,6 +55,9 @@ mac = "02:00:00:00:00:01"
 addresses = ["10.0.2.1/24"]
 "#;
 
+/// Frames that a worker takes of a queue in a turn.
+const BUDGET: usize = 8;
+
 /// Hosts that each network has.
 const HOSTS: u8 = 4;
 
@@ -70,60 +71,6 @@ fn interfaces() -> String {
         }
     }
     text
-}
-
-#[derive(Default)]
-struct Cable {
-    into: Vec<VecDeque<Vec<u8>>>,
-    out: Vec<Vec<u8>>,
-}
-
-struct Queue {
-    cable: Arc<Mutex<Cable>>,
-    number: usize,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no panic")
-}
-
-impl Port for Queue {
-    fn receive(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
-        let mut cable = lock(&self.cable);
-        let before = frames.len();
-        while frames.len() < 8 {
-            let Some(bytes) = cable.into[self.number].front() else { break };
-            let Some(frame) = pool.take_filled(bytes) else { break };
-            frames.push(frame);
-            cable.into[self.number].pop_front();
-        }
-        frames.len() - before
-    }
-
-    fn send(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
-        let count = frames.len();
-        for frame in frames.drain(..) {
-            lock(&self.cable).out.push(frame.bytes().to_vec());
-            pool.put(frame);
-        }
-        count
-    }
-
-    fn flush(&mut self, _pool: &mut FramePool) {}
-
-    fn held(&self) -> usize {
-        0
-    }
-
-    fn poll_fd(&self) -> Option<RawFd> {
-        None
-    }
-
-    fn stats(&self) -> PortStats {
-        PortStats::default()
-    }
-
-    fn close(self: Box<Self>, _pool: &mut FramePool) {}
 }
 
 /// A datagram: from and to which network, host and port.
@@ -147,7 +94,7 @@ struct Lab {
     node: Arc<Node>,
     memory: Arc<PacketMemory>,
     workers: Vec<Worker>,
-    cables: Vec<Arc<Mutex<Cable>>>,
+    cables: Vec<Cable>,
     now: Nanos,
     compiler: Compiler,
     /// The twin: every change is for all sessions.
@@ -159,15 +106,12 @@ impl Lab {
         let config = config(rules);
         let (node, compiler) = replay::compile(&config, count, false).expect("tables");
         let (memory, pools) = PacketMemory::new(count, FRAMES, ChunkSize::Bytes2048).expect("memory");
-        let cables: Vec<Arc<Mutex<Cable>>> = (0..3).map(|_| Arc::default()).collect();
-        for cable in &cables {
-            lock(cable).into = vec![VecDeque::new(); count];
-        }
+        let cables: Vec<Cable> = (0..3).map(|_| Cable::new(count)).collect();
         let mut workers: Vec<Worker> =
             pools.into_iter().enumerate().map(|(id, pool)| Worker::new(id, &node, pool)).collect();
         for (number, worker) in workers.iter_mut().enumerate() {
             for (port, cable) in cables.iter().enumerate() {
-                worker.attach(port as u16, 0, Box::new(Queue { cable: Arc::clone(cable), number }));
+                worker.attach(port as u16, 0, Box::new(cable.end(number, BUDGET)));
             }
         }
         Lab { node, memory, workers, cables, now: Nanos::from_secs(1), compiler, one_epoch }
@@ -226,14 +170,14 @@ impl Lab {
 
     fn send(&mut self, queue: usize, datagram: Datagram) {
         let queue = queue % self.workers.len();
-        lock(&self.cables[usize::from(datagram.0.0)]).into[queue].push_back(frame(datagram));
+        self.cables[usize::from(datagram.0.0)].send(queue, [frame(datagram)]);
     }
 
-    /// What came out by each port, and the drops by reason, so far.
+    /// What has come out by each port since the last call, and the drops by reason so far.
     fn outcome(&mut self) -> Outcome {
         self.settle();
         let out = self.cables.iter().map(|cable| {
-            let mut out = lock(cable).out.clone();
+            let mut out = cable.take();
             // What is another worker's may come out later than what came in behind it.
             out.sort();
             out

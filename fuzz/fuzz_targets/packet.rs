@@ -273,16 +273,15 @@ impl Gateway {
         let config = Config::parse(text, "fuzz.toml").expect("a config of ours");
         // As replay::compile, with a neighbour table that is swept in no time.
         let neighbours = Arc::new(NeighbourTable::new(NEIGHBOURS, MAX_INTERFACES, Key::default()));
-        let mut compiler = Compiler::new(Arc::clone(&neighbours));
+        let mut compiler = Compiler::new(Arc::clone(&neighbours), Key::default());
         let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
         let rib = meaning::rib(&config, &mut compiler).expect("a config of ours");
         let input = meaning::input(&config, &facts, &mut compiler).expect("a config of ours");
         let retired = compiler.compile(input, rib).expect("a config of ours");
         retired.release(&neighbours);
         let tables = Arc::clone(compiler.tables());
-        let (interfaces, claims) = (compiler.interfaces.len(), Arc::clone(&compiler.claims));
         let capacity = Capacity::of(SESSIONS, count, false);
-        let node = Node::new(Arc::clone(&tables), neighbours, count, interfaces, claims, capacity);
+        let node = Node::new(&compiler, count, compiler.interfaces.len(), capacity);
         let (memory, pools) = PacketMemory::new(count, FRAMES, ChunkSize::Bytes2048).expect("memory");
         let mut workers: Vec<Worker> =
             pools.into_iter().enumerate().map(|(id, pool)| Worker::new(id, &node, pool)).collect();

@@ -275,20 +275,12 @@ impl Gateway {
         watcher.read().map_err(system("read the links"))?;
         let key = key_of_tables(&config);
         let neighbours = Arc::new(NeighbourTable::new(NEIGHBOUR_CAPACITY, MAX_INTERFACES, key));
-        let compiler = Compiler::keyed(Arc::clone(&neighbours), key);
+        let compiler = Compiler::new(neighbours, key);
         let cpus = worker_cpus(&config);
         let frames = config.system.frames.get() as usize;
         let (memory, pools) = PacketMemory::new(cpus.len(), frames, ChunkSize::Bytes2048)?;
-        let claims = Arc::clone(&compiler.claims);
         let capacity = flow::Capacity::checked(config.flows.capacity.get(), cpus.len(), config.has_zones())?;
-        let node = Node::new(
-            Arc::clone(compiler.tables()),
-            neighbours,
-            cpus.len(),
-            MAX_INTERFACES,
-            claims,
-            capacity,
-        );
+        let node = Node::new(&compiler, cpus.len(), MAX_INTERFACES, capacity);
         // Who knew it could make cookies himself: it is in no config.
         node.limits.cookies.set_secret(Key(random(), random()));
         let program = XdpProgram::load()?;
@@ -971,8 +963,5 @@ mod tests {
         assert_ne!(key_of_tables(&silent), key_of_tables(&silent));
         let key = key_of_tables(&keyed);
         assert_eq!(key, Key(0x0102_0304_0506_0708, 0x090a_0b0c_0d0e_0f10));
-        let neighbours = Arc::new(NeighbourTable::new(16, 16, key));
-        // Workers are made before the config is taken on, and take what they find here.
-        assert_eq!(Compiler::keyed(neighbours, key).tables().settings.key, key);
     }
 }

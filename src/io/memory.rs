@@ -1,6 +1,7 @@
 //! Ports in memory: what benchmarks and tests send and receive through.
 
-use std::sync::{Arc, Mutex};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::io::Port;
 use crate::mem::{FramePool, Frames};
@@ -115,6 +116,81 @@ impl Port for MemoryPort {
             if let Sink::Keep(kept) = &self.sink {
                 kept.lock().expect("no holder panics").push(frame.chain_bytes());
             }
+            pool.put(frame);
+        }
+        count
+    }
+}
+
+/// A cable in memory between a port of the gateway, with a queue for each worker, and whoever holds this end.
+#[derive(Clone, Debug, Default)]
+pub struct Cable(Arc<Mutex<Wires>>);
+
+#[derive(Debug, Default)]
+struct Wires {
+    /// By queue.
+    to_gateway: Vec<VecDeque<Vec<u8>>>,
+    from_gateway: Vec<Vec<u8>>,
+}
+
+impl Cable {
+    /// A cable to a port of `queues` queues.
+    pub fn new(queues: usize) -> Cable {
+        let to_gateway = vec![VecDeque::new(); queues];
+        Cable(Arc::new(Mutex::new(Wires { to_gateway, from_gateway: Vec::new() })))
+    }
+
+    fn wires(&self) -> MutexGuard<'_, Wires> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends frames to one of the gateway's queues.
+    ///
+    /// # Panics
+    ///
+    /// If the port has no such queue.
+    pub fn send(&self, queue: usize, frames: impl IntoIterator<Item = Vec<u8>>) {
+        self.wires().to_gateway[queue].extend(frames);
+    }
+
+    /// What has come from the gateway since the last call.
+    pub fn take(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.wires().from_gateway)
+    }
+
+    /// The gateway's end: its queue number `queue`, that takes at most `budget` frames in a turn.
+    pub fn end(&self, queue: usize, budget: usize) -> CableEnd {
+        CableEnd { cable: self.clone(), queue, budget }
+    }
+}
+
+/// A queue of the gateway on a [`Cable`].
+#[derive(Debug)]
+pub struct CableEnd {
+    cable: Cable,
+    queue: usize,
+    budget: usize,
+}
+
+impl Port for CableEnd {
+    fn receive(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
+        let mut wires = self.cable.wires();
+        let waiting = &mut wires.to_gateway[self.queue];
+        let before = frames.len();
+        let limit = self.budget.min(frames.remaining_capacity());
+        for _ in 0..limit {
+            let Some(frame) = waiting.front().and_then(|bytes| pool.take_filled(bytes)) else { break };
+            waiting.pop_front();
+            frames.push(frame);
+        }
+        frames.len() - before
+    }
+
+    fn send(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
+        let mut wires = self.cable.wires();
+        let count = frames.len();
+        for frame in frames.drain(..) {
+            wires.from_gateway.push(frame.chain_bytes());
             pool.put(frame);
         }
         count

@@ -86,7 +86,7 @@ impl Limits {
     pub fn new(interfaces: usize, key: hash::Key) -> Limits {
         Limits {
             errors: Bucket::default(),
-            errors_by_source: SourceBuckets::default(),
+            errors_by_source: SourceBuckets::new(key),
             advertisements: (0..interfaces).map(|_| Appointment::default()).collect(),
             rules: BySlot::default(),
             zones: Box::new([const { Bucket::new() }; 256]),
@@ -452,7 +452,6 @@ impl SlowPath {
         // The node's bucket last, so that one noisy source does not empty it.
         let allowed = settings.icmp_rate > 0
             && limits.errors_by_source.take(
-                settings.key,
                 src,
                 settings.icmp_source_rate,
                 settings.icmp_source_burst,

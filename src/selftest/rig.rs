@@ -7,16 +7,14 @@
 //!                                pool 203.0.113.0/30, D is 203.0.113.20
 //! ```
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::packet::{Packet, at, tcp};
 use crate::config::Config;
 use crate::flow;
-use crate::io::Port;
-use crate::mem::{ChunkSize, FramePool, Frames, PacketMemory};
+use crate::io::memory::Cable;
+use crate::mem::{BURST, ChunkSize, PacketMemory};
 use crate::replay;
 use crate::time::Nanos;
 use crate::worker::{Node, Worker};
@@ -150,69 +148,26 @@ impl Settings {
     }
 }
 
-/// A cable in memory.
-#[derive(Debug, Default)]
-struct Cable {
-    to_gateway: VecDeque<Vec<u8>>,
-    from_gateway: Vec<Vec<u8>>,
-}
-
-/// The gateway's end of a cable.
-#[derive(Debug)]
-struct CableEnd(Arc<Mutex<Cable>>);
-
-fn lock(cable: &Mutex<Cable>) -> std::sync::MutexGuard<'_, Cable> {
-    cable.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Port for CableEnd {
-    fn receive(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
-        let mut cable = lock(&self.0);
-        let before = frames.len();
-        while frames.remaining_capacity() > 0
-            && let Some(bytes) = cable.to_gateway.front()
-            && let Some(frame) = pool.take_filled(bytes)
-        {
-            cable.to_gateway.pop_front();
-            frames.push(frame);
-        }
-        frames.len() - before
-    }
-
-    fn send(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
-        let mut cable = lock(&self.0);
-        let count = frames.len();
-        for frame in frames.drain(..) {
-            cable.from_gateway.push(frame.chain_bytes());
-            pool.put(frame);
-        }
-        count
-    }
-}
-
 /// A gateway and its cables.
 struct Gateway {
     worker: Worker,
-    cables: [Arc<Mutex<Cable>>; 2],
+    cables: [Cable; 2],
 }
 
 impl Gateway {
     fn new(settings: &Settings) -> Result<Gateway, String> {
         let config = Config::parse(&settings.text(), "selftest.toml").map_err(|errors| errors.to_string())?;
-        let (neighbours, compiler) =
-            replay::compile_tables(&config, NEIGHBOURS).map_err(|error| error.to_string())?;
+        let compiler = replay::compile_tables(&config, NEIGHBOURS).map_err(|error| error.to_string())?;
         let capacity = flow::Capacity::of(config.flows.capacity.get(), 1, false);
-        let (tables, claims) = (Arc::clone(compiler.tables()), Arc::clone(&compiler.claims));
         // As a replay's node, but with room for what there is only: quicker to make.
-        let interfaces = compiler.interfaces.len();
-        let node = Node::new(tables, neighbours, 1, interfaces, claims, capacity);
+        let node = Node::new(&compiler, 1, compiler.interfaces.len(), capacity);
         node.reserve_rules(&compiler.policy_slots);
         let (_, mut pools) =
             PacketMemory::new(1, FRAMES, ChunkSize::Bytes2048).map_err(|error| error.to_string())?;
         let mut worker = Worker::new(0, &node, pools.remove(0));
-        let cables: [Arc<Mutex<Cable>>; 2] = Default::default();
+        let cables = [(); 2].map(|()| Cable::new(1));
         for (slot, cable) in cables.iter().enumerate() {
-            worker.attach(slot as u16, 0, Box::new(CableEnd(Arc::clone(cable))));
+            worker.attach(slot as u16, 0, Box::new(cable.end(0, BURST)));
         }
         Ok(Gateway { worker, cables })
     }
@@ -230,7 +185,7 @@ impl Gateway {
     fn left(&mut self) -> Vec<OnWire> {
         let mut left = Vec::new();
         for wire in Wire::BOTH {
-            let frames = std::mem::take(&mut lock(&self.cables[wire as usize]).from_gateway);
+            let frames = self.cables[wire as usize].take();
             left.extend(frames.iter().filter_map(|frame| Some((wire, Packet::from_frame(frame)?))));
         }
         left
@@ -383,7 +338,7 @@ impl Rig {
             self.record(wire, '>', packet);
             for (wire, packet) in self.pass(true, vec![(wire, packet.clone())]) {
                 let frame = packet.frame(MACS[wire as usize]);
-                lock(&self.running()?.cables[wire as usize]).to_gateway.push_back(frame);
+                self.running()?.cables[wire as usize].send(0, [frame]);
             }
         }
         let now = self.now;

@@ -184,6 +184,7 @@ pub struct Compiler {
     /// Members of the groups of the policy compiled last.
     pub(in crate::tables) members: Option<Members>,
     neighbours: Arc<NeighbourTable>,
+    key: Key,
     input: Input,
     rib: Rib,
     states: Vec<VrfState>,
@@ -209,13 +210,9 @@ impl Retired {
 const MAX_NAT_ADDRESSES: usize = 1024;
 
 impl Compiler {
-    /// A compiler with empty tables (generation 0).
-    pub fn new(neighbours: Arc<NeighbourTable>) -> Compiler {
-        Compiler::keyed(neighbours, Key::default())
-    }
-
-    /// As [`Compiler::new`], with the key that the node's own tables are hashed with.
-    pub fn keyed(neighbours: Arc<NeighbourTable>, key: Key) -> Compiler {
+    /// A compiler with empty tables (generation 0), for a node whose sessions, mappings and limits are hashed with
+    /// `key`.
+    pub fn new(neighbours: Arc<NeighbourTable>, key: Key) -> Compiler {
         let claims = Arc::new(BlockClaims::new(MAX_NAT_ADDRESSES, key));
         let policy = Arc::new(Policy::none());
         let tables = Arc::new(Tables {
@@ -225,7 +222,7 @@ impl Compiler {
             interfaces: Arc::from([]),
             vrfs: Arc::from([]),
             groups: Arc::from([]),
-            settings: Arc::new(Settings { key, ..Settings::default() }),
+            settings: Arc::default(),
             policy: Arc::clone(&policy),
             pairs: Arc::default(),
         });
@@ -240,6 +237,7 @@ impl Compiler {
             claims,
             members: None,
             neighbours,
+            key,
             input: Input {
                 settings: Settings::default(),
                 ports: Vec::new(),
@@ -253,6 +251,16 @@ impl Compiler {
             pins: AHashMap::new(),
             tables,
         }
+    }
+
+    /// What sessions, mappings and limits of the node are hashed with.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// Next hops and hosts.
+    pub fn neighbours(&self) -> &Arc<NeighbourTable> {
+        &self.neighbours
     }
 
     /// The tables compiled last.

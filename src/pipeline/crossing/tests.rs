@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::flow::Flows;
 use crate::mem::{ChunkSize, FramePool, PacketMemory};
 use crate::packet::view::{be16, protocol};
-use crate::packet::{Burst, Ingress, Meta, Packet, Pass, Verdict, checksum};
+use crate::packet::{Burst, Ingress, Meta, Packet, Verdict, checksum};
 use crate::pipeline::{Context, run};
 use crate::replay;
 use crate::time::Nanos;
@@ -238,13 +238,8 @@ impl Gateway {
     fn run(&mut self, sent: &Sent) -> (Verdict, Vec<u8>) {
         let tables = self.node.tables.load_full();
         let cx = Context {
-            now: Nanos::from_secs(1),
-            tables: &tables,
-            neighbours: &self.node.neighbours,
-            counters: &self.node.counters[0],
-            limits: &self.node.limits,
             ingress: Ingress::Port(sent.from_v4.into()),
-            pass: Pass::First,
+            ..self.node.context(0, &tables, Nanos::from_secs(1))
         };
         let bytes = frame(sent, self.outside[sent.upper as usize]);
         let first = sent.segment.unwrap_or(usize::MAX).min(bytes.len());

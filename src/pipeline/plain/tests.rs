@@ -305,15 +305,8 @@ impl Gateway {
 
     fn run<const SHORT: bool>(&mut self, frames: &[Sent], pass: Pass) -> Vec<Outcome> {
         let tables = self.node.tables.load_full();
-        let cx = Context {
-            now: Nanos::from_secs(1),
-            tables: &tables,
-            neighbours: &self.node.neighbours,
-            counters: &self.node.counters[0],
-            limits: &self.node.limits,
-            ingress: Ingress::Port(0),
-            pass,
-        };
+        let cx =
+            Context { ingress: Ingress::Port(0), pass, ..self.node.context(0, &tables, Nanos::from_secs(1)) };
         let mut burst = Burst::new();
         for sent in frames {
             let bytes = frame(sent);
@@ -380,10 +373,9 @@ proptest! {
     }
 }
 
-/// The comparison above is of two different ways.
-#[test]
-fn usual_packets_are_plain() {
-    let usual = Sent {
+/// A datagram of no peculiarity.
+fn usual() -> Sent {
+    Sent {
         tags: vec![],
         src: [10, 0, 1, 10],
         dst: [203, 0, 113, 9],
@@ -397,7 +389,13 @@ fn usual_packets_are_plain() {
         over: vec![],
         cut: None,
         segment: None,
-    };
+    }
+}
+
+/// The comparison above is of two different ways.
+#[test]
+fn usual_packets_are_plain() {
+    let usual = usual();
     let tagged = Sent { tags: vec![100], ..usual.clone() };
     let connected = Sent { dst: [10, 0, 5, 3], ..usual.clone() };
     let mut gateway = Gateway::new();
@@ -407,15 +405,7 @@ fn usual_packets_are_plain() {
         let frame = gateway.pool.take_filled(&frame(sent)).expect("a free frame");
         burst.push(Packet { frame, meta: Meta::FRESH });
     }
-    let cx = Context {
-        now: Nanos::from_secs(1),
-        tables: &tables,
-        neighbours: &gateway.node.neighbours,
-        counters: &gateway.node.counters[0],
-        limits: &gateway.node.limits,
-        ingress: Ingress::Port(0),
-        pass: Pass::First,
-    };
+    let cx = Context { ingress: Ingress::Port(0), ..gateway.node.context(0, &tables, Nanos::from_secs(1)) };
     let mut routed = super::Routed::default();
     assert_eq!(super::look(&mut burst, 0, &cx, &mut routed).all, 0b111);
     assert_eq!(super::send(&mut burst, &routed, &cx).sent, 0b111);
@@ -426,34 +416,12 @@ fn usual_packets_are_plain() {
 /// Of a session as well, once it is open.
 #[test]
 fn usual_packets_of_sessions_are_plain() {
-    let usual = Sent {
-        tags: vec![102],
-        src: [10, 0, 1, 10],
-        dst: [203, 0, 113, 9],
-        ttl: 64,
-        flags_and_offset: 0,
-        protocol: 17,
-        payload: 18,
-        padding: 0,
-        options: false,
-        wrong_checksum: false,
-        over: vec![],
-        cut: None,
-        segment: None,
-    };
+    let usual = Sent { tags: vec![102], flags_and_offset: 0, ..usual() };
     let mut gateway = Gateway::new();
     let first = gateway.run::<true>(std::slice::from_ref(&usual), Pass::First);
     assert!(first[0].meta.contains("Forward"), "{first:?}");
     let tables = gateway.node.tables.load_full();
-    let cx = Context {
-        now: Nanos::from_secs(1),
-        tables: &tables,
-        neighbours: &gateway.node.neighbours,
-        counters: &gateway.node.counters[0],
-        limits: &gateway.node.limits,
-        ingress: Ingress::Port(0),
-        pass: Pass::First,
-    };
+    let cx = Context { ingress: Ingress::Port(0), ..gateway.node.context(0, &tables, Nanos::from_secs(1)) };
     let mut burst = Burst::new();
     let frame = gateway.pool.take_filled(&frame(&usual)).expect("a free frame");
     burst.push(Packet { frame, meta: Meta::FRESH });

@@ -52,7 +52,7 @@ const ZONE_B: u8 = 2;
 fn compiled(rules: &str) -> (Config, Compiler, Policy) {
     let text = format!("{INTERFACES}{rules}");
     let config = Config::parse(&text, "gw.toml").unwrap_or_else(|errors| panic!("{errors}\n{text}"));
-    let mut compiler = Compiler::new(Arc::new(NeighbourTable::new(16, 16, Key::default())));
+    let mut compiler = Compiler::new(Arc::new(NeighbourTable::new(16, 16, Key::default())), Key::default());
     for interface in &config.interfaces {
         compiler.interface_slot(interface.name.as_str()).expect("a slot");
         compiler.policy_slots.zone(interface.zone.as_ref().expect("a zone").as_str()).expect("a slot");

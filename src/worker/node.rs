@@ -1,0 +1,195 @@
+//! What the threads of a node share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use arrayvec::ArrayVec;
+use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
+
+use super::MAX_MEMBERS;
+use crate::flow;
+use crate::flow::directory::Directory;
+use crate::flow::nat::BlockClaims;
+use crate::flow::steering::{Loan, Request};
+use crate::io::waker::Waker;
+use crate::mem::{BURST, Frame};
+use crate::neighbours::NeighbourTable;
+use crate::packet::hash::Key;
+use crate::packet::{DropReason, Ingress, Pass};
+use crate::pipeline::{Context, Limits};
+use crate::publication;
+use crate::reader::Desk;
+use crate::tables::Tables;
+use crate::tables::compile::{Compiler, MAX_PORTS};
+use crate::tables::policy::PolicySlots;
+use crate::telemetry::events::EventQueues;
+use crate::telemetry::{DropRecorder, WorkerCounters};
+use crate::time::Nanos;
+
+/// Batches of finished frames under way to another worker.
+const HAND_OVER_BATCHES: usize = 256;
+
+/// What may be asked of a worker at once.
+pub(super) const ERRANDS: usize = 1024;
+
+/// A finished frame and the port and member it leaves by.
+pub(super) type Outgoing = (Frame, u16, u8);
+
+/// A packet that another worker has received and this one settles.
+pub(super) struct Arrival {
+    pub(super) frame: Frame,
+    pub(super) ingress: Ingress,
+    pub(super) pass: Pass,
+}
+
+/// What workers ask of each other.
+pub(super) enum Errand {
+    /// Lend a mapping for a session of mine.
+    Borrow { borrower: u8, request: Request },
+    /// The answer.
+    Lent { request: Request, loan: Result<Loan, DropReason> },
+    /// The session has ended.
+    Returned(Loan),
+}
+
+/// Packets of one flow that wait for a mapping of another worker.
+pub(super) struct Waiting {
+    pub(super) request: Request,
+    pub(super) since: Nanos,
+    pub(super) packets: Vec<(Frame, Ingress)>,
+}
+
+/// What all threads of a node share.
+pub struct Node {
+    /// The published snapshot.
+    pub tables: Arc<ArcSwap<Tables>>,
+    /// Next hops and hosts.
+    pub neighbours: Arc<NeighbourTable>,
+    /// What sessions, mappings and limits are hashed with.
+    pub key: Key,
+    /// Node-wide rate limits.
+    pub limits: Limits,
+    /// Room for sessions, by worker.
+    pub capacity: flow::Capacity,
+    /// Who answers for which ports of NAT addresses.
+    pub claims: Arc<BlockClaims>,
+    /// By worker.
+    pub counters: Box<[CachePadded<WorkerCounters>]>,
+    /// By worker.
+    pub recorders: Box<[DropRecorder]>,
+    /// By worker: finished frames for queues only that worker has.
+    pub(super) hand_over: Box<[ArrayQueue<ArrayVec<Outgoing, BURST>>]>,
+    /// By worker: packets of flows that are its.
+    pub(super) arrivals: Box<[ArrayQueue<ArrayVec<Arrival, BURST>>]>,
+    /// By worker: what others ask of it.
+    pub(super) errands: Box<[ArrayQueue<Errand>]>,
+    /// With several workers: who has which flow.
+    pub(super) directory: Option<Arc<Directory>>,
+    /// What goes to the log.
+    pub events: Arc<EventQueues>,
+    /// Workers that have stopped.
+    pub(super) stopped: AtomicUsize,
+    /// By worker: wakes it where it blocks when idle. Replay and benchmarks never block.
+    pub(super) wakers: Box<[Waker]>,
+    /// By worker: what commands ask of it.
+    pub desks: Box<[Desk]>,
+    /// By worker: set while it blocks or is about to.
+    pub(super) asleep: Box<[CachePadded<AtomicBool>]>,
+    /// By port and member: the workers that have a queue there, one bit each (the first 64 workers).
+    pub(super) senders: Box<[AtomicU64]>,
+}
+
+impl Node {
+    /// A node of `workers` workers with the tables of `compiler` and counters for `interfaces` interface slots.
+    pub fn new(
+        compiler: &Compiler,
+        workers: usize,
+        interfaces: usize,
+        capacity: flow::Capacity,
+    ) -> Arc<Node> {
+        Arc::new(Node {
+            tables: Arc::new(ArcSwap::new(Arc::clone(compiler.tables()))),
+            neighbours: Arc::clone(compiler.neighbours()),
+            key: compiler.key(),
+            limits: Limits::new(interfaces, compiler.key()),
+            capacity,
+            claims: Arc::clone(&compiler.claims),
+            counters: (0..workers).map(|_| CachePadded::new(WorkerCounters::new(interfaces))).collect(),
+            recorders: (0..workers).map(|_| DropRecorder::default()).collect(),
+            hand_over: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
+            arrivals: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
+            errands: (0..workers).map(|_| ArrayQueue::new(ERRANDS)).collect(),
+            directory: (workers > 1).then(|| {
+                let keys = capacity.directory_keys(workers);
+                Arc::new(
+                    Directory::new(keys).expect("address space for the directory: lower `flows.capacity`"),
+                )
+            }),
+            events: Arc::new(EventQueues::new(workers)),
+            stopped: AtomicUsize::new(0),
+            desks: (0..workers).map(|_| Desk::default()).collect(),
+            wakers: (0..workers).map(|_| Waker::new().expect("an eventfd: raise `ulimit -n`")).collect(),
+            asleep: (0..workers).map(|_| CachePadded::new(AtomicBool::new(false))).collect(),
+            senders: (0..MAX_PORTS * MAX_MEMBERS).map(|_| AtomicU64::new(0)).collect(),
+        })
+    }
+
+    /// Makes room for what is kept by rule, before tables with so many rules are published.
+    pub fn reserve_rules(&self, slots: &PolicySlots) {
+        self.limits.rules.reserve(slots.rules.len());
+        for counters in &self.counters {
+            counters.rules.reserve(slots.rules.len());
+            counters.nat_rules.reserve(slots.nat_rules.len());
+            counters.pools.reserve(slots.pools.len());
+        }
+    }
+
+    /// What worker `id` hands down with its packets, here those of our own.
+    pub(crate) fn context<'n>(&'n self, id: usize, tables: &'n Tables, now: Nanos) -> Context<'n> {
+        Context {
+            now,
+            tables,
+            neighbours: &self.neighbours,
+            counters: &self.counters[id],
+            limits: &self.limits,
+            ingress: Ingress::Own { vrf: 0 },
+            pass: Pass::First,
+        }
+    }
+
+    fn sender_mask(&self, port: u16, member: u8) -> &AtomicU64 {
+        &self.senders[usize::from(port) * MAX_MEMBERS + usize::from(member)]
+    }
+
+    /// A worker with a queue on the port's member.
+    pub(super) fn sender(&self, port: u16, member: u8) -> Option<usize> {
+        let mask = self.sender_mask(port, member).load(Ordering::Relaxed);
+        (mask != 0).then(|| mask.trailing_zeros() as usize)
+    }
+
+    /// Wakes a worker if it sleeps.
+    pub fn wake_if_asleep(&self, worker: usize) {
+        if self.asleep[worker].load(Ordering::SeqCst) {
+            self.wakers[worker].wake();
+        }
+    }
+
+    /// Wakes all workers, also those about to sleep: new tables or commands wait for them.
+    pub fn wake_all(&self) {
+        self.wakers.iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn has_work_for(&self, worker: usize) -> bool {
+        !self.hand_over[worker].is_empty()
+            || !self.arrivals[worker].is_empty()
+            || !self.errands[worker].is_empty()
+            || self.desks[worker].has_request()
+    }
+
+    /// True once every worker works with `generation` or a later one.
+    pub fn all_use(&self, generation: u64) -> bool {
+        publication::all_use(self.counters.iter().map(|worker| &worker.generation), generation)
+    }
+}
