@@ -3,19 +3,16 @@
 //! `scripts/count-instructions` runs it and compares with `benches/instructions.txt`. Every scenario is
 //! counted twice, through the pipeline and through the null pipeline (received and put back at once);
 //! the difference is what a packet costs, as in `softgate bench`.
-//!
-//! ```text
-//! instructions list                the scenarios
-//! instructions packets             how many packets are counted
-//! instructions run NAME            calls [`turns_that_count`] for the scenario
-//! instructions run NAME null       calls it for the null pipeline
-//! ```
+
+#![allow(missing_docs, reason = "gungraun's macros make functions without")]
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use etherparse::PacketBuilder;
+use gungraun::Callgrind;
+use gungraun::prelude::*;
 use softgate::config::Config;
 use softgate::io::memory::{MemoryPort, Sink, Template};
 use softgate::mem::{BURST, ChunkSize, PacketMemory};
@@ -26,7 +23,7 @@ use softgate::worker::{Node, Worker};
 /// Turns before counting: lists have grown, the sweep over the neighbours that is due at the start (64 turns)
 /// is over.
 const WARM_UP_TURNS: u64 = 100;
-/// Turns counted, each with a full burst: 6,400 packets.
+/// Turns counted, each with a full burst: 6,400 packets. scripts/count-instructions divides by that.
 const TURNS: u64 = 100;
 /// Different flows in the small scenarios, as in NUMBERS.md.
 const FLOWS: u32 = 1008;
@@ -238,42 +235,50 @@ fn ipv4_snat_new() -> Bench {
 /// Makes a scenario.
 type Setup = fn() -> Bench;
 
-const SCENARIOS: [(&str, Setup); 8] = [
-    ("ipv4_one_route", ipv4_one_route),
-    ("vlan_to_vlan", vlan_to_vlan),
-    ("ipv6_one_route", ipv6_one_route),
-    ("qinq_to_untagged", qinq_to_untagged),
-    ("ipv4_10k_routes", ipv4_10k_routes),
-    ("ipv4_session", || established("")),
-    ("ipv4_snat_session", || established(SOURCE_NAT)),
-    ("ipv4_snat_new", ipv4_snat_new),
-];
-
-/// What callgrind counts: `--toggle-collect` names this function.
-#[inline(never)]
-fn turns_that_count(bench: &mut Bench) {
-    turn(&mut bench.worker, TURNS);
+fn session() -> Bench {
+    established("")
 }
 
-fn run(setup: Setup, null: bool) {
-    let mut bench = black_box(setup());
+fn snat_session() -> Bench {
+    established(SOURCE_NAT)
+}
+
+/// A scenario that is ready to be counted, behind the null pipeline or not.
+fn ready(setup: Setup, null: bool) -> Bench {
+    let mut bench = setup();
     bench.worker.set_null_pipeline(null);
     turn(&mut bench.worker, 1);
-    turns_that_count(&mut bench);
-    let all = (WARM_UP_TURNS + 1 + TURNS) * BURST as u64;
-    assert_eq!(bench.node.counters[0].received.load(Ordering::Relaxed), all);
+    bench
 }
 
-fn main() {
-    // Cargo adds `--bench`.
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
-    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["list"] => SCENARIOS.iter().for_each(|(name, _)| println!("{name}")),
-        ["packets"] => println!("{}", TURNS * BURST as u64),
-        ["run", wanted, ref null @ ..] => match SCENARIOS.iter().find(|(name, _)| *name == wanted) {
-            Some((_, setup)) => run(*setup, *null == ["null"]),
-            None => panic!("no scenario {wanted}; see list"),
-        },
-        _ => println!("counts instructions under callgrind: scripts/count-instructions"),
-    }
+// The bench is given back, so that taking it down is not counted.
+#[library_benchmark(setup = ready)]
+#[bench::ipv4_one_route(ipv4_one_route, false)]
+#[bench::ipv4_one_route_null(ipv4_one_route, true)]
+#[bench::vlan_to_vlan(vlan_to_vlan, false)]
+#[bench::vlan_to_vlan_null(vlan_to_vlan, true)]
+#[bench::ipv6_one_route(ipv6_one_route, false)]
+#[bench::ipv6_one_route_null(ipv6_one_route, true)]
+#[bench::qinq_to_untagged(qinq_to_untagged, false)]
+#[bench::qinq_to_untagged_null(qinq_to_untagged, true)]
+#[bench::ipv4_10k_routes(ipv4_10k_routes, false)]
+#[bench::ipv4_10k_routes_null(ipv4_10k_routes, true)]
+#[bench::ipv4_session(session, false)]
+#[bench::ipv4_session_null(session, true)]
+#[bench::ipv4_snat_session(snat_session, false)]
+#[bench::ipv4_snat_session_null(snat_session, true)]
+#[bench::ipv4_snat_new(ipv4_snat_new, false)]
+#[bench::ipv4_snat_new_null(ipv4_snat_new, true)]
+fn packets(mut bench: Bench) -> Bench {
+    turn(&mut bench.worker, TURNS);
+    let all = (WARM_UP_TURNS + 1 + TURNS) * BURST as u64;
+    assert_eq!(bench.node.counters[0].received.load(Ordering::Relaxed), all);
+    black_box(bench)
 }
+
+library_benchmark_group!(name = scenarios, benchmarks = packets);
+// Of the cache nothing is asked.
+main!(
+    config = LibraryBenchmarkConfig::default().tool(Callgrind::with_args(["--cache-sim=no"])),
+    library_benchmark_groups = scenarios
+);
