@@ -299,11 +299,14 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         nat64_of.extend(own.map(|(address, _)| (*address, at)));
         nat64.push(rule);
     }
-    for at in 0..lines.len() {
-        let line = lines[at];
-        let seen = nat64.iter().filter_map(|rule| nat64::seen_through(&line.matched, rule));
-        lines.extend(seen.map(|matched| Line { matched, ..line }).collect::<Vec<_>>());
-    }
+    // Behind the line itself, for the order of lines is that of the rules.
+    let lines: Vec<Line> = lines
+        .into_iter()
+        .flat_map(|line| {
+            let seen = nat64.iter().filter_map(move |rule| nat64::seen_through(&line.matched, rule));
+            std::iter::once(line).chain(seen.map(move |matched| Line { matched, ..line }))
+        })
+        .collect();
     let key = crate::tables::meaning::key(config);
     let members =
         Members::compile(build.members, build.nesting).map_err(|_| CompileError::TooManyGroupCombinations)?;

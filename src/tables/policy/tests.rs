@@ -343,6 +343,29 @@ fn sources_by_exemption_then_static_then_pool() {
     assert_eq!(policy.pool_of(0, Ipv4Addr::new(203, 0, 113, 20)), None);
 }
 
+/// What a rule says of IPv4 it says of NAT64 in its own place, not behind all others.
+#[test]
+fn through_nat64_the_first_rule_decides_as_well() {
+    let sides = "from = { zone = \"a\" }\nto = { zone = \"b\", prefix = \"203.0.113.20\" }\n";
+    let rules = format!(
+        "[[rule]]\nname = \"not-there\"\naction = \"deny\"\n{sides}\
+         [[rule]]\nname = \"out\"\naction = \"allow\"\nfrom = {{ zone = \"a\" }}\nto = {{ zone = \"b\" }}\n\
+         [[rule]]\nname = \"too-late\"\naction = \"deny\"\n{sides}\
+         [[nat.nat64]]\nname = \"six\"\nprefix = \"2001:db8:64::/96\"\npool = \"198.51.100.5\"\n"
+    );
+    let (_, compiler, policy) = compiled(&rules);
+    let rule = |dst: &str| {
+        let question = question("2001:db8:1::5", dst, 6, 80);
+        let asked = Asked::new(&question, ZONE_A, (ZONE_B, B, 0)).through(&policy.nat64[0]);
+        compiler.policy_slots.rules.names()[policy.permit(&asked).rule as usize].as_str()
+    };
+    assert_eq!((rule("203.0.113.20"), rule("203.0.113.21")), ("not-there", "out"));
+    let slots = &compiler.policy_slots.rules;
+    let shadowed = policy.shadowed().expect("few").to_vec();
+    let slot = |name| slots.wide(name).expect("a slot");
+    assert_eq!(shadowed, [(slot("too-late"), slot("not-there"))]);
+}
+
 #[test]
 fn a_hairpin_shows_the_outside_address() {
     let (_, _, policy) = compiled(NAT);
