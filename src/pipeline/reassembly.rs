@@ -197,7 +197,12 @@ fn first<A: Table>(
             (readdressed && packet.meta.family == Family::Ipv4).then(|| flows.fragments.next_identification())
         }
     };
-    let segment = segment_of(packet, header);
+    let mut segment = segment_of(packet, header);
+    if let Some(cut) = segment.as_mut().filter(|_| A::shared(flows).flow(handle).has(flow_flags::PROXIED)) {
+        // The tracker counts in the numbers that the client knows.
+        let proxy = A::shared(flows).proxy(handle.session());
+        cut.segment = proxy.shown(flow::direction(handle), &cut.segment);
+    }
     let (src_port, dst_port, protocol) = told;
     let first = First { flow: handle, created, src_port, dst_port, protocol, identification, segment };
     flows.fragments.open(at, first);

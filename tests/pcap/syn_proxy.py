@@ -7,6 +7,7 @@ the paper, and the documented default of `system.key`): a second implementation,
 import ipaddress
 
 from lib import *
+from fragments import pieces
 from pressure import WEB, zone
 
 SOURCE = "scapy script: RFC 4987 section 3.6 (SYN cookies), RFC 7323 section 2, RFC 2018 section 3, SipHash-2-4 (Aumasson, Bernstein 2012)"
@@ -297,3 +298,20 @@ def _(c):
         plain[2].up(T("S", 100))
         Proxied(c, (client[0], 30003), server).ask()
         talk.server_says(data=10, ack=10)
+
+
+@story("syn-proxy-fragments", "Segments of a proxied connection that come in fragments pass as whole ones do, in both directions, and what they carry counts.",
+       SOURCE + ", RFC 791 section 3.2, RFC 8200 section 4.5", zoned(WEB, PROXY))
+def _(c):
+    for n, (client, server) in enumerate(BOTH):
+        talk = Proxied(c, client, server, isn=1000, number=3_000_000_000).open()
+        sent = rebuilt(ip(*(end[0] for end in (server, client))) / T("PA", talk.number + 1, talk.isn + 1, data=600)(server[1], client[1]))
+        got = rebuilt(ip(*(end[0] for end in (server, client)), ttl=63) / T("PA", talk.cookie + 1, talk.isn + 1, data=600)(server[1], client[1]))
+        for a, b in zip(pieces(sent, 104, 400, ident=50 + n), pieces(got, 104, 400, ident=50 + n)):
+            c.through("lan", from_host(a), "wan", to_server(b))
+        talk.client_says("A", ack=600)
+        sent = rebuilt(ip(*(end[0] for end in (client, server))) / T("PA", talk.isn + 1, talk.cookie + 601, data=600, window=500)(client[1], server[1]))
+        got = rebuilt(ip(*(end[0] for end in (client, server)), ttl=63) / T("PA", talk.isn + 1, talk.number + 601, data=600, window=500)(client[1], server[1]))
+        for a, b in zip(pieces(sent, 104, 400, ident=60 + n), pieces(got, 104, 400, ident=60 + n)):
+            c.through("wan", from_server(a), "lan", to_host(b))
+        talk.server_says("A", at=600, ack=600)
