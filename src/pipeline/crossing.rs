@@ -152,7 +152,8 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows) -> 
     if meta.has(flags::ICMP_ERROR) {
         let resolved = resolve(packet, &flow, cx)?;
         if resolved == Verdict::Forward {
-            icmp_crossing::error(packet, &flow, cx)?;
+            let identification = if from_v4 { 0 } else { flows.fragments.next_identification() };
+            icmp_crossing::error(packet, &flow, identification, cx)?;
         }
         return Ok(resolved);
     }
@@ -212,7 +213,9 @@ fn fits(
     if packet.meta.family == Family::Ipv4 {
         let len = v6_len(facts) + facts.payload;
         if keeps_whole && len > usize::from(mtu) {
-            return Err((DropReason::FragmentationNeeded, mtu.saturating_sub(IPV4_BYTES as u16)));
+            // The fragments of its sender get a fragment header each.
+            let longer = v6_len(facts) - IPV4_BYTES;
+            return Err((DropReason::FragmentationNeeded, mtu.saturating_sub(longer as u16)));
         }
         if keeps_whole || len <= usize::from(mtu.min(MIN_IPV6_MTU)) {
             return Ok(Verdict::Forward);
@@ -267,8 +270,11 @@ fn upper_layer(
     let message = packet.frame.bytes_mut().get_mut(at..end).unwrap_or(&mut []);
     write_upper(message, flow.tuple.protocol, ends(flow), &Gain::of(flow, from_v4), facts.payload)?;
     if is_bare && from_v4 {
-        let sum = checksum::add_chain(&packet.frame, at, facts.payload);
-        let sum = sum + pseudo_v6(flow.new_src, flow.new_dst, protocol::UDP, facts.payload);
+        // What lies behind the datagram in the packet is not in its checksum (RFC 768).
+        let said = usize::from(be16(packet.frame.bytes(), at + 4));
+        let len = if (8..=facts.payload).contains(&said) { said } else { facts.payload };
+        let sum = checksum::add_chain(&packet.frame, at, len);
+        let sum = sum + pseudo_v6(flow.new_src, flow.new_dst, protocol::UDP, len);
         let sum = match !checksum::fold(sum) {
             0 => 0xffff,
             sum => sum,

@@ -87,7 +87,13 @@ fn to_v4((kind, code, word): Message, mtus: (u16, u16)) -> Option<Message> {
 }
 
 /// Takes an error along `flow` across. What it quotes goes the other way: its source is the flow's destination.
-pub(super) fn error(packet: &mut Packet, flow: &Flow<u128>, cx: &Context<'_>) -> Result<(), DropReason> {
+/// `identification`: of an IPv4 packet.
+pub(super) fn error(
+    packet: &mut Packet,
+    flow: &Flow<u128>,
+    identification: u16,
+    cx: &Context<'_>,
+) -> Result<(), DropReason> {
     let meta = packet.meta;
     let from_v4 = meta.family == Family::Ipv4;
     // A jumbo frame is no error (RFC 1812 section 4.3.2.3), and cannot be cut here.
@@ -122,7 +128,8 @@ pub(super) fn error(packet: &mut Packet, flow: &Flow<u128>, cx: &Context<'_>) ->
     let inner_headers = if from_v4 { crossing::v6_len(&inner) } else { IPV4_BYTES };
     let outer_headers = if from_v4 { IPV6_BYTES } else { IPV4_BYTES };
     let front = outer_headers + ICMP_BYTES + inner_headers;
-    let rest = (shown - inner_l4).min(MAX_ERROR - front);
+    // Nobody is told that an error is too long: it quotes what the link carries.
+    let rest = (shown - inner_l4).min(MAX_ERROR.min(mtus.0.into()) - front);
     packet.frame.truncate(begins + rest);
     let gain = Gain::of(flow, from_v4);
     let is_first = inner.fragment.is_none_or(|(offset, ..)| offset == 0);
@@ -153,7 +160,7 @@ pub(super) fn error(packet: &mut Packet, flow: &Flow<u128>, cx: &Context<'_>) ->
         crossing::write_v6(outer_bytes, &facts, src, flow.new_dst);
     } else {
         crossing::write_v4(array_mut(quoted, 0), &inner, flow.new_dst, flow.new_src, 0);
-        crossing::write_v4(array_mut(outer_bytes, 0), &facts, src, flow.new_dst, 0);
+        crossing::write_v4(array_mut(outer_bytes, 0), &facts, src, flow.new_dst, identification);
     }
     let mut sum = checksum::add(0, &packet.frame.bytes()[begins..]) + checksum::add(0, behind);
     if from_v4 {

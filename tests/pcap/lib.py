@@ -231,6 +231,8 @@ def check_upper_checksums(where, data):
         return
     if upper not in (1, 6, 17, 58) or upper == 17 and message[6:8] == b"\0\0":
         return
+    if upper == 17:
+        message = message[:int.from_bytes(message[4:6], "big")]  # RFC 768: what lies behind is no part of it
     pseudo = b"" if upper == 1 else addresses + struct.pack(">II", len(message), upper)
     assert ones_complement(pseudo + message) == 0, f"{where}: checksum of protocol {upper}"
 

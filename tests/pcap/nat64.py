@@ -352,6 +352,12 @@ def _(c):
     t.up(U())
     for length in (0, 1, 1000):
         t.down(U(length, chksum=0), U(length))
+    # What lies behind the datagram in its packet is no part of it (RFC 768).
+    sent, got = bytes(t.back4(U(10, chksum=0))), bytes(t.back6(U(10)))
+    sent = sent[:2] + (len(sent) + 5).to_bytes(2, "big") + sent[4:10] + b"\0\0" + sent[12:] + b"after"
+    sent = sent[:10] + ones_complement(sent[:20]).to_bytes(2, "big") + sent[12:]
+    got = got[:4] + (len(got) - 40 + 5).to_bytes(2, "big") + got[6:] + b"after"
+    c.through("wan", from_server(Raw(sent)), "lan", to_host(Raw(got)))
 
 
 @story("nat64-extension-headers", "Hop-by-hop and destination options stay behind; so do options of IPv4.",
@@ -419,7 +425,7 @@ def _(c):
             c.rx("lan", from_host(rebuilt(IPv6(src=src, dst=six(S4), hlim=64) / message / Raw(quoted))))
             body = bytes([kind, code, 0, 0]) + rest.to_bytes(4, "big") + bytes(seen)[:1180]
             body = body[:2] + ones_complement(body).to_bytes(2, "big") + body[4:]
-            c.tx("wan", to_server(rebuilt(IP(src=POOL, dst=S4, ttl=63, id=0, proto=1) / Raw(body))))
+            c.tx("wan", to_server(rebuilt(IP(src=POOL, dst=S4, ttl=63, id=c.choice(f"error{n}", 1), proto=1) / Raw(body))))
             n += 1
         c.rx("lan", from_host(rebuilt(IPv6(src=src, dst=six(S4), hlim=64) / ICMPv6ParamProblem(code=2, ptr=6) / Raw(bytes(was)[:1200]))), drop="nat64-unsupported")
 
@@ -447,3 +453,72 @@ def _(c):
     t.up(U())
     c.at(c.now_ms + 10).reload(zoned(OUT)).at(c.now_ms + 10)
     c.rx("lan", from_host(t.known6(U())), drop="policy-changed")
+
+
+@story("nat64-address-left-its-pool", "An address that has left the pool still answers for the sessions that have it; new ones get another.",
+       "scapy script: the README (what the rules allow keeps its mapping, also if the address has left the pool)", NATTED)
+def _(c):
+    t = Cross(c, seen=c.choice("p"))
+    t.up(U())
+    t.down(U())
+    c.at(c.now_ms + 10).reload(zoned(OUT, nat64(pool=["203.0.113.6"]))).at(c.now_ms + 10)
+    t.up(U())
+    t.down(U())
+    was, seen = t.known6(U(), ttl=60), t.known4(U(), ttl=60, id=0x5555, flags=0)
+    c.rx("wan", from_server(error4(FAR, POOL, 11, 0, seen)))
+    c.tx("lan", to_host(rebuilt(IPv6(src=t.there6, dst=H6, hlim=63) / ICMPv6TimeExceeded(code=0) / Raw(bytes(was)))))
+    other = Cross(c, (H6, 40001), seen=c.choice("q"), pool="203.0.113.6")
+    other.up(U())
+    other.down(U())
+
+
+@story("nat64-error-too-long-for-the-link", "An error that quotes more than the IPv4 link carries is cut to that.",
+       "scapy script: RFC 7915 sections 5.1 and 5.2, RFC 1812 section 4.3.2.3",
+       config(LAN.replace("port =", 'zone = "inside"\nport ='), interface("wan", ["198.51.100.1/24"], zone="outside", mtu=700),
+              HOST_NEIGHBOURS + neighbour("wan", S4, SERVER), OUT, nat64()))
+def _(c):
+    t = Cross(c, seen=c.choice("p"))
+    t.up(U())
+    t.down(U(600))
+    # Sent before the MTU was so low.
+    was, seen = t.back6(U(1400), ttl=60), t.back4(U(1400), ttl=60, id=0)
+    c.rx("lan", from_host(rebuilt(IPv6(src=H6, dst=six(S4), hlim=64) / ICMPv6DestUnreach(code=4) / Raw(bytes(was)[:1200]))))
+    body = bytes([3, 3, 0, 0, 0, 0, 0, 0]) + bytes(seen)[:700 - 28]
+    body = body[:2] + ones_complement(body).to_bytes(2, "big") + body[4:]
+    c.tx("wan", to_server(rebuilt(IP(src=POOL, dst=S4, ttl=63, id=c.choice("error", 1), proto=1) / Raw(body))))
+
+
+@story("nat64-fragments-that-must-not-be-cut", "A fragment that must not be cut gets a fragment header in IPv6 as well: its sender is told of the room that leaves.",
+       "scapy script: RFC 7915 sections 4 and 4.1, RFC 1191 section 4", NATTED)
+def _(c):
+    t = Cross(c, seen=c.choice("p"))
+    t.up(U())
+    whole4, whole6 = t.back4(U(2000), flags=0), t.back6(U(2000))
+    first, _ = parts4(whole4, [1456], 0x90, flags=0x4000)
+    c.error("wan", from_server(first), "fragmentation-needed", to_server(icmp4(W4, S4, 3, 4, first, mtu=1472)))
+    for a, b in zip(parts4(whole4, [1448], 0x91, flags=0x4000), parts6(whole6, [1448], 0x91)):
+        c.through("wan", from_server(a), "lan", to_host(b))
+
+
+@story("nat64-session-limit", "Sessions through NAT64 count for the network that begins them, as any do.",
+       "scapy script: RFC 6888 REQ-5, the annotated config (per_host_sessions)", zoned(OUT, nat64(), extra="[flows]\nper_host_sessions = 3\n\n[icmp]\nrate = 0\n"))
+def _(c):
+    p = c.choice("p")
+    for port in (53, 54, 55):
+        Cross(c, server=(S4, port), seen=p).up(U())
+    c.rx("lan", from_host(Cross(c, server=(S4, 56)).known6(U())), drop="host-session-limit")
+    Cross(c, server=(S4, 55), seen=p).down(U())
+    c.at(c.now_ms + 310_000)  # all of them are over
+    Cross(c, server=(S4, 56), seen=c.choice("q")).up(U())
+
+
+@story("nat64-address-of-another-pool", "An address that is of a pool of IPv4 now: what comes to a mapping of before is lost, and nothing of it crosses.",
+       "scapy script: the README (NAT addresses belong to one pool)", NATTED)
+def _(c):
+    t = Cross(c, seen=c.choice("p"))
+    t.up(U())
+    c.at(c.now_ms + 10).reload(zoned(OUT, source_nat("internet", [POOL]), nat64(pool=["203.0.113.6"]))).at(c.now_ms + 10)
+    c.rx("wan", from_server(t.back4(U())), drop="nat-family")
+    talk = Talk(c, (H4, 40000), (S4, 53), seen=(POOL, c.choice("q", unlike=["p"])))
+    talk.up(U())
+    talk.down(U())
