@@ -34,15 +34,28 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, now
         // Mapped addresses are how IPv6's table knows the IPv4 side of NAT64; on the wire there are none (RFC 4291
         // section 2.5.5.2).
         Family::Ipv6 if has_mapped_destination(packet) => Err(DropReason::MartianDestination),
-        // The outside of NAT64 is in IPv6's table.
-        Family::Ipv4
-            if cx.tables.policy.nat64_of_address(packet.meta.vrf, packet.meta.dst_v4.into()).is_none() =>
-        {
-            decided::<u32>(packet, cx, flows, now)
-        }
+        Family::Ipv4 if !is_of_nat64(packet, cx, flows) => decided::<u32>(packet, cx, flows, now),
         _ => decided::<u128>(packet, cx, flows, now),
     };
     packet.meta.verdict = result.unwrap_or_else(Verdict::Drop);
+}
+
+/// True if what an IPv4 packet belongs to is in IPv6's table: the outside of NAT64.
+fn is_of_nat64(packet: &Packet, cx: &Context<'_>, flows: &Flows) -> bool {
+    let (policy, meta) = (&cx.tables.policy, &packet.meta);
+    if policy.nat64_of_address(meta.vrf, meta.dst_v4.into()).is_some() {
+        return true;
+    }
+    // Sessions that have an address keep it (DESIGN.md section 3); for everything else it is one as any.
+    policy.has_left_nat64(meta.vrf, meta.dst_v4.into()) && {
+        let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
+        let tuple: Tuple<u128> = flow::tuple_in(meta, l3);
+        let icmp_type = l3.get(usize::from(meta.l4 - meta.l3)).filter(|_| meta.protocol == protocol::ICMP);
+        meta.has(flags::FRAGMENT)
+            || icmp_type.is_some_and(|icmp_type| icmp_error::is_error(meta.family, *icmp_type))
+            || flows.v6.find(&tuple).is_some()
+            || flows.nat.steering.as_ref().is_some_and(|steering| steering.find(&tuple).is_some())
+    }
 }
 
 fn has_mapped_destination(packet: &Packet) -> bool {

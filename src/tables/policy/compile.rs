@@ -50,6 +50,8 @@ pub struct PolicySlots {
     pub pools: Slots,
     /// Outside addresses given to pools.
     addresses: AHashSet<(u16, u32)>,
+    /// Those of them that have been in a pool of NAT64.
+    of_nat64: AHashSet<(u16, u32)>,
     /// A worker may use a policy older than the last one: no address is forgotten.
     pub keep_addresses: bool,
 }
@@ -62,6 +64,7 @@ impl Default for PolicySlots {
             nat_rules: Slots::default(),
             pools: Slots::default(),
             addresses: AHashSet::default(),
+            of_nat64: AHashSet::default(),
             keep_addresses: false,
         };
         let _ = slots.rules.slot("default", MAX_RULES);
@@ -115,6 +118,8 @@ impl PolicySlots {
             policies.iter().any(|policy| policy.pool_of.contains_key(&(*vrf, *addr)))
                 || !claims.forget(*vrf, *addr)
         });
+        let known = &self.addresses;
+        self.of_nat64.retain(|address| known.contains(address));
     }
 }
 
@@ -172,6 +177,7 @@ impl Policy {
             prefixes: Arc::default(),
             nat64: Arc::default(),
             nat64_of: Arc::default(),
+            left_nat64: Arc::default(),
             pools: Arc::default(),
             pool_of: Arc::default(),
             said: Arc::default(),
@@ -299,6 +305,9 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         nat64_of.extend(own.map(|(address, _)| (*address, at)));
         nat64.push(rule);
     }
+    let of_nat64 = &mut build.compiler.policy_slots.of_nat64;
+    of_nat64.extend(nat64_of.keys());
+    let left_nat64 = of_nat64.iter().filter(|address| !pools.pool_of.contains_key(*address)).copied().collect();
     // Behind the line itself, for the order of lines is that of the rules.
     let lines: Vec<Line> = lines
         .into_iter()
@@ -325,6 +334,7 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         prefixes: Arc::new(prefixes),
         nat64: nat64.into(),
         nat64_of: Arc::new(nat64_of),
+        left_nat64: Arc::new(left_nat64),
         pools: pools.into(),
         pool_of: Arc::new(pool_of),
         said: Arc::new(Said::new(config, &compiler.policy_slots)),

@@ -19,7 +19,7 @@ mod tests;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 
 use crate::config::{self, Filtering};
 use crate::flow::{Timers, nat::Pool};
@@ -296,6 +296,8 @@ pub struct Policy {
     nat64: Arc<[Nat64Rule]>,
     /// By VRF slot and address of a pool of theirs: index in `nat64`.
     nat64_of: Arc<AHashMap<(u16, u32), u16>>,
+    /// By VRF slot: addresses that have left the pools of NAT64. There may be sessions that have them still.
+    left_nat64: Arc<AHashSet<(u16, u32)>>,
     /// By VRF slot and address: the pool that it is in.
     pool_of: Arc<AHashMap<(u16, u32), u16>>,
     said: Arc<Said>,
@@ -426,6 +428,12 @@ impl Policy {
     pub fn nat64_of_address(&self, vrf: u16, addr: Ipv4Addr) -> Option<&Nat64Rule> {
         let at = self.nat64_of.get(&(vrf, addr.into()))?;
         self.nat64.get(usize::from(*at))
+    }
+
+    /// True if the address was of NAT64 once, and is of no pool now.
+    #[inline]
+    pub fn has_left_nat64(&self, vrf: u16, addr: Ipv4Addr) -> bool {
+        !self.left_nat64.is_empty() && self.left_nat64.contains(&(vrf, addr.into()))
     }
 
     /// The NAT64 rule with this pool.
