@@ -464,10 +464,13 @@ fn install<A: Table>(
 ) -> Result<Handle, DropReason> {
     let policy = &*cx.tables.policy;
     let limit = policy.limits.per_host;
+    let goes_to_ipv4 = question.src.is_ipv6() && allowed.dst.is_ipv4();
     // RFC 6888 REQ-5. Whoever begins it, but a mapping's host for who answers to that; a published server's clients are not hosts.
     let host = match mapped {
         Some(_) => Some((allowed.vrf, allowed.dst)),
-        None if allowed.dst != question.dst => None,
+        // Who goes to another address than it knows is a client of a published server, unless the other is its own in
+        // IPv4.
+        None if allowed.dst != question.dst && !goes_to_ipv4 => None,
         None => Some((question.vrf, question.src)),
     };
     let host = host.filter(|_| limit != u32::MAX);
