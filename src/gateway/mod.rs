@@ -313,9 +313,14 @@ impl Gateway {
     /// Takes a new config on, all or nothing: ports come and go, then tables are published.
     pub fn apply(&mut self, mut config: Config) -> Result<u64, StartError> {
         let given_up = self.temporary.join(&mut config.groups);
-        self.reconfigure(config, false)?;
-        given_up.into_iter().for_each(|key| self.temporary.set(key, None));
-        Ok(self.node.tables.load().generation)
+        let before = self.node.tables.load().generation;
+        let result = self.reconfigure(config, false);
+        // Also where a port failed: from its tables on the config is in force, and what it names itself is there for
+        // good.
+        if self.node.tables.load().generation != before {
+            given_up.into_iter().for_each(|key| self.temporary.set(key, None));
+        }
+        result.map(|()| self.node.tables.load().generation)
     }
 
     fn reconfigure(&mut self, config: Config, must_bind: bool) -> Result<(), StartError> {
