@@ -307,7 +307,8 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
     }
     let of_nat64 = &mut build.compiler.policy_slots.of_nat64;
     of_nat64.extend(nat64_of.keys());
-    let left_nat64 = of_nat64.iter().filter(|address| !pools.pool_of.contains_key(*address)).copied().collect();
+    let left_nat64 =
+        of_nat64.iter().filter(|address| !pools.pool_of.contains_key(*address)).copied().collect();
     // Behind the line itself, for the order of lines is that of the rules.
     let lines: Vec<Line> = lines
         .into_iter()
