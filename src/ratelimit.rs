@@ -10,6 +10,31 @@ use std::time::Duration;
 use crate::packet::hash::{self, Key};
 use crate::time::Nanos;
 
+/// Tokens a second, and how many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// A second.
+    pub per_s: u32,
+    /// At once.
+    pub burst: u32,
+}
+
+impl Rate {
+    /// Takes a token of a bucket that is spent up to `spent_to`: up to when it is then. `None`: there is none. An
+    /// untouched bucket (0) is full.
+    #[inline]
+    pub fn spend(self, spent_to: u64, now: Nanos) -> Option<u64> {
+        if self.per_s == 0 || self.burst == 0 {
+            return None;
+        }
+        let interval = 1_000_000_000 / u64::from(self.per_s);
+        // Time moved on, so that an untouched bucket is full also at the start of the clock.
+        let now = now.0 + 1_000_000_000 * u64::from(self.burst);
+        let next = spent_to.max(now.saturating_sub(interval * u64::from(self.burst))) + interval;
+        (next <= now).then_some(next)
+    }
+}
+
 /// A token bucket in one word.
 #[derive(Debug, Default)]
 pub struct Bucket(AtomicU64);
@@ -22,19 +47,10 @@ impl Bucket {
 
     /// Takes a token; false if there is none. `rate` tokens a second, at most `burst` at once.
     pub fn take(&self, rate: u32, burst: u32, now: Nanos) -> bool {
-        if rate == 0 || burst == 0 {
-            return false;
-        }
-        let interval = 1_000_000_000 / u64::from(rate);
-        // Time moved on by one, so that an untouched bucket (0) is full also at the start of the clock.
-        let now = now.0 + 1_000_000_000 * u64::from(burst);
+        let rate = Rate { per_s: rate, burst };
         let mut spent_to = self.0.load(Ordering::Relaxed);
         loop {
-            let start = spent_to.max(now.saturating_sub(interval * u64::from(burst)));
-            let next = start + interval;
-            if next > now {
-                return false;
-            }
+            let Some(next) = rate.spend(spent_to, now) else { return false };
             match self.0.compare_exchange_weak(spent_to, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(seen) => spent_to = seen,

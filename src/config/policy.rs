@@ -171,13 +171,14 @@ pub enum RuleAction {
     Reject,
 }
 
-/// `rate_limit = { per_s = 1000, burst = 200 }`: new sessions beyond it are lost.
+/// `{ per_s = 1000, burst = 200 }`: what is new beyond it is lost. `rate_limit` of a rule counts sessions of the whole
+/// node, `nat.new_mappings_per_host` mappings of each host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimit {
-    /// New sessions a second, on the whole node.
+    /// New ones a second.
     pub per_s: Ranged<1, 10_000_000>,
-    /// New sessions at once; absent: those of one second.
+    /// New ones at once; absent: those of one second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<Ranged<1, 10_000_000>>,
 }
@@ -270,6 +271,10 @@ pub struct Nat {
     pub max_held_ports: Option<Ranged<0, 16_000_000>>,
     /// Blocks an inside host may have (IPv6: one /64). RFC 6888 REQ-4: there must be a limit.
     pub max_blocks_per_host: Ranged<1, 1008>,
+    /// New mappings of one inside host (IPv6: one /64). RFC 6888 REQ-4c: it should be possible to limit them; absent:
+    /// as fast as it likes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_mappings_per_host: Option<RateLimit>,
     /// Who may answer to a mapping.
     pub filtering: Filtering,
     /// Whether inside hosts reach each other by their outside addresses. RFC 4787 REQ-9: they must.
@@ -315,6 +320,7 @@ impl Default for Nat {
             hold_down_s: Ranged::constant(120),
             max_held_ports: None,
             max_blocks_per_host: Ranged::constant(16),
+            new_mappings_per_host: None,
             filtering: Filtering::default(),
             hairpin: true,
             sources: Vec::new(),

@@ -115,6 +115,8 @@ pub enum DropReason {
     FlowConflict,
     /// RFC 6888 REQ-4.
     NatHostQuota,
+    /// RFC 6888 REQ-4c.
+    NatHostRate,
     /// RFC 6888 REQ-11.
     NatPoolExhausted,
     /// To an address of a pool, but nobody has asked for it.
@@ -376,6 +378,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "nat-host-quota",
             Some(Prohibited),
             "The host has `nat.max_blocks_per_host` blocks of ports in use (RFC 6888 REQ-4).",
+        ),
+        (
+            NatHostRate,
+            "nat-host-rate",
+            Some(Prohibited),
+            "The host asked for new NAT mappings faster than `nat.new_mappings_per_host` allows (RFC 6888 REQ-4c). Those it has go on.",
         ),
         (
             NatPoolExhausted,

@@ -684,6 +684,7 @@ pub fn note_refused(refused: Refused, pool: u16, counters: &WorkerCounters) -> D
     counters.pools.get(usize::from(pool)).inspect(|pool| pool.refuse(refused as usize));
     match refused {
         Refused::HostQuota => DropReason::NatHostQuota,
+        Refused::HostRate => DropReason::NatHostRate,
         Refused::PoolExhausted | Refused::AddressExhausted | Refused::NotSubscriber => {
             DropReason::NatPoolExhausted
         }

@@ -47,11 +47,11 @@ pub(super) const CLAUSES: &[Clause] = &[
         "There is one limit for each protocol.",
         "an option that is not taken: a block of ports serves all protocols, each with all its ports; `max_blocks_per_host` counts blocks",
     ),
-    Clause::missing(
+    Clause::check(
         "RFC 6888 REQ-4c",
         SHOULD,
-        "How fast a host makes mappings is limited.",
-        "`rate_limit` is for a rule, not for each host",
+        "How fast a host makes mappings can be limited (`new_mappings_per_host`).",
+        mapping_rate,
     ),
     Clause::check(
         "RFC 6888 REQ-5",
@@ -241,6 +241,20 @@ fn port_limit_is_configurable(rig: &mut Rig) -> Proof {
         ensure!(ports.len() == wanted, "{A} got {} ports, not {wanted}", ports.len());
     }
     Ok(())
+}
+
+fn mapping_rate(rig: &mut Rig) -> Proof {
+    rig.start(Settings { nat: "new_mappings_per_host = { per_s = 1, burst = 8 }", ..Settings::default() })?;
+    for port in 5000..5008 {
+        rig.udp_out(at(A, port), at(X, 7000))?;
+    }
+    let refused = rig.back(Wire::Lan, &Packet::udp(at(A, 5008), at(X, 7000), b"ping"))?;
+    ensure!(refused.is_error(), "not refused: {}", refused.describe());
+    rig.note("what A has goes on, and B does not notice");
+    rig.udp_out(at(A, 5000), at(X, 7000))?;
+    rig.udp_out(at(B, 5000), at(X, 7000))?;
+    rig.wait_in_silence(2)?;
+    rig.udp_out(at(A, 5008), at(X, 7000)).map(|_| ())
 }
 
 fn session_limit(rig: &mut Rig) -> Proof {

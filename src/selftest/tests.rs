@@ -16,7 +16,6 @@ const NOT_MET: &[(&str, &str)] = &[
         "RFC 6888 REQ-1 DCCP",
         "DCCP's ports would have to be translated as UDP's are, or it would not have to be forwarded",
     ),
-    ("RFC 6888 REQ-4c", "a rate limit for each host"),
     ("RFC 6888 REQ-9", "PCP"),
     ("RFC 6888 REQ-10 MIB", "SNMP"),
     ("RFC 6888 REQ-11B quota", "RFC 5508 REQ-8 wants another code for administrative limits"),
@@ -77,8 +76,8 @@ fn evidence_is_the_same_each_time() {
 /// For each clause that passes: with its behaviour spoilt it fails, and with it only what is said to.
 #[test]
 fn every_check_notices() {
-    let all: Vec<&Break> = breaks().collect();
     let before = failed(&SOUND);
+    let all: Vec<&Break> = breaks().collect();
     let next = AtomicUsize::new(0);
     let work = || {
         let mut wrong = Vec::new();

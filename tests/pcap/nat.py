@@ -641,6 +641,26 @@ def _(c):
     Talk(c, A, (S4, 443), seen=(POOL, q)).up(T("S", 1))
 
 
+@story("nat-host-rate", "A host that asks for mappings too fast is refused more for a while, with administratively prohibited; those it has go on, and others do not notice.",
+       "scapy script: RFC 6888 REQ-4c (a token bucket: 2 at once, 10 a second), RFC 5508 REQ-8",
+       zoned(OUT, source_nat("internet", [POOL]), extra="[nat]\nnew_mappings_per_host = { per_s = 10, burst = 2 }\n"))
+def _(c):
+    p, q, r, t = (c.choice(name) for name in "pqrt")
+    first = Talk(c, (H4, 30000), DNS, seen=(POOL, p))
+    first.up(U())
+    Talk(c, (H4, 30001), DNS, seen=(POOL, q)).up(U())
+    lost = rebuilt(v4() / U()(30002, 53))
+    c.error("lan", from_host(lost), "nat-host-rate", told(lost, 13))
+    first.up(U())
+    first.down(U())
+    Talk(c, (H4, 30000), DNS2, seen=(POOL, p), there=AT_SERVER2).up(U())  # a session more, no mapping
+    Talk(c, B, DNS, seen=(POOL, r), here=AT_HOST2).up(U())
+    c.at(110)
+    Talk(c, (H4, 30002), DNS, seen=(POOL, t)).up(U())
+    lost = rebuilt(v4() / U()(30003, 53))
+    c.error("lan", from_host(lost), "nat-host-rate", told(lost, 13))
+
+
 @story("nat-hold-down", "A freed port rests for two minutes before another host gets it.",
        "scapy script: RFC 6888 REQ-8",
        zoned(OUT, source_nat("internet", [POOL], ports="20032-20095"), extra="[icmp]\nrate = 0\n"))

@@ -23,6 +23,7 @@ use super::page::{LISTS, NONE, PAGE, Page, Slab, Slot, State, is_over, ms_up};
 use super::pool::{Kind, Pairing, Pool};
 use super::{Inside, Protocol, host_of};
 use crate::packet::hash::{self, Key};
+use crate::ratelimit::Rate;
 use crate::time::Nanos;
 
 /// How long a freed port is given to nobody else. RFC 6888 REQ-8: at least 120 seconds, the maximum segment
@@ -86,11 +87,13 @@ pub struct Limits {
     pub hold_down: [Duration; 4],
     /// Ports in hold-down at most; more are free at once (REQ-8: must be configurable).
     pub max_held: u32,
+    /// New mappings of one host (RFC 6888 REQ-4c).
+    pub new_mappings: Option<Rate>,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { hold_down: [DEFAULT_HOLD_DOWN; 4], max_held: u32::MAX }
+        Limits { hold_down: [DEFAULT_HOLD_DOWN; 4], max_held: u32::MAX, new_mappings: None }
     }
 }
 
@@ -151,16 +154,19 @@ pub enum Refused {
     NotSubscriber,
     /// The worker has no room: mappings, hosts, blocks or pages.
     TableFull,
+    /// The host asks for new ones too fast (RFC 6888 REQ-4c).
+    HostRate,
 }
 
 impl Refused {
     /// All, in the order of their numbers.
-    pub const ALL: [Refused; 5] = [
+    pub const ALL: [Refused; 6] = [
         Refused::HostQuota,
         Refused::PoolExhausted,
         Refused::AddressExhausted,
         Refused::NotSubscriber,
         Refused::TableFull,
+        Refused::HostRate,
     ];
 
     /// As commands print it.
@@ -171,6 +177,7 @@ impl Refused {
             Refused::AddressExhausted => "address-exhausted",
             Refused::NotSubscriber => "not-subscriber",
             Refused::TableFull => "table-full",
+            Refused::HostRate => "host-rate",
         }
     }
 }
@@ -198,6 +205,8 @@ struct Host {
     pool: u16,
     /// Address of the first block; of all of them if paired.
     addr: u32,
+    /// Up to when its tokens for new mappings are spent.
+    spent_to: u64,
     /// First of a ring of pages, by list: those with a free port, then the full ones.
     pages: [u32; LISTS],
     /// Pages per list; with `units` it says whether a unit without such a page exists.
@@ -218,6 +227,7 @@ impl Host {
             vrf: 0,
             pool: 0,
             addr: 0,
+            spent_to: 0,
             pages: [NONE; LISTS],
             page_counts: [0; LISTS],
             blocks: NONE,
@@ -344,7 +354,12 @@ impl Bindings {
         } else if !self.mapping_index.has_room() {
             return Err(Refused::TableFull);
         }
+        let host = self.take_token(pool, &inside, now)?;
         let page = self.page_with_room(outside, &inside, now, random)?;
+        if host.is_none() {
+            // Now the host is known, and this was its first.
+            let _ = self.take_token(pool, &inside, now);
+        }
         if let Some(id) = known {
             self.mapping_index.remove(hash, id);
         }
@@ -363,6 +378,15 @@ impl Bindings {
             self.link_page(page, false);
         }
         Ok(self.mapping(id))
+    }
+
+    /// Takes what a new mapping costs its host, where that is limited: that host, if it has mappings already.
+    fn take_token(&mut self, pool: &Pool, inside: &Inside, now: Nanos) -> Result<Option<u32>, Refused> {
+        let Some(rate) = self.limits.new_mappings else { return Ok(Some(NONE)) };
+        let Some(host) = self.find_host(pool.id(), inside.vrf, inside.host()) else { return Ok(None) };
+        let entry = &mut self.hosts[host];
+        entry.spent_to = rate.spend(entry.spent_to, now).ok_or(Refused::HostRate)?;
+        Ok(Some(host))
     }
 
     /// The mapping that [`Bindings::map`] would find, if there is one; changes nothing.

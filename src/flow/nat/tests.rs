@@ -250,7 +250,7 @@ fn rfc6888_req8_time_and_number_of_held_ports_are_configurable() {
     let mut hold_down = Limits::default().hold_down;
     hold_down[Protocol::Tcp as usize] = Duration::ZERO;
     hold_down[Protocol::Udp as usize] = Duration::from_secs(10);
-    gate.bindings.set_limits(Limits { hold_down, max_held: 2 });
+    gate.bindings.set_limits(Limits { hold_down, max_held: 2, ..Limits::default() });
     let mappings = [tcp(1, 1), tcp(1, 2000), udp(1, 2000), udp(1, 2001), udp(1, 2002)].map(|e| gate.some(e));
     for (mapping, held) in mappings.into_iter().zip([0, 0, 1, 2, 2]) {
         gate.release(mapping);
@@ -587,7 +587,7 @@ fn cost_of_map_and_release() {
         assert_eq!(bindings.usage(), Use::default());
         while bindings.pop_event().is_some() {}
     }
-    bindings.set_limits(Limits { hold_down: [Duration::ZERO; 4], max_held: 0 });
+    bindings.set_limits(Limits { hold_down: [Duration::ZERO; 4], max_held: 0, ..Limits::default() });
     time("map + release, new, no hold-down", &mut || {
         for number in &order {
             let mapping = bindings.map(outside, inside(*number), now, random.word()).expect("room");

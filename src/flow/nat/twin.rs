@@ -236,7 +236,9 @@ impl Twin {
                 assert_eq!(paired, None);
                 assert!((0..pool.addresses()).all(|index| blocks_at(pool.address(index)) == per_address));
             }
-            Refused::NotSubscriber | Refused::TableFull => panic!("{refused:?} cannot be here"),
+            Refused::NotSubscriber | Refused::TableFull | Refused::HostRate => {
+                panic!("{refused:?} cannot be here")
+            }
         }
     }
 

@@ -43,6 +43,16 @@ pub(super) const BREAKS: &[Break] = &[
         },
     },
     Break {
+        clause: "RFC 6888 REQ-4c",
+        how: "the ninth mapping of a host comes as fast as it is asked for",
+        also: &[],
+        make: || {
+            letting_through(|seen, error, refused| {
+                error.icmp_kind() == Some((3, 13)) && refused.src() == at(A, 5008) && seen.now_s < 1.0
+            })
+        },
+    },
+    Break {
         clause: "RFC 6888 REQ-5",
         how: "a host gets more sessions than were configured",
         also: &[],

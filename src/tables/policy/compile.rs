@@ -24,6 +24,7 @@ use crate::flow::nat::{self, BlockClaims, Pool, PoolSpec};
 use crate::flow::tcp::TcpTimers;
 use crate::neighbours::{is_v4_key, v4_key};
 use crate::packet::hash::Key;
+use crate::ratelimit::Rate;
 use crate::tables::Slots;
 use crate::tables::classify::{Match, Ports, Prefix};
 use crate::tables::compile::{CompileError, Compiler};
@@ -165,6 +166,10 @@ impl Policy {
             nat: nat::Limits {
                 hold_down: [Duration::from_secs(u64::from(config.nat.hold_down_s.get())); 4],
                 max_held: config.nat.max_held_ports.map_or(u32::MAX, |ports| ports.get()),
+                new_mappings: config.nat.new_mappings_per_host.map(|limit| Rate {
+                    per_s: limit.per_s.get(),
+                    burst: limit.burst.unwrap_or(limit.per_s).get(),
+                }),
             },
             groups: Arc::default(),
             rules: Arc::new(Rules::compile([], Key::default())),
