@@ -216,6 +216,8 @@ struct Host {
     block_count: u16,
     /// Units of all blocks, high and low.
     units: [u16; 2],
+    /// Blocks that are the host's by arithmetic, a unit each.
+    own_units: u16,
     is_draining: bool,
     is_deterministic: bool,
 }
@@ -233,6 +235,7 @@ impl Host {
             blocks: NONE,
             block_count: 0,
             units: [0; 2],
+            own_units: 0,
             is_draining: false,
             is_deterministic: false,
         }
@@ -772,23 +775,26 @@ impl Bindings {
         random: u64,
     ) -> Result<Claimed, Refused> {
         let Outside { pool, claims, owner } = outside;
-        if host.is_some_and(|host| self.hosts[host].block_count >= pool.max_blocks_per_host()) {
-            return Err(Refused::HostQuota);
-        }
+        let (blocks, own) = host.map_or((0, 0), |host| (self.hosts[host].block_count, self.hosts[host].own_units));
         if let Some(computed) = pool.deterministic() {
             let place = computed.place(inside.vrf, inside.host()).ok_or(Refused::NotSubscriber)?;
             let slot = pool.slot(place.address);
             let addr = pool.address(place.address);
-            // RFC 7422 section 2, step 3: its own ports first.
-            if host.is_none() {
-                let claimed = claims.claim(slot, place.first, place.units, owner);
-                let (first, units, kind) = (place.first, place.units, Kind::Deterministic);
-                return if claimed {
-                    Ok(Claimed { addr, slot, first, units, kind })
-                } else {
-                    Err(Refused::AddressExhausted)
-                };
+            // RFC 7422 section 2, step 3: its own ports first. A unit at a time: after a change of the config another
+            // host may not have left all of them yet.
+            if own < place.units {
+                let start = random as u16 % place.units;
+                let mut units = (0..place.units).map(|step| Unit(place.first.0 + (start + step) % place.units));
+                if let Some(first) = units.find(|unit| claims.claim(slot, *unit, 1, owner)) {
+                    return Ok(Claimed { addr, slot, first, units: 1, kind: Kind::Deterministic });
+                }
             }
+            if !computed.overflows() {
+                return Err(Refused::HostQuota);
+            }
+        }
+        if blocks - own >= pool.max_blocks_per_host() {
+            return Err(Refused::HostQuota);
         }
         let (search, units) = pool.search(low);
         let at = |index: u32| {
@@ -845,6 +851,7 @@ impl Bindings {
         });
         entry.blocks = block;
         entry.block_count += 1;
+        entry.own_units += u16::from(kind == Kind::Deterministic);
         entry.units[usize::from(first.is_low())] += units;
         if next != NONE {
             self.blocks[next].prev = block;
@@ -901,7 +908,7 @@ impl Bindings {
 
     fn remove_block(&mut self, block: u32, claims: &BlockClaims, now: Nanos) {
         self.log(EventKind::BlockReleased, block, now);
-        let Block { host, next, prev, slot, first, units, .. } = self.blocks[block];
+        let Block { host, next, prev, slot, first, units, is_deterministic, .. } = self.blocks[block];
         claims.release(slot, first, units);
         self.blocks.give_back(block);
         if next != NONE {
@@ -913,6 +920,7 @@ impl Bindings {
             _ => self.blocks[prev].next = next,
         }
         entry.block_count -= 1;
+        entry.own_units -= u16::from(is_deterministic);
         entry.units[usize::from(first.is_low())] -= units;
         if entry.block_count == 0 {
             self.drain(host);

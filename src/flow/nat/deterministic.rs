@@ -3,21 +3,43 @@
 //! Address assignment is sequential (section 2, A = 0): with `compression` hosts to an external address, the
 //! first `compression` hosts share the first address, in order of their ports. Ports come in whole units of
 //! 64, so that every unit has one owner.
+//!
+//! With a number of ports for each host, or of hosts for each address, the other follows from it, and hosts or
+//! external addresses that come behind the others move nobody. Without them the hosts share what there is: every
+//! change moves all.
 
 use super::blocks::{UNIT_PORTS, Unit};
 
-/// Inside addresses of a deterministic pool, as configured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subscribers {
-    /// VRF of the inside: addresses of two VRFs cannot be told apart by arithmetic.
-    pub vrf: u16,
+/// Inside addresses that lie behind each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InsideRange {
     /// First inside address (I): IPv6, or IPv4 mapped.
     pub first: u128,
     /// How many hosts: addresses for IPv4, /64s for IPv6.
     pub count: u32,
-    /// The dynamic address pool factor (D): an external address is divided by C + D, and D parts of it are
-    /// overflow for whoever needs more. 0: nobody gets more than its own ports.
-    pub dynamic_factor: u16,
+}
+
+/// Inside addresses of a deterministic pool, as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscribers {
+    /// VRF of the inside: addresses of two VRFs cannot be told apart by arithmetic.
+    pub vrf: u16,
+    /// The hosts, in any order, of one family; no two ranges have a host in common.
+    pub ranges: Vec<InsideRange>,
+    /// Hosts to an external address. `None`: as many as fit, or as few as there can be if neither is given.
+    pub hosts_per_address: Option<u16>,
+    /// Ports of each host, in whole units of 64. `None`: as many as there are for so many.
+    pub ports_per_host: Option<u16>,
+    /// Whoever needs more gets blocks of the ports that no host's are (the dynamic pool of RFC 7422), each with
+    /// a record. Otherwise nobody gets more than its own.
+    pub overflow: bool,
+}
+
+impl Subscribers {
+    /// All hosts.
+    pub fn count(&self) -> u64 {
+        self.ranges.iter().map(|range| u64::from(range.count)).sum()
+    }
 }
 
 /// Why deterministic parameters do not work out.
@@ -26,17 +48,108 @@ pub enum BadSubscribers {
     /// No host.
     #[error("a deterministic pool needs at least one inside address")]
     None,
-    /// Beyond the end of the address space.
-    #[error("{0} inside addresses do not fit behind the first")]
-    TooFar(u32),
-    /// Hosts would get less than a unit.
-    #[error("{parts} hosts and dynamic parts to an address leave each {ports} ports; at least 64 are needed")]
-    TooFewPorts {
-        /// C + D.
-        parts: u32,
-        /// Ports of an address divided by that.
+    /// Beyond the end of the address space, of two families, or twice.
+    #[error("{0} inside addresses do not lie behind each other")]
+    NotInOrder(u32),
+    /// Not in whole units.
+    #[error("{0} ports for each host: whole 64s are needed, for blocks of ports come in units of 64")]
+    NotUnits(u16),
+    /// An address does not have so many.
+    #[error("{hosts} with {each} ports each to an address need {}, and it has {ports} (whole 64s of its range)", hosts * each)]
+    TooManyPorts {
+        /// To an address.
+        hosts: u32,
+        /// For each host.
+        each: u32,
+        /// Of an address.
         ports: u32,
     },
+    /// Nothing is left for a dynamic pool.
+    #[error("{hosts} hosts with {each} ports each leave none of an address's {ports} for overflow")]
+    NothingLeft {
+        /// To an address.
+        hosts: u32,
+        /// For each host.
+        each: u32,
+        /// Of an address.
+        ports: u32,
+    },
+    /// More hosts than have room.
+    #[error(
+        "{hosts} inside addresses with {each} ports each are more than {addresses} outside addresses have room for: \
+         {per_address} share one, so {needed} are needed"
+    )]
+    TooMany {
+        /// Inside addresses.
+        hosts: u64,
+        /// Ports of each: what was asked for, or the least that is possible.
+        each: u16,
+        /// Outside addresses.
+        addresses: u32,
+        /// Hosts that can share an outside address.
+        per_address: u32,
+        /// Outside addresses that would do.
+        needed: u64,
+    },
+}
+
+/// How hosts share addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Hosts to an external address (C).
+    pub hosts_per_address: u32,
+    /// Ports of each.
+    pub ports_per_host: u16,
+    /// First port of the first host of an address.
+    pub first_port: u16,
+}
+
+impl Share {
+    /// How `hosts` share so many addresses with these ports.
+    pub fn of(subscribers: &Subscribers, addresses: u32, ports: (u16, u16)) -> Result<Share, BadSubscribers> {
+        let hosts = subscribers.count();
+        if hosts == 0 || addresses == 0 {
+            return Err(BadSubscribers::None);
+        }
+        // Whole units within the range of ports.
+        let size = u32::from(UNIT_PORTS);
+        let first = u32::from(ports.0).div_ceil(size);
+        let units = ((u32::from(ports.1) + 1) / size).saturating_sub(first);
+        let too_many_ports =
+            |hosts: u32, units_each: u32| BadSubscribers::TooManyPorts { hosts, each: units_each * size, ports: units * size };
+        let wanted = match subscribers.ports_per_host {
+            Some(wanted) if wanted == 0 || !wanted.is_multiple_of(UNIT_PORTS) => {
+                return Err(BadSubscribers::NotUnits(wanted));
+            }
+            wanted => wanted.map(|wanted| u32::from(wanted) / size),
+        };
+        let least = wanted.unwrap_or(1);
+        let most = units / least;
+        if most == 0 {
+            return Err(too_many_ports(1, least));
+        }
+        let compression = match subscribers.hosts_per_address.map(u32::from) {
+            Some(given) if given == 0 || given > most => return Err(too_many_ports(given, least)),
+            Some(given) => given,
+            None if wanted.is_some() => most,
+            None => u32::try_from(hosts.div_ceil(u64::from(addresses))).unwrap_or(u32::MAX).min(most),
+        };
+        let units_each = wanted.unwrap_or(units / compression);
+        if u64::from(compression) * u64::from(addresses) < hosts {
+            let needed = hosts.div_ceil(u64::from(compression));
+            let each = (units_each * size) as u16;
+            return Err(BadSubscribers::TooMany { hosts, each, addresses, per_address: compression, needed });
+        }
+        if subscribers.overflow && compression * units_each == units {
+            let (each, ports) = (units_each * size, units * size);
+            return Err(BadSubscribers::NothingLeft { hosts: compression, each, ports });
+        }
+        Ok(Share {
+            hosts_per_address: compression,
+            ports_per_host: (units_each * size) as u16,
+            first_port: (first * size) as u16,
+        })
+    }
 }
 
 /// Where a host's ports are.
@@ -56,18 +169,27 @@ impl Place {
     }
 }
 
-/// The compiled function and its inverse.
+/// Hosts that lie behind each other: an IPv4 address (mapped), or the upper half of an IPv6 address.
 #[derive(Clone, Copy, Debug)]
+struct Hosts {
+    first: u128,
+    count: u32,
+    /// Number of the first among all.
+    number: u32,
+}
+
+/// The compiled function and its inverse.
+#[derive(Clone, Debug)]
 pub(super) struct Deterministic {
     vrf: u16,
-    /// Number of the first host: an IPv4 address (mapped), or the upper half of an IPv6 address.
-    first_host: u128,
-    is_v6: bool,
+    /// Ascending.
+    hosts: Box<[Hosts]>,
     count: u32,
-    /// Hosts to an external address (C).
-    compression: u32,
+    is_v6: bool,
+    share: Share,
     first_unit: u16,
     units_each: u16,
+    overflow: bool,
 }
 
 impl Deterministic {
@@ -76,34 +198,62 @@ impl Deterministic {
         addresses: u32,
         ports: (u16, u16),
     ) -> Result<Deterministic, BadSubscribers> {
-        let Subscribers { vrf, first, count, dynamic_factor } = *subscribers;
-        if count == 0 {
-            return Err(BadSubscribers::None);
+        let mut ranges = subscribers.ranges.clone();
+        ranges.sort_unstable();
+        let share = Share::of(subscribers, addresses, ports)?;
+        let is_v6 = ranges.first().is_some_and(|range| !is_mapped(range.first));
+        let mut hosts: Vec<Hosts> = Vec::with_capacity(ranges.len());
+        let mut number = 0_u32;
+        for InsideRange { first, count } in ranges {
+            let not_in_order = BadSubscribers::NotInOrder(count);
+            if count == 0 {
+                return Err(BadSubscribers::None);
+            }
+            let first = if is_v6 { first >> 64 } else { first };
+            let last = first + u128::from(count - 1);
+            let is_in = if is_v6 { last <= u128::from(u64::MAX) } else { is_mapped(first) && is_mapped(last) };
+            let before = hosts.last().map(|before| before.first + u128::from(before.count - 1));
+            if !is_in || before.is_some_and(|before| before >= first) {
+                return Err(not_in_order);
+            }
+            hosts.push(Hosts { first, count, number });
+            number = number.checked_add(count).ok_or(not_in_order)?;
         }
-        let is_v6 = !is_mapped(first);
-        let first_host = if is_v6 { first >> 64 } else { first };
-        let last_host = first_host + u128::from(count - 1);
-        if if is_v6 { last_host > u128::from(u64::MAX) } else { !is_mapped(last_host) } {
-            return Err(BadSubscribers::TooFar(count));
-        }
-        let compression = count.div_ceil(addresses);
-        let parts = compression.saturating_add(u32::from(dynamic_factor));
-        // Whole units within the range of ports.
-        let size = u32::from(UNIT_PORTS);
-        let first = u32::from(ports.0).div_ceil(size);
-        let units = ((u32::from(ports.1) + 1) / size).saturating_sub(first);
-        let units_each = (units / parts) as u16;
-        if units_each == 0 {
-            return Err(BadSubscribers::TooFewPorts { parts, ports: units * size / parts });
-        }
-        let first_unit = Unit::of((first * size) as u16).0;
-        Ok(Deterministic { vrf, first_host, is_v6, count, compression, first_unit, units_each })
+        Ok(Deterministic {
+            vrf: subscribers.vrf,
+            hosts: hosts.into(),
+            count: number,
+            is_v6,
+            share,
+            first_unit: Unit::of(share.first_port).0,
+            units_each: share.ports_per_host / UNIT_PORTS,
+            overflow: subscribers.overflow,
+        })
+    }
+
+    /// VRF of the inside.
+    pub fn vrf(&self) -> u16 {
+        self.vrf
+    }
+
+    /// How many hosts.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    pub fn share(&self) -> Share {
+        self.share
+    }
+
+    /// True if there is a dynamic pool.
+    pub fn overflows(&self) -> bool {
+        self.overflow
     }
 
     /// Units of an address that belong to hosts; the rest is dynamic.
     pub fn units(&self) -> std::ops::Range<u16> {
-        // Not above 1,152: `units_each` times at most `parts` is what there is.
-        self.first_unit..self.first_unit + self.units_each * self.compression as u16
+        // Not above 1,152: `units_each` times the hosts of an address is at most what there is.
+        self.first_unit..self.first_unit + self.units_each * self.share.hosts_per_address as u16
     }
 
     /// The ports of a host. None: it is not a subscriber.
@@ -111,11 +261,14 @@ impl Deterministic {
         if vrf != self.vrf || is_mapped(host) == self.is_v6 {
             return None;
         }
-        let number = if self.is_v6 { host >> 64 } else { host };
-        let number = u32::try_from(number.checked_sub(self.first_host)?).ok()?;
-        let position = (number % self.compression) as u16;
-        (number < self.count).then(|| Place {
-            address: number / self.compression,
+        let host = if self.is_v6 { host >> 64 } else { host };
+        let behind = self.hosts.partition_point(|hosts| hosts.first <= host);
+        let hosts = self.hosts.get(behind.wrapping_sub(1))?;
+        let offset = u32::try_from(host - hosts.first).ok().filter(|offset| *offset < hosts.count)?;
+        let number = hosts.number + offset;
+        let position = (number % self.share.hosts_per_address) as u16;
+        Some(Place {
+            address: number / self.share.hosts_per_address,
             first: Unit(self.first_unit + position * self.units_each),
             units: self.units_each,
         })
@@ -128,9 +281,12 @@ impl Deterministic {
             return None;
         }
         let position = (unit - self.first_unit) / self.units_each;
-        let number = address.checked_mul(self.compression)?.checked_add(u32::from(position))?;
-        let host = self.first_host + u128::from(number);
-        (number < self.count).then_some((self.vrf, if self.is_v6 { host << 64 } else { host }))
+        let number = address.checked_mul(self.share.hosts_per_address)?.checked_add(u32::from(position))?;
+        let behind = self.hosts.partition_point(|hosts| hosts.number <= number);
+        let hosts = self.hosts.get(behind.wrapping_sub(1))?;
+        let offset = number - hosts.number;
+        let host = hosts.first + u128::from(offset);
+        (offset < hosts.count).then_some((self.vrf, if self.is_v6 { host << 64 } else { host }))
     }
 }
 
@@ -142,30 +298,40 @@ fn is_mapped(addr: u128) -> bool {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::flow::nat::{AddressRange, BlockClaims, Pool, PoolSpec, Ports};
     use crate::neighbours::v4_key;
     use crate::packet::hash::Key;
 
-    fn pool(addresses: u32, ports: Ports, subscribers: Subscribers) -> Pool {
+    fn compile(addresses: u32, ports: Ports, subscribers: Subscribers) -> Result<Pool, crate::flow::nat::BadPool> {
         let first = Ipv4Addr::new(192, 0, 2, 1);
         let last = Ipv4Addr::from(u32::from(first) + addresses - 1);
         let mut spec = PoolSpec::new(0, vec![AddressRange { first, last }]);
         spec.ports = ports;
         spec.deterministic = Some(subscribers);
-        Pool::compile(&spec, &BlockClaims::new(16, Key::default())).expect("legal")
+        Pool::compile(&spec, &BlockClaims::new(16, Key::default()))
     }
 
-    fn subscribers(first: u128, count: u32, dynamic_factor: u16) -> Subscribers {
-        Subscribers { vrf: 0, first, count, dynamic_factor }
+    fn pool(addresses: u32, ports: Ports, subscribers: Subscribers) -> Pool {
+        compile(addresses, ports, subscribers).expect("legal")
     }
 
-    /// The table of RFC 7422 section 2.3.
+    fn subscribers(ranges: &[(u128, u32)], ports_per_host: Option<u16>) -> Subscribers {
+        let ranges = ranges.iter().map(|(first, count)| InsideRange { first: *first, count: *count }).collect();
+        Subscribers { vrf: 0, ranges, hosts_per_address: None, ports_per_host, overflow: false }
+    }
+
+    /// The table of RFC 7422 section 2.3: 14 subscribers and a dynamic factor of 2, so 64512 / 16 = 4032 ports.
     #[test]
     fn rfc7422_section_2_3_example() {
         let first = v4_key(u32::from(Ipv4Addr::new(198, 51, 100, 1)));
         let outside = u32::from(Ipv4Addr::new(192, 0, 2, 1));
-        let pool = pool(1, Ports::default(), subscribers(first, 14, 2));
+        let config = Subscribers { hosts_per_address: Some(14), overflow: true, ..subscribers(&[(first, 14)], None) };
+        let refused = compile(1, Ports::default(), config.clone()).map(|_| ()).map_err(|bad| bad.to_string());
+        assert_eq!(refused, Err("14 hosts with 4608 ports each leave none of an address's 64512 for overflow".into()));
+        let pool = pool(1, Ports::default(), Subscribers { ports_per_host: Some(4032), ..config });
         for (host, (from, to)) in [(0, (1024, 5055)), (1, (5056, 9087)), (13, (53440, 57471))] {
             assert_eq!(pool.outside_of(0, first + host), Some((outside, from..=to)));
         }
@@ -174,41 +340,82 @@ mod tests {
         assert_eq!(pool.inside_of(outside, 1023), None, "reserved");
     }
 
+    /// All of it by trying: every port of every address leads to the host that has it, and to no other.
+    fn is_inverse(pool: &Pool, ranges: &[(u128, u32)], step: u128) {
+        let each = usize::from(pool.deterministic().expect("deterministic").share().ports_per_host);
+        let mut owners = std::collections::BTreeMap::new();
+        let hosts = ranges.iter().flat_map(|(first, count)| (0..u128::from(*count)).map(move |n| first + n * step));
+        for host in hosts {
+            let (addr, ports) = pool.outside_of(0, host).expect("a host");
+            assert!(pool.contains(addr));
+            assert_eq!(ports.len(), each, "all have as many");
+            for port in ports {
+                assert!((pool.ports().first..=pool.ports().last).contains(&port));
+                assert_eq!(owners.insert((addr, port), host), None, "{port} is two hosts'");
+            }
+        }
+        for addr in (0..pool.addresses()).map(|index| pool.address(index)) {
+            for port in 0..=u16::MAX {
+                let found = pool.inside_of(addr, port).map(|(_, host)| host);
+                assert_eq!(found, owners.get(&(addr, port)).copied(), "{port}");
+            }
+        }
+    }
+
     #[test]
     fn rfc7422_the_functions_are_inverse_for_every_port_and_every_host() {
         let v6 = 0x2001_0db8_u128 << 96 | 0xffff_fff0 << 64;
-        let cases = [
-            pool(3, Ports::default(), subscribers(v4_key(0x0a00_0000), 1000, 1)),
-            pool(1, Ports::default(), subscribers(v4_key(0x0a00_0000), 1008, 0)),
-            pool(
-                4,
-                Ports { first: 32768, last: 60999, low: false },
-                subscribers(v4_key(0x0a00_00ff), 333, 7),
-            ),
-            pool(5, Ports { first: 2000, last: 9999, low: false }, subscribers(v6, 77, 0)),
-        ];
-        for pool in &cases {
-            let subscribers = pool.deterministic().expect("deterministic");
-            let mut owned = 0_u64;
-            for index in 0..pool.addresses() {
-                let addr = pool.address(index);
-                for port in 0..=u16::MAX {
-                    let Some((vrf, host)) = pool.inside_of(addr, port) else { continue };
-                    let (back, ports) = pool.outside_of(vrf, host).expect("a host");
-                    assert!(back == addr && ports.contains(&port), "{host:x} {port}");
-                    assert!((pool.ports().first..=pool.ports().last).contains(&port));
-                    owned += 1;
-                }
+        let v4 = v4_key(0x0a00_0000);
+        let narrow = |first, last| Ports { first, last, low: false };
+        is_inverse(&pool(3, Ports::default(), subscribers(&[(v4, 1000)], None)), &[(v4, 1000)], 1);
+        is_inverse(&pool(1, Ports::default(), subscribers(&[(v4, 1008)], None)), &[(v4, 1008)], 1);
+        let ranges = [(v4 + 4096, 33), (v4, 7), (v4 + 8, 300)];
+        is_inverse(&pool(4, narrow(32768, 60999), subscribers(&ranges, Some(320))), &ranges, 1);
+        is_inverse(&pool(5, narrow(2000, 9999), subscribers(&[(v6, 77)], None)), &[(v6, 77)], 1 << 64);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+        #[test]
+        fn whatever_the_parameters_no_two_hosts_share_a_port(
+            gaps in prop::collection::vec((0_u32..50, 1_u32..60), 1..6),
+            addresses in 1_u32..5,
+            first in 1024_u16..60_000,
+            width in 63_u16..5_000,
+            units in prop::option::of(1_u16..20),
+            hosts_per_address in prop::option::of(1_u16..40),
+            overflow: bool,
+        ) {
+            let mut at = v4_key(0x6440_0000);
+            let mut ranges = Vec::new();
+            for (gap, count) in gaps {
+                at += u128::from(gap);
+                ranges.push((at, count));
+                at += u128::from(count);
             }
-            let each = u64::from(subscribers.units_each) * 64;
-            assert_eq!(owned, each * u64::from(subscribers.count), "every host has all its ports, once");
+            let ports = Ports { first, last: first.saturating_add(width), low: false };
+            let wanted = subscribers(&ranges, units.map(|units| units * 64));
+            let wanted = Subscribers { hosts_per_address, overflow, ..wanted };
+            if let Ok(pool) = compile(addresses, ports, wanted) {
+                is_inverse(&pool, &ranges, 1);
+            }
+        }
+    }
+
+    #[test]
+    fn hosts_and_addresses_that_come_behind_move_nobody_who_has_a_fixed_number_of_ports() {
+        let first = v4_key(0x6440_0000);
+        let before = pool(2, Ports::default(), subscribers(&[(first, 100)], Some(1024)));
+        let after = pool(4, Ports::default(), subscribers(&[(first, 100), (first + 256, 100)], Some(1024)));
+        for host in first..first + 100 {
+            assert_eq!(before.outside_of(0, host), after.outside_of(0, host));
         }
     }
 
     #[test]
     fn every_address_of_a_v6_prefix_has_the_ports_of_its_64() {
         let first = 0x2001_0db8_u128 << 96;
-        let pool = pool(1, Ports::default(), subscribers(first, 16, 0));
+        let pool = pool(1, Ports::default(), subscribers(&[(first, 16)], None));
         assert_eq!(pool.outside_of(0, first + (3 << 64) + 77), pool.outside_of(0, first + (3 << 64)));
         assert_eq!(pool.outside_of(0, first + (16 << 64)), None);
         assert_eq!(pool.outside_of(1, first), None, "of another VRF");
@@ -216,13 +423,39 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_do_not_work_out_are_refused() {
-        let compile = |count, factor| {
-            Deterministic::compile(&subscribers(v4_key(0xffff_ff00), count, factor), 1, (1024, 65535)).err()
+    fn parameters_that_do_not_work_out_are_refused_with_the_numbers() {
+        let first = v4_key(0xffff_ff00);
+        let refused = |ranges: &[(u128, u32)], ports_per_host, ports| {
+            let compiled = Deterministic::compile(&subscribers(ranges, ports_per_host), 1, ports);
+            compiled.map(|_| ()).map_err(|bad| bad.to_string())
         };
-        assert_eq!(compile(0, 0), Some(BadSubscribers::None));
-        assert_eq!(compile(257, 0), Some(BadSubscribers::TooFar(257)));
-        assert_eq!(compile(256, 753), Some(BadSubscribers::TooFewPorts { parts: 1009, ports: 63 }));
-        assert_eq!(compile(256, 752), None);
+        let all = (1024, 65535);
+        let none = "a deterministic pool needs at least one inside address";
+        let far = "257 inside addresses do not lie behind each other";
+        for (ranges, ports_per_host, ports, message) in [
+            (&[][..], None, all, none),
+            (&[(first, 0)], None, all, none),
+            (&[(first, 257)], None, all, far),
+            (&[(first, 9), (first + 8, 2)], None, all, "2 inside addresses do not lie behind each other"),
+            (&[(first, 9)], Some(100), all, "100 ports for each host: whole 64s are needed, for blocks of ports come in units of 64"),
+            (&[(first, 9)], Some(128), (2000, 2111), "1 with 128 ports each to an address need 128, and it has 64 (whole 64s of its range)"),
+            (&[(first, 9)], None, (2000, 2100), "1 with 64 ports each to an address need 64, and it has 0 (whole 64s of its range)"),
+            (&[(first, 9)], Some(8064), all, "9 inside addresses with 8064 ports each are more than 1 outside addresses have room for: 8 share one, so 2 are needed"),
+            (&[(v4_key(0), 1009)], None, all, "1009 inside addresses with 64 ports each are more than 1 outside addresses have room for: 1008 share one, so 2 are needed"),
+        ] {
+            assert_eq!(refused(ranges, ports_per_host, ports), Err(message.to_owned()));
+        }
+        assert_eq!(refused(&[(first, 256)], Some(192), all), Ok(()));
+        let given = |hosts, ports_per_host| {
+            let wanted = Subscribers { hosts_per_address: Some(hosts), ..subscribers(&[(first, 9)], ports_per_host) };
+            Share::of(&wanted, 2, all).map_err(|bad| bad.to_string())
+        };
+        let message = "9 with 8064 ports each to an address need 72576, and it has 64512 (whole 64s of its range)";
+        assert_eq!(given(9, Some(8064)), Err(message.into()));
+        let message = "9 inside addresses with 16128 ports each are more than 2 outside addresses have room for: \
+                       4 share one, so 3 are needed";
+        assert_eq!(given(4, None), Err(message.into()));
+        let share = Share { hosts_per_address: 5, ports_per_host: 12864, first_port: 1024 };
+        assert_eq!(given(5, None), Ok(share));
     }
 }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::blocks::{
     AddressesFull, BlockClaims, FIRST_HIGH_PORT, HIGH_WORDS, LOW_WORDS, UNIT_PORTS, UNIT_WORDS, Unit, UnitSet,
 };
-use super::deterministic::{BadSubscribers, Deterministic, Subscribers};
+use super::deterministic::{BadSubscribers, Deterministic, Share, Subscribers};
 
 /// Ports a host takes at once.
 pub const DEFAULT_BLOCK_SIZE: u16 = 64;
@@ -197,11 +197,11 @@ impl Pool {
             Some(subscribers) => {
                 let addresses = ranges.iter().map(|range| range.last - range.first + 1).sum();
                 let computed = Deterministic::compile(subscribers, addresses, (first, last))?;
-                // RFC 7422 section 2: what the subscribers leave is the dynamic pool; D = 0 disables it.
+                // RFC 7422 section 2: what the subscribers leave is the dynamic pool, if one is wanted.
                 computed.units().for_each(|unit| {
                     eligible[usize::from(unit / 64)] &= !(1 << (unit % 64));
                 });
-                if subscribers.dynamic_factor == 0 {
+                if !subscribers.overflow {
                     eligible = [0; UNIT_WORDS];
                 }
                 Some(computed)
@@ -279,6 +279,13 @@ impl Pool {
         let each: u32 = units[HIGH_WORDS].iter().map(whole).sum();
         let given: u32 = self.slots.iter().map(|slot| claims.claimed_among(*slot, &units)).sum();
         Blocks { all: each * self.addresses(), given: given.div_ceil(u32::from(self.block_units)) }
+    }
+
+    /// How the hosts of a deterministic pool share its addresses: their number, VRF, ports, and whether there is a
+    /// dynamic pool besides.
+    pub fn shared(&self) -> Option<(u32, u16, Share, bool)> {
+        let computed = self.deterministic.as_ref()?;
+        Some((computed.count(), computed.vrf(), computed.share(), computed.overflows()))
     }
 
     /// RFC 7422 section 2, function 1: external address and ports of an inside address. None: the pool is not

@@ -416,11 +416,20 @@ fn ports_that_left_the_pool_drain() {
     assert_eq!(gate.found(Protocol::Udp, old), Some(udp(1, 2000)));
 }
 
+/// Hosts from 10.0.0.0 on.
+fn subscribers(count: u32, ports_per_host: Option<u16>) -> Option<Subscribers> {
+    let ranges = vec![InsideRange { first: v4_key(0x0a00_0000), count }];
+    Some(Subscribers { vrf: 0, ranges, hosts_per_address: None, ports_per_host, overflow: false })
+}
+
 #[test]
 fn rfc7422_step3_the_hosts_own_ports_without_a_record_then_overflow_with() {
     let mut config = spec("203.0.113.1");
-    config.deterministic =
-        Some(Subscribers { vrf: 0, first: v4_key(0x0a00_0000), count: 500, dynamic_factor: 4 });
+    config.deterministic = subscribers(400, Some(128)).map(|hosts| Subscribers {
+        hosts_per_address: Some(400),
+        overflow: true,
+        ..hosts
+    });
     config.max_blocks_per_host = 2;
     let mut gate = Gate::new(config);
     let (addr, ports) = gate.pool.outside_of(0, v4_key(0x0a00_0007)).expect("a subscriber");
@@ -428,44 +437,86 @@ fn rfc7422_step3_the_hosts_own_ports_without_a_record_then_overflow_with() {
     let own: BTreeSet<u16> = (0..128).map(|port| gate.some(udp(7, 500 + port)).port).collect();
     assert_eq!(own, ports.clone().collect());
     assert_eq!(gate.events(), []);
-    let over = gate.some(udp(7, 9000));
-    assert_eq!(gate.pool.inside_of(addr, over.port), None, "of the dynamic pool");
-    assert_eq!(gate.events().len(), 1);
-    assert_eq!(gate.map(udp(500, 2000)), Err(Refused::NotSubscriber));
+    // Its own do not count as blocks that it took.
+    for port in 0..128 {
+        let over = gate.some(udp(7, 9000 + port));
+        assert_eq!(gate.pool.inside_of(addr, over.port), None, "of the dynamic pool");
+    }
+    assert_eq!(gate.events().len(), 2);
+    assert_eq!(gate.map(udp(7, 9500)), Err(Refused::HostQuota));
+    assert_eq!(gate.map(udp(400, 2000)), Err(Refused::NotSubscriber));
     // RFC 6888 REQ-8b: at once.
     let one = gate.some(udp(7, 500));
     gate.release(one);
     gate.release(one);
-    assert_eq!(gate.some(udp(7, 9001)).port, one.port);
+    assert_eq!(gate.some(udp(7, 9501)).port, one.port);
 }
 
 #[test]
-fn rfc7422_without_a_dynamic_factor_there_is_no_overflow() {
+fn rfc7422_without_overflow_a_host_has_its_own_ports_and_no_more() {
     let mut config = spec("203.0.113.1");
-    config.deterministic =
-        Some(Subscribers { vrf: 0, first: v4_key(0x0a00_0000), count: 1000, dynamic_factor: 0 });
+    config.deterministic = subscribers(500, None);
     let mut gate = Gate::new(config);
-    for port in 0..64 {
-        gate.some(tcp(999, 2000 + port));
-    }
-    assert_eq!(gate.map(tcp(999, 3000)), Err(Refused::AddressExhausted));
+    let (_, ports) = gate.pool.outside_of(0, v4_key(0x0a00_0000 + 499)).expect("a subscriber");
+    let has: BTreeSet<u16> = (0..128).map(|port| gate.some(tcp(499, 2000 + port)).port).collect();
+    assert_eq!(has, ports.clone().collect());
+    assert_eq!(gate.map(tcp(499, 3000)), Err(Refused::HostQuota));
+    assert!(ports.contains(&gate.some(udp(499, 3000)).port), "each protocol has all of them");
+    assert!(ports.contains(&gate.some(tcp(499, 2000)).port), "and what it has goes on");
+    assert_eq!(gate.bindings.usage().blocks, 2);
+}
+
+#[test]
+fn rfc6056_a_hosts_ports_come_in_no_order() {
+    let mut config = spec("203.0.113.1");
+    config.deterministic = subscribers(16, None);
+    let mut gate = Gate::new(config);
+    let ports: Vec<u16> = (0..63).map(|port| gate.some(udp(3, 2000 + port)).port).collect();
+    let steps: BTreeSet<i32> = ports.windows(2).map(|two| i32::from(two[1]) - i32::from(two[0])).collect();
+    assert!(steps.len() > 20, "{ports:?}");
+    // The next 64s are not the one behind.
+    let units: Vec<u16> = (0..12 * 64).map(|port| gate.some(udp(4, 2000 + port)).port / 64).collect();
+    let mut seen = units.clone();
+    seen.dedup();
+    assert_eq!(seen.len(), 12);
+    assert!(!seen.is_sorted(), "{seen:?}");
 }
 
 #[test]
 fn a_deterministic_pool_that_comes_or_goes_lets_hosts_drain() {
     let mut gate = Gate::new(spec("203.0.113.2"));
-    let subscribers = Subscribers { vrf: 0, first: v4_key(0x0a00_0000), count: 100, dynamic_factor: 0 };
     let before = gate.some(udp(1, 2000));
-    gate.becomes(PoolSpec { deterministic: Some(subscribers), ..spec("203.0.113.2") });
+    gate.becomes(PoolSpec { deterministic: subscribers(100, None), ..spec("203.0.113.2") });
     let (addr, ports) = gate.pool.outside_of(0, udp(1, 0).addr).expect("a subscriber");
-    if let Ok(mapping) = gate.map(udp(1, 2000)) {
-        assert!(mapping.addr == addr && ports.contains(&mapping.port));
-    }
+    let new = gate.some(udp(1, 2000));
+    assert!(new.addr == addr && ports.contains(&new.port));
     gate.becomes(spec("203.0.113.2"));
     gate.events();
     gate.some(udp(1, 2000));
     assert_eq!(gate.events().len(), 1, "a block of its own, with a record");
     assert_eq!(gate.found(Protocol::Udp, before), Some(udp(1, 2000)));
+}
+
+/// What another host still has of a host's ports is left out until it has gone.
+#[test]
+fn a_host_does_without_those_of_its_ports_that_another_has_not_left_yet() {
+    let mut gate = Gate::new(PoolSpec { block_size: 512, ..spec("203.0.113.1") });
+    let before = gate.some(udp(200, 2000));
+    let spec = PoolSpec { deterministic: subscribers(63, Some(1024)), ..spec("203.0.113.1") };
+    gate.becomes(PoolSpec { id: 1, ..spec });
+    let (_, host) = gate.pool.inside_of(before.addr, before.port).expect("somebody's");
+    let host = (host - v4_key(0x0a00_0000)) as u32;
+    let (_, ports) = gate.pool.outside_of(0, v4_key(0x0a00_0000 + host)).expect("a subscriber");
+    let is_left = |port: &u16| port / 512 != before.port / 512;
+    let has: BTreeSet<u16> = (0..512).map(|port| gate.some(udp(host, 2000 + port)).port).collect();
+    assert_eq!(has, ports.clone().filter(is_left).collect());
+    assert_eq!(gate.map(udp(host, 3000)), Err(Refused::HostQuota));
+    assert_eq!(gate.found(Protocol::Udp, before), Some(udp(200, 2000)));
+    gate.release(before);
+    gate.pass(121);
+    gate.sweep_all();
+    let rest: BTreeSet<u16> = (0..512).map(|port| gate.some(udp(host, 3000 + port)).port).collect();
+    assert_eq!(rest, ports.filter(|port| !is_left(port)).collect());
 }
 
 #[test]
