@@ -236,6 +236,14 @@ def _(c):
     c.rx("lan", from_host(rebuilt(v6("2001:db8:9::1", six(S4)) / U()(1, 2))), drop="firewall-deny")
 
 
+@story("nat64-rules-in-order", "A rule that names an IPv4 prefix comes before those behind it: the rule behind that names none does not let in what it denies.",
+       "scapy script: the annotated config (ordered, first match)",
+       zoned(rule("not-web", "deny", "inside", {"zone": "outside", "prefix": "198.51.100.0/27"}, service="tcp/80"), OUT, nat64()))
+def _(c):
+    c.rx("lan", from_host(Cross(c, server=(S4, 80)).known6(T("S", 1))), drop="firewall-deny")
+    Cross(c, seen=c.choice("p")).up(U())
+
+
 # -- TTL, MTU, fragments ----------------------------------------------------------------------------------------
 @story("nat64-ttl", "A packet whose hops are used up is told of in its own family, and quoted as it came.",
        "scapy script: RFC 7915 sections 4.1 and 5.1 (before translation), RFC 792, RFC 4443 section 3.3", NATTED)

@@ -314,14 +314,7 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
     of_nat64.extend(nat64_of.keys());
     let left_nat64 =
         of_nat64.iter().filter(|address| !pools.pool_of.contains_key(*address)).copied().collect();
-    // Behind the line itself, for the order of lines is that of the rules.
-    let lines: Vec<Line> = lines
-        .into_iter()
-        .flat_map(|line| {
-            let seen = nat64.iter().filter_map(move |rule| nat64::seen_through(&line.matched, rule));
-            std::iter::once(line).chain(seen.map(move |matched| Line { matched, ..line }))
-        })
-        .collect();
+    let lines = nat64::with_seen(lines, &nat64);
     let key = crate::tables::meaning::key(config);
     let members =
         Members::compile(build.members, build.nesting).map_err(|_| CompileError::TooManyGroupCombinations)?;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::groups::Groups;
 use super::nat::Side;
+use super::rules::Line;
 use super::{Asked, SourceNat};
 use crate::packet::Embedding;
 use crate::packet::view::protocol;
@@ -72,9 +73,24 @@ impl Rule {
     }
 }
 
+/// The lines of rules with what they say of NAT64 sessions, each beside the line that it follows from: the first rule
+/// that matches decides, whichever of its lines does.
+pub(super) fn with_seen(lines: Vec<Line>, rules: &[Rule]) -> Vec<Line> {
+    if rules.is_empty() {
+        return lines;
+    }
+    let mut all = Vec::with_capacity(lines.len());
+    for line in lines {
+        all.push(line);
+        let seen = rules.iter().filter_map(|rule| seen_through(&line.matched, rule));
+        all.extend(seen.map(|matched| Line { matched, ..line }));
+    }
+    all
+}
+
 /// What a match of an IPv4 prefix on one side is in the prefix of `rule`, where the other side is of IPv6. So rules say
 /// of NAT64 sessions what they say of IPv4's.
-pub(super) fn seen_through(matched: &Match, rule: &Rule) -> Option<Match> {
+fn seen_through(matched: &Match, rule: &Rule) -> Option<Match> {
     let is_v4 =
         |net: Prefix| net != Prefix::ANY && net.len() >= 96 && crate::neighbours::is_v4_key(net.addr());
     let (src, dst) = (is_v4(matched.src), is_v4(matched.dst));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ahash::AHashMap;
 
 use super::compile::{Build, rule_of};
-use super::{Policy, RuleInfo, Touched};
+use super::{Policy, RuleInfo, Touched, nat64};
 use crate::config::{Config, Rule, Side};
 use crate::tables::compile::{CompileError, Compiler};
 
@@ -79,14 +79,13 @@ fn with_rule(
 ) -> Result<Option<(Arc<Policy>, Touched)>, CompileError> {
     let (at, goes, comes) = change.parts();
     let gone = goes.then(|| policy.said.rule(at));
-    // What a rule says of IPv4 it also says of what NAT64 makes of it: more lines than its own.
-    let says_more = !policy.nat64.is_empty();
-    if says_more || comes.is_some_and(|rule| has_list(rule)) || gone.is_some_and(|rule| has_list(rule)) {
+    if comes.is_some_and(|rule| has_list(rule)) || gone.is_some_and(|rule| has_list(rule)) {
         return Ok(None);
     }
     let mut lines = Vec::new();
     let info = comes.map(|rule| rule_of(&mut Build::of_rule(config, compiler, sets), at, rule, &mut lines));
     let info: Option<RuleInfo> = info.transpose()?;
+    let lines = nat64::with_seen(lines, &policy.nat64);
     let came = comes.map(|_| lines.as_slice());
     let Some(rules) = policy.rules.with(at, goes, came) else { return Ok(None) };
     let mut infos = Vec::with_capacity(policy.rule_info.len() + 1);

@@ -471,6 +471,34 @@ fn members_of_another_policy_are_of_no_use() {
     assert!(compiler.with_members(&config.groups, &[change]).is_some());
 }
 
+const NAT64: &str =
+    "[[nat.nat64]]\nname = \"six\"\nprefix = \"2001:db8:64::/96\"\npool = [\"203.0.113.9\"]\n";
+
+/// A rule that names an IPv4 prefix comes before those behind it for NAT64 sessions too.
+#[test]
+fn rules_are_in_order_for_nat64_as_well() {
+    let rules = r#"
+[[rule]]
+name = "not-there"
+action = "deny"
+from = { zone = "a" }
+to = { zone = "b", prefix = "203.0.113.64/26" }
+[[rule]]
+name = "out"
+action = "allow"
+from = { zone = "a" }
+to = { zone = "b" }
+"#;
+    let (_, _, policy) = compiled(&format!("{rules}{NAT64}"));
+    for (dst, action) in [("203.0.113.65", Action::Deny), ("203.0.113.128", Action::Allow)] {
+        let dst: Ipv4Addr = dst.parse().expect("an address");
+        let dst = Ipv6Addr::from(0x2001_0db8_0064_u128 << 80 | u128::from(dst.to_bits()));
+        let question = question("2001:db8:1::9", &dst.to_string(), 17, 53);
+        let asked = Asked::new(&question, ZONE_A, (ZONE_B, B, 0));
+        assert_eq!(policy.permit(&asked).action, action, "{dst}");
+    }
+}
+
 proptest! {
     /// Rules that come, go and change one by one decide as if all were compiled, and touch whose they are.
     #[test]
@@ -478,12 +506,22 @@ proptest! {
         first in proptest::collection::vec(rule().prop_filter("families", |rule| is_legal(rule)), 0..6),
         changes in proptest::collection::vec(
             (0u8..3, any::<proptest::sample::Index>(), rule().prop_filter("families", |rule| is_legal(rule))), 1..10),
-        asked in proptest::collection::vec(asked_one(), 1..40),
+        mut asked in proptest::collection::vec(asked_one(), 1..40),
+        nat64: bool,
     ) {
         let text = |rules: &[(usize, String)]| -> String {
             let rules = rules.iter().map(|(number, rule)| format!("[[rule]]\nname = \"r{number}\"\n{rule}"));
-            format!("{GROUPS}{}", rules.collect::<String>())
+            format!("{GROUPS}{}{}", rules.collect::<String>(), if nat64 { NAT64 } else { "" })
         };
+        if nat64 {
+            let through: Vec<_> = asked.iter().filter_map(|(question, from, to)| {
+                let IpAddr::V4(dst) = question.dst else { return None };
+                let dst = Ipv6Addr::from(0x2001_0db8_0064_u128 << 80 | u128::from(dst.to_bits())).into();
+                let src = Ipv6Addr::from(0x2001_0db8_0001_u128 << 80 | 9).into();
+                Some((Question { src, dst, ..*question }, *from, *to))
+            }).collect();
+            asked.extend(through);
+        }
         let mut rules: Vec<(usize, String)> = first.into_iter().enumerate().collect();
         let (_, mut compiler, policy_) = compiled(&text(&rules));
         compiler.put_policy(Arc::new(policy_), &Touched::everything());
