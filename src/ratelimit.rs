@@ -19,6 +19,10 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// How far time is moved on, so that an untouched bucket (0) is full also at the start of the clock. It is the same for
+/// all rates, so that a bucket goes on when its rate changes: more than the largest burst takes at one a second.
+const HEAD_START: u64 = 1 << 54;
+
 impl Rate {
     /// Takes a token of a bucket that is spent up to `spent_to`: up to when it is then. `None`: there is none. An
     /// untouched bucket (0) is full.
@@ -28,8 +32,7 @@ impl Rate {
             return None;
         }
         let interval = 1_000_000_000 / u64::from(self.per_s);
-        // Time moved on, so that an untouched bucket is full also at the start of the clock.
-        let now = now.0 + 1_000_000_000 * u64::from(self.burst);
+        let now = now.0 + HEAD_START;
         let next = spent_to.max(now.saturating_sub(interval * u64::from(self.burst))) + interval;
         (next <= now).then_some(next)
     }
@@ -121,6 +124,18 @@ mod tests {
         assert_eq!(taken(100), 1);
         assert_eq!(taken(400), 3);
         assert_eq!(taken(10_000), 5);
+    }
+
+    #[test]
+    fn another_rate_goes_on_with_what_is_spent() {
+        let bucket = Bucket::default();
+        let taken =
+            |rate, burst, s: u64| (0..2000).filter(|_| bucket.take(rate, burst, Nanos::from_secs(s))).count();
+        assert_eq!(taken(10, 1000, 5), 1000);
+        assert_eq!(taken(10, 8, 5), 0);
+        assert_eq!(taken(10, 8, 6), 8, "nobody waits for what the larger burst would have been");
+        assert_eq!(taken(1, 500, 106), 100);
+        assert!(Rate { per_s: 1, burst: 10_000_000 }.spend(0, Nanos(0)).is_some());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::neighbours::v4_key;
 use crate::packet::hash::Key;
+use crate::ratelimit::Rate;
 use crate::time::Nanos;
 
 /// Random words for tests: splitmix64.
@@ -242,6 +243,29 @@ fn rfc6888_req8_its_own_endpoint_may_have_a_held_port_back_at_once() {
     gate.sweep_all();
     assert_eq!(gate.found(Protocol::Udp, first), Some(udp(1, 2000)), "it is in use again");
     assert_eq!(gate.bindings.usage().held, 0);
+}
+
+#[test]
+fn rfc6888_req4c_new_mappings_of_a_host_are_limited_and_nothing_else() {
+    let mut gate = Gate::new(spec("203.0.113.4"));
+    let rate = Rate { per_s: 2, burst: 8 };
+    gate.bindings.set_limits(Limits { new_mappings: Some(rate), ..Limits::default() });
+    let has: Vec<Mapping> = (0..8).map(|port| gate.some(udp(1, 2000 + port))).collect();
+    assert_eq!(gate.map(udp(1, 3000)), Err(Refused::HostRate));
+    assert_eq!(gate.map(tcp(1, 3000)), Err(Refused::HostRate), "all protocols together");
+    assert_eq!(gate.some(udp(1, 2000)), has[0], "one it has is no new one");
+    gate.some(udp(2, 3000));
+    // Nothing of what was refused is left.
+    assert_eq!(gate.bindings.usage().live, 9);
+    gate.now = gate.now.plus(Duration::from_millis(1499));
+    assert_eq!((3000..3009).filter(|port| gate.map(udp(1, *port)).is_ok()).count(), 2);
+    // A port in hold-down that its own endpoint has back is no new one either.
+    gate.release(has[7]);
+    assert_eq!(gate.some(udp(1, 2007)), has[7]);
+    gate.pass(100);
+    assert_eq!((4000..4020).filter(|port| gate.map(udp(1, *port)).is_ok()).count(), 8);
+    gate.bindings.set_limits(Limits::default());
+    assert_eq!((4000..4020).filter(|port| gate.map(udp(1, *port)).is_ok()).count(), 20);
 }
 
 #[test]
