@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use softgate::config::Config;
 use softgate::control::{
-    Backend, Changed, DropsExport, Fault, Limits, Patch, Reply, Request, RoutePage, Server, Version,
+    Backend, Changed, DropsExport, Fault, HostQuery, Limits, NatHost, Patch, PortQuery, Reply, Request,
+    RoutePage, Server, Version,
 };
 
 fn softgate(arguments: &[&str]) -> (i32, String, String) {
@@ -163,6 +164,18 @@ impl Backend for Gateway {
                 changed(1)
             }
             Request::ShowRoutes(_) => Ok(Reply::Routes(RoutePage::default())),
+            Request::NatMap(HostQuery { inside, .. }) => Ok(Reply::NatHosts(vec![NatHost {
+                rules: vec!["cgn".into()],
+                inside,
+                inside_vrf: "default".into(),
+                outside: [192, 0, 2, 1].into(),
+                outside_vrf: "default".into(),
+                first_port: 1024,
+                last_port: 5055,
+            }])),
+            Request::NatFind(PortQuery { outside, port, vrf }) => {
+                Err(Fault::not_found(format!("{outside}:{port}@{}", vrf.unwrap())))
+            }
             Request::DropsExport {} => {
                 Ok(Reply::DropsExport(DropsExport { packets: 2, pcapng: vec![1, 2, 3] }))
             }
@@ -259,6 +272,88 @@ fn a_config_is_applied_with_its_route_files() {
         let file = write(folder, "lost.toml", "schema = 1\n[[route_file]]\npath = \"lost.txt\"\n");
         let (code, _, err) = ask(&["apply", &file]);
         assert!(code == 2 && err.contains("lost.txt: cannot be read: No such file"), "{err}");
+    });
+}
+
+/// The table of RFC 7422 section 2.3, by commands.
+#[test]
+fn a_deterministic_nat_says_whose_a_port_is_without_a_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"schema = 1
+[[port]]
+name = "a"
+device = "a"
+[[interface]]
+name = "in"
+port = "a"
+vlan = 1
+zone = "inside"
+addresses = ["198.51.100.254/24"]
+[[interface]]
+name = "out"
+port = "a"
+zone = "outside"
+addresses = ["192.0.2.254/24"]
+[[nat.source]]
+name = "cgn"
+from = { zone = "inside", prefix = "198.51.100.1-198.51.100.14" }
+to = { zone = "outside" }
+pool = ["192.0.2.1"]
+deterministic = true
+hosts_per_address = 14
+ports_per_host = 4032
+overflow = true
+"#;
+    let file = write(folder.path(), "gw.toml", text);
+    let nat = |words: &[&str]| softgate(&[&["nat", "--config", &file], words].concat());
+    for (host, ports) in
+        [("198.51.100.1", "1024-5055"), ("198.51.100.2", "5056-9087"), ("198.51.100.14", "53440-57471")]
+    {
+        let (code, out, err) = nat(&["map", host]);
+        assert_eq!((code, err.as_str()), (0, ""));
+        let row: Vec<&str> = out.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(row, [host, "default", "192.0.2.1", "default", ports, "cgn"]);
+        let first = format!("192.0.2.1:{}", ports.split_once('-').unwrap().0);
+        assert_eq!(nat(&["find", &first]), (0, out, err));
+    }
+    let (code, out, _) = nat(&["find", "192.0.2.1:2001", "--json", "--vrf", "default"]);
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (code, &found[0]["inside"], &found[0]["last_port"]),
+        (0, &"198.51.100.1".into(), &5055.into())
+    );
+    for (words, complaint) in [
+        (["map", "198.51.100.15"], "198.51.100.15 is no host of a deterministic NAT"),
+        (["find", "192.0.2.1:1023"], "192.0.2.1:1023: the port is no host's: reserved, or left over"),
+        (
+            ["find", "192.0.2.1:58204"],
+            "192.0.2.1:58204: of the overflow: the event log says whose it was at which time (block-claimed)",
+        ),
+        (["find", "192.0.2.2:2001"], "192.0.2.2:2001: no deterministic NAT has this address"),
+    ] {
+        assert_eq!(nat(&words), (1, String::new(), format!("{complaint}\n")));
+    }
+    assert_eq!(nat(&["map", "198.51.100.1", "--vrf", "red"]), (1, String::new(), "no VRF red\n".into()));
+    assert_eq!(nat(&["find", "192.0.2.1"]).0, 2, "a port is needed");
+    let wrong = write(folder.path(), "wrong.toml", &text.replace("= 4032", "= 8064"));
+    let (code, _, err) = softgate(&["nat", "map", "198.51.100.1", "--config", &wrong]);
+    assert_eq!(code, 1);
+    let complaint = "nat.source[0].deterministic: 14 with 8064 ports each to an address need 112896, and it has 64512 \
+                     (whole 64s of its range)";
+    assert!(err.contains(complaint), "{err}");
+    assert_eq!(softgate(&["nat", "map", "198.51.100.1", "--config", "/nonexistent.toml"]).0, 2);
+    assert_eq!(softgate(&["--socket", "/nonexistent.sock", "nat", "map", "198.51.100.1"]).0, 2);
+}
+
+#[test]
+fn a_running_gateway_says_whose_a_port_is() {
+    with_gateway(|ask, _, _| {
+        let (code, out, err) = ask(&["nat", "map", "100.64.0.1", "--json"]);
+        assert_eq!((code, err.as_str()), (0, ""));
+        let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(found[0]["outside"], "192.0.2.1");
+        let (code, _, err) = ask(&["nat", "find", "192.0.2.1:80", "--vrf", "red"]);
+        assert_eq!((code, err.as_str()), (1, "192.0.2.1:80@red\n"));
     });
 }
 

@@ -8,6 +8,7 @@ mod change;
 mod check;
 pub mod doctor;
 mod drops;
+mod nat;
 pub mod replay;
 pub mod run;
 mod selftest;
@@ -57,6 +58,8 @@ pub enum Command {
     Del(change::DelArgs),
     /// End sessions
     Clear(sessions::ClearArgs),
+    /// Whose outside ports are whose by a deterministic NAT (RFC 7422)
+    Nat(nat::Args),
     /// The latest dropped packets
     Drops(drops::Args),
     /// Run captures through the gateway: neither root nor devices are needed
@@ -94,6 +97,7 @@ impl Cli {
             Command::Add(args) => change::add(args, &socket),
             Command::Del(args) => change::del(args, &socket),
             Command::Clear(args) => sessions::clear(args, &socket),
+            Command::Nat(args) => nat::run(args, &socket),
             Command::Drops(args) => drops::run(args, &socket),
             Command::Selftest(args) => selftest::run(&args),
             Command::Completions(args) => shell::completions(args),

@@ -12,7 +12,7 @@ use super::{Trouble, connect, print, print_json};
 use crate::config::{AddressRange, PortRange, Service, VrfName, ZoneName};
 use crate::control::{
     ClearQuery, Cleared, ClientError, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,
-    Request, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery,
+    Request, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery, SharedPool,
 };
 
 /// Sessions shown if nobody says how many.
@@ -370,6 +370,7 @@ fn pools(list_of: &Vec<PoolEntry>) -> String {
         let refused: Vec<String> =
             pool.refused.iter().map(|refusal| format!("{} {}", refusal.count, refusal.reason)).collect();
         let exhausted = match (pool.exhausted_in_s, pool.blocks_per_minute) {
+            _ if pool.deterministic.as_ref().is_some_and(|how| !how.overflow) => String::from("by host"),
             (Some(seconds), _) => duration(seconds),
             (None, Some(_)) => String::from("never at this rate"),
             (None, None) => String::from("not known yet"),
@@ -390,7 +391,21 @@ fn pools(list_of: &Vec<PoolEntry>) -> String {
             exhausted,
         ]);
     }
-    text(&table)
+    let shared = list_of.iter().filter_map(|pool| pool.deterministic.as_ref().map(|how| shared(pool, how)));
+    text(&table) + &shared.collect::<String>()
+}
+
+/// What it takes to compute whose a port is.
+fn shared(pool: &PoolEntry, how: &SharedPool) -> String {
+    let SharedPool { hosts_per_address: hosts, ports_per_host: ports, first_port: first, .. } = how;
+    format!(
+        "{}: deterministic: {} hosts, {} in VRF {}; {hosts} to an address, {ports} ports each from {first} on{}\n",
+        list(&pool.rules),
+        how.hosts,
+        list(&how.inside),
+        how.inside_vrf,
+        if how.overflow { ", then overflow" } else { "" },
+    )
 }
 
 fn mappings(page: &[MappingEntry], with_header: bool) -> String {

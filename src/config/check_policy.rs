@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::Config;
 use super::addresses::{AddressRange, Member, NatPool, OneOrMore, is_unicast_v4};
 use super::check::{Checks, Fault, Place, list};
+use super::deterministic::Sharing;
 use super::policy::{Nat, Nat64, NatDestination, NatPrefix, NatSource, NatStatic, Rule, RuleAction, Side};
 use super::sections::Interface;
 use super::service::{PortRange, Service};
@@ -407,14 +408,16 @@ impl<'a> Checks<'a, '_> {
         self.unique("nat.destination", nat.destinations.iter().map(|rule| &rule.name));
         self.static_names(nat);
         let mut taken: AHashMap<&'a VrfName, Vec<Taken>> = AHashMap::new();
-        let mut pools: AHashSet<(&VrfName, &NatPool, Option<PortRange>)> = AHashSet::new();
+        type Shared<'a> = (&'a VrfName, &'a NatPool, Option<PortRange>, Option<Sharing>);
+        let mut pools: AHashSet<Shared<'a>> = AHashSet::new();
         let mut addresses = 0u128;
         for (index, rule) in nat.sources.iter().enumerate() {
             let key = format!("nat.source[{index}]");
             self.nat_source(known, &key, rule, nat);
-            // The same pool may serve several rules.
+            let sharing = self.deterministic(&key, rule);
+            // The same pool may serve several rules, if it gives its ports away in the same manner.
             if let Some(pool) = &rule.pool
-                && pools.insert((&rule.vrf, pool, rule.ports))
+                && pools.insert((&rule.vrf, pool, rule.ports, sharing))
             {
                 let before = addresses;
                 for range in pool.addresses() {
@@ -741,7 +744,7 @@ impl<'a> Checks<'a, '_> {
     }
 }
 
-fn addr_number(address: IpAddr) -> u128 {
+pub(super) fn addr_number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => u32::from(address).into(),
         IpAddr::V6(address) => address.into(),

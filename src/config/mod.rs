@@ -6,6 +6,7 @@
 mod addresses;
 mod check;
 mod check_policy;
+mod deterministic;
 mod error;
 mod policy;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use serde::Serialize;
 pub use addresses::{AddressRange, Member, NatPool, NatTarget, OneOrMore};
 pub use check::{Links, check_neighbour};
 pub use check_policy::{check_lines, check_rule};
+pub use deterministic::Sharing;
 pub use error::{ConfigError, ConfigErrors};
 pub use policy::{
     BlockSize, Filtering, Flows, Group, Nat, Nat64, NatDestination, NatPrefix, NatSource, NatStatic,

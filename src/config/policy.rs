@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::packet::Embedding;
 
 use super::addresses::{AddressRange, Member, NatPool, NatTarget, OneOrMore};
+use super::deterministic::{HostsPerAddress, PortsPerHost};
 use super::service::{Dscp, PortRange, Service, TcpFlag};
 use super::value::{
     GroupName, InterfaceName, Name, NotAllowed, Ranged, RuleName, VrfName, ZoneName, from_integer,
@@ -361,6 +362,20 @@ pub struct NatSource {
     /// Instead of a pool: these sessions are not translated (RFC 6888 REQ-6).
     #[serde(default, skip_serializing_if = "is_default")]
     pub exempt: bool,
+    /// The outside address and ports of a host are a function of its address (RFC 7422); `from.prefix` says which
+    /// hosts there are.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub deterministic: bool,
+    /// So many hosts share an outside address of a deterministic NAT; absent: as many as their ports let, or as few
+    /// as all hosts need.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hosts_per_address: Option<HostsPerAddress>,
+    /// Ports of each host of a deterministic NAT, in 64s; absent: what an address has, divided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports_per_host: Option<PortsPerHost>,
+    /// A host that has used up its ports gets blocks of those that are no host's, each with a log record.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub overflow: bool,
 }
 
 /// `[[nat.destination]]`: an outside address and service that a server inside answers. One that names ports

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
+use super::deterministic::SharedPool;
 use crate::config::{AddressRange, GroupName, PortRange, Service, VrfName, ZoneName};
 
 /// Which sessions. What is absent is any; what is there must all be true.
@@ -276,12 +277,16 @@ pub struct PoolEntry {
     pub blocks_per_minute: Option<f64>,
     /// When no block is left if that goes on; `None`: never at this rate, or not known yet.
     pub exhausted_in_s: Option<u64>,
+    /// How ports are computed, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deterministic: Option<SharedPool>,
 }
 
 /// Why sessions got no port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// `host-quota`, `pool-exhausted`, `address-exhausted`, `not-subscriber` or `table-full`.
+    /// `host-quota`, `pool-exhausted`, `address-exhausted`, `not-subscriber`, `table-full` or
+    /// `host-rate`.
     pub reason: String,
     /// Sessions.
     pub count: u64,

@@ -18,6 +18,7 @@
 
 mod base64;
 mod client;
+mod deterministic;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod inspect;
@@ -31,6 +32,7 @@ mod session;
 mod tests;
 
 pub use client::{Client, ClientError, RouteStream};
+pub use deterministic::{HostQuery, NatHost, PortQuery, SharedPool};
 pub use inspect::{
     ClearQuery, Cleared, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,
     Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery, TemporaryMember,
@@ -49,7 +51,7 @@ pub trait Backend {
     /// Answers one request completely: a change has been applied (no worker uses the old tables) or
     /// nothing has changed.
     ///
-    /// Of the enum only these arrive: `Show*`, `ClearSessions`, `DropsExport`, `Apply` (with `text` and `files` filled
+    /// Of the enum only these arrive: `Show*`, `Nat*`, `ClearSessions`, `DropsExport`, `Apply` (with `text` and `files` filled
     /// in) and `Commit` (with `patches`). The session answers the rest.
     fn execute(&mut self, request: Request) -> Result<Reply, Fault>;
 }

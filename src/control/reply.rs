@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::base64;
+use super::deterministic::NatHost;
 use super::inspect::{Cleared, GroupEntry, MappingPage, PoolEntry, RuleList, SessionPage};
 use super::request::RouteKey;
 use crate::config::{
@@ -42,6 +43,8 @@ pub enum Reply {
     Nat(Vec<PoolEntry>),
     /// To `show.nat.mappings`.
     Mappings(MappingPage),
+    /// To `nat.map` and `nat.find`.
+    NatHosts(Vec<NatHost>),
     /// To `show.rules`.
     Rules(RuleList),
     /// To `show.groups`.

@@ -9,6 +9,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::ser::{SerializeSeq as _, SerializeTuple as _, Serializer};
 use serde::{Deserialize, Serialize};
 
+use super::deterministic::{HostQuery, PortQuery};
 use super::inspect::{ClearQuery, MappingsQuery, SessionsQuery};
 use crate::config::route_file::parse_via;
 use crate::config::{
@@ -63,6 +64,12 @@ pub enum Request {
     /// NAT mappings that match, some at a time.
     #[serde(rename = "show.nat.mappings")]
     ShowMappings(MappingsQuery),
+    /// Outside address and ports of a host of a deterministic NAT.
+    #[serde(rename = "nat.map")]
+    NatMap(HostQuery),
+    /// The host that has an outside address and port by a deterministic NAT.
+    #[serde(rename = "nat.find")]
+    NatFind(PortQuery),
     /// Rules with exact counters. While the answer has `next`, ask again with it.
     #[serde(rename = "show.rules")]
     ShowRules {

@@ -207,6 +207,8 @@ impl Session {
             | Request::ShowSessions(_)
             | Request::ShowNat {}
             | Request::ShowMappings(_)
+            | Request::NatMap(_)
+            | Request::NatFind(_)
             | Request::ShowRules { .. }
             | Request::ShowGroups { .. }
             | Request::DropsExport {} => backend.execute(request),

@@ -401,6 +401,8 @@ fn every_request_survives_the_wire() {
         Request::ClearSessions(ClearQuery { filter, all: false, after: None }),
         Request::ShowNat {},
         Request::ShowMappings(MappingsQuery { held: Some(true), ..MappingsQuery::default() }),
+        Request::NatMap(HostQuery { inside: [100, 64, 0, 1].into(), vrf: Some(key.vrf.clone()) }),
+        Request::NatFind(PortQuery { outside: [203, 0, 113, 1].into(), port: 4000, vrf: None }),
         Request::ShowRules { after: None },
         Request::ShowRules { after: Some(1 << 40) },
         Request::ShowGroups { group: Some(key.vrf.clone()) },

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::deterministic;
 use crate::config::{AddressRange, Config, GroupName, Member, PortRange, RuleAction, Service, Side};
 use crate::control::{
     ClearQuery, Cleared, Fault, FaultKind, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery,
@@ -313,23 +314,16 @@ impl Inspector<'_> {
             desk.read(Task::Pools(count), Place { table: 2, number: 0 }, until, PATIENCE, wake, |_| {})
                 .map_err(|error| Fault::new(FaultKind::Internal, format!("worker {worker}: {error}")))?;
         }
-        let users = tables.policy.pool_users();
-        let pools = tables.policy.pools.iter().enumerate();
-        Ok(pools.map(|(index, pool)| self.pool(pool, index as u16, &users)).collect())
+        let pools = tables.policy.pools.iter().zip(0..);
+        Ok(pools.map(|(pool, index)| self.pool(pool, index, &tables.policy)).collect())
     }
 
-    fn pool(&self, pool: &Pool, index: u16, users: &[(u16, u16)]) -> PoolEntry {
+    fn pool(&self, pool: &Pool, index: u16, policy: &Policy) -> PoolEntry {
         let counted = |of: &dyn Fn(&PoolCounters) -> &AtomicU64| {
             self.sum(|worker| {
                 worker.pools.get(usize::from(pool.id())).map_or(0, |pool| of(pool).load(Ordering::Relaxed))
             })
         };
-        let mut rules: Vec<String> = users
-            .iter()
-            .filter(|(of, _)| *of == index)
-            .map(|(_, rule)| self.nat_rule_name(*rule).trim_start_matches("source/").to_owned())
-            .collect();
-        rules.dedup();
         let refused = Refused::ALL
             .iter()
             .map(|reason| Refusal {
@@ -340,7 +334,7 @@ impl Inspector<'_> {
         let blocks = pool.blocks(&self.node.claims);
         let rate = self.history.rate(pool.id(), self.now(), blocks.given);
         PoolEntry {
-            rules,
+            rules: deterministic::rules_of(policy, self.compiler, index),
             vrf: self.compiler.vrfs.name(pool.vrf()).to_owned(),
             addresses: pool
                 .ranges()
@@ -361,6 +355,7 @@ impl Inspector<'_> {
             used_percent: 100.0 * f64::from(blocks.given) / f64::from(blocks.all.max(1)),
             blocks_per_minute: rate.map(|rate| rate * 60.0),
             exhausted_in_s: exhausted_in_s(rate, blocks.all.saturating_sub(blocks.given)),
+            deterministic: deterministic::shared(pool, self.compiler),
         }
     }
 

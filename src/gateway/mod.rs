@@ -1,5 +1,6 @@
 //! The live gateway: devices, workers and tables held together by the control thread.
 
+pub mod deterministic;
 mod device;
 mod event_log;
 mod gaps;
@@ -400,6 +401,7 @@ impl Gateway {
         self.node.reserve_rules(&self.compiler.policy_slots);
         let old = self.node.tables.swap(tables);
         self.node.wake_all();
+        deterministic::log_changes(&old.policy, &self.compiler);
         let begun = Instant::now();
         while !self.node.all_use(generation) {
             if begun.elapsed() > PUBLISH_LIMIT {

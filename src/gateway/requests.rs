@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ahash::AHashSet;
 use ipnet::IpNet;
 
-use super::{Gateway, groups, temporary};
+use super::{Gateway, deterministic, groups, temporary};
 use crate::config::{self, Config, Neighbour};
 use crate::control::{
     Backend, Changed, Fault, GroupEntry, NeighbourKey, Patch, Reply, Request, RouteKey, TemporaryMember,
@@ -37,6 +37,14 @@ impl Backend for Gateway {
             Request::ClearSessions(query) => Ok(Reply::Cleared(self.inspector().clear(&query)?)),
             Request::ShowNat {} => Ok(Reply::Nat(self.inspector().nat()?)),
             Request::ShowMappings(query) => Ok(Reply::Mappings(self.inspector().mappings(&query)?)),
+            Request::NatMap(query) => {
+                let tables = self.node().tables.load();
+                Ok(Reply::NatHosts(deterministic::map(&tables.policy, &self.compiler, &query)?))
+            }
+            Request::NatFind(query) => {
+                let tables = self.node().tables.load();
+                Ok(Reply::NatHosts(deterministic::find(&tables.policy, &self.compiler, &query)?))
+            }
             Request::ShowRules { after } => Ok(Reply::Rules(self.inspector().rules(after)?)),
             Request::ShowGroups { group } => {
                 let mut groups = self.inspector().groups(group.as_ref())?;

@@ -377,7 +377,7 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             NatHostQuota,
             "nat-host-quota",
             Some(Prohibited),
-            "The host has `nat.max_blocks_per_host` blocks of ports in use (RFC 6888 REQ-4).",
+            "The host has `nat.max_blocks_per_host` blocks of ports in use, or all of its own by a deterministic NAT (RFC 6888 REQ-4).",
         ),
         (
             NatHostRate,

@@ -144,7 +144,8 @@ pub struct MappingView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Refused {
-    /// The host has as many blocks as it may, and all its ports are in use (RFC 6888 REQ-4).
+    /// The host has as many blocks as it may, or all that are its own by a deterministic NAT, and all its ports are in
+    /// use (RFC 6888 REQ-4).
     HostQuota,
     /// No address of the pool has a free block.
     PoolExhausted,
@@ -775,7 +776,9 @@ impl Bindings {
         random: u64,
     ) -> Result<Claimed, Refused> {
         let Outside { pool, claims, owner } = outside;
-        let (blocks, own) = host.map_or((0, 0), |host| (self.hosts[host].block_count, self.hosts[host].own_units));
+        let (blocks, own) =
+            host.map_or((0, 0), |host| (self.hosts[host].block_count, self.hosts[host].own_units));
+        let mut paired = host.and_then(|host| pool.index_of(self.hosts[host].addr));
         if let Some(computed) = pool.deterministic() {
             let place = computed.place(inside.vrf, inside.host()).ok_or(Refused::NotSubscriber)?;
             let slot = pool.slot(place.address);
@@ -784,7 +787,8 @@ impl Bindings {
             // host may not have left all of them yet.
             if own < place.units {
                 let start = random as u16 % place.units;
-                let mut units = (0..place.units).map(|step| Unit(place.first.0 + (start + step) % place.units));
+                let mut units =
+                    (0..place.units).map(|step| Unit(place.first.0 + (start + step) % place.units));
                 if let Some(first) = units.find(|unit| claims.claim(slot, *unit, 1, owner)) {
                     return Ok(Claimed { addr, slot, first, units: 1, kind: Kind::Deterministic });
                 }
@@ -792,6 +796,7 @@ impl Bindings {
             if !computed.overflows() {
                 return Err(Refused::HostQuota);
             }
+            paired = Some(place.address);
         }
         if blocks - own >= pool.max_blocks_per_host() {
             return Err(Refused::HostQuota);
@@ -802,7 +807,6 @@ impl Bindings {
             let first = claims.claim_any(slot, search.clone(), units, owner, random as u32)?;
             Some(Claimed { addr: pool.address(index), slot, first, units, kind: Kind::Dynamic })
         };
-        let paired = host.and_then(|host| pool.index_of(self.hosts[host].addr));
         if let Some(claimed) = paired.and_then(at) {
             return Ok(claimed);
         }

@@ -31,8 +31,8 @@ pub struct Subscribers {
     /// Ports of each host, in whole units of 64. `None`: as many as there are for so many.
     pub ports_per_host: Option<u16>,
     /// Whoever needs more gets blocks of the ports that no host's are (the dynamic pool of RFC 7422), each with
-    /// a record. Otherwise nobody gets more than its own.
-    pub overflow: bool,
+    /// a record: their size. `None`: nobody gets more than its own.
+    pub overflow: Option<u16>,
 }
 
 impl Subscribers {
@@ -65,7 +65,9 @@ pub enum BadSubscribers {
         ports: u32,
     },
     /// Nothing is left for a dynamic pool.
-    #[error("{hosts} hosts with {each} ports each leave none of an address's {ports} for overflow")]
+    #[error(
+        "{hosts} hosts with {each} ports each leave no whole block of an address's {ports} ports for overflow"
+    )]
     NothingLeft {
         /// To an address.
         hosts: u32,
@@ -115,8 +117,11 @@ impl Share {
         let size = u32::from(UNIT_PORTS);
         let first = u32::from(ports.0).div_ceil(size);
         let units = ((u32::from(ports.1) + 1) / size).saturating_sub(first);
-        let too_many_ports =
-            |hosts: u32, units_each: u32| BadSubscribers::TooManyPorts { hosts, each: units_each * size, ports: units * size };
+        let too_many_ports = |hosts: u32, units_each: u32| BadSubscribers::TooManyPorts {
+            hosts,
+            each: units_each * size,
+            ports: units * size,
+        };
         let wanted = match subscribers.ports_per_host {
             Some(wanted) if wanted == 0 || !wanted.is_multiple_of(UNIT_PORTS) => {
                 return Err(BadSubscribers::NotUnits(wanted));
@@ -140,15 +145,40 @@ impl Share {
             let each = (units_each * size) as u16;
             return Err(BadSubscribers::TooMany { hosts, each, addresses, per_address: compression, needed });
         }
-        if subscribers.overflow && compression * units_each == units {
-            let (each, ports) = (units_each * size, units * size);
-            return Err(BadSubscribers::NothingLeft { hosts: compression, each, ports });
+        if let Some(block) = subscribers.overflow.map(u32::from) {
+            let left = (first + compression * units_each) * size;
+            if left.next_multiple_of(block) + block > (first + units) * size {
+                let (each, ports) = (units_each * size, units * size);
+                return Err(BadSubscribers::NothingLeft { hosts: compression, each, ports });
+            }
         }
         Ok(Share {
             hosts_per_address: compression,
             ports_per_host: (units_each * size) as u16,
             first_port: (first * size) as u16,
         })
+    }
+}
+
+/// How a compiled pool is shared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// VRF of the inside.
+    pub vrf: u16,
+    /// The hosts, ascending.
+    pub ranges: Vec<InsideRange>,
+    /// How they share.
+    pub share: Share,
+    /// There is a dynamic pool as well.
+    pub overflow: bool,
+}
+
+impl Shared {
+    /// True if the port would be a host's at some address.
+    pub fn has(&self, port: u16) -> bool {
+        let Share { hosts_per_address, ports_per_host, first_port } = self.share;
+        let past = u32::from(first_port) + hosts_per_address * u32::from(ports_per_host);
+        (u32::from(first_port)..past).contains(&port.into())
     }
 }
 
@@ -184,7 +214,6 @@ pub(super) struct Deterministic {
     vrf: u16,
     /// Ascending.
     hosts: Box<[Hosts]>,
-    count: u32,
     is_v6: bool,
     share: Share,
     first_unit: u16,
@@ -211,7 +240,8 @@ impl Deterministic {
             }
             let first = if is_v6 { first >> 64 } else { first };
             let last = first + u128::from(count - 1);
-            let is_in = if is_v6 { last <= u128::from(u64::MAX) } else { is_mapped(first) && is_mapped(last) };
+            let is_in =
+                if is_v6 { last <= u128::from(u64::MAX) } else { is_mapped(first) && is_mapped(last) };
             let before = hosts.last().map(|before| before.first + u128::from(before.count - 1));
             if !is_in || before.is_some_and(|before| before >= first) {
                 return Err(not_in_order);
@@ -222,27 +252,23 @@ impl Deterministic {
         Ok(Deterministic {
             vrf: subscribers.vrf,
             hosts: hosts.into(),
-            count: number,
             is_v6,
             share,
             first_unit: Unit::of(share.first_port).0,
             units_each: share.ports_per_host / UNIT_PORTS,
-            overflow: subscribers.overflow,
+            overflow: subscribers.overflow.is_some(),
         })
     }
 
-    /// VRF of the inside.
-    pub fn vrf(&self) -> u16 {
-        self.vrf
-    }
-
-    /// How many hosts.
-    pub fn count(&self) -> u32 {
-        self.count
-    }
-
-    pub fn share(&self) -> Share {
-        self.share
+    pub fn shared(&self) -> Shared {
+        let addr = |first| if self.is_v6 { first << 64 } else { first };
+        let range = |hosts: &Hosts| InsideRange { first: addr(hosts.first), count: hosts.count };
+        Shared {
+            vrf: self.vrf,
+            ranges: self.hosts.iter().map(range).collect(),
+            share: self.share,
+            overflow: self.overflow,
+        }
     }
 
     /// True if there is a dynamic pool.
@@ -305,7 +331,11 @@ mod tests {
     use crate::neighbours::v4_key;
     use crate::packet::hash::Key;
 
-    fn compile(addresses: u32, ports: Ports, subscribers: Subscribers) -> Result<Pool, crate::flow::nat::BadPool> {
+    fn compile(
+        addresses: u32,
+        ports: Ports,
+        subscribers: Subscribers,
+    ) -> Result<Pool, crate::flow::nat::BadPool> {
         let first = Ipv4Addr::new(192, 0, 2, 1);
         let last = Ipv4Addr::from(u32::from(first) + addresses - 1);
         let mut spec = PoolSpec::new(0, vec![AddressRange { first, last }]);
@@ -319,8 +349,9 @@ mod tests {
     }
 
     fn subscribers(ranges: &[(u128, u32)], ports_per_host: Option<u16>) -> Subscribers {
-        let ranges = ranges.iter().map(|(first, count)| InsideRange { first: *first, count: *count }).collect();
-        Subscribers { vrf: 0, ranges, hosts_per_address: None, ports_per_host, overflow: false }
+        let ranges =
+            ranges.iter().map(|(first, count)| InsideRange { first: *first, count: *count }).collect();
+        Subscribers { vrf: 0, ranges, hosts_per_address: None, ports_per_host, overflow: None }
     }
 
     /// The table of RFC 7422 section 2.3: 14 subscribers and a dynamic factor of 2, so 64512 / 16 = 4032 ports.
@@ -328,9 +359,19 @@ mod tests {
     fn rfc7422_section_2_3_example() {
         let first = v4_key(u32::from(Ipv4Addr::new(198, 51, 100, 1)));
         let outside = u32::from(Ipv4Addr::new(192, 0, 2, 1));
-        let config = Subscribers { hosts_per_address: Some(14), overflow: true, ..subscribers(&[(first, 14)], None) };
+        let config = Subscribers {
+            hosts_per_address: Some(14),
+            overflow: Some(64),
+            ..subscribers(&[(first, 14)], None)
+        };
         let refused = compile(1, Ports::default(), config.clone()).map(|_| ()).map_err(|bad| bad.to_string());
-        assert_eq!(refused, Err("14 hosts with 4608 ports each leave none of an address's 64512 for overflow".into()));
+        assert_eq!(
+            refused,
+            Err(
+                "14 hosts with 4608 ports each leave no whole block of an address's 64512 ports for overflow"
+                    .into()
+            )
+        );
         let pool = pool(1, Ports::default(), Subscribers { ports_per_host: Some(4032), ..config });
         for (host, (from, to)) in [(0, (1024, 5055)), (1, (5056, 9087)), (13, (53440, 57471))] {
             assert_eq!(pool.outside_of(0, first + host), Some((outside, from..=to)));
@@ -342,9 +383,10 @@ mod tests {
 
     /// All of it by trying: every port of every address leads to the host that has it, and to no other.
     fn is_inverse(pool: &Pool, ranges: &[(u128, u32)], step: u128) {
-        let each = usize::from(pool.deterministic().expect("deterministic").share().ports_per_host);
+        let each = usize::from(pool.shared().expect("deterministic").share.ports_per_host);
         let mut owners = std::collections::BTreeMap::new();
-        let hosts = ranges.iter().flat_map(|(first, count)| (0..u128::from(*count)).map(move |n| first + n * step));
+        let hosts =
+            ranges.iter().flat_map(|(first, count)| (0..u128::from(*count)).map(move |n| first + n * step));
         for host in hosts {
             let (addr, ports) = pool.outside_of(0, host).expect("a host");
             assert!(pool.contains(addr));
@@ -384,7 +426,7 @@ mod tests {
             width in 63_u16..5_000,
             units in prop::option::of(1_u16..20),
             hosts_per_address in prop::option::of(1_u16..40),
-            overflow: bool,
+            overflow in prop::option::of(Just(64_u16)),
         ) {
             let mut at = v4_key(0x6440_0000);
             let mut ranges = Vec::new();
@@ -423,6 +465,22 @@ mod tests {
     }
 
     #[test]
+    fn a_dynamic_pool_needs_a_whole_block() {
+        let first = v4_key(0x0a00_0000);
+        let refused = |hosts_per_address, block, all| {
+            let wanted = subscribers(&[(first, 9)], Some(1024));
+            let hosts_per_address = Some(hosts_per_address);
+            Share::of(&Subscribers { hosts_per_address, overflow: Some(block), ..wanted }, 1, all).is_err()
+        };
+        // 1024 to 61439 for 59 hosts: 61440 to 65535 is left, one block of 4096.
+        assert!(!refused(59, 4096, (1024, 65535)));
+        assert!(refused(59, 4096, (1024, 65471)));
+        assert!(refused(60, 4096, (1024, 65535)));
+        assert!(!refused(62, 64, (1024, 65535)));
+        assert!(refused(63, 64, (1024, 65535)));
+    }
+
+    #[test]
     fn parameters_that_do_not_work_out_are_refused_with_the_numbers() {
         let first = v4_key(0xffff_ff00);
         let refused = |ranges: &[(u128, u32)], ports_per_host, ports| {
@@ -437,20 +495,47 @@ mod tests {
             (&[(first, 0)], None, all, none),
             (&[(first, 257)], None, all, far),
             (&[(first, 9), (first + 8, 2)], None, all, "2 inside addresses do not lie behind each other"),
-            (&[(first, 9)], Some(100), all, "100 ports for each host: whole 64s are needed, for blocks of ports come in units of 64"),
-            (&[(first, 9)], Some(128), (2000, 2111), "1 with 128 ports each to an address need 128, and it has 64 (whole 64s of its range)"),
-            (&[(first, 9)], None, (2000, 2100), "1 with 64 ports each to an address need 64, and it has 0 (whole 64s of its range)"),
-            (&[(first, 9)], Some(8064), all, "9 inside addresses with 8064 ports each are more than 1 outside addresses have room for: 8 share one, so 2 are needed"),
-            (&[(v4_key(0), 1009)], None, all, "1009 inside addresses with 64 ports each are more than 1 outside addresses have room for: 1008 share one, so 2 are needed"),
+            (
+                &[(first, 9)],
+                Some(100),
+                all,
+                "100 ports for each host: whole 64s are needed, for blocks of ports come in units of 64",
+            ),
+            (
+                &[(first, 9)],
+                Some(128),
+                (2000, 2111),
+                "1 with 128 ports each to an address need 128, and it has 64 (whole 64s of its range)",
+            ),
+            (
+                &[(first, 9)],
+                None,
+                (2000, 2100),
+                "1 with 64 ports each to an address need 64, and it has 0 (whole 64s of its range)",
+            ),
+            (
+                &[(first, 9)],
+                Some(8064),
+                all,
+                "9 inside addresses with 8064 ports each are more than 1 outside addresses have room for: 8 share one, so 2 are needed",
+            ),
+            (
+                &[(v4_key(0), 1009)],
+                None,
+                all,
+                "1009 inside addresses with 64 ports each are more than 1 outside addresses have room for: 1008 share one, so 2 are needed",
+            ),
         ] {
             assert_eq!(refused(ranges, ports_per_host, ports), Err(message.to_owned()));
         }
         assert_eq!(refused(&[(first, 256)], Some(192), all), Ok(()));
         let given = |hosts, ports_per_host| {
-            let wanted = Subscribers { hosts_per_address: Some(hosts), ..subscribers(&[(first, 9)], ports_per_host) };
+            let wanted =
+                Subscribers { hosts_per_address: Some(hosts), ..subscribers(&[(first, 9)], ports_per_host) };
             Share::of(&wanted, 2, all).map_err(|bad| bad.to_string())
         };
-        let message = "9 with 8064 ports each to an address need 72576, and it has 64512 (whole 64s of its range)";
+        let message =
+            "9 with 8064 ports each to an address need 72576, and it has 64512 (whole 64s of its range)";
         assert_eq!(given(9, Some(8064)), Err(message.into()));
         let message = "9 inside addresses with 16128 ports each are more than 2 outside addresses have room for: \
                        4 share one, so 3 are needed";

@@ -29,7 +29,7 @@ mod twin;
 
 pub use bindings::{Bindings, Capacity, Limits, Mapping, MappingView, Outside, Refused, Use};
 pub use blocks::{BlockClaims, Owner};
-pub use deterministic::{BadSubscribers, InsideRange, Share, Subscribers};
+pub use deterministic::{BadSubscribers, InsideRange, Share, Shared, Subscribers};
 pub use events::{Event, EventKind};
 pub use pool::{AddressRange, BadPool, Blocks, Pairing, Pool, PoolSpec, Ports};
 

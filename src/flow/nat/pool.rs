@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::blocks::{
     AddressesFull, BlockClaims, FIRST_HIGH_PORT, HIGH_WORDS, LOW_WORDS, UNIT_PORTS, UNIT_WORDS, Unit, UnitSet,
 };
-use super::deterministic::{BadSubscribers, Deterministic, Share, Subscribers};
+use super::deterministic::{BadSubscribers, Deterministic, Shared, Subscribers};
 
 /// Ports a host takes at once.
 pub const DEFAULT_BLOCK_SIZE: u16 = 64;
@@ -201,7 +201,7 @@ impl Pool {
                 computed.units().for_each(|unit| {
                     eligible[usize::from(unit / 64)] &= !(1 << (unit % 64));
                 });
-                if !subscribers.overflow {
+                if subscribers.overflow.is_none() {
                     eligible = [0; UNIT_WORDS];
                 }
                 Some(computed)
@@ -281,11 +281,15 @@ impl Pool {
         Blocks { all: each * self.addresses(), given: given.div_ceil(u32::from(self.block_units)) }
     }
 
-    /// How the hosts of a deterministic pool share its addresses: their number, VRF, ports, and whether there is a
-    /// dynamic pool besides.
-    pub fn shared(&self) -> Option<(u32, u16, Share, bool)> {
-        let computed = self.deterministic.as_ref()?;
-        Some((computed.count(), computed.vrf(), computed.share(), computed.overflows()))
+    /// How the hosts of a deterministic pool share its addresses.
+    pub fn shared(&self) -> Option<Shared> {
+        self.deterministic.as_ref().map(Deterministic::shared)
+    }
+
+    /// True if a port is lent for a time, not computed.
+    pub fn is_lent(&self, port: u16) -> bool {
+        let unit = Unit::of(port);
+        unit.is_in(&self.eligible) && self.mask(unit) >> (port - unit.first_port()) & 1 == 1
     }
 
     /// RFC 7422 section 2, function 1: external address and ports of an inside address. None: the pool is not

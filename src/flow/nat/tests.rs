@@ -443,7 +443,7 @@ fn ports_that_left_the_pool_drain() {
 /// Hosts from 10.0.0.0 on.
 fn subscribers(count: u32, ports_per_host: Option<u16>) -> Option<Subscribers> {
     let ranges = vec![InsideRange { first: v4_key(0x0a00_0000), count }];
-    Some(Subscribers { vrf: 0, ranges, hosts_per_address: None, ports_per_host, overflow: false })
+    Some(Subscribers { vrf: 0, ranges, hosts_per_address: None, ports_per_host, overflow: None })
 }
 
 #[test]
@@ -451,7 +451,7 @@ fn rfc7422_step3_the_hosts_own_ports_without_a_record_then_overflow_with() {
     let mut config = spec("203.0.113.1");
     config.deterministic = subscribers(400, Some(128)).map(|hosts| Subscribers {
         hosts_per_address: Some(400),
-        overflow: true,
+        overflow: Some(64),
         ..hosts
     });
     config.max_blocks_per_host = 2;

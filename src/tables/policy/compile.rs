@@ -18,7 +18,9 @@ use super::{
     SourceRule, ZoneLimits,
 };
 use super::{nat64, npt};
-use crate::config::{self, AddressRange, Config, Member, Nat, NatPool, PortRange, RuleAction, Service};
+use crate::config::{
+    self, AddressRange, Config, Member, Nat, NatPool, PortRange, RuleAction, Service, Sharing,
+};
 use crate::flow::Timers;
 use crate::flow::nat::{self, BlockClaims, Pool, PoolSpec};
 use crate::flow::tcp::TcpTimers;
@@ -218,7 +220,10 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         let source = match &rule.pool {
             None => Source::Exempt,
             Some(NatPool::Addresses(ranges)) => {
-                Source::Pool(pools.pool(&mut build, rule.name.as_str(), vrf, ranges, rule.ports)?)
+                let sharing = Sharing::of(config, rule)
+                    .unwrap_or_else(|(key, _, allowed)| unreachable!("checked: {key} {allowed}"));
+                let name = rule.name.as_str();
+                Source::Pool(pools.pool(&mut build, name, vrf, (ranges, rule.ports), sharing.as_ref())?)
             }
             Some(NatPool::Interface) => {
                 let mut by_interface = AHashMap::new();
@@ -229,7 +234,8 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
                     let address = interface.addresses.iter().map(|own| own.address()).find(IpAddr::is_ipv4);
                     let (true, Some(address)) = (is_meant, address) else { continue };
                     let ports = Some(rule.ports.unwrap_or(Nat::INTERFACE_PORTS));
-                    let pool = pools.pool(&mut build, rule.name.as_str(), vrf, &[address.into()], ports)?;
+                    let pool =
+                        pools.pool(&mut build, rule.name.as_str(), vrf, (&[address.into()], ports), None)?;
                     by_interface.insert(build.interface(interface.name.as_str())?, pool);
                 }
                 Source::Interface(by_interface)
@@ -404,11 +410,17 @@ impl Pools {
         build: &mut Build<'_>,
         rule: &str,
         vrf: u16,
-        ranges: &[AddressRange],
-        ports: Option<PortRange>,
+        (ranges, ports): (&[AddressRange], Option<PortRange>),
+        sharing: Option<&Sharing>,
     ) -> Result<u16, CompileError> {
         let nat = &build.config.nat;
-        let name = format!("{} {ranges:?} {ports:?}", build.compiler.vrfs.name(vrf));
+        let mut name = format!("{} {ranges:?} {ports:?}", build.compiler.vrfs.name(vrf));
+        let mut subscribers = None;
+        if let Some(sharing) = sharing {
+            // Another function is another pool: what hosts have in this one they keep until it ends.
+            name.push_str(&format!(" {sharing:?}"));
+            subscribers = Some(sharing.subscribers(build.compiler.vrf_slot(sharing.vrf.as_str())?));
+        }
         let slots = &mut build.compiler.policy_slots;
         let id = slots
             .pools
@@ -429,6 +441,7 @@ impl Pools {
         spec.vrf = vrf;
         spec.block_size = nat.block_size.ports();
         spec.max_blocks_per_host = nat.max_blocks_per_host.get() as u16; // at most 1008
+        spec.deterministic = subscribers;
         if let Some(ports) = ports {
             spec.ports = nat::Ports { first: ports.first(), last: ports.last(), low: false };
         }
@@ -549,7 +562,7 @@ impl<'a> Build<'a> {
     fn nat64(&mut self, rule: &config::Nat64, pools: &mut Pools) -> Result<Nat64Rule, CompileError> {
         let Some(prefix) = rule.embedding() else { unreachable!("checked: a prefix of RFC 6052") };
         let vrf = self.compiler.vrf_slot(rule.vrf.as_str())?;
-        let pool = pools.pool(self, rule.name.as_str(), vrf, &rule.pool, rule.ports)?;
+        let pool = pools.pool(self, rule.name.as_str(), vrf, (&rule.pool, rule.ports), None)?;
         let from = self.side(&rule.from)?;
         let slot = self.compiler.policy_slots.nat_rule("nat64", rule.name.as_str())?;
         Ok(Nat64Rule { prefix, from, vrf, pool, slot })

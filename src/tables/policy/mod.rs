@@ -4,6 +4,7 @@
 //! Rules see where a session really goes: destinations behind destination NAT, sources before source NAT.
 
 mod compile;
+mod deterministic;
 mod groups;
 mod members;
 mod nat;
@@ -33,6 +34,7 @@ use rules::Rules;
 use shadows::Shadows;
 
 pub use compile::{MAX_RULES, PolicySlots, policy};
+pub use deterministic::{HostPorts, Nobody};
 pub use members::MemberChange;
 pub(in crate::tables) use members::Members;
 pub use nat64::{NotTaken, Rule as Nat64Rule};
