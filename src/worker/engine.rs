@@ -13,8 +13,8 @@ use crate::pipeline::review::Review;
 use crate::pipeline::slow::Parked;
 use crate::pipeline::{self, Context, SlowPath};
 use crate::reader::Reading;
-use crate::tables::NO_INTERFACE;
 use crate::tables::compile::MAX_PORTS;
+use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::events::Event;
 use crate::telemetry::{WorkerCounters, add};
 
@@ -36,6 +36,8 @@ pub(super) struct Engine {
     pub(super) elsewhere: Box<[ArrayVec<Arrival, BURST>]>,
     /// Packets that wait for another worker's mapping.
     pub(super) waiting: Vec<Waiting>,
+    /// Generation of the tables it works with, if with any yet.
+    pub(super) generation: Option<u64>,
     /// Reasons of which this burst has left a copy in the recorder.
     pub(super) recorded: u128,
     /// The null pipeline of benchmarks: frames go straight back into the pool.
@@ -50,6 +52,13 @@ impl Engine {
     pub(super) fn received(&self, count: usize, node: &Node) {
         add(&self.counters(node).received, count as u64);
         add(&self.counters(node).bursts, 1);
+    }
+
+    /// What of new tables the worker keeps by itself.
+    #[cold]
+    pub(super) fn take_on(&mut self, tables: &Tables) {
+        self.generation = Some(tables.generation);
+        self.flows.nat.set_limits(tables.policy.nat);
     }
 
     /// Runs frames that came from one place through the pipeline.
@@ -201,7 +210,6 @@ impl Engine {
             worked = true;
         }
         if self.flows.next_deadline() <= now {
-            self.flows.nat.set_limits(tables.policy.nat);
             worked |= self.flows.expire(&tables.policy.timers, now, cx.counters);
             if self.flows.v4.has_said() || self.flows.v6.has_said() {
                 self.remind(cx, node, queues);

@@ -117,6 +117,7 @@ impl Worker {
                 outgoing: (0..workers).map(|_| ArrayVec::new()).collect(),
                 elsewhere: (0..workers).map(|_| ArrayVec::new()).collect(),
                 waiting: Vec::new(),
+                generation: None,
                 recorded: 0,
                 null_pipeline: false,
             },
@@ -177,6 +178,9 @@ impl Worker {
         let node: &Node = node;
         let tables: &Tables = cache.load();
         engine.counters(node).generation.note(tables.generation);
+        if engine.generation != Some(tables.generation) {
+            engine.take_on(tables);
+        }
         let cx = node.context(engine.id, tables, now);
         let mut worked = false;
         for index in 0..queues.len() {
