@@ -52,9 +52,9 @@ pub enum Command {
     Show(show::Args),
     /// Replace the config of a running gateway, all or nothing
     Apply(apply::Args),
-    /// Add routes, neighbours or members of groups
+    /// Add routes, neighbours, rules or members of groups
     Add(change::AddArgs),
-    /// Remove routes, neighbours or members of groups
+    /// Remove routes, neighbours, rules or members of groups
     Del(change::DelArgs),
     /// End sessions
     Clear(sessions::ClearArgs),
