@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 use softgate::config::Config;
 use softgate::control::{
-    ClearQuery, MappingsQuery, PoolEntry, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionsQuery,
+    ClearQuery, HostQuery, MappingsQuery, PoolEntry, PortQuery, RuleEntry, RuleList, SessionEntry,
+    SessionFilter, SessionsQuery,
 };
+use softgate::gateway::deterministic;
 use softgate::gateway::inspect::{Inspector, PoolHistory};
 use softgate::io::memory::{MemoryPort, Sink, Template};
 use softgate::mem::{ChunkSize, PacketMemory};
@@ -191,7 +193,11 @@ impl Running {
 
 /// Sends all the traffic through a worker, then asks.
 fn with_worker(ask: impl FnOnce(&Running)) {
-    let config = Config::parse(CONFIG, "gw.toml").expect("the config");
+    with_worker_of(CONFIG, ask);
+}
+
+fn with_worker_of(config: &str, ask: impl FnOnce(&Running)) {
+    let config = Config::parse(config, "gw.toml").expect("the config");
     let (node, compiler) = replay::compile(&config, 1, false).expect("tables");
     let (memory, mut pools) = PacketMemory::new(1, 512, ChunkSize::Bytes2048).expect("memory");
     let (template, sums) = traffic();
@@ -357,6 +363,41 @@ fn pools_and_mappings_are_what_sessions_use() {
             ..MappingsQuery::default()
         };
         assert_eq!(running.inspector().mappings(&port).expect("it answers").mappings, held[..1]);
+    });
+}
+
+/// What is shown of a deterministic pool, and the two functions, say where every mapping is.
+#[test]
+fn a_deterministic_pool_says_how_it_is_shared_and_keeps_to_it() {
+    let dynamic = "from = { zone = \"inside\" }\nto = { zone = \"outside\" }\npool";
+    let computed = "from = { zone = \"inside\", prefix = \"10.0.1.0/26\" }\nto = { zone = \"outside\" }\n\
+                    deterministic = true\nports_per_host = 1024\npool";
+    with_worker_of(&CONFIG.replace(dynamic, computed), |running| {
+        let pools = running.inspector().nat().expect("it answers");
+        let shared = pools[0].deterministic.clone().expect("deterministic");
+        assert_eq!((shared.inside, shared.inside_vrf.as_str()), (vec!["10.0.1.0/26".to_owned()], "default"));
+        assert_eq!((shared.hosts, shared.hosts_per_address, shared.overflow), (64, 63, false));
+        assert_eq!((shared.ports_per_host, shared.first_port), (1024, 1024));
+        assert_eq!((pools[0].hosts, pools[0].mappings), (10, 30));
+
+        let all = running.inspector().mappings(&MappingsQuery::default()).expect("it answers").mappings;
+        assert_eq!(all.len(), 30);
+        let policy = &running.compiler.tables().policy;
+        for mapping in all {
+            let std::net::IpAddr::V4(inside) = mapping.inside else { panic!("of IPv4: {mapping:?}") };
+            let number = inside.octets()[3].into();
+            assert_eq!(mapping.outside.to_string(), "198.51.100.10", "the first 63 hosts have it");
+            assert_eq!(mapping.outside_port / 1024, 1 + number, "{mapping:?}");
+            let query = HostQuery { inside, vrf: None };
+            let host = deterministic::map(policy, &running.compiler, &query).expect("a host").remove(0);
+            assert!(
+                (host.first_port..=host.last_port).contains(&mapping.outside_port),
+                "{host:?} {mapping:?}"
+            );
+            assert_eq!((host.outside, host.rules[0].as_str()), (mapping.outside, "desks"));
+            let query = PortQuery { outside: mapping.outside, port: mapping.outside_port, vrf: None };
+            assert_eq!(deterministic::find(policy, &running.compiler, &query).expect("a host"), [host]);
+        }
     });
 }
 

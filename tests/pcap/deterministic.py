@@ -144,13 +144,13 @@ def _(c):
 
 
 @story("fate-nat-becomes-deterministic", "When a dynamic NAT becomes deterministic, live sessions keep their ports; new ones of whichever host get what is computed and nobody uses.",
-       FATE + ", RFC 6888 REQ-11d (mappings are not taken away)", zoned(OUT, source_nat("cgn", [POOL], ports="20032-20159"), extra=nat(block_size=128)))
+       FATE + ", RFC 6888 REQ-11d (mappings are not taken away)", zoned(OUT, source_nat("cgn", [POOL], ports="20096-20223"), extra=nat(block_size=128)))
 def _(c):
-    p = c.choice("p", 20032, 20159)
+    p = c.choice("p", 20096, 20223)
     old = Talk(c, B, DNS, seen=(POOL, p), here=AT_HOST2)
     old.up(U())
     # The block of H4B is a whole address's; each of two hosts has one half of it now.
-    c.reload(zoned(OUT, sharing([POOL], "192.0.2.10/31", ports="20032-20159")))
+    c.reload(zoned(OUT, sharing([POOL], "192.0.2.10/31", ports="20096-20223")))
     lost = rebuilt(v4() / U()(40000, 53))
     c.error("lan", from_host(lost), "nat-host-quota", told(lost, 13))
     old.down(U())
@@ -163,7 +163,7 @@ def _(c):
     at = place(H4, "192.0.2.0", 16, [POOL], ports=2048)
     old = host(c, "old", A, at)
     old.up(U())
-    c.reload(zoned(OUT, sharing(BOTH, "192.0.2.0/26", ports_per_host=2048)))
+    c.reload(zoned(OUT, sharing(BOTH, "192.0.2.0/27", ports_per_host=2048)))
     old.down(U())
     old.up(U())
     new = host(c, "new", (H4, 40001), at, unlike=["old"])
