@@ -60,6 +60,7 @@ use counted::Counted;
 use fragments::Fragments;
 use half_open::HalfOpen;
 use nat::{Bindings, BlockClaims, Inside, Limits, Mapping, Outside, Owner, Pool, Refused};
+use pressure::Strangers;
 use steering::{Loan, Loans, Request, Steering};
 
 /// Sessions looked at per turn because their time may be over: 64 cost less than a burst.
@@ -95,6 +96,8 @@ pub struct Flows {
     pub nat: Holdings,
     /// Datagrams in fragments.
     pub fragments: Fragments<Held>,
+    /// What it does in a turn for those who may not exist.
+    pub strangers: Strangers,
     /// When mappings are looked at next.
     sweep_due: Nanos,
     claims: Arc<BlockClaims>,
@@ -253,6 +256,7 @@ impl Flows {
             v6: FlowTable::new(sessions, key, populate)?,
             nat: Holdings::new(sessions, key, steering)?,
             fragments,
+            strangers: Strangers::default(),
             sweep_due: Nanos(0),
             claims,
             owner: Owner::new(id as u16).unwrap_or_else(|| unreachable!("a node has at most 256 workers")),

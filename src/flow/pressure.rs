@@ -5,6 +5,7 @@
 use super::embryos::Kind;
 use super::half_open::HalfOpen;
 use super::{Address, FlowTable, Flows, Handle, Holdings, flow_flags, record_flags};
+use crate::mem::BURST;
 use crate::packet::view::protocol;
 use crate::telemetry::events::SessionEvent;
 use crate::telemetry::{WorkerCounters, add};
@@ -12,6 +13,45 @@ use crate::time::Nanos;
 
 /// Sessions looked at for one that may go: each may cost a few cache misses.
 const TRIES: usize = 8;
+
+/// Packets of others in a turn that make the worker busy: it did not get through what had come with one burst.
+const BUSY: usize = BURST;
+/// Strangers whom a busy worker hears in a turn. As long as it takes for a burst of sessions' packets, or less.
+const HEARD_WHEN_BUSY: usize = 16;
+
+/// What a worker does for those who may not exist: it answers SYNs with cookies, and gives up sessions for new ones.
+/// With little else to do it does so for all; in a turn behind one that was full of others, for a few. So a flood costs
+/// sessions no more than it takes to see what it is.
+#[derive(Debug, Default)]
+pub struct Strangers {
+    /// Packets of this turn.
+    packets: usize,
+    /// Strangers among them.
+    asked: usize,
+    /// How many are heard in this turn.
+    heard_at_most: usize,
+}
+
+impl Strangers {
+    /// A turn begins.
+    pub fn begin_turn(&mut self) {
+        let others = self.packets.saturating_sub(self.asked);
+        self.heard_at_most = if others >= BUSY { HEARD_WHEN_BUSY } else { usize::MAX };
+        (self.packets, self.asked) = (0, 0);
+    }
+
+    /// So many packets have come.
+    pub fn note(&mut self, packets: usize) {
+        self.packets += packets;
+    }
+
+    /// One of them is a stranger's. False: there is no time for him.
+    #[must_use]
+    pub fn hear(&mut self) -> bool {
+        self.asked += 1;
+        self.asked <= self.heard_at_most
+    }
+}
 
 /// The first packet of a session's other direction. TCP has to do more than answer ([`progressed`]).
 #[cold]

@@ -135,6 +135,8 @@ pub enum DropReason {
     ZoneRateLimit,
     /// `half_open_per_destination`, or `flows.half_open` and none may go.
     HalfOpenLimit,
+    /// Nobody may stand behind it, and the worker has others to serve.
+    NewFlowShed,
     /// `flows.per_host_sessions`.
     HostSessionLimit,
     /// RFC 5508 REQ-4.
@@ -433,6 +435,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "half-open-limit",
             None,
             "A SYN to a destination to which `half_open_per_destination` connections open already, or beyond `flows.half_open` where none may make room: a flood of SYNs, or a server that does not answer.",
+        ),
+        (
+            NewFlowShed,
+            "new-flow-shed",
+            None,
+            "It would have been answered with a cookie, or have begun a session in the place of another, while the worker was full of packets that need neither: under a flood they come first.",
         ),
         (
             HostSessionLimit,

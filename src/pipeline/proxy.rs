@@ -54,6 +54,9 @@ pub(super) fn ask<A: Table>(
         return Err(DropReason::HalfOpenLimit);
     }
     let syn = segment_of(packet).ok_or(DropReason::TcpInvalid)?;
+    if !flows.strangers.hear() {
+        return Err(DropReason::NewFlowShed);
+    }
     let family = packet.meta.family;
     let SynOptions { window_scale: scale, mss, sack_permitted: sack } = syn.options;
     let mss = mss.unwrap_or(DEFAULT_MSS[usize::from(family == Family::Ipv6)]);

@@ -653,11 +653,11 @@ fn admit<A: Table>(
     flows: &mut Flows,
 ) -> Result<(), DropReason> {
     let limit = cx.tables.policy.limits.half_open;
-    if opens
-        && limit != u32::MAX
-        && flows.opening() >= flows.share_of(limit)
-        && !flows.make_room_among_opening(cx.now, cx.counters)
-    {
+    let too_many_open = opens && limit != u32::MAX && flows.opening() >= flows.share_of(limit);
+    if (too_many_open || A::shared(flows).is_full()) && !flows.strangers.hear() {
+        return Err(DropReason::NewFlowShed);
+    }
+    if too_many_open && !flows.make_room_among_opening(cx.now, cx.counters) {
         return Err(DropReason::HalfOpenLimit);
     }
     let (table, nat) = A::table_and_holdings(flows);

@@ -72,6 +72,7 @@ impl Engine {
         queues: &mut [Queue],
     ) {
         let cx = &Context { ingress, pass, ..*cx };
+        self.flows.strangers.note(frames.len());
         self.run(frames, cx, node, queues);
         self.send_emitted(cx, node, queues);
         if self.flows.fragments.has_settled() {

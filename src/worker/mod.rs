@@ -181,6 +181,7 @@ impl Worker {
         if engine.generation != Some(tables.generation) {
             engine.take_on(tables);
         }
+        engine.flows.strangers.begin_turn();
         let cx = node.context(engine.id, tables, now);
         let mut worked = false;
         for index in 0..queues.len() {
