@@ -20,7 +20,12 @@ pub(super) struct Space<W> {
     tables: Vec<Table<W>>,
     /// Tables that the last full build made.
     planned: usize,
+    /// The rules if they are few: to look at them one by one costs less than to hash.
+    few: Vec<Record<W>>,
 }
+
+/// So many rules are few.
+const FEW: usize = 4;
 
 /// The groups that a list does not hash: one probe all the same.
 const NO_SETS: &[u16] = &[0];
@@ -31,7 +36,7 @@ impl<W: Word> Space<W> {
         let parts = plan(records, key);
         let tables = parts.into_iter().map(|(mask, records)| Table::new(mask, key, records, place));
         let tables: Vec<_> = tables.collect();
-        let mut space = Space { planned: tables.len(), tables };
+        let mut space = Space { planned: tables.len(), tables, few: Vec::new() };
         space.moved(place);
         space
     }
@@ -39,6 +44,9 @@ impl<W: Word> Space<W> {
     /// The first position that matches and that `accept` takes; `u32::MAX` if there is none.
     #[inline]
     pub fn find(&self, packet: &Packet<'_, W>, place: &[u32], accept: &impl Fn(u32) -> bool) -> u32 {
+        if !self.few.is_empty() {
+            return self.first_of_few(packet, place, accept);
+        }
         let tail = packet.tail();
         let mut best = u32::MAX;
         let mut probes = ArrayVec::<(&Table<W>, u64), AHEAD>::new();
@@ -68,6 +76,17 @@ impl<W: Word> Space<W> {
             }
         }
         probe(&mut probes, packet, place, best, accept)
+    }
+
+    fn first_of_few(&self, packet: &Packet<'_, W>, place: &[u32], accept: &impl Fn(u32) -> bool) -> u32 {
+        let mut best = u32::MAX;
+        for record in &self.few {
+            let at = place[record.id as usize];
+            if at < best && record.matches(packet) && accept(at) {
+                best = at;
+            }
+        }
+        best
     }
 
     /// Takes out the rules that `gone` names. Then [`Space::extend`] is due.
@@ -106,6 +125,8 @@ impl<W: Word> Space<W> {
     fn moved(&mut self, place: &[u32]) {
         self.tables.iter_mut().for_each(|table| table.find_first(place));
         self.tables.sort_by_key(|table| table.first);
+        let are_few = self.tables.iter().map(|table| table.rules).sum::<usize>() <= FEW;
+        self.few = if are_few { self.records().copied().collect() } else { Vec::new() };
     }
 
     /// All rules, in no order.

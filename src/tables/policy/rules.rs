@@ -90,6 +90,12 @@ struct Bucket {
 const FORGOTTEN: usize = 4096;
 
 impl Bucket {
+    /// The first rule that has something in it.
+    #[inline]
+    fn first_rule(&self) -> u32 {
+        self.entries.first().map_or(u32::MAX, |(rule, _)| *rule)
+    }
+
     /// The bucket after a change of the rule at a position, `new` lines of which are in it; `None`: it is empty.
     fn with(
         self: &Arc<Bucket>,
@@ -128,9 +134,64 @@ impl Bucket {
     }
 }
 
+/// Which lists a packet asks, by its zones: that of the two, those of either and any other, that of any. Found without a
+/// hash, as each new session asks for them several times.
+struct Asks {
+    /// By zone: its row, 0 if no rule names it.
+    rows: Box<[u16; 256]>,
+    /// How many rows there are.
+    width: usize,
+    /// By row of the ingress and row of the egress: places in `buckets`, [`NO_LIST`] behind the last.
+    lists: Vec<[u32; 4]>,
+    buckets: Vec<Arc<Bucket>>,
+}
+
+/// No list.
+const NO_LIST: u32 = u32::MAX;
+
+impl Asks {
+    fn of(by_zones: &AHashMap<(u16, u16), Arc<Bucket>>) -> Asks {
+        let (mut rows, mut width) = (Box::new([0; 256]), 1);
+        for zone in by_zones.keys().flat_map(|(from, to)| [*from, *to]).filter(|zone| *zone != ANY) {
+            let row: &mut u16 = &mut rows[usize::from(zone)];
+            if *row == 0 {
+                (*row, width) = (width as u16, width + 1);
+            }
+        }
+        let mut asks = Asks { rows, width, lists: vec![[NO_LIST; 4]; width * width], buckets: Vec::new() };
+        // Those with the first rules ahead: what has been found rules the others out.
+        let mut all: Vec<_> = by_zones.iter().collect();
+        all.sort_unstable_by_key(|(_, bucket)| bucket.first_rule());
+        for ((from, to), bucket) in all {
+            let at = asks.buckets.len() as u32;
+            asks.buckets.push(Arc::clone(bucket));
+            let of = |zone: u16| match zone {
+                ANY => 0..width,
+                zone => {
+                    usize::from(asks.rows[usize::from(zone)])..usize::from(asks.rows[usize::from(zone)]) + 1
+                }
+            };
+            for (from, to) in of(*from).flat_map(|from| of(*to).map(move |to| (from, to))) {
+                let lists = &mut asks.lists[from * width + to];
+                let free = lists.iter_mut().find(|list| **list == NO_LIST);
+                *free.unwrap_or_else(|| unreachable!("a pair of zones asks four lists")) = at;
+            }
+        }
+        asks
+    }
+
+    #[inline]
+    fn by(&self, from: u8, to: u8) -> impl Iterator<Item = &Bucket> {
+        let [from, to] = [from, to].map(|zone| usize::from(self.rows[usize::from(zone)]));
+        let lists = &self.lists[from * self.width + to];
+        lists.iter().take_while(|list| **list != NO_LIST).map(|list| &*self.buckets[*list as usize])
+    }
+}
+
 /// An ordered list of rules.
 pub(super) struct Rules {
     buckets: AHashMap<(u16, u16), Arc<Bucket>>,
+    asks: Asks,
     conditions: Vec<Condition>,
     /// As many conditions as the last full build found.
     built: usize,
@@ -157,7 +218,7 @@ impl Rules {
             Arc::new(Bucket { classifier: Arc::new(Classifier::compile(matches, key)), entries })
         };
         let buckets = lists.into_iter().map(|(zones, list)| (zones, bucket(list))).collect();
-        Rules { buckets, built: conditions.len(), conditions, key }
+        Rules { asks: Asks::of(&buckets), buckets, built: conditions.len(), conditions, key }
     }
 
     /// Lines of all rules.
@@ -194,7 +255,7 @@ impl Rules {
             let classifier = Arc::new(Classifier::compile(matches, self.key));
             buckets.insert(pair, Arc::new(Bucket { classifier, entries }));
         }
-        Some(Rules { buckets, conditions, built: self.built, key: self.key })
+        Some(Rules { asks: Asks::of(&buckets), buckets, conditions, built: self.built, key: self.key })
     }
 
     /// The position of the first rule that matches.
@@ -208,10 +269,11 @@ impl Rules {
         let (src_port, dst_port) = if is_icmp { (0, 0) } else { (question.src_port, question.dst_port) };
         let (src_sets, dst_sets) = (groups.of(asked.members.0), groups.of(asked.members.1));
         let key = Key { src, dst, src_port, dst_port, protocol: question.protocol, src_sets, dst_sets };
-        let (from, to) = (u16::from(asked.from_zone), u16::from(asked.to_zone));
         let mut best = None;
-        for zones in [(from, to), (from, ANY), (ANY, to), (ANY, ANY)] {
-            let Some(bucket) = self.buckets.get(&zones) else { continue };
+        for bucket in self.asks.by(asked.from_zone, asked.to_zone) {
+            if best.is_some_and(|best| bucket.first_rule() >= best) {
+                break;
+            }
             let found = bucket.classifier.find(&key, |at| {
                 let (rule, condition) = bucket.entries[at as usize];
                 best.is_none_or(|best| rule < best)
