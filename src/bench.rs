@@ -4,6 +4,8 @@
 //! copy-in and burst loop, every frame put back at once. Both run in alternating windows; the result is
 //! the median of the differences, so that a noisy neighbour hits both.
 
+mod new_flows;
+
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ use crate::replay::{self, ReplayError};
 use crate::telemetry::Totals;
 use crate::time::Nanos;
 use crate::worker::{Node, Worker};
+pub use new_flows::NewFlows;
 
 /// Pairs of windows.
 const WINDOWS: usize = 20;
@@ -50,6 +53,8 @@ pub struct Options {
     /// With several workers, how many percent of the frames come in at a worker that has not got their flow; otherwise
     /// every worker receives all of them.
     pub foreign_percent: Option<u8>,
+    /// Every packet begins a session, instead of going on in one.
+    pub new_flows: Option<NewFlows>,
 }
 
 /// The result of a benchmark; `--json` prints it as it is.
@@ -71,6 +76,10 @@ pub struct Report {
     pub burst_ns: (u64, u64, u64),
     /// Packets measured.
     pub packets: u64,
+    /// Sessions begun a second, all workers.
+    pub sessions_per_s: f64,
+    /// With new flows only: what resident memory has grown by in the first round, by session.
+    pub bytes_per_session: f64,
     /// Percent of the packets that were given to the worker that has their flow.
     pub handed_over_percent: f64,
     /// Packets dropped, by reason.
@@ -125,6 +134,7 @@ pub enum BenchError {
     Leaked(usize),
 }
 
+#[derive(Default)]
 struct Measured {
     full: Vec<(u64, u64)>,
     null: Vec<(u64, u64)>,
@@ -132,6 +142,8 @@ struct Measured {
     elapsed: Duration,
     packets: u64,
     handed_over: u64,
+    opened: u64,
+    bytes_per_session: f64,
 }
 
 /// Runs the benchmark.
@@ -153,7 +165,9 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, BenchError> {
         return Err(BenchError::NoFrames);
     }
     let frame_bytes = templates.iter().map(|t| t.total_bytes()).sum::<usize>() as f64 / frames as f64;
-    let (node, compiler) = replay::compile(config, options.workers, config.has_zones())?;
+    // What a session takes shows as its memory is taken.
+    let populate = config.has_zones() && options.new_flows.is_none();
+    let (node, compiler) = replay::compile(config, options.workers, populate)?;
     // What is handed over comes home every few turns only.
     let frames_of_worker = if options.foreign_percent.is_some() { FRAMES_IF_HANDED_OVER } else { FRAMES };
     let (memory, pools) = PacketMemory::new(options.workers, frames_of_worker, ChunkSize::Bytes2048)
@@ -201,6 +215,11 @@ fn measure(
                 let barrier = &barrier;
                 scope.spawn(move || {
                     core_affinity::set_for_current(core_affinity::CoreId { id: options.first_cpu + id });
+                    if let Some(kind) = options.new_flows {
+                        let measured = new_flows::measure(&mut worker, node, templates, id, kind, options);
+                        worker.stop();
+                        return measured;
+                    }
                     for (port, template) in templates.iter().enumerate() {
                         // Workers start at different frames, so that they do not walk in step.
                         let first = template.len() / options.workers * id;
@@ -353,19 +372,13 @@ fn measure_worker(
             worker.turn(clock());
         }
     }
-    let mut measured = Measured {
-        full: vec![],
-        null: vec![],
-        bursts: vec![],
-        elapsed: Duration::ZERO,
-        packets: 0,
-        handed_over: 0,
-    };
+    let mut measured = Measured::default();
+    let opened = || node.counters[id].sessions_opened.load(Ordering::Relaxed);
     for _ in 0..WINDOWS {
         for null in [true, false] {
             worker.set_null_pipeline(null);
             barrier.wait();
-            let (before, handed_before) = (received(), handed_over());
+            let (before, handed_before, opened_before) = (received(), handed_over(), opened());
             let begun = Instant::now();
             let first = tsc::cycles();
             let mut last = first;
@@ -387,6 +400,7 @@ fn measure_worker(
                 measured.elapsed += begun.elapsed();
                 measured.packets += sample.1;
                 measured.handed_over += handed_over() - handed_before;
+                measured.opened += opened() - opened_before;
             }
         }
     }
@@ -417,7 +431,9 @@ fn report(
 ) -> Report {
     let differences: Vec<f64> = measured
         .iter()
-        .flat_map(|m| m.full.iter().zip(&m.null).map(|(full, null)| per_packet(*full) - per_packet(*null)))
+        .flat_map(|m| {
+            m.full.iter().zip(m.null.iter().cycle()).map(|(full, null)| per_packet(*full) - per_packet(*null))
+        })
         .collect();
     let all = |pick: fn(&Measured) -> &Vec<(u64, u64)>| {
         median(measured.iter().flat_map(|m| pick(m).iter().map(|sample| per_packet(*sample))).collect())
@@ -446,6 +462,8 @@ fn report(
         ),
         burst_ns: (percentile(0.5), percentile(0.99), percentile(0.999)),
         packets: measured.iter().map(|m| m.packets).sum(),
+        sessions_per_s: measured.iter().map(|m| m.opened as f64 / m.elapsed.as_secs_f64()).sum(),
+        bytes_per_session: measured.iter().map(|m| m.bytes_per_session).sum::<f64>() / measured.len() as f64,
         handed_over_percent: measured.iter().map(|m| m.handed_over).sum::<u64>() as f64 * 100.0
             / measured.iter().map(|m| m.packets).sum::<u64>().max(1) as f64,
         drops: totals.drops.iter().map(|(reason, count)| (reason.name(), *count)).collect(),

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::Trouble;
-use crate::bench::{Options, Report, run as bench};
+use crate::bench::{NewFlows, Options, Report, run as bench};
 use crate::config::Config;
 
 /// Measures the packet path over frames in memory
@@ -35,6 +36,14 @@ pub struct Args {
     /// without it each worker receives all frames
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub foreign: Option<u8>,
+    /// Every packet begins a session (zones, one worker, captures of as many flows as frames): round by round all
+    /// frames once, into an empty table
+    #[arg(long, conflicts_with_all = ["reflect", "foreign"])]
+    pub new_flows: bool,
+    /// With --new-flows: the clock goes on by so many microseconds in each turn of 64 packets, so that sessions end
+    /// as others begin
+    #[arg(long, value_name = "US", requires = "new_flows", value_parser = clap::value_parser!(u64).range(1..))]
+    pub step_us: Option<u64>,
     /// Reports although packets are dropped
     #[arg(long)]
     pub allow_drops: bool,
@@ -45,6 +54,9 @@ pub struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Trouble> {
+    if args.new_flows && args.workers > 1 {
+        return Err(Trouble::Wrong("softgate bench: --new-flows measures one worker".to_owned()));
+    }
     let config = Config::load(&args.config)?;
     let options = Options {
         inputs: args.inputs.clone(),
@@ -54,6 +66,10 @@ pub(super) fn run(args: &Args) -> Result<(), Trouble> {
         allow_drops: args.allow_drops,
         reflect: args.reflect.clone(),
         foreign_percent: args.foreign,
+        new_flows: args.new_flows.then_some(match args.step_us {
+            None => NewFlows::CreateOnly,
+            Some(us) => NewFlows::Churn { step: Duration::from_micros(us) },
+        }),
     };
     let report =
         bench(&config, &options).map_err(|error| Trouble::Wrong(format!("softgate bench: {error}")))?;
@@ -81,6 +97,13 @@ fn text(report: &Report) -> String {
         "{:.2} Mpps, {:.2} Gbit/s on {} worker(s), copy-in included; {} packets",
         report.mpps, report.gbps, report.workers, report.packets
     );
+    if report.sessions_per_s > 0.0 {
+        let _ = write!(text, "{:.3} M sessions begun a second", report.sessions_per_s / 1e6);
+        if report.bytes_per_session > 0.0 {
+            let _ = write!(text, "; {:.1} bytes of resident memory each", report.bytes_per_session);
+        }
+        text.push('\n');
+    }
     let (p50, p99, p999) = report.burst_ns;
     let _ = writeln!(text, "burst of up to 64 packets: p50 {p50} ns, p99 {p99} ns, p99.9 {p999} ns");
     let _ = writeln!(
