@@ -385,7 +385,7 @@ fn a_deterministic_pool_says_how_it_is_shared_and_keeps_to_it() {
         let policy = &running.compiler.tables().policy;
         for mapping in all {
             let std::net::IpAddr::V4(inside) = mapping.inside else { panic!("of IPv4: {mapping:?}") };
-            let number = inside.octets()[3].into();
+            let number = u16::from(inside.octets()[3]);
             assert_eq!(mapping.outside.to_string(), "198.51.100.10", "the first 63 hosts have it");
             assert_eq!(mapping.outside_port / 1024, 1 + number, "{mapping:?}");
             let query = HostQuery { inside, vrf: None };
