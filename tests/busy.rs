@@ -20,44 +20,17 @@ const A_BURST: u64 = BURST as u64;
 /// Strangers whom a busy worker hears in a turn.
 const HEARD: u64 = 16;
 
-const CONFIG: &str = r#"
-schema = 1
-[[port]]
-name = "in"
-device = "eth1"
-[[port]]
-name = "out"
-device = "eth2"
-[[interface]]
-name = "in"
-port = "in"
-zone = "inside"
-mac = "02:00:00:00:00:01"
-addresses = ["10.0.0.1/24"]
-[[interface]]
-name = "out"
-port = "out"
-zone = "outside"
-mac = "02:00:00:00:00:01"
-addresses = ["192.0.2.1/24"]
-[[neighbour]]
-interface = "in"
-address = "10.0.0.2"
-mac = "02:00:00:00:00:0a"
-[[neighbour]]
-interface = "out"
-address = "192.0.2.2"
-mac = "02:00:00:00:00:0a"
+const CONFIG: &str = concat!(
+    include_str!("two_ports.toml"),
+    r#"
 [[route]]
 prefix = "10.1.0.0/16"
 via = ["10.0.0.2"]
-[[route]]
-prefix = "0.0.0.0/0"
-via = ["192.0.2.2"]
 [[rule]]
 name = "all"
 action = "allow"
-"#;
+"#
+);
 
 fn frame(src: [u8; 4], dst: [u8; 4]) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
     PacketBuilder::ethernet2(NEIGHBOUR, GATEWAY).ipv4(src, dst, 64)

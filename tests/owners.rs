@@ -26,42 +26,14 @@ const HOST: [u8; 6] = [2, 0, 0, 0, 0, 0x0a];
 
 /// Hosts below 10.0.1.128 are translated, those above are not; a server behind a published address; a host with an
 /// address of its own outside.
-const CONFIG: &str = r#"
-schema = 1
+const CONFIG: &str = concat!(
+    include_str!("two_ports.toml"),
+    r#"
 [flows]
 capacity = 4096
-[[port]]
-name = "in"
-device = "eth1"
-[[port]]
-name = "out"
-device = "eth2"
-[[interface]]
-name = "in"
-port = "in"
-zone = "inside"
-mac = "02:00:00:00:00:01"
-addresses = ["10.0.0.1/24"]
-[[interface]]
-name = "out"
-port = "out"
-zone = "outside"
-mac = "02:00:00:00:00:01"
-addresses = ["192.0.2.1/24"]
-[[neighbour]]
-interface = "in"
-address = "10.0.0.2"
-mac = "02:00:00:00:00:0a"
-[[neighbour]]
-interface = "out"
-address = "192.0.2.2"
-mac = "02:00:00:00:00:0a"
 [[route]]
 prefix = "10.0.1.0/24"
 via = ["10.0.0.2"]
-[[route]]
-prefix = "0.0.0.0/0"
-via = ["192.0.2.2"]
 [[rule]]
 name = "out"
 action = "allow"
@@ -83,7 +55,8 @@ target = "10.0.1.200:53"
 [[nat.static]]
 outside = "198.51.100.90"
 inside = "10.0.1.201"
-"#;
+"#
+);
 
 const INSIDE: usize = 0;
 const OUTSIDE: usize = 1;

@@ -20,48 +20,21 @@ const CAPACITY: usize = 64;
 const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 0x0a];
 
-const CONFIG: &str = r#"
-schema = 1
+const CONFIG: &str = concat!(
+    include_str!("two_ports.toml"),
+    r#"
 [flows]
 capacity = 64
-[[port]]
-name = "in"
-device = "eth1"
-[[port]]
-name = "out"
-device = "eth2"
-[[interface]]
-name = "in"
-port = "in"
-zone = "inside"
-mac = "02:00:00:00:00:01"
-addresses = ["10.0.0.1/24"]
-[[interface]]
-name = "out"
-port = "out"
-zone = "outside"
-mac = "02:00:00:00:00:01"
-addresses = ["192.0.2.1/24"]
-[[neighbour]]
-interface = "in"
-address = "10.0.0.2"
-mac = "02:00:00:00:00:0a"
-[[neighbour]]
-interface = "out"
-address = "192.0.2.2"
-mac = "02:00:00:00:00:0a"
 [[route]]
 prefix = "10.1.0.0/16"
 via = ["10.0.0.2"]
-[[route]]
-prefix = "0.0.0.0/0"
-via = ["192.0.2.2"]
 [icmp]
 rate = 0
 [[rule]]
 name = "all"
 action = "allow"
-"#;
+"#
+);
 
 type Endpoint = (Ipv4Addr, u16);
 

@@ -129,7 +129,7 @@ pub(super) fn error(
     let outer_headers = if from_v4 { IPV6_BYTES } else { IPV4_BYTES };
     let front = outer_headers + ICMP_BYTES + inner_headers;
     // Nobody is told that an error is too long: it quotes what the link carries.
-    let rest = (shown - inner_l4).min(MAX_ERROR.min(mtus.0.into()) - front);
+    let rest = (shown - inner_l4).min(MAX_ERROR.min(mtus.0.into()).saturating_sub(front));
     packet.frame.truncate(begins + rest);
     let gain = Gain::of(flow, from_v4);
     let is_first = inner.fragment.is_none_or(|(offset, ..)| offset == 0);
