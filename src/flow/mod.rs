@@ -453,7 +453,7 @@ pub fn record_of<A: Address>(
         new_source: end(flow.new_src, flow.new_src_port),
         new_destination: end(flow.new_dst, flow.new_dst_port),
         rule: record.rule,
-        packets: record.settled_packets,
+        packets: record.settled_packets(),
         bytes: record.settled_bytes,
     }
 }
@@ -462,20 +462,22 @@ pub fn record_of<A: Address>(
 /// exact at any time, once every live session is settled: nothing is counted twice and none runs backwards.
 pub fn settle<A: Address>(table: &mut FlowTable<A>, session: u32, counters: &WorkerCounters) {
     let flows = [0, 1].map(|direction| table.flow(Handle::new(session, direction)));
-    let (packets, bytes) =
-        (flows[0].packets() + flows[1].packets(), flows[0].bytes.wrapping_add(flows[1].bytes));
+    // A flow counts 40 bits of packets: so much may have come since.
+    let of_40_bits = |packets: u64| packets & ((1 << 40) - 1);
+    let packets = of_40_bits(flows[0].packets() + flows[1].packets());
+    let bytes = flows[0].bytes.wrapping_add(flows[1].bytes);
     let record = table.record(session);
-    if (packets, bytes) == (record.settled_packets, record.settled_bytes) {
+    if (packets, bytes) == (record.settled_packets(), record.settled_bytes) {
         return;
     }
-    // A flow counts 40 bits of packets: so much may have come since.
-    let new_packets = packets.wrapping_sub(record.settled_packets) & ((1 << 40) - 1);
+    let new_packets = of_40_bits(packets.wrapping_sub(record.settled_packets()));
     let new_bytes = bytes.wrapping_sub(record.settled_bytes);
     let rule = counters.rules.get(record.rule as usize);
     let nat_rule = counters.nat_rules.get(usize::from(record.nat_rule));
     rule.into_iter().chain(nat_rule).for_each(|rule| rule.carried(new_packets, new_bytes));
     let record = table.record_mut(session);
-    (record.settled_packets, record.settled_bytes) = (packets, bytes);
+    record.set_settled_packets(packets);
+    record.settled_bytes = bytes;
 }
 
 /// When the session has been idle for its time.

@@ -121,9 +121,9 @@ impl<A> Flow<A> {
     }
 }
 
-/// What a session is besides its two flows.
+/// What a session is besides its two flows: one cache line.
 #[derive(Clone, Copy, Debug, FromZeros)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct Record {
     /// TCP's state, if it is TCP.
     pub tcp: Tcp,
@@ -131,8 +131,8 @@ pub struct Record {
     pub mapping: u32,
     /// The NAT mapping it came in by, as [`Record::name`].
     pub bound: u32,
-    /// Packets of both directions that are in its rules' counters.
-    pub settled_packets: u64,
+    /// Packets of both directions that are in its rules' counters, the lower 32 bits.
+    pub settled_packets_low: u32,
     /// Bytes of them.
     pub settled_bytes: u64,
     /// When it began.
@@ -147,15 +147,27 @@ pub struct Record {
     pub to_zone: u8,
     /// DSCP of the first packet, for when policy is asked again.
     pub dscp: u8,
-    /// TCP flags of the first packet.
-    pub tcp_flags: u8,
-    /// ICMP type of the first packet.
-    pub icmp_type: u8,
+    /// TCP flags or ICMP type of the first packet.
+    pub opened_with: u8,
     /// Bits of [`record_flags`].
     pub flags: u8,
+    /// Packets that are in its rules' counters, the bits above.
+    pub settled_packets_high: u8,
 }
 
+const _: () = assert!(size_of::<Record>() == 64);
+
 impl Record {
+    /// Packets of both directions that are in its rules' counters: 40 bits, as a flow counts.
+    pub fn settled_packets(&self) -> u64 {
+        u64::from(self.settled_packets_high) << 32 | u64::from(self.settled_packets_low)
+    }
+
+    /// Notes how many packets are in its rules' counters.
+    pub fn set_settled_packets(&mut self, packets: u64) {
+        (self.settled_packets_low, self.settled_packets_high) = (packets as u32, (packets >> 32) as u8);
+    }
+
     /// How a mapping is noted: its number and one, 0 = none.
     pub fn name(mapping: Option<u32>) -> u32 {
         mapping.map_or(0, |id| id + 1)
@@ -368,10 +380,10 @@ impl<A: Address> FlowTable<A> {
         &mut self.records[session as usize]
     }
 
-    /// Fetches TCP's part of a session's record.
+    /// Fetches a session's record.
     #[inline(always)]
     pub fn prefetch_record(&self, session: u32) {
-        prefetch::prefetch_head(&self.records, session as usize, size_of::<Tcp>());
+        prefetch::prefetch(&self.records, session as usize);
     }
 
     // ---- sessions come and go

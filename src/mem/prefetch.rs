@@ -2,22 +2,6 @@
 
 #![allow(unsafe_code, reason = "the prefetch instruction is an intrinsic over a raw pointer")]
 
-/// Brings the first `bytes` bytes of `slice[index]` into the L1 cache, of which there is at most a line: they may lie
-/// in two.
-#[inline(always)]
-pub fn prefetch_head<T>(slice: &[T], index: usize, bytes: usize) {
-    prefetch(slice, index);
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let last = slice.as_ptr().wrapping_add(index).cast::<i8>().wrapping_add(bytes - 1);
-        // SAFETY: as in `prefetch`.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(last) }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
-}
-
 /// Brings the cache line of `slice[index]` into the L1 cache; harmless if there is no such element.
 #[inline(always)]
 pub fn prefetch<T>(slice: &[T], index: usize) {

@@ -578,17 +578,17 @@ fn install<A: Table>(
         // A borrowed one is named once the session is there.
         mapping: Record::name(mapping.filter(|_| loan.is_none())),
         bound: Record::name(bound),
-        settled_packets: 0,
         settled_bytes: 0,
+        settled_packets_low: 0,
         created: now,
         rule: allowed.ruling.rule,
         nat_rule: allowed.nat_rule,
         from_zone: allowed.from_zone,
         to_zone: allowed.to_zone,
         dscp: question.dscp,
-        tcp_flags: question.tcp_flags,
-        icmp_type: question.icmp_type,
+        opened_with: if tuple.protocol == protocol::TCP { question.tcp_flags } else { question.icmp_type },
         flags: 0,
+        settled_packets_high: 0,
     };
     let due = now.after(timeout(&record, tuple.protocol, false, &cx.tables.policy.timers));
     let inserted = admit::<A>(opens, half_open.map(|limit| (allowed, limit)), cx, flows).and_then(|()| {
@@ -899,6 +899,8 @@ fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judg
     let (forward, reply) = (*table.flow(Handle::new(session, 0)), *table.flow(Handle::new(session, 1)));
     let record = *table.record(session);
     let tuple = forward.tuple;
+    let (tcp_flags, icmp_type) =
+        if tuple.protocol == protocol::TCP { (record.opened_with, 0) } else { (0, record.opened_with) };
     let question = Question {
         vrf: tuple.vrf,
         ingress: forward.ingress,
@@ -908,8 +910,8 @@ fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judg
         src_port: tuple.src_port,
         dst_port: tuple.dst_port,
         dscp: record.dscp,
-        tcp_flags: record.tcp_flags,
-        icmp_type: record.icmp_type,
+        tcp_flags,
+        icmp_type,
     };
     // An ICMP query's identifier stands for both ports, and source NAT changes it.
     let is_icmp = matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6);
