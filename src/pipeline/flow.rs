@@ -10,7 +10,7 @@ use crate::flow::{Address, Flow, FlowTable, Flows, Handle, Tick, Tuple, due, flo
 use crate::mem::BURST;
 use crate::packet::view::{be16, protocol};
 use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags, positions};
-use crate::pipeline::{Context, proxy, session};
+use crate::pipeline::{Context, plain, proxy, session};
 
 /// Bytes that a UDP, UDP-Lite, DCCP, SCTP or ICMP header has at least, and more than the ports need.
 const UPPER_HEADER_BYTES: u16 = 8;
@@ -51,6 +51,18 @@ pub(super) fn begin(packet: &mut Packet, index: usize, flows: &Flows, lookups: &
         _ => hash_and_fetch(&flows.v6, meta, l3),
     };
     lookups.pending |= 1 << index;
+}
+
+/// The same for a plain packet of IPv4: it is whole, and there is more of it than its ports.
+#[inline(always)]
+pub(super) fn begin_plain(packet: &mut Packet, index: usize, flows: &Flows, lookups: &mut Lookups) {
+    let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+    lookups.pending |= 1 << index;
+    if packet.meta.protocol == protocol::ICMP && !note_identifier(&mut packet.meta, l3) {
+        packet.meta.verdict = Verdict::Decide;
+        return;
+    }
+    lookups.hashes[index] = hash_and_fetch(&flows.v4, &packet.meta, l3);
 }
 
 #[inline(always)]
@@ -119,17 +131,24 @@ pub(super) fn is_query(family: Family, icmp_type: u8) -> bool {
     }
 }
 
-/// Ends the lookups of the burst.
+/// Ends the lookups of the burst. Those of the `plain` packets whose session says all that there is to know depart:
+/// returns which, one bit per packet.
 #[inline(always)]
-pub(super) fn run(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut Lookups) {
+pub(super) fn run(
+    burst: &mut Burst,
+    cx: &Context<'_>,
+    flows: &mut Flows,
+    lookups: &mut Lookups,
+    plain: u64,
+) -> u64 {
     if lookups.pending == 0 {
-        return;
+        return 0;
     }
-    finish(burst, cx, flows, lookups);
+    finish(burst, cx, flows, lookups, plain)
 }
 
 #[inline(never)]
-fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut Lookups) {
+fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut Lookups, plain: u64) -> u64 {
     for index in positions(lookups.pending) {
         let meta = &burst[index].meta;
         if meta.verdict == Verdict::Continue {
@@ -140,7 +159,8 @@ fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut 
         }
     }
     let now = Tick::of(cx.now);
-    let mut undecided = 0u64;
+    let (mut undecided, mut sent) = (0u64, 0u64);
+    let mut hops = plain::Hops::new(true, cx);
     for index in positions(lookups.pending) {
         let packet = &mut burst[index];
         if packet.meta.verdict == Verdict::Continue {
@@ -155,11 +175,26 @@ fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut 
             if let Some(steering) = &flows.nat.steering {
                 look_ahead(packet, steering);
             }
+        } else if plain & 1 << index != 0 {
+            sent |= depart(packet, flows, &mut hops) << index;
         }
     }
     for index in positions(undecided) {
         session::step(&mut burst[index], cx, flows, now);
+        if plain & 1 << index != 0 {
+            sent |= depart(&mut burst[index], flows, &mut hops) << index;
+        }
     }
+    hops.finish();
+    sent
+}
+
+/// 1 if the packet is on its way, 0 if the other stages have to look at it.
+#[inline(always)]
+fn depart(packet: &mut Packet, flows: &mut Flows, hops: &mut plain::Hops<'_>) -> u64 {
+    let meta = &packet.meta;
+    let may = meta.verdict == Verdict::Continue && meta.flow.is_some();
+    u64::from(may && plain::depart(packet, &mut flows.v4, hops))
 }
 
 /// Most packets that this worker knows no session for are another's: fetches the place where that stands.

@@ -81,13 +81,12 @@ pub fn run(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows) {
 fn run_stages<const SHORT: bool>(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows) {
     flows.recycle();
     let all = u64::MAX.checked_shr((BURST - burst.len()) as u32).unwrap_or(0);
-    let mut routed = plain::Routed::default();
+    let (mut routed, mut lookups) = (plain::Routed::default(), flow::Lookups::default());
     let plain = match cx.ingress {
-        Ingress::Port(port) if SHORT => plain::look(burst, port, cx, &mut routed),
+        Ingress::Port(port) if SHORT => plain::look(burst, port, cx, flows, &mut routed, &mut lookups),
         _ => plain::Plain::default(),
     };
     let mut received = link::Tally::default();
-    let mut lookups = flow::Lookups::default();
     for index in positions(all & !plain.all) {
         let packet = &mut burst[index];
         link::step(packet, cx, &mut received);
@@ -96,16 +95,11 @@ fn run_stages<const SHORT: bool>(burst: &mut Burst, cx: &Context<'_>, flows: &mu
         flow::begin(packet, index, flows, &mut lookups);
     }
     received.finish(cx);
-    for index in positions(plain.stateful) {
-        flow::begin(&mut burst[index], index, flows, &mut lookups);
-    }
-    let done = if SHORT { plain::send(burst, &routed, cx) } else { plain::Done::default() };
+    let done = plain::send(burst, &routed, cx);
     if done.sent == all {
         return;
     }
-    flow::run(burst, cx, flows, &mut lookups);
-    let sent = done.sent
-        | if plain.stateful == 0 { 0 } else { plain::along(burst, plain.stateful, &mut flows.v4, cx) };
+    let sent = done.sent | flow::run(burst, cx, flows, &mut lookups, plain.stateful);
     if sent == all {
         return;
     }

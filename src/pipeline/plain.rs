@@ -1,17 +1,17 @@
 //! Plain: what nearly every packet is, dealt with in one look. IPv4 without options, whole and in one buffer, untagged
 //! or with one tag, for us and fit to be forwarded: [`look`] finds out about it at once what *link*, *network* and
-//! *source* do step by step; and where it has no session and one gateway, [`send`] does the work of *route*,
-//! *adjacency* and *rewrite*.
+//! *source* do step by step, and begins *flow*; and where a packet has one gateway, [`send`] does the work of *route*,
+//! *adjacency* and *rewrite* for those without a session, and [`depart`] for those with one.
 //!
 //! What is not plain in any respect is left as it came: the stages deal with it, and say what is wrong with it. So
 //! this file decides nothing that they would not; they are its twin in the tests.
 
-use crate::flow::FlowTable;
+use crate::flow::{FlowTable, Flows};
 use crate::mem::BURST;
 use crate::neighbours::v4_key;
 use crate::packet::view::{array, be16, be32, ethertype, protocol};
-use crate::packet::{Burst, Family, Packet, Pass, Tags, Verdict, flags, positions};
-use crate::pipeline::{Context, network, rewrite, route, source};
+use crate::packet::{Burst, Family, Packet, Pass, Tags, Verdict, flags};
+use crate::pipeline::{Context, flow, network, rewrite, route, source};
 use crate::tables::fib4::Fib4;
 use crate::tables::policy::NO_ZONE;
 use crate::tables::{Action, MAX_LINK_HEADER, NO_INTERFACE, NextHop, PortTable, SourceCheck, Tables};
@@ -115,13 +115,21 @@ impl<'a> Entrance<'a> {
     }
 }
 
-/// Looks at a burst of fresh packets from `port`.
+/// Looks at a burst of fresh packets from `port`, and begins the lookups of sessions.
 #[inline(never)]
-pub(super) fn look(burst: &mut Burst, port: u16, cx: &Context<'_>, routed: &mut Routed) -> Plain {
+pub(super) fn look(
+    burst: &mut Burst,
+    port: u16,
+    cx: &Context<'_>,
+    flows: &Flows,
+    routed: &mut Routed,
+    lookups: &mut flow::Lookups,
+) -> Plain {
     let port = &cx.tables.ports[usize::from(port)];
     let (mut plain, mut count, mut others) = (Plain::default(), 0, 0);
     let mut entrance = Entrance::find(UNTAGGED, port, cx.tables);
-    for (index, packet) in burst.iter_mut().enumerate() {
+    for index in 0..burst.len() {
+        let packet = &mut burst[index];
         let bytes = packet.frame.bytes();
         let Some(head) = bytes.first_chunk::<SHORTEST>() else { continue };
         let kind = be16(head, 12);
@@ -143,6 +151,7 @@ pub(super) fn look(burst: &mut Burst, port: u16, cx: &Context<'_>, routed: &mut 
         entrance.bytes += packet.frame.len() as u64;
         if entrance.flags & flags::STATEFUL != 0 {
             plain.stateful |= 1 << index;
+            flow::begin_plain(packet, index, flows, lookups);
         } else if count == 0 || entrance.vrf == routed.vrf {
             routed.vrf = entrance.vrf;
             routed.addrs[count] = packet.meta.dst_v4;
@@ -283,14 +292,14 @@ pub(super) struct Done {
 }
 
 /// The next hops of a burst's packets.
-struct Hops<'a> {
+pub(super) struct Hops<'a> {
     hops: [Hop; HOPS],
     along_sessions: bool,
     cx: &'a Context<'a>,
 }
 
 impl<'a> Hops<'a> {
-    fn new(along_sessions: bool, cx: &'a Context<'a>) -> Hops<'a> {
+    pub(super) fn new(along_sessions: bool, cx: &'a Context<'a>) -> Hops<'a> {
         Hops { hops: [NO_HOP; HOPS], along_sessions, cx }
     }
 
@@ -305,7 +314,7 @@ impl<'a> Hops<'a> {
         hop
     }
 
-    fn finish(self) {
+    pub(super) fn finish(self) {
         self.hops.iter().for_each(|hop| hop.count(self.cx));
     }
 }
@@ -320,6 +329,9 @@ fn connected(interface: u16, dst: u32, cx: &Context<'_>) -> Option<(NextHop, usi
 /// Routes the plain packets, and finishes those whose next hop is there.
 #[inline(never)]
 pub(super) fn send(burst: &mut Burst, routed: &Routed, cx: &Context<'_>) -> Done {
+    if routed.count == 0 {
+        return Done::default();
+    }
     let vrf = &cx.tables.vrfs[usize::from(routed.vrf)];
     let (addrs, indices) = (&routed.addrs[..routed.count], &routed.indices[..routed.count]);
     let mut leaves = [0; BURST];
@@ -351,32 +363,26 @@ pub(super) fn send(burst: &mut Burst, routed: &Routed, cx: &Context<'_>) -> Done
     Done { routed: routed.mask, sent: routed.mask & !unsent }
 }
 
-/// Finishes those packets among the `stateful` whose session says where to, and whose next hop is there. Returns which.
-#[inline(never)]
-pub(super) fn along(burst: &mut Burst, stateful: u64, flows: &mut FlowTable<u32>, cx: &Context<'_>) -> u64 {
-    let (mut hops, mut sent) = (Hops::new(true, cx), 0);
-    for index in positions(stateful) {
-        let packet = &mut burst[index];
-        let meta = &packet.meta;
-        let live = meta.verdict == Verdict::Continue && meta.flow.is_some();
-        if !live || meta.egress == NO_INTERFACE || meta.has(flags::ICMP_ERROR) {
-            continue;
-        }
-        let next = match meta.neighbour {
-            route::NO_NEIGHBOUR => connected(meta.egress, meta.dst_v4, cx),
-            neighbour => Some((NextHop { interface: meta.egress, neighbour }, neighbour as usize)),
-        };
-        let Some((next, place)) = next else { continue };
-        let hop = hops.find(next, place);
-        if meta.ip_len > hop.mtu_bytes {
-            continue;
-        }
-        rewrite::along(packet, flows, cx);
-        hop.send(packet);
-        sent |= 1 << index;
+/// Finishes a plain packet whose session says where to, if its next hop is there.
+#[inline(always)]
+pub(super) fn depart(packet: &mut Packet, flows: &mut FlowTable<u32>, hops: &mut Hops<'_>) -> bool {
+    let meta = &packet.meta;
+    if meta.egress == NO_INTERFACE || meta.has(flags::ICMP_ERROR) {
+        return false;
     }
-    hops.finish();
-    sent
+    let next = match meta.neighbour {
+        route::NO_NEIGHBOUR => connected(meta.egress, meta.dst_v4, hops.cx),
+        neighbour => Some((NextHop { interface: meta.egress, neighbour }, neighbour as usize)),
+    };
+    let Some((next, place)) = next else { return false };
+    let cx = hops.cx;
+    let hop = hops.find(next, place);
+    if meta.ip_len > hop.mtu_bytes {
+        return false;
+    }
+    rewrite::along(packet, flows, cx);
+    hop.send(packet);
+    true
 }
 
 #[cfg(test)]

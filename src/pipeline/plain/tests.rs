@@ -407,7 +407,9 @@ fn usual_packets_are_plain() {
     }
     let cx = Context { ingress: Ingress::Port(0), ..gateway.node.context(0, &tables, Nanos::from_secs(1)) };
     let mut routed = super::Routed::default();
-    assert_eq!(super::look(&mut burst, 0, &cx, &mut routed).all, 0b111);
+    let mut lookups = flow::Lookups::default();
+    let plain = super::look(&mut burst, 0, &cx, &gateway.flows, &mut routed, &mut lookups);
+    assert_eq!(plain.all, 0b111);
     assert_eq!(super::send(&mut burst, &routed, &cx).sent, 0b111);
     assert!(burst.iter().all(|packet| packet.meta.verdict == Verdict::Forward));
     burst.drain(..).for_each(|packet| gateway.pool.put(packet.frame));
@@ -426,10 +428,9 @@ fn usual_packets_of_sessions_are_plain() {
     let frame = gateway.pool.take_filled(&frame(&usual)).expect("a free frame");
     burst.push(Packet { frame, meta: Meta::FRESH });
     let (mut routed, mut lookups) = (super::Routed::default(), flow::Lookups::default());
-    assert_eq!(super::look(&mut burst, 0, &cx, &mut routed).stateful, 1);
-    flow::begin(&mut burst[0], 0, &gateway.flows, &mut lookups);
-    flow::run(&mut burst, &cx, &mut gateway.flows, &mut lookups);
-    assert_eq!(super::along(&mut burst, 1, &mut gateway.flows.v4, &cx), 1);
+    let plain = super::look(&mut burst, 0, &cx, &gateway.flows, &mut routed, &mut lookups);
+    assert_eq!(plain.stateful, 1);
+    assert_eq!(flow::run(&mut burst, &cx, &mut gateway.flows, &mut lookups, plain.stateful), 1);
     assert_eq!(burst[0].frame.bytes(), first[0].bytes);
     burst.drain(..).for_each(|packet| gateway.pool.put(packet.frame));
 }
