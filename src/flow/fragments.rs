@@ -268,9 +268,6 @@ pub struct Fragments<T> {
     sources: Box<[Source]>,
     /// Datagrams that are headless.
     headless: usize,
-    identifications: u64,
-    /// Of the numbers that identifications are made of, every how many is ours.
-    step: u64,
     key: Key,
 }
 
@@ -291,15 +288,8 @@ impl<T> Fragments<T> {
             limit: MAX_HELD,
             sources: vec![Source::default(); SOURCES].into(),
             headless: 0,
-            identifications: 0,
-            step: 1,
             key,
         })
-    }
-
-    /// Shares identifications with other tables: this one is number `me` of `all`.
-    pub fn share_identifications(&mut self, me: u64, all: u64) {
-        (self.identifications, self.step) = (me, all);
     }
 
     /// Holds at most so many frames, where [`MAX_HELD`] is more than a worker can spare.
@@ -478,25 +468,6 @@ impl<T> Fragments<T> {
     /// Frames that are held.
     pub fn frames(&self) -> usize {
         self.frames
-    }
-
-    /// An identification for an IPv4 datagram whose addresses we have changed (RFC 7857 section 10, RFC 6864
-    /// section 5.3.1). 65,536 in a row are all different; a keyed permutation of 16 bits, another one for each
-    /// round, makes them hard to foretell:
-    ///
-    /// ```text
-    /// the n-th: round = n >> 16; a, b = the bytes of n & 0xffff
-    /// four times, i from 0: a, b = b, a ^ the lowest byte of hash::address(key, round, 0x1d0000 | i << 8 | b)
-    /// ```
-    pub fn next_identification(&mut self) -> u16 {
-        let (round, low) = (self.identifications >> 16, self.identifications as u16);
-        self.identifications += self.step;
-        let [mut a, mut b] = low.to_be_bytes();
-        for i in 0..4u32 {
-            let mixed = hash::address(self.key, u128::from(round), 0x1d_0000 | i << 8 | u32::from(b));
-            (a, b) = (b, a ^ mixed as u8);
-        }
-        u16::from_be_bytes([a, b])
     }
 
     fn find(&self, hash: u64, datagram: &Datagram) -> u16 {

@@ -12,6 +12,7 @@
 //! cookie, proxy   connections whose client has to prove itself first
 //! nat      mappings of inside endpoints to external ports
 //! fragments   datagrams of which fragments are under way
+//! identification   new ones for datagrams that get another source
 //! directory   which of several workers has a flow
 //! steering    whose a flow is that nobody has
 //! scan     what commands ask for and see of a session
@@ -26,6 +27,7 @@ pub mod directory;
 pub mod embryos;
 pub mod fragments;
 pub mod half_open;
+pub mod identification;
 pub mod index;
 pub mod key;
 mod memory;
@@ -59,6 +61,7 @@ use crate::time::Nanos;
 use counted::Counted;
 use fragments::Fragments;
 use half_open::HalfOpen;
+use identification::Identifications;
 use nat::{Bindings, BlockClaims, Inside, Limits, Mapping, Outside, Owner, Pool, Refused};
 use pressure::Strangers;
 use steering::{Loan, Loans, Request, Steering};
@@ -96,6 +99,8 @@ pub struct Flows {
     pub nat: Holdings,
     /// Datagrams in fragments.
     pub fragments: Fragments<Held>,
+    /// For datagrams that leave with another source.
+    pub identifications: Identifications,
     /// What it does in a turn for those who may not exist.
     pub strangers: Strangers,
     /// When mappings are looked at next.
@@ -247,15 +252,14 @@ impl Flows {
         key: Key,
     ) -> Result<Flows, MemoryError> {
         let Capacity { sessions, populate } = capacity;
-        let mut fragments = Fragments::new(key)?;
-        if let Some(steering) = &steering {
-            fragments.share_identifications(steering.me().into(), steering.workers().into());
-        }
+        let (me, all) =
+            steering.as_ref().map_or((0, 1), |steering| (steering.me(), steering.workers().into()));
         Ok(Flows {
             v4: FlowTable::new(sessions, key, populate)?,
             v6: FlowTable::new(sessions, key, populate)?,
             nat: Holdings::new(sessions, key, steering)?,
-            fragments,
+            fragments: Fragments::new(key)?,
+            identifications: Identifications::new(key, me, all),
             strangers: Strangers::default(),
             sweep_due: Nanos(0),
             claims,

@@ -194,7 +194,7 @@ fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut 
 fn depart(packet: &mut Packet, flows: &mut Flows, hops: &mut plain::Hops<'_>) -> u64 {
     let meta = &packet.meta;
     let may = meta.verdict == Verdict::Continue && meta.flow.is_some();
-    u64::from(may && plain::depart(packet, &mut flows.v4, hops))
+    u64::from(may && plain::depart(packet, &mut flows.v4, &mut flows.identifications, hops))
 }
 
 /// Most packets that this worker knows no session for are another's: fetches the place where that stands.

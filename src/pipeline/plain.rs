@@ -6,6 +6,7 @@
 //! What is not plain in any respect is left as it came: the stages deal with it, and say what is wrong with it. So
 //! this file decides nothing that they would not; they are its twin in the tests.
 
+use crate::flow::identification::Identifications;
 use crate::flow::{FlowTable, Flows};
 use crate::mem::BURST;
 use crate::neighbours::v4_key;
@@ -365,7 +366,12 @@ pub(super) fn send(burst: &mut Burst, routed: &Routed, cx: &Context<'_>) -> Done
 
 /// Finishes a plain packet whose session says where to, if its next hop is there.
 #[inline(always)]
-pub(super) fn depart(packet: &mut Packet, flows: &mut FlowTable<u32>, hops: &mut Hops<'_>) -> bool {
+pub(super) fn depart(
+    packet: &mut Packet,
+    flows: &mut FlowTable<u32>,
+    identifications: &mut Identifications,
+    hops: &mut Hops<'_>,
+) -> bool {
     let meta = &packet.meta;
     if meta.egress == NO_INTERFACE || meta.has(flags::ICMP_ERROR) {
         return false;
@@ -380,7 +386,7 @@ pub(super) fn depart(packet: &mut Packet, flows: &mut FlowTable<u32>, hops: &mut
     if meta.ip_len > hop.mtu_bytes {
         return false;
     }
-    rewrite::along(packet, flows, cx);
+    rewrite::along(packet, flows, identifications, cx);
     hop.send(packet);
     true
 }

@@ -1,6 +1,7 @@
 //! Rewrite: the translation of a session's packet, TTL and its checksum, then the egress interface's L2 header in
 //! front of the IP packet.
 
+use crate::flow::identification::Identifications;
 use crate::flow::proxy::Proxy;
 use crate::flow::{Address, Flow, FlowTable, Flows, flow_flags, tcp};
 use crate::mem::Frame;
@@ -48,13 +49,13 @@ impl Tally {
 pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, tally: &mut Tally) {
     if packet.meta.flow.is_some() && matches!(packet.meta.verdict, Verdict::Forward | Verdict::Fragment) {
         match packet.meta.family {
-            Family::Ipv4 => along(packet, &mut flows.v4, cx),
-            _ => along(packet, &mut flows.v6, cx),
+            Family::Ipv4 => along(packet, &mut flows.v4, &mut flows.identifications, cx),
+            _ => along(packet, &mut flows.v6, &mut flows.identifications, cx),
         }
     }
     if packet.meta.verdict != Verdict::Forward {
         match packet.meta.verdict {
-            Verdict::Fragment => renumber(packet, flows),
+            Verdict::Fragment => number_before_cutting(packet, flows),
             Verdict::Cross => {
                 packet.meta.verdict = crossing::step(packet, cx, flows).unwrap_or_else(Verdict::Drop);
             }
@@ -87,9 +88,14 @@ fn rewrite(packet: &mut Packet, egress: &Interface) {
 
 /// Counts a session's packet and translates it.
 #[inline(always)]
-pub(super) fn along<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>, cx: &Context<'_>) {
+pub(super) fn along<A: Address>(
+    packet: &mut Packet,
+    table: &mut FlowTable<A>,
+    identifications: &mut Identifications,
+    cx: &Context<'_>,
+) {
     if packet.meta.flags & (flags::ICMP_ERROR | flags::FRAGMENT) != 0 {
-        unusual(packet, table, cx);
+        unusual(packet, table, identifications, cx);
         return;
     }
     let flow = table.flow_mut(packet.meta.flow);
@@ -102,7 +108,10 @@ pub(super) fn along<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>, c
         let (from, l4) = (usize::from(meta.l3), usize::from(meta.l4 - meta.l3));
         let family = meta.family;
         let is_proxied = flow.has(flow_flags::PROXIED);
-        translate(&mut packet.frame.bytes_mut()[from..], l4, family, flow);
+        let renumbered = !A::CROSSES && !meta.has(flags::DONT_FRAGMENT);
+        let l3 = &mut packet.frame.bytes_mut()[from..];
+        let ip_delta = if renumbered { renumber(l3, flow, identifications) } else { flow.ip_delta };
+        translate(l3, l4, family, flow, ip_delta);
         if is_proxied {
             proxy::rewrite(packet, table);
         }
@@ -132,11 +141,34 @@ pub(super) fn clamp_mss(packet: &mut Packet, cx: &Context<'_>, headers: u16) {
     }
 }
 
+/// Gives a whole IPv4 datagram that somebody behind us may still cut (DF clear: RFC 6864 section 4.1 calls it
+/// non-atomic) the identification that it leaves with. Returns what the header's checksum gains by that and by the
+/// addresses.
+///
+/// The receiver tells datagrams apart by source, destination, protocol and identification. A sender numbers what it
+/// sends; where its address gives way to one that others use as well, their numbers meet, so the datagram gets one of
+/// ours (RFC 7857 section 10, RFC 6864 section 5.3.1). That is so in both directions: hosts share an address of a pool,
+/// and the servers behind one published address share that in what they answer. Static NAT is no exception: a rule for
+/// single ports may publish others at the same address. Where only the destination is rewritten (requests
+/// to a published address, answers to a host behind a pool), the source stays its sender's and nobody else numbers what
+/// comes from it: the datagram keeps its identification. With DF set it says nothing, and stays as it is.
+#[inline]
+fn renumber<A: Address>(l3: &mut [u8], flow: &Flow<A>, identifications: &mut Identifications) -> u16 {
+    if flow.new_src == flow.tuple.src {
+        return flow.ip_delta;
+    }
+    let (old, new) = (be16(l3, 4), identifications.next());
+    l3[4..6].copy_from_slice(&new.to_be_bytes());
+    let sum = u32::from(flow.ip_delta) + u32::from(!old) + u32::from(new);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
 #[inline(always)]
-fn translate<A: Address>(l3: &mut [u8], l4: usize, family: Family, flow: &Flow<A>) {
+fn translate<A: Address>(l3: &mut [u8], l4: usize, family: Family, flow: &Flow<A>, ip_delta: u16) {
     A::write_addresses(l3, flow.new_src, flow.new_dst);
     if family == Family::Ipv4 {
-        add_delta(l3, 10, flow.ip_delta);
+        add_delta(l3, 10, ip_delta);
     }
     // A message cut short has nothing to translate, and the receiver drops it.
     let Some(message) = l3.get_mut(l4..) else { return };
@@ -185,13 +217,19 @@ fn portless<A: Address>(message: &mut [u8], flow: &Flow<A>) {
 }
 
 #[cold]
-fn unusual<A: Address>(packet: &mut Packet, table: &mut FlowTable<A>, cx: &Context<'_>) {
+fn unusual<A: Address>(
+    packet: &mut Packet,
+    table: &mut FlowTable<A>,
+    identifications: &mut Identifications,
+    cx: &Context<'_>,
+) {
     let handle = packet.meta.flow;
     let is_proxied = table.flow(handle).has(flow_flags::PROXIED);
     if packet.meta.has(flags::ICMP_ERROR) {
         // What the server was sent has its own numbers, and it is that which errors to the client quote.
         let shifted = is_proxied && handle.direction() == 0;
-        error(packet, table.flow(handle), shifted.then(|| table.proxy(handle.session())), cx);
+        let proxy = shifted.then(|| table.proxy(handle.session()));
+        error(packet, table.flow(handle), proxy, identifications, cx);
         return;
     }
     fragment(packet, table.flow_mut(handle));
@@ -208,7 +246,7 @@ fn fragment<A: Address>(packet: &mut Packet, flow: &mut Flow<A>) {
     let l3 = &mut packet.frame.bytes_mut()[from..];
     if flow.has(flow_flags::TRANSLATED) {
         if !meta.has(flags::LATER_FRAGMENT) {
-            translate(l3, l4, meta.family, flow);
+            translate(l3, l4, meta.family, flow, flow.ip_delta);
         } else {
             A::write_addresses(l3, flow.new_src, flow.new_dst);
             if meta.family == Family::Ipv4 {
@@ -227,21 +265,29 @@ fn write_identification(l3: &mut [u8], identification: u16) {
     l3[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// A packet we are about to cut whose addresses are ours now: so is its identification (RFC 6864 section 5.3.1).
+/// A packet that we are about to cut, and whose destination alone we have changed: to cut it makes us the source of its
+/// fragments (RFC 6864 section 5.3.1). One with another source has its identification of us already.
 #[cold]
-fn renumber(packet: &mut Packet, flows: &mut Flows) {
+fn number_before_cutting(packet: &mut Packet, flows: &mut Flows) {
     let meta = &packet.meta;
     if !meta.flow.is_some() || meta.family != Family::Ipv4 || meta.has(flags::FRAGMENT) {
         return;
     }
-    if flows.v4.flow(meta.flow).has(flow_flags::TRANSLATED) {
+    let flow = flows.v4.flow(meta.flow);
+    if flow.has(flow_flags::TRANSLATED) && flow.new_src == flow.tuple.src {
         let from = usize::from(meta.l3);
-        let identification = flows.fragments.next_identification();
+        let identification = flows.identifications.next();
         write_identification(&mut packet.frame.bytes_mut()[from..], identification);
     }
 }
 
-fn error<A: Address>(packet: &mut Packet, flow: &Flow<A>, proxy: Option<&Proxy>, cx: &Context<'_>) {
+fn error<A: Address>(
+    packet: &mut Packet,
+    flow: &Flow<A>,
+    proxy: Option<&Proxy>,
+    identifications: &mut Identifications,
+    cx: &Context<'_>,
+) {
     let meta = packet.meta;
     let (from, l4) = (usize::from(meta.l3), usize::from(meta.l4 - meta.l3));
     if !packet.frame.is_chained() {
@@ -261,6 +307,9 @@ fn error<A: Address>(packet: &mut Packet, flow: &Flow<A>, proxy: Option<&Proxy>,
     }
     let l3 = &mut packet.frame.bytes_mut()[from..];
     let from = icmp_error::seen_source(l3, flow, &cx.tables.policy);
+    if meta.family == Family::Ipv4 && !meta.has(flags::DONT_FRAGMENT) && from != A::src_of(l3) {
+        write_identification(l3, identifications.next());
+    }
     icmp_error::translate(l3, l4, meta.family, flow, proxy, (from, rest));
 }
 

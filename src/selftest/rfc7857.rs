@@ -360,18 +360,25 @@ fn identifications_of_fragments(rig: &mut Rig) -> Proof {
 
 fn identifications_of_whole_datagrams(rig: &mut Rig) -> Proof {
     rig.start(Settings { pool: r#"["203.0.113.1"]"#, ..Settings::default() })?;
-    let mut seen = Vec::new();
-    for inside in [A, B] {
-        let mut whole = Packet::udp(at(inside, 5000), at(X, 7000), &[7; 300]);
-        (whole.ip.identification, whole.ip.dont_fragment) = (777, false);
-        whole.seal();
-        seen.push(rig.through(Wire::Lan, &whole)?.ip.identification);
+    let mut seen = BTreeSet::new();
+    for again in 0..4 {
+        for inside in [A, B] {
+            let mut whole = Packet::udp(at(inside, 5000), at(X, 7000), &[7; 300]);
+            (whole.ip.identification, whole.ip.dont_fragment) = (777, false);
+            whole.seal();
+            let id = rig.through(Wire::Lan, &whole)?.ip.identification;
+            ensure!(
+                seen.insert(id),
+                "a datagram left with the identification of one before, {id}, in round {again}"
+            );
+        }
     }
-    ensure!(
-        seen[0] != seen[1],
-        "datagrams of two hosts leave with one identification, {}: only fragments get new ones",
-        seen[0]
-    );
+    rig.note("DF set: nobody cuts it, and its identification stays (RFC 6864 section 4.1)");
+    let mut atomic = Packet::udp(at(A, 5000), at(X, 7000), &[7; 300]);
+    (atomic.ip.identification, atomic.ip.dont_fragment) = (777, true);
+    atomic.seal();
+    let id = rig.through(Wire::Lan, &atomic)?.ip.identification;
+    ensure!(id == 777, "777 became {id}");
     Ok(())
 }
 

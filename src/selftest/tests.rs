@@ -11,7 +11,6 @@ const NOT_MET: &[(&str, &str)] = &[
     ("RFC 5382 REQ-4 answer", "a SYN would have to be kept for 6 s to be answered"),
     ("RFC 5508 REQ-8 resources", "RFC 6888 REQ-11B wants another code, and is younger"),
     ("RFC 7857 8 request", "PCP"),
-    ("RFC 7857 10 whole", "a new identification for each translated datagram without DF"),
     (
         "RFC 6888 REQ-1 DCCP",
         "DCCP's ports would have to be translated as UDP's are, or it would not have to be forwarded",

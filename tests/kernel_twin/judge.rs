@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::packet::{self, End, ICMP, ICMPV6, L2, TCP, Which};
+use super::packet::{self, End, Header, ICMP, ICMPV6, L2, TCP, Which};
 use super::plan::{self, Choice, Fate, Flow, From, Order, Step, Twist, WAN, What};
 use super::systems::{Kernel, OnLink, Replay};
 
@@ -257,7 +257,7 @@ fn make(flow: &Flow, step: &Step, view: &View, number: u16) -> Vec<OnLink> {
     let upper = match &step.what {
         What::Udp { data, checksum } => {
             bare = !checksum;
-            let data = if step.tagged { numbered(data.len(), number) } else { data.clone() };
+            let data = if is_numbered(step) { numbered(data.len(), number) } else { data.clone() };
             [&ports[..], &(data.len() as u16 + 8).to_be_bytes(), &[0, 0], &data].concat()
         }
         What::Tcp { flags, seq, ack, window, options, data } => {
@@ -273,7 +273,7 @@ fn make(flow: &Flow, step: &Step, view: &View, number: u16) -> Vec<OnLink> {
                 (_, true) => 129,
             };
             let id = if step.from == From::Client { src.port } else { dst.port };
-            let data = if step.tagged { numbered(data.len(), number) } else { data.clone() };
+            let data = if is_numbered(step) { numbered(data.len(), number) } else { data.clone() };
             [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &sequence.to_be_bytes(), &data].concat()
         }
         What::Other { data } => {
@@ -307,7 +307,9 @@ fn make(flow: &Flow, step: &Step, view: &View, number: u16) -> Vec<OnLink> {
             [&[*kind, *code, 0, 0][..], &rest.to_be_bytes(), &about].concat()
         }
     };
-    let mut ip = packet::ip_packet(from, to, protocol, &step.header, number, &upper);
+    // Another way to know it than by its data or its identification there is not.
+    let header = Header { df: step.header.df || !is_numbered(step), ..step.header.clone() };
+    let mut ip = packet::ip_packet(from, to, protocol, &header, number, &upper);
     if !bare {
         packet::fill_checksum(&mut ip);
     }
@@ -329,6 +331,19 @@ fn make(flow: &Flow, step: &Step, view: &View, number: u16) -> Vec<OnLink> {
     pieces.iter().map(|ip| (link, frame(ip))).collect()
 }
 
+/// A packet whose data tell what it is, and not its identification: that may be new when it comes out, if it may be cut.
+fn is_numbered(step: &Step) -> bool {
+    match &step.what {
+        What::Udp { data, .. } | What::Echo { data, .. } => {
+            step.tagged || !step.header.df && data.len() >= NUMBERED_BYTES
+        }
+        What::Tcp { .. } | What::Other { .. } | What::Error { .. } => false,
+    }
+}
+
+/// Data in which [`numbered`] has room for the number.
+const NUMBERED_BYTES: usize = 8;
+
 /// Data whose every 8 bytes tell the packet: a fragment can be told even if its identification is new.
 fn numbered(len: usize, number: u16) -> Vec<u8> {
     let words = (0..len.div_ceil(8) as u32).flat_map(|at| [0x7477_696e, at << 16 | u32::from(number)]);
@@ -340,10 +355,12 @@ fn numbered(len: usize, number: u16) -> Vec<u8> {
 /// Which packet of the phase comes out here.
 fn number_of(ip: &[u8]) -> Option<usize> {
     let (_, l4) = packet::upper(ip);
-    if packet::is_fragment(ip) {
-        let first = packet::be16(ip, 6) & 0x1fff == 0;
-        let data = &ip[l4 + if first { 8 } else { 0 }..];
-        return (data.len() >= 8 && data[..4] == *b"twin").then(|| usize::from(packet::be16(data, 6)) - 1);
+    let first = packet::be16(ip, 6) & 0x1fff == 0;
+    let data = ip.get(l4 + if first { 8 } else { 0 }..).unwrap_or(&[]);
+    let told = (data.len() >= NUMBERED_BYTES && data[..4] == *b"twin")
+        .then(|| usize::from(packet::be16(data, 6)).checked_sub(1));
+    if packet::is_fragment(ip) || packet::may_be_cut(ip) && told.is_some() {
+        return told.flatten();
     }
     usize::from(packet::number_of(ip)).checked_sub(1)
 }
@@ -379,7 +396,7 @@ fn normal(flow: &Flow, view: &View, became: &Became) -> [Vec<OnLink>; 2] {
         }
     }
     let [out, told] = &mut all;
-    for (_, frame) in out.iter_mut().filter(|(_, frame)| packet::is_fragment(&frame[L2..])) {
+    for (_, frame) in out.iter_mut().filter(|(_, frame)| packet::may_be_cut(&frame[L2..])) {
         // RFC 6864 section 5.3.1, RFC 7857 section 10: datagrams of several hosts that leave with one address need
         // identifications of that address. The kernel leaves them the hosts'; SoftGate's are judged by
         // `judge_identifications`.
@@ -542,16 +559,17 @@ fn difference(softgate: &[OnLink], kernel: &[OnLink]) -> String {
     format!("{} and {} frames", softgate.len(), kernel.len())
 }
 
-/// Fragments of one datagram leave SoftGate with one identification: their own, or, from another address, one that no
-/// other datagram between the two ends has.
+/// What may be cut, and fragments of one datagram, leave SoftGate with one identification: their own, or one that no other
+/// datagram between the two ends has. That is if their source has changed, and of fragments if their destination has.
 fn judge_identifications(flows: &[Flow], steps: &[(usize, &Step)], became: &[Became], report: &mut Report) {
     let mut taken = HashSet::new();
     for ((index, _), one) in steps.iter().zip(became) {
-        let fragments = || one.out.iter().map(|(_, frame)| &frame[L2..]).filter(|ip| packet::is_fragment(ip));
+        let fragments = || one.out.iter().map(|(_, frame)| &frame[L2..]).filter(|ip| packet::may_be_cut(ip));
         let (Some(sent), Some(first)) = (one.sent.first(), fragments().next()) else { continue };
         let (sent, id) = (&sent.1[L2..], packet::number_of(first));
         let ends = [Which::Src, Which::Dst].map(|which| packet::addr(first, which));
-        let moved = ends != [Which::Src, Which::Dst].map(|which| packet::addr(sent, which));
+        let moved = [0, 1].map(|end| ends[end] != packet::addr(sent, [Which::Src, Which::Dst][end]));
+        let moved = moved[0] || moved[1] && packet::is_fragment(first);
         let one_for_all = fragments().all(|ip| packet::number_of(ip) == id);
         let lawful = if moved {
             taken.insert((ends, packet::upper(first).0, id))

@@ -179,6 +179,11 @@ pub fn is_fragment(ip: &[u8]) -> bool {
     ip[0] >> 4 == 4 && be16(ip, 6) & 0x3fff != 0
 }
 
+/// Not atomic (RFC 6864 section 4.1): a fragment, or a datagram without DF.
+pub fn may_be_cut(ip: &[u8]) -> bool {
+    is_fragment(ip) || ip[0] >> 4 == 4 && be16(ip, 6) & 0x4000 == 0
+}
+
 pub fn fill_header_checksum(ip: &mut [u8]) {
     let head = usize::from(ip[0] & 15) * 4;
     put16(ip, 10, 0);

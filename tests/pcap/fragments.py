@@ -1,7 +1,8 @@
 """Fragments between zones: each datagram has the fate of its first fragment, in whatever order they come."""
 
 from lib import *
-from nat import A, DNS, NATTED, POOL, S
+from nat import A, B, DNS, DNS2, NATTED, POOL, S
+from scapy.all import IPOption_NOP
 
 OPEN = zoned(OUT)
 WEB_ONLY = zoned(rule("dns", "allow", "inside", "outside", service="udp/53"))
@@ -192,3 +193,99 @@ def _(c):
         for end, parts in ((AT_HOST, one), (AT_HOST2, other)):
             c.rx("lan", end.sends(parts[n][0]))
             c.tx("wan", to_server(parts[n][1]))
+
+
+# -- the identification of whole datagrams ----------------------------------------------------------------------------
+def cuttable(ends, said, ident, ttl=64, **keys):
+    """A whole datagram that a router may still cut (DF clear: not atomic, RFC 6864 section 4.1)."""
+    (src, sport), (dst, dport) = ends
+    return rebuilt(ip(src, dst, ttl, id=ident, flags=0, **keys) / said(sport, dport))
+
+
+def renumbered(c, rx, before, tx, after, said, ident, number, **keys):
+    """Through NAT: it comes with one identification and leaves with another one, or with the same."""
+    c.rx(rx.port, rx.sends(cuttable(before, said, ident, **keys)))
+    c.tx(tx.port, tx.gets(cuttable(after, said, number, ttl=63, **keys)))
+
+
+KINDS = (("u", U(50), 40000, 53), ("t", T("S", 1), 40000, 80))
+WEB = ("203.0.113.9", 80)
+PUBLISHED = (destination_nat("web", "203.0.113.9", "192.0.2.10:8080", service="tcp/80"),
+             destination_nat("dns", "203.0.113.9", "192.0.2.11:53", service="udp/53"))
+
+
+@story("nat-identification", "Two hosts send whole datagrams that may be cut with the same identification to the same server: outside each has another one, or their fragments would be mixed up. Those with DF set keep theirs, as all do that nobody translates.",
+       "scapy script: RFC 7857 section 10, RFC 6864 sections 4.1 and 5.3.1", zoned(OUT, source_nat("internet", [POOL], to={"prefix": S4})))
+def _(c):
+    ids = []
+    ports = {}
+    for again in range(2):
+        for kind, said, sport, dport in KINDS:
+            for host, here, name in ((H4, AT_HOST, "a"), (H4B, AT_HOST2, "b")):
+                key = kind + name
+                if not again:
+                    ports[key] = c.choice(key, unlike=[k for k in ports if k[0] == kind])
+                number = c.choice(f"i{len(ids)}", 0, unlike=ids)
+                ids.append(f"i{len(ids)}")
+                renumbered(c, here, ((host, sport), (S4, dport)), AT_SERVER, ((POOL, ports[key]), (S4, dport)), said, 777, number)
+    q = c.choice("q", 0)
+    renumbered(c, AT_HOST, ((H4, 7), (S4, 0)), AT_SERVER, ((POOL, q), (S4, 0)), ASK(), 777, c.choice("e", 0, unlike=ids))
+    # With options, which takes it the long way.
+    renumbered(c, AT_HOST, (A, DNS), AT_SERVER, ((POOL, ports["ua"]), DNS), U(50), 777, c.choice("o", 0, unlike=[*ids, "e"]), options=[IPOption_NOP()] * 4)
+    for ident in (0, 777, 0xFFFF):
+        Talk(c, A, DNS, seen=(POOL, ports["ua"])).up(U(50), id=ident)
+        Talk(c, A, DNS, seen=(POOL, ports["ua"])).up(U(50), id=ident, options=[IPOption_NOP()] * 4)
+        renumbered(c, AT_HOST, (A, DNS2), AT_SERVER2, (A, DNS2), U(50), ident, ident)
+
+
+@story("nat-identification-of-answers", "Answers through a pool have another destination only: their identification is their sender's, as before.",
+       "scapy script: RFC 6864 section 5.3.1 (uniqueness by source, destination and protocol), the annotated config (identifications)", NATTED)
+def _(c):
+    p = c.choice("p")
+    Talk(c, A, DNS, seen=(POOL, p)).up(U(50))
+    for ident in (0, 777, 777, 0xFFFF):
+        renumbered(c, AT_SERVER, (DNS, (POOL, p)), AT_HOST, (DNS, A), U(60), ident, ident)
+
+
+@story("nat-identification-published", "Requests to a published address keep their identification. What two servers behind it answer leaves with one source: each answer that may be cut gets another identification.",
+       "scapy script: RFC 7857 section 10, RFC 6864 section 5.3.1", zoned(OUT, rule("in", "allow", "outside", "inside"), *PUBLISHED))
+def _(c):
+    client = (S4, 50000)
+    ids = []
+    for n in range(3):
+        for asked, server, there, ask, answer in ((WEB, (H4, 8080), AT_HOST, T("S", 1), T("SA", 9, 2)),
+                                                  ((WEB[0], 53), (H4B, 53), AT_HOST2, U(40), U(300))):
+            renumbered(c, AT_SERVER, (client, asked), there, (client, server), ask, 777, 777)
+            number = c.choice(f"i{len(ids)}", 0, unlike=ids)
+            ids.append(f"i{len(ids)}")
+            renumbered(c, there, (server, client), AT_SERVER, (asked, client), answer, 777, number)
+    talk = Talk(c, client, (H4B, 53), asked=(WEB[0], 53), here=AT_SERVER, there=AT_HOST2)
+    talk.up(U(1), id=5)
+    talk.down(U(2), id=5)
+
+
+@story("nat-identification-hairpin", "Between two inside hosts by their outside addresses both ends are rewritten: another identification.",
+       "scapy script: RFC 7857 section 10, RFC 6864 section 5.3.1, RFC 4787 REQ-9", NATTED)
+def _(c):
+    pa, pb = c.choice("pa"), c.choice("pb", unlike=["pa"])
+    Talk(c, B, DNS, seen=(POOL, pb), here=AT_HOST2).up(U())
+    i, j = c.choice("i", 0), c.choice("j", 0, unlike=["i"])
+    renumbered(c, AT_HOST, (A, (POOL, pb)), AT_HOST2, ((POOL, pa), B), U(50), 777, i)
+    renumbered(c, AT_HOST2, (B, (POOL, pa)), AT_HOST, ((POOL, pb), A), U(50), 777, j)
+
+
+@story("nat-identification-of-errors", "An ICMP error of an inside host leaves with the outside address, and if it may be cut with another identification; what it quotes is what the server sent.",
+       "scapy script: RFC 6864 section 5.3.1, RFC 5508 REQ-5", NATTED)
+def _(c):
+    p = c.choice("p")
+    talk = Talk(c, A, DNS, seen=(POOL, p))
+    talk.up(U())
+    talk.down(U(100))
+    ids = []
+    for n in range(2):
+        number = c.choice(f"i{n}", 0, unlike=ids)
+        ids.append(f"i{n}")
+        was, seen = (rebuilt(ip(S4, dst, 60, id=99) / U(100)(53, port)) for dst, port in (A, (POOL, p)))
+        for rx, src, quoted, ident, ttl in ((True, H4, was, 777, 64), (False, POOL, seen, number, 63)):
+            error = rebuilt(IP(src=src, dst=S4, ttl=ttl, id=ident) / ICMP(type=3, code=3) / Raw(bytes(quoted)))
+            c.rx("lan", from_host(error)) if rx else c.tx("wan", to_server(error))

@@ -255,7 +255,9 @@ AT_SERVER, AT_SERVER2 = End("wan", SERVER, GW_WAN), End("wan", SERVER2, GW_WAN)
 
 
 def ip(src, dst, ttl=64, **keys):
-    return v6(src, dst, hlim=ttl, **keys) if ":" in src else v4(src, dst, ttl=ttl, **keys)
+    """A packet as hosts send it: of IPv4 with DF, unless `flags` say otherwise. NAT leaves the identification of those
+    alone (RFC 6864 section 4.1)."""
+    return v6(src, dst, hlim=ttl, **keys) if ":" in src else v4(src, dst, ttl=ttl, **{"flags": "DF", **keys})
 
 
 class Talk:

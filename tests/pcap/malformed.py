@@ -92,5 +92,5 @@ def _(c):
         return int.from_bytes(bytes(lite(src, S4, 40000, 6000, struct.pack(">H", word)))[6:8], "big")
     word = next(word for word in range(65536) if sum_of(POOL, word) == 0xFFFF)
     data = struct.pack(">H", word)
-    c.rx("lan", from_host(cut(v4(), 136, bytes(lite(H4, S4, 40000, 6000, data)))))
-    c.tx("wan", to_server(cut(v4(POOL, ttl=63), 136, bytes(lite(POOL, S4, 40000, 6000, data)))))
+    c.rx("lan", from_host(cut(ip(H4, S4), 136, bytes(lite(H4, S4, 40000, 6000, data)))))
+    c.tx("wan", to_server(cut(ip(POOL, S4, ttl=63), 136, bytes(lite(POOL, S4, 40000, 6000, data)))))

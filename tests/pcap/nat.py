@@ -94,8 +94,8 @@ def _(c):
     # One's complement: what the right checksums differ by, the wrong ones differ by too.
     wrong = (right + 0x1111) % 0xFFFF
     wrong_after = (other + 0x1111) % 0xFFFF
-    c.rx("lan", from_host(v4() / U(40, chksum=wrong)(40000, 53)))
-    out = rebuilt(v4(POOL, ttl=63) / U(40, chksum=wrong_after)(40000, 53))
+    c.rx("lan", from_host(ip(H4, S4) / U(40, chksum=wrong)(40000, 53)))
+    out = rebuilt(ip(POOL, S4, ttl=63) / U(40, chksum=wrong_after)(40000, 53))
     c.faulty = True
     c.tx("wan", to_server(out))
 

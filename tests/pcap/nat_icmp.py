@@ -17,7 +17,7 @@ def error4(src, dst, kind, code, quoted, mtu=0, ttl=64, length=0, extra=b"", kee
     if length:  # RFC 4884 section 4.1: the length of the quoted datagram in 32-bit words
         message = message[:2] + b"\0\0" + message[4:5] + bytes([length]) + message[6:]
         message = message[:2] + ones_complement(message).to_bytes(2, "big") + message[4:]
-    return rebuilt(IP(src=src, dst=dst, ttl=ttl, id=0x77, proto=1) / Raw(message))
+    return rebuilt(IP(src=src, dst=dst, ttl=ttl, id=0x77, flags="DF", proto=1) / Raw(message))
 
 
 def error6(src, dst, message, quoted, hlim=64):

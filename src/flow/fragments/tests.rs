@@ -415,24 +415,3 @@ fn all_that_is_held_is_given_back_at_the_end() {
     assert_eq!(table.take_held().count(), 27);
     assert!(!table.has_settled());
 }
-
-#[test]
-fn identifications_do_not_repeat_and_are_not_a_row() {
-    let mut table = table();
-    let mut last = 0u16;
-    let mut steps = HashSet::new();
-    for _ in 0..3 {
-        let mut seen = vec![false; 1 << 16];
-        for _ in 0..1 << 16 {
-            let id = table.next_identification();
-            assert!(!std::mem::replace(&mut seen[usize::from(id)], true), "{id} again");
-            steps.insert(id.wrapping_sub(last));
-            last = id;
-        }
-    }
-    assert!(steps.len() > 50_000, "{} different steps", steps.len());
-    // Another key, another row.
-    let (mut a, mut b) = (Table::new(Key(1, 2)).expect("memory"), Table::new(Key(3, 4)).expect("memory"));
-    let same = (0..1000).filter(|_| a.next_identification() == b.next_identification()).count();
-    assert!(same < 10, "{same} of 1,000");
-}

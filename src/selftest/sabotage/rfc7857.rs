@@ -187,6 +187,23 @@ pub(super) const BREAKS: &[Break] = &[
         },
     },
     Break {
+        clause: "RFC 7857 10 whole",
+        how: "whole datagrams keep their identification",
+        also: &[],
+        make: || {
+            leaving(Wire::Wan, |seen, packet| {
+                if !packet.is_fragment()
+                    && !packet.ip.dont_fragment
+                    && let Some(last) = seen.last.as_ref().filter(|last| !last.is_fragment())
+                {
+                    packet.ip.identification = last.ip.identification;
+                    packet.seal();
+                }
+                true
+            })
+        },
+    },
+    Break {
         clause: "RFC 7857 11",
         how: "a ping's mapping outlives its last session",
         also: &[],
