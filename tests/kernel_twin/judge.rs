@@ -368,7 +368,13 @@ fn number_of(ip: &[u8]) -> Option<usize> {
 /// Takes down what a flow's packet looked like when it came out.
 fn learn(step: &Step, became: &Became, view: &mut View) {
     let Some((_, frame)) = became.out.last() else { return };
-    let ip = &frame[L2..];
+    let mut ip = frame[L2..].to_vec();
+    if packet::may_be_cut(&ip)
+        && let Some((_, sent)) = became.sent.first()
+    {
+        // Errors quote it: the same in both.
+        packet::set_identification(&mut ip, packet::number_of(&sent[L2..]));
+    }
     if matches!(step.what, What::Error { .. })
         || !matches!(step.fate, Fate::Passes | Fate::Alike)
         || step.tagged
@@ -377,10 +383,10 @@ fn learn(step: &Step, became: &Became, view: &mut View) {
     }
     match step.from {
         From::Client => {
-            view.outside.get_or_insert(packet::end(ip, Which::Src));
-            view.got[1] = Some(ip.to_vec());
+            view.outside.get_or_insert(packet::end(&ip, Which::Src));
+            view.got[1] = Some(ip);
         }
-        From::Server => view.got[0] = Some(ip.to_vec()),
+        From::Server => view.got[0] = Some(ip),
         From::Stranger(_) => {}
     }
 }

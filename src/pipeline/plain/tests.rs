@@ -418,7 +418,7 @@ fn usual_packets_are_plain() {
 /// Of a session as well, once it is open.
 #[test]
 fn usual_packets_of_sessions_are_plain() {
-    let usual = Sent { tags: vec![102], flags_and_offset: 0, ..usual() };
+    let usual = Sent { tags: vec![102], flags_and_offset: 0x4000, ..usual() };
     let mut gateway = Gateway::new();
     let first = gateway.run::<true>(std::slice::from_ref(&usual), Pass::First);
     assert!(first[0].meta.contains("Forward"), "{first:?}");
