@@ -195,6 +195,30 @@ def _(c):
             c.tx("wan", to_server(parts[n][1]))
 
 
+@story("fragments-too-many", "A datagram of more than 64 fragments: the 65th is dropped, and all that comes behind it.",
+       "scapy script: the annotated catalogue of drop reasons (fragment-too-many: a stated limit)", OPEN)
+def _(c):
+    for client, server in BOTH:
+        for n, part in enumerate(pieces(whole(client, server, U(520)), *range(8, 528, 8))):
+            if n < 64:
+                c.through("lan", from_host(part), "wan", to_server(hop(part)))
+            else:
+                c.rx("lan", from_host(part), drop="fragment-too-many")
+
+
+@story("fragments-table-full", "A source may have 128 datagrams under way whose first fragment has not come; another source is not concerned.",
+       "scapy script: the annotated catalogue of drop reasons (fragment-table-full: a stated limit), RFC 4787 REQ-14a", OPEN, workers=(1,))
+def _(c):
+    client, server = BOTH[0]
+    for ident in range(130):
+        _, second = pieces(whole(client, server), 64, ident=ident)
+        c.rx("lan", from_host(second), drop="fragment-timeout" if ident < 128 else "fragment-table-full")
+    for part in pieces(whole((H4B, 40000), server), 64):
+        c.through("lan", AT_HOST2.sends(part), "wan", to_server(hop(part)))
+    c.at(30 * S)
+    Talk(c, client, server).up(U())
+
+
 # -- the identification of whole datagrams ----------------------------------------------------------------------------
 def cuttable(ends, said, ident, ttl=64, **keys):
     """A whole datagram that a router may still cut (DF clear: not atomic, RFC 6864 section 4.1)."""
