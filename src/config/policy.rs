@@ -280,6 +280,10 @@ pub struct Nat {
     pub filtering: Filtering,
     /// Whether inside hosts reach each other by their outside addresses. RFC 4787 REQ-9: they must.
     pub hairpin: bool,
+    /// Whether the sender of a SYN that nobody has asked for is told so after six seconds. RFC 5382 REQ-4: it should be,
+    /// unless that violates policy (REQ-4a). Here policy is to say nothing of what no rule allows, and scans would take
+    /// the ICMP errors that path MTU discovery needs: it has to be asked for.
+    pub answer_unsolicited_syn: bool,
     /// `[[nat.source]]`, ordered, first match.
     #[serde(rename = "source", skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<NatSource>,
@@ -324,6 +328,7 @@ impl Default for Nat {
             new_mappings_per_host: None,
             filtering: Filtering::default(),
             hairpin: true,
+            answer_unsolicited_syn: false,
             sources: Vec::new(),
             destinations: Vec::new(),
             statics: Vec::new(),

@@ -593,7 +593,7 @@ fn errors_of_nat() {
             "blocksize = 128",
             "blocksize",
             &[
-                "gw.toml:#: nat.blocksize: unknown key; known here: block_size, hold_down_s, max_held_ports, max_blocks_per_host, new_mappings_per_host, filtering, hairpin, source, destination, static, nptv6, nat64",
+                "gw.toml:#: nat.blocksize: unknown key; known here: block_size, hold_down_s, max_held_ports, max_blocks_per_host, new_mappings_per_host, filtering, hairpin, answer_unsolicited_syn, source, destination, static, nptv6, nat64",
             ],
         ),
         (

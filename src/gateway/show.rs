@@ -231,6 +231,11 @@ impl Gateway {
             ("originated", totals.originated, "Packets the gateway made: answers, errors, requests."),
             ("fragments", totals.fragments, "Fragments made beyond each packet's first."),
             ("errors-limited", totals.errors_limited, "ICMP errors withheld by a rate limit."),
+            (
+                "unsolicited-syns.given-up",
+                sum(|worker| &worker.syns_given_up),
+                "SYNs to NAT addresses that `nat.answer_unsolicited_syn` had no room for: not answered.",
+            ),
             ("sessions.now", opened.saturating_sub(ended), "Sessions there are."),
             ("sessions.opened", opened, "Sessions that began."),
             ("sessions.ended", ended, "Sessions that ended."),

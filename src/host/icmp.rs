@@ -160,6 +160,7 @@ fn error_v4(kind: IcmpError, original: &[u8], ingress: &Interface, mtu: u16) -> 
         // RFC 1812 section 5.2.7.1: communication administratively prohibited.
         IcmpError::Prohibited => (3, 13),
         IcmpError::TooBig => (3, 4),
+        IcmpError::PortUnreachable => (3, 3),
     };
     let src = ingress.info.v4.first()?.0.octets();
     let quoted = &original[..original.len().min(MAX_V4_ERROR - IPV4_BYTES - ICMP_BYTES)];
@@ -189,6 +190,7 @@ fn error_v6(kind: IcmpError, original: &[u8], ingress: &Interface, mtu: u16) -> 
         IcmpError::NetUnreachable | IcmpError::RouteUnreachable => (1, 0),
         IcmpError::HostUnreachable => (1, 3),
         IcmpError::Prohibited => (1, 1),
+        IcmpError::PortUnreachable => (1, 4),
     };
     let src = ingress.info.v6.first().map(|(addr, _)| *addr).or(ingress.info.link_local)?.octets();
     let quoted = &original[..original.len().min(MAX_V6_ERROR - IPV6_BYTES - ICMP_BYTES)];

@@ -15,6 +15,8 @@ pub enum IcmpError {
     RouteUnreachable,
     /// IPv4 3/4, IPv6 2/0, with the next hop's MTU.
     TooBig,
+    /// IPv4 3/3, IPv6 1/4.
+    PortUnreachable,
 }
 
 /// Why a packet was lost. Each has a counter; names are stable and appear in every output.

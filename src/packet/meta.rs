@@ -146,6 +146,8 @@ pub mod flags {
     pub const ICMP_ERROR: u16 = 128;
     /// IPv4, whole, in one buffer, with nothing in its header that keeps it from being forwarded.
     pub const PLAIN: u16 = 256;
+    /// A SYN to a NAT address that nobody has asked for: its sender may be told, after a while.
+    pub const UNSOLICITED: u16 = 512;
 }
 
 /// What is known of a packet. With the frame it is one cache line. Laid out by hand, so that a fresh one is

@@ -17,13 +17,13 @@ use crate::flow::{
 };
 use crate::neighbours::{addr_key, is_v4_key};
 use crate::packet::view::{be16, protocol};
-use crate::packet::{DropReason, Family, Packet, Pass, Verdict, checksum, flags};
+use crate::packet::{DropReason, Family, Meta, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::route::{self, NO_NEIGHBOUR, Route};
 use crate::pipeline::{
     Allowed, Context, Decision, Question, behind_prefix, crossing, decide, flow, icmp_error, proxy,
     reassembly,
 };
-use crate::tables::policy::{Action, Bound, NO_NAT_RULE, Policy, Ruling, SourceNat};
+use crate::tables::policy::{Action, Bound, DEFAULT_RULE, NO_NAT_RULE, Policy, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::events::{SessionEvent, SessionRecord};
 use crate::telemetry::{WorkerCounters, add};
@@ -275,6 +275,10 @@ fn open_here<A: Table>(
         }
         Decision::Refused(ruling, reason) => {
             note_ruling(ruling, question, packet, cx, flows)?;
+            // A rule that says no is policy, and policy is silent (RFC 5382 REQ-4a).
+            if ruling.rule == DEFAULT_RULE {
+                note_unsolicited(packet, question, proved.is_some(), cx);
+            }
             return Err(reason);
         }
         Decision::Drop(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)
@@ -283,6 +287,9 @@ fn open_here<A: Table>(
             return Ok(Verdict::Punt);
         }
         Decision::Drop(reason) => {
+            if reason == DropReason::NatNoMapping {
+                note_unsolicited(packet, question, proved.is_some(), cx);
+            }
             return Err(if packet.meta.has(flags::LINK_GROUP) && reason == DropReason::NoRoute {
                 DropReason::LinkBroadcastNotForwarded
             } else {
@@ -335,6 +342,30 @@ fn open_here<A: Table>(
     let flow = A::table(flows).flow(handle);
     flow::note(&mut packet.meta, handle, flow);
     Ok(flow::onward(flow))
+}
+
+/// Marks a SYN to where an inside host might have, or might soon have, a mapping (RFC 5382 section 4.3): an address and a
+/// port of a pool. Other ports of an address that we have ourselves are the gateway's own matter.
+#[cold]
+fn note_unsolicited(packet: &mut Packet, question: &Question, is_proved: bool, cx: &Context<'_>) {
+    let policy = &*cx.tables.policy;
+    if !policy.answer_unsolicited_syn || is_proved || !is_syn(&packet.meta, question.tcp_flags) {
+        return;
+    }
+    let IpAddr::V4(dst) = question.dst else { return };
+    let Some(pool) = policy.pool_of(question.vrf, dst) else { return };
+    if policy.pools[usize::from(pool)].ports().contains(question.dst_port) {
+        packet.meta.flags |= flags::UNSOLICITED;
+    }
+}
+
+/// A whole TCP SYN of IPv4.
+fn is_syn(meta: &Meta, tcp_flags: u8) -> bool {
+    use tcp::flags::{ACK, FIN, RST, SYN};
+    meta.family == Family::Ipv4
+        && meta.protocol == protocol::TCP
+        && !meta.has(flags::FRAGMENT)
+        && tcp_flags & (SYN | ACK | FIN | RST) == SYN
 }
 
 /// What to ask another worker for: a mapping of an inside host that is its.

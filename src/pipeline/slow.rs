@@ -5,6 +5,7 @@
 //! parked carries frame, ingress and time only, and starts again at the first stage.
 
 mod announce;
+mod unsolicited;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 
 use crate::by_slot::BySlot;
+use crate::flow::Flows;
 use crate::flow::cookie::Cookies;
 use crate::flow::half_open::HalfOpen;
 use crate::flow::proxy::Said;
@@ -28,6 +30,7 @@ use crate::tables::{Interface, NO_INTERFACE, Tables};
 use crate::telemetry::add;
 use crate::time::Nanos;
 use announce::Announcer;
+use unsolicited::Unsolicited;
 
 /// Packets a worker parks for all neighbours together.
 const MAX_PARKED: usize = 1024;
@@ -146,6 +149,7 @@ pub struct SlowPath {
     sweep_at: u32,
     advertisements: Vec<AdvertisementTimer>,
     advertisements_epoch: u64,
+    unsolicited: Unsolicited,
     /// Advertisements somebody asked this worker for.
     asked_for: Vec<AdvertisementTimer>,
 }
@@ -164,6 +168,7 @@ impl SlowPath {
             sweep_at: 0,
             advertisements: Vec::new(),
             advertisements_epoch: 0,
+            unsolicited: Unsolicited::default(),
             asked_for: Vec::new(),
         }
     }
@@ -197,6 +202,9 @@ impl SlowPath {
             }
         };
         let (packet, reason) = result.err()?;
+        if packet.meta.has(flags::UNSOLICITED) {
+            self.hold_unsolicited(&packet, cx);
+        }
         let is_tcp = packet.meta.protocol == protocol::TCP && packet.meta.family != Family::Other;
         let answer = match reason.icmp_error() {
             // What TCP calls prohibited. A session that cannot go on is reset as well (DESIGN.md section 3).
@@ -439,8 +447,19 @@ impl SlowPath {
         pool: &mut FramePool,
         limits: &Limits,
     ) {
-        let meta = &packet.meta;
-        let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
+        let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+        self.tell(answer, (&packet.meta, l3), cx, pool, limits);
+    }
+
+    /// Answers a packet of which there are only its metadata and its first bytes any more.
+    fn tell(
+        &mut self,
+        answer: Answer,
+        (meta, l3): (&Meta, &[u8]),
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+        limits: &Limits,
+    ) {
         if meta.interface == NO_INTERFACE || !icmp::may_answer(meta, l3) || !self.has_budget() {
             return;
         }
@@ -482,6 +501,42 @@ impl SlowPath {
             add(&cx.counters.originated, 1);
             self.push_own(frame, ingress.vrf);
         }
+    }
+
+    /// Keeps a SYN that nobody has asked for, if its sender may be told.
+    fn hold_unsolicited(&mut self, packet: &Packet, cx: &Context<'_>) {
+        let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+        if icmp::may_answer(&packet.meta, l3) && !self.unsolicited.hold(packet, cx.now) {
+            add(&cx.counters.syns_given_up, 1);
+        }
+    }
+
+    /// New tables: what they ask for beyond packets.
+    pub fn take_on(&mut self, tables: &Tables) {
+        self.unsolicited.prepare(tables.policy.answer_unsolicited_syn, tables.settings.key);
+    }
+
+    /// Tells the senders of SYNs that nobody has asked for within their time (RFC 5382 REQ-4).
+    pub fn answer_unsolicited(
+        &mut self,
+        flows: &Flows,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+        limits: &Limits,
+    ) {
+        if self.unsolicited.next_due() > cx.now {
+            return;
+        }
+        // Out of the way of what it emits into.
+        let mut unsolicited = std::mem::take(&mut self.unsolicited);
+        unsolicited.answer_due(flows, cx.now, |meta, l3| {
+            let is_there = usize::from(meta.interface) < cx.tables.interfaces.len();
+            // A change may have forbidden it since (REQ-4a).
+            if is_there && cx.tables.policy.answer_unsolicited_syn {
+                self.tell(Answer::Error(IcmpError::PortUnreachable), (meta, l3), cx, pool, limits);
+            }
+        });
+        self.unsolicited = unsolicited;
     }
 
     fn fragment(
@@ -630,7 +685,8 @@ impl SlowPath {
         let advertisement = self.advertisements.iter().chain(&self.asked_for).map(|a| a.due).min();
         let sweep = self.is_owner.then_some(self.sweep_due);
         let announcement = self.announcer.next_deadline();
-        [solicitation, advertisement, sweep, announcement]
+        let unsolicited = Some(self.unsolicited.next_due());
+        [solicitation, advertisement, sweep, announcement, unsolicited]
             .into_iter()
             .flatten()
             .min()

@@ -207,14 +207,14 @@ fn address_dependent_filtering(rig: &mut Rig) -> Proof {
     open_from_outside(rig, at(X, 81), mapped)
 }
 
+/// Where somebody may be refused, and is told.
+const ANSWERING: &str = "filtering = \"address-dependent\"\nanswer_unsolicited_syn = true";
+
 fn no_answer_for_six_seconds(rig: &mut Rig) -> Proof {
-    rig.start(Settings { nat: r#"filtering = "address-dependent""#, ..Settings::default() })?;
+    rig.start(Settings { nat: ANSWERING, ..Settings::default() })?;
     // A mapping, so that the other end can know where to send its SYN.
     let mapped = Connection::open(rig, a(), at(X, 80))?.mapped;
     let syn = |from| Packet::tcp(from, mapped, tcp::SYN, Connection::FIRST[1], 0, b"");
-    rig.note("nobody asks for it");
-    rig.lost(Wire::Wan, &syn(at(Y, 3000)))?;
-    rig.wait_in_silence(6)?;
     rig.note("a SYN from inside comes after 3 s: the first one stays unanswered, and the connection is made");
     rig.lost(Wire::Wan, &syn(at(X2, 3000)))?;
     rig.wait_in_silence(3)?;
@@ -225,19 +225,29 @@ fn no_answer_for_six_seconds(rig: &mut Rig) -> Proof {
     let [ours, theirs] = connection.next;
     rig.through(Wire::Lan, &Packet::tcp(a(), at(X2, 3000), tcp::SYN | tcp::ACK, ours - 1, theirs, b""))?;
     connection.inbound(rig, tcp::ACK, b"")?;
-    connection.outbound(rig, DATA, b"question")
+    connection.outbound(rig, DATA, b"question")?;
+    rig.note("nobody asks for it");
+    rig.lost(Wire::Wan, &syn(at(Y, 3000)))?;
+    rig.wait_in_silence(6)
 }
 
 fn answered_after_six_seconds(rig: &mut Rig) -> Proof {
-    rig.start(Settings { nat: r#"filtering = "address-dependent""#, ..Settings::default() })?;
+    rig.start(Settings { nat: ANSWERING, ..Settings::default() })?;
+    rig.note("to a mapping that does not let it in, and to where there is no mapping");
     let mapped = Connection::open(rig, a(), at(X, 80))?.mapped;
-    rig.lost(Wire::Wan, &Packet::tcp(at(Y, 3000), mapped, tcp::SYN, 500, 0, b""))?;
-    let left = rig.wait(30)?;
-    let answered = left.iter().any(|(wire, packet)| *wire == Wire::Wan && packet.icmp_kind() == Some((3, 3)));
-    ensure!(
-        answered,
-        "SoftGate stays silent, as REQ-4a has it where policy forbids an answer; no setting allows one"
-    );
+    for to in [mapped, at(*mapped.ip(), mapped.port() ^ 1)] {
+        let syn = Packet::tcp(at(Y, 3000), to, tcp::SYN, 500, 0, b"");
+        rig.lost(Wire::Wan, &syn)?;
+        let left = rig.wait(30)?;
+        let [(Wire::Wan, answer)] = &left[..] else {
+            return Err(format!("{} packets left within 30 s, not one answer", left.len()));
+        };
+        ensure!(answer.fault().is_none(), "faulty: {}", answer.describe());
+        let is_error = answer.icmp_kind() == Some((3, 3)) && answer.dst_addr() == Y;
+        ensure!(is_error, "not a port unreachable to {Y}: {}", answer.describe());
+        let quoted = answer.quoted().ok_or("quotes nothing")?;
+        ensure!(quoted.body == syn.body && quoted.dst() == to, "not about the SYN: {}", answer.describe());
+    }
     Ok(())
 }
 
@@ -250,9 +260,11 @@ fn silent_by_policy(rig: &mut Rig) -> Proof {
         rig.wait_in_silence(10)?;
     }
     rig.start(Settings {
+        nat: "answer_unsolicited_syn = true",
         more: "[[rule]]\nname = \"no-one\"\naction = \"deny\"\nfrom = { zone = \"outside\" }\n",
         ..Settings::default()
     })?;
+    rig.note("a rule says no: silence, also where others are answered");
     let mapped = Connection::open(rig, at(A, 5001), at(X, 80))?.mapped;
     rig.lost(Wire::Wan, &Packet::tcp(at(Y, 3000), mapped, tcp::SYN, 500, 0, b""))?;
     rig.wait_in_silence(10)

@@ -8,7 +8,6 @@ use super::*;
 
 /// Clauses that are not met, each with what it would take.
 const NOT_MET: &[(&str, &str)] = &[
-    ("RFC 5382 REQ-4 answer", "a SYN would have to be kept for 6 s to be answered"),
     ("RFC 5508 REQ-8 resources", "RFC 6888 REQ-11B wants another code, and is younger"),
     ("RFC 7857 8 request", "PCP"),
     (

@@ -98,6 +98,8 @@ pub struct WorkerCounters {
     pub turns: AtomicU64,
     /// ICMP errors not sent because of a rate limit.
     pub errors_limited: AtomicU64,
+    /// SYNs that nobody has asked for and that there was no room to keep for an answer.
+    pub syns_given_up: AtomicU64,
     /// Packets given to the worker that has their flow.
     pub handed_over: AtomicU64,
     /// Sessions opened.
@@ -154,6 +156,7 @@ impl WorkerCounters {
             bursts: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             errors_limited: AtomicU64::new(0),
+            syns_given_up: AtomicU64::new(0),
             handed_over: AtomicU64::new(0),
             sessions_opened: AtomicU64::new(0),
             sessions_ended: AtomicU64::new(0),

@@ -59,6 +59,7 @@ impl Engine {
     pub(super) fn take_on(&mut self, tables: &Tables) {
         self.generation = Some(tables.generation);
         self.flows.nat.set_limits(tables.policy.nat);
+        self.slow.take_on(tables);
     }
 
     /// Runs frames that came from one place through the pipeline.
@@ -207,6 +208,7 @@ impl Engine {
         self.slow.look_at_ports(tables, now, |port, member| node.sender(port, member).is_some());
         if self.slow.next_deadline() <= now || self.slow.is_sweeping() {
             self.slow.timers(cx, &mut self.pool, &node.limits);
+            self.slow.answer_unsolicited(&self.flows, cx, &mut self.pool, &node.limits);
             self.send_emitted(cx, node, queues);
             worked = true;
         }

@@ -37,6 +37,13 @@ pub struct Ports {
     pub low: bool,
 }
 
+impl Ports {
+    /// True for a port that an inside host may get.
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port) || self.low && (1..FIRST_HIGH_PORT).contains(&port)
+    }
+}
+
 impl Default for Ports {
     /// All ports but 0.
     fn default() -> Ports {

@@ -42,17 +42,27 @@ pub(super) const BREAKS: &[Break] = &[
     Break {
         clause: "RFC 5382 REQ-3a",
         how: "SYNs get in from everywhere, whatever is configured",
-        also: &["RFC 5382 REQ-4", "RFC 5382 REQ-4a", "RFC 7857 6"],
+        also: &["RFC 5382 REQ-4", "RFC 5382 REQ-4 answer", "RFC 5382 REQ-4a", "RFC 7857 6"],
         make: || open_to_all(TCP),
     },
     Break {
         clause: "RFC 5382 REQ-4",
         how: "a SYN that is not let in is answered with ICMP 3/3 at once",
-        also: &["RFC 5382 REQ-3a", "RFC 5382 REQ-4a", "RFC 7857 5", "RFC 7857 6"],
+        also: &["RFC 5382 REQ-3a", "RFC 5382 REQ-4 answer", "RFC 5382 REQ-4a", "RFC 7857 5", "RFC 7857 6"],
         make: || {
             answering(|_, wire, packet| {
                 let is_wanted = wire == Wire::Wan && is_syn(packet);
                 is_wanted.then(|| (Wire::Wan, Packet::error(WAN_ADDR, 3, 3, packet)))
+            })
+        },
+    },
+    Break {
+        clause: "RFC 5382 REQ-4 answer",
+        how: "the answer to a SYN that nobody asked for is lost",
+        also: &[],
+        make: || {
+            leaving(Wire::Wan, |_, packet| {
+                packet.icmp_kind() != Some((3, 3)) || packet.src_addr() != WAN_ADDR
             })
         },
     },

@@ -154,6 +154,7 @@ impl Policy {
             loose_tcp: flows.loose_tcp,
             filtering: config.nat.filtering,
             hairpin: config.nat.hairpin,
+            answer_unsolicited_syn: config.nat.answer_unsolicited_syn,
             limits: SessionLimits {
                 per_host: limit(flows.per_host_sessions),
                 half_open: limit(flows.half_open),

@@ -278,6 +278,8 @@ pub struct Policy {
     pub filtering: Filtering,
     /// Inside hosts reach each other by their outside addresses.
     pub hairpin: bool,
+    /// Senders of SYNs that nobody has asked for are told, after a while.
+    pub answer_unsolicited_syn: bool,
     /// How many sessions there may be.
     pub limits: SessionLimits,
     /// By zone: how much may come from it.
