@@ -149,9 +149,10 @@ pub(super) fn clamp_mss(packet: &mut Packet, cx: &Context<'_>, headers: u16) {
 /// sends; where its address gives way to one that others use as well, their numbers meet, so the datagram gets one of
 /// ours (RFC 7857 section 10, RFC 6864 section 5.3.1). That is so in both directions: hosts share an address of a pool,
 /// and the servers behind one published address share that in what they answer. Static NAT is no exception: a rule for
-/// single ports may publish others at the same address. Where only the destination is rewritten (requests
-/// to a published address, answers to a host behind a pool), the source stays its sender's and nobody else numbers what
-/// comes from it: the datagram keeps its identification. With DF set it says nothing, and stays as it is.
+/// single ports may publish others at the same address. Where only the destination is rewritten (requests to a published
+/// address, answers to a host behind a pool), the source stays its sender's and nobody else numbers what comes from it:
+/// the datagram keeps its identification, unless it comes in fragments or we cut it, for then a number that comes twice
+/// does harm at once. With DF set it says nothing, and stays as it is.
 #[inline]
 fn renumber<A: Address>(l3: &mut [u8], flow: &Flow<A>, identifications: &mut Identifications) -> u16 {
     if flow.new_src == flow.tuple.src {
