@@ -88,7 +88,8 @@ pub fn log_changes(before: &Policy, compiler: &Compiler) {
     let policy = &compiler.tables().policy;
     for (pool, index) in policy.pools.iter().zip(0..) {
         let Some(shared) = shared(pool, compiler) else { continue };
-        if before.pools.iter().any(|old| old.id() == pool.id()) {
+        let is_as = |old: &Pool| old.ranges().eq(pool.ranges()) && old.vrf() == pool.vrf();
+        if before.pools.iter().any(|old| is_as(old) && old.shared() == pool.shared()) {
             continue;
         }
         let addresses: Vec<String> = pool

@@ -157,6 +157,22 @@ def _(c):
     old.up(U())
 
 
+@story("fate-deterministic-grows-under-traffic", "Hosts whose place stays where it is, when others come behind, go on with the mappings and the ports they have; whoever moves has all of its new place.",
+       FATE + ", RFC 4787 REQ-1, " + RFC[14:], zoned(OUT, sharing([POOL], "192.0.2.0/28", ports_per_host=64)))
+def _(c):
+    at = place(H4, "192.0.2.0", 16, [POOL], ports=64)
+    old = host(c, "old", A, at)
+    old.up(U())
+    c.reload(zoned(OUT, sharing(BOTH, "192.0.2.0/27", ports_per_host=64)))
+    far = Talk(c, A, DNS2, seen=old.seen, there=AT_SERVER2)
+    far.up(U())
+    far.down(U())
+    new = host(c, "new", (H4, 40001), at, unlike=["old"])
+    new.up(U())
+    new.down(U())
+    old.down(U())
+
+
 @story("fate-deterministic-grows", "With a fixed number of ports, hosts and addresses that come behind the others move nobody.",
        FATE + ", " + RFC[14:], zoned(OUT, sharing([POOL], "192.0.2.0/28", ports_per_host=2048)))
 def _(c):

@@ -684,12 +684,10 @@ impl Bindings {
         let list = list_of(inside.protocol, low);
         let mut host = self.find_host(pool.id(), inside.vrf, inside.host());
         if let Some(known) = host {
-            let entry = &self.hosts[known];
-            let moved = (pool.pairing() == Pairing::Paired && !pool.contains(entry.addr))
-                || entry.is_deterministic != pool.deterministic().is_some();
+            let moved = self.has_moved(known, pool);
             match self.page_of_host(known, list, now) {
                 Some(page) if !moved && self.is_in_pool(pool, &self.pages[page]) => return Ok(page),
-                None if !moved => {}
+                None if !moved && self.keeps_its_blocks(known, pool) => {}
                 _ => {
                     self.drain(known);
                     host = None;
@@ -712,6 +710,32 @@ impl Bindings {
         let unit = Unit(claimed.first.0 + (random as u16) % claimed.units);
         let block = self.add_block(host, pool, claimed, now);
         Ok(self.add_page(block, unit, list, pool.mask(unit)))
+    }
+
+    /// True if what the host has is not where the pool has it now.
+    fn has_moved(&self, host: u32, pool: &Pool) -> bool {
+        let entry = &self.hosts[host];
+        let Some(computed) = pool.deterministic() else {
+            return entry.is_deterministic || pool.pairing() == Pairing::Paired && !pool.contains(entry.addr);
+        };
+        let home = computed.place(entry.vrf, entry.key()).map(|place| pool.address(place.address));
+        !entry.is_deterministic || pool.pairing() == Pairing::Paired && home != Some(entry.addr)
+    }
+
+    /// True if all blocks that were computed for the host are its own still. Ports of others that it has left to give do
+    /// not show while all of them are in use.
+    fn keeps_its_blocks(&self, host: u32, pool: &Pool) -> bool {
+        let entry = &self.hosts[host];
+        let mut at = entry.blocks;
+        while at != NONE {
+            let block = &self.blocks[at];
+            let whose = (entry.vrf, entry.key());
+            if block.is_deterministic && !pool.admits(whose, block.addr, block.first, Kind::Deterministic) {
+                return false;
+            }
+            at = block.next;
+        }
+        true
     }
 
     /// A page of the list with a free port. Pages with one stand at the front.

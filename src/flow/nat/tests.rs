@@ -521,6 +521,41 @@ fn a_deterministic_pool_that_comes_or_goes_lets_hosts_drain() {
     assert_eq!(gate.found(Protocol::Udp, before), Some(udp(1, 2000)));
 }
 
+/// A host whose ports are all in use when the parameters change is given those of its new place.
+#[test]
+fn a_full_host_moves_with_its_deterministic_pool() {
+    let hosts = |count| PoolSpec { deterministic: subscribers(count, Some(64)), ..spec("203.0.113.1") };
+    let mut gate = Gate::new(hosts(500));
+    let before: Vec<Mapping> = (0..64).map(|port| gate.some(udp(7, 2000 + port))).collect();
+    assert_eq!(gate.map(udp(7, 3000)), Err(Refused::HostQuota));
+    // Two hosts more before it.
+    let ranges = vec![InsideRange { first: v4_key(0x09ff_fffe), count: 500 }];
+    let moved = subscribers(0, Some(64)).map(|hosts| Subscribers { ranges, ..hosts });
+    gate.becomes(PoolSpec { deterministic: moved, ..hosts(500) });
+    let (_, ports) = gate.pool.outside_of(0, udp(7, 0).addr).expect("a subscriber");
+    let after: BTreeSet<u16> = (0..64).map(|port| gate.some(udp(7, 3000 + port)).port).collect();
+    assert_eq!(after, ports.collect());
+    assert_eq!(gate.map(udp(7, 4000)), Err(Refused::HostQuota));
+    assert_eq!(gate.found(Protocol::Udp, before[0]), Some(udp(7, 2000)));
+}
+
+/// The same where some of its ports stay its own.
+#[test]
+fn a_full_host_gets_what_its_new_place_has_that_its_old_one_had_not() {
+    let hosts = |first: u16, units: u16| PoolSpec {
+        ports: Ports { first, last: first + units * 64 - 1, low: false },
+        deterministic: subscribers(1, Some(128)),
+        ..spec("203.0.113.1")
+    };
+    let mut gate = Gate::new(hosts(2048, 2));
+    let before: BTreeSet<u16> = (0..128).map(|port| gate.some(udp(0, 2000 + port)).port).collect();
+    assert_eq!(before, (2048..2176).collect());
+    gate.becomes(hosts(2112, 2));
+    let after: BTreeSet<u16> = (0..64).map(|port| gate.some(udp(0, 3000 + port)).port).collect();
+    assert_eq!(after, (2176..2240).collect());
+    assert_eq!(gate.map(udp(0, 4000)), Err(Refused::HostQuota));
+}
+
 /// What another host still has of a host's ports is left out until it has gone.
 #[test]
 fn a_host_does_without_those_of_its_ports_that_another_has_not_left_yet() {

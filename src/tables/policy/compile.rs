@@ -415,11 +415,14 @@ impl Pools {
         sharing: Option<&Sharing>,
     ) -> Result<u16, CompileError> {
         let nat = &build.config.nat;
-        let mut name = format!("{} {ranges:?} {ports:?}", build.compiler.vrfs.name(vrf));
+        let outside_vrf = build.compiler.vrfs.name(vrf);
+        let mut name = format!("{outside_vrf} {ranges:?} {ports:?}");
         let mut subscribers = None;
         if let Some(sharing) = sharing {
-            // Another function is another pool: what hosts have in this one they keep until it ends.
-            name.push_str(&format!(" {sharing:?}"));
+            // It is the same pool whoever comes behind: a host whose ports stay where they are goes on with them, and
+            // whoever has moved drains. As another pool it would have to do without all that it is using.
+            let lowest = ranges.iter().map(|range| range.first()).min();
+            name = format!("{outside_vrf} deterministic {lowest:?}");
             subscribers = Some(sharing.subscribers(build.compiler.vrf_slot(sharing.vrf.as_str())?));
         }
         let slots = &mut build.compiler.policy_slots;
