@@ -117,3 +117,14 @@ fn a_flood_alone_is_heard() {
     is(&node.counters[0].sessions_recycled, HEARD + (TURNS - 2) * A_BURST);
     is(shed(&node), A_BURST - HEARD);
 }
+
+#[test]
+fn who_is_not_heard_takes_no_tokens() {
+    // As many as are heard, transfers included: one less would not do.
+    let heard = 2 * A_BURST + (TURNS - 1) * HEARD;
+    let limit = format!("rate_limit = {{ per_s = 1, burst = {heard} }}\n{FEW}");
+    let node = flooded(&limit, transfers());
+    is(&node.counters[0].drops[DropReason::RuleRateLimit.index()], 0);
+    is(&node.counters[0].sessions_recycled, (TURNS - 1) * HEARD);
+    is(shed(&node), (TURNS - 1) * (A_BURST - HEARD));
+}

@@ -519,6 +519,10 @@ fn install<A: Table>(
     if half_open.is_some_and(|limit| cx.limits.half_open.count(allowed.dst, allowed.vrf) >= limit) {
         return Err(DropReason::HalfOpenLimit);
     }
+    // Before anything is taken: who is not heard costs no token, and no port that would rest.
+    if is_stranger_to::<A>(flows, opens, cx) && !flows.strangers.hear() {
+        return Err(DropReason::NewFlowShed);
+    }
     take_token(allowed.ruling, cx)?;
     take_token_of_zone(allowed.from_zone, cx)?;
     let has_ports = !matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6);
@@ -674,6 +678,17 @@ fn install<A: Table>(
     }
 }
 
+/// True if as many TCP connections open as may, and this is another.
+fn too_many_open(flows: &Flows, opens: bool, cx: &Context<'_>) -> bool {
+    let limit = cx.tables.policy.limits.half_open;
+    opens && limit != u32::MAX && flows.opening() >= flows.share_of(limit)
+}
+
+/// True if one more session needs another one's place.
+fn is_stranger_to<A: Table>(flows: &Flows, opens: bool, cx: &Context<'_>) -> bool {
+    too_many_open(flows, opens, cx) || A::shared(flows).is_full()
+}
+
 /// Sees to it that there is room for one more session, at the expense of the oldest that nobody has answered to. `opens`:
 /// it is TCP that begins; `half_open`: where to, and how many may open to there. Behind it only [`FlowTable::insert`]
 /// comes.
@@ -683,12 +698,7 @@ fn admit<A: Table>(
     cx: &Context<'_>,
     flows: &mut Flows,
 ) -> Result<(), DropReason> {
-    let limit = cx.tables.policy.limits.half_open;
-    let too_many_open = opens && limit != u32::MAX && flows.opening() >= flows.share_of(limit);
-    if (too_many_open || A::shared(flows).is_full()) && !flows.strangers.hear() {
-        return Err(DropReason::NewFlowShed);
-    }
-    if too_many_open && !flows.make_room_among_opening(cx.now, cx.counters) {
+    if too_many_open(flows, opens, cx) && !flows.make_room_among_opening(cx.now, cx.counters) {
         return Err(DropReason::HalfOpenLimit);
     }
     let (table, nat) = A::table_and_holdings(flows);
