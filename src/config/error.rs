@@ -43,6 +43,8 @@ pub struct ConfigErrors {
     pub errors: Vec<ConfigError>,
     /// Further faults that were counted and not kept.
     pub more: usize,
+    /// A table has so many that not all of them were looked for.
+    pub is_cut: bool,
 }
 
 impl ConfigErrors {
@@ -75,7 +77,8 @@ impl fmt::Display for ConfigErrors {
             write!(f, "{error}")?;
         }
         if self.more > 0 {
-            write!(f, "\n... and {} more", self.more)?;
+            let at_least = if self.is_cut { "at least " } else { "" };
+            write!(f, "\n... and {at_least}{} more", self.more)?;
         }
         Ok(())
     }

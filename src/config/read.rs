@@ -139,6 +139,11 @@ impl<'t> Source<'t> {
                     let line = span.map(|span| self.line(span.start));
                     let allowed = allowed(message);
                     errors.push(ConfigError { file: self.file.clone(), line, key, value, allowed });
+                    // Each fault costs one more reading of all that is left.
+                    if removed.len() >= ConfigErrors::SHOWN {
+                        errors.is_cut = true;
+                        return None;
+                    }
                     if steps.is_empty() || !remove(rest.get_mut(), &mut steps) {
                         return None;
                     }
