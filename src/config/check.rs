@@ -29,6 +29,7 @@ pub(crate) struct Fault {
 /// Runs every check; each fault goes to `report`.
 pub(crate) fn check(config: &Config, report: &mut dyn FnMut(Fault)) {
     let mut checks = Checks { config, report };
+    checks.control();
     checks.names();
     checks.ports();
     checks.interfaces();
@@ -58,6 +59,18 @@ impl<'a> Checks<'a, '_> {
 
     pub(super) fn table_fault(&mut self, key: String, allowed: impl Into<String>) {
         (self.report)(Fault { place: Place::Key(key), value: None, allowed: allowed.into() });
+    }
+
+    /// What `bind` would refuse once the gateway starts (unix(7)).
+    fn control(&mut self) {
+        let socket = &self.config.control.socket;
+        if !(1..=107).contains(&socket.as_os_str().len()) {
+            self.fault(
+                "control.socket".into(),
+                socket.display(),
+                "the path of a Unix socket has 1 to 107 bytes",
+            );
+        }
     }
 
     fn names(&mut self) {

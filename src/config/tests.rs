@@ -528,6 +528,20 @@ fn a_table_of_a_hundred_thousand_wrong_keys_is_read_fifty_times() {
     assert!(begun.elapsed() < std::time::Duration::from_secs(60));
 }
 
+#[test]
+fn a_path_that_no_socket_can_have_is_an_error() {
+    for path in [String::new(), format!("/run/{}", "a".repeat(103))] {
+        let text = format!("schema = 1\n[control]\nsocket = \"{path}\"\n");
+        let told = Config::parse(&text, "gw.toml").unwrap_err().to_string();
+        assert_eq!(
+            told,
+            format!("gw.toml:3: control.socket: {path}: the path of a Unix socket has 1 to 107 bytes")
+        );
+    }
+    let text = format!("schema = 1\n[control]\nsocket = \"/run/{}\"\n", "a".repeat(102));
+    Config::parse(&text, "gw.toml").unwrap();
+}
+
 fn with_file(text: &str) -> Result<Config, ConfigErrors> {
     let config = format!("{GOOD}\n[[route_file]]\npath = \"full.txt\"\n");
     Config::parse_with(&config, "gw.toml", &mut |path| {
