@@ -107,6 +107,13 @@ const MAX_ID_BYTES: usize = 256;
 /// Reads one line. The id is as it stood there, `null` if there was none to be read.
 pub(crate) fn decode(line: &[u8]) -> (&str, Result<Request, Fault>) {
     let invalid = |message: String| Fault::new(FaultKind::InvalidRequest, message);
+    // Also serde would take an array of four for an envelope.
+    if line.trim_ascii_start().starts_with(b"[") {
+        return (
+            "null",
+            Err(invalid("batches are not served: send each request on a line of its own".into())),
+        );
+    }
     let envelope: Envelope<'_> = match serde_json::from_slice(line) {
         Ok(envelope) => envelope,
         Err(error) if error.is_data() => {

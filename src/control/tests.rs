@@ -255,8 +255,9 @@ fn faults_say_what_was_wrong() {
     let stream = running.raw();
     let cases = [
         ("garbage", "null", -32700, "not JSON: expected value at line 1 column 1"),
-        ("[]", "null", -32600, "not a JSON-RPC request: invalid length 0"),
-        (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, "null", -32600, "not a JSON-RPC request"),
+        ("[]", "null", -32600, "batches are not served"),
+        (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, "null", -32600, "batches are not served"),
+        (r#" ["2.0",1,"ping",{}]"#, "null", -32600, "batches are not served"),
         (r#"{"jsonrpc":"2.0","method":"ping"}"#, "null", -32600, "id is missing"),
         (r#"{"jsonrpc":"2.0","id":{},"method":"ping"}"#, "null", -32600, "id is a number or a string"),
         (r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#, "1", -32600, "jsonrpc is"),
