@@ -28,6 +28,9 @@ pub const NEIGHBOUR_CAPACITY: usize = 16_384;
 /// burst can cause by answering answers.
 const MAX_ROUNDS: usize = 1_000_000;
 
+/// Longest time without a packet: as long as a session may idle.
+pub const LONGEST_GAP: Nanos = Nanos::from_secs(31 * 24 * 3600);
+
 /// What to replay.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -88,6 +91,16 @@ pub enum ReplayError {
     /// A port that appears or goes would need captures of its own.
     #[error("a config to reload has other ports than the first: {0}")]
     OtherPorts(String),
+    /// Years between two packets: one of the times is wrong, and all timers between would fire.
+    #[error(
+        "between two packets of the captures there are {days} days, at most {most} can be replayed: is one of their times wrong?"
+    )]
+    Gap {
+        /// Days between them.
+        days: u64,
+        /// Most days.
+        most: u64,
+    },
     /// Work without end.
     #[error("the replay does not come to rest at {0:?}: this is a bug, please report it with the captures")]
     Stuck(Nanos),
@@ -145,6 +158,11 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
     let mut times: Vec<Nanos> = inputs.iter().flatten().map(|captured| captured.time).collect();
     times.sort_unstable();
     times.dedup();
+    let gap = times.windows(2).map(|two| two[1].0 - two[0].0).max().unwrap_or_default();
+    if gap > LONGEST_GAP.0 {
+        let days = |nanos: u64| nanos / Nanos::from_secs(24 * 3600).0;
+        return Err(ReplayError::Gap { days: days(gap), most: days(LONGEST_GAP.0) });
+    }
     let begin = times.first().copied().unwrap_or_default();
     let mut reloads: VecDeque<(Nanos, &Config)> =
         options.reloads.iter().map(|(after, config)| (begin.plus(*after), config)).collect();

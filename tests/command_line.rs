@@ -119,6 +119,43 @@ fn wrong_usage_and_nobody_there_are_2() {
     assert!(err.contains("no gateway runs there; start `softgate run`, or give --socket PATH"), "{err}");
 }
 
+/// A capture of Ethernet frames, each at a second.
+fn capture(seconds: &[u32]) -> Vec<u8> {
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let mut file = words(&[0xa1b2_c3d4, 0x0004_0002, 0, 0, 65535, 1]);
+    for second in seconds {
+        file.extend(words(&[*second, 0, 60, 60]));
+        file.extend([0; 60]);
+    }
+    file
+}
+
+/// An ordinary port, and captures by name in the same folder.
+fn replay_in(folder: &Path, more: &[&str], captures: &[(&str, &[u8])]) -> (i32, String) {
+    let config = write(folder, "gw.toml", "schema = 1\n[[port]]\nname = \"lan\"\ndevice = \"eth1\"\n");
+    captures.iter().for_each(|(name, bytes)| std::fs::write(folder.join(name), bytes).unwrap());
+    let input = format!("lan={}", folder.join(captures[0].0).display());
+    let (code, _, err) = softgate(&[&[more[0], "--config", &config, "--in", &input], &more[1..]].concat());
+    (code, err.replace(&format!("{}/", folder.display()), ""))
+}
+
+#[test]
+fn a_capture_that_cannot_be_replayed_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out").display().to_string();
+    let replay = |bytes: &[u8]| replay_in(folder.path(), &["replay", "--out", &out], &[("in.pcap", bytes)]);
+    assert_eq!(replay(&capture(&[1, 2])), (0, String::new()));
+    let said = "softgate replay: between two packets of the captures there are 49710 days, at most 31 can be replayed: \
+                is one of their times wrong?\n";
+    assert_eq!(replay(&capture(&[1, u32::MAX])), (2, said.to_owned()));
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let header = words(&[0x0a0d_0d0a, 28, 0x1a2b_3c4d, 1, u32::MAX, u32::MAX, 28, 1, 20, 1, 0, 20]);
+    let simple = words(&[3, 20, 4, 0, 20]);
+    let (code, said) = replay(&[header, simple].concat());
+    assert_eq!(code, 2);
+    assert!(said.contains("in.pcap: packet 1: a packet without a time"), "{said}");
+}
+
 #[test]
 fn completions_and_manual() {
     for shell in ["bash", "zsh", "fish"] {

@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub workers: u8,
     /// How long the clock runs on behind the last packet, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 0)]
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=31 * 24 * 3_600_000))]
     pub linger: u64,
     /// Another config that takes over so many milliseconds after the first packet; any number of them
     #[arg(long, value_name = "MS=FILE", value_parser = parse_reload)]

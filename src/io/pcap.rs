@@ -101,6 +101,10 @@ fn read_pcapng(path: &Path, bytes: &[u8]) -> Result<Vec<Captured>, CaptureError>
                 return Err(content(path, 0, format!("link type {:?}", interface.linktype)));
             }
             Block::EnhancedPacket(packet) => frames.push(captured(packet.timestamp, &packet.data)),
+            Block::SimplePacket(_) | Block::Packet(_) => {
+                let problem = "a packet without a time (a Simple Packet Block, or an obsolete one)";
+                return Err(content(path, frames.len() + 1, problem));
+            }
             _ => {}
         }
     }
