@@ -148,6 +148,7 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
     }
     std::fs::create_dir_all(&options.out)
         .map_err(|source| ReplayError::Output { path: options.out.clone(), source })?;
+    forget_outputs(&ports, options)?;
     for input in &mut inputs {
         input.sort_by_key(|captured| captured.time);
     }
@@ -233,6 +234,19 @@ fn reload(
     node.tables.store(Arc::clone(compiler.tables()));
     settle(workers, clock, clock.now())?;
     retired.release(&node.neighbours);
+    Ok(())
+}
+
+/// Takes away what a replay before this one has left: who finds `PORT.pcap` takes it for what the port has sent. Captures
+/// that are read stay.
+fn forget_outputs(ports: &[String], options: &Options) -> Result<(), ReplayError> {
+    let inputs: Vec<PathBuf> =
+        options.inputs.iter().filter_map(|(_, path)| path.canonicalize().ok()).collect();
+    for path in ports.iter().map(|port| options.out.join(format!("{port}.pcap"))) {
+        if path.canonicalize().is_ok_and(|path| !inputs.contains(&path)) {
+            std::fs::remove_file(&path).map_err(|source| ReplayError::Output { path, source })?;
+        }
+    }
     Ok(())
 }
 

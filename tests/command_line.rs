@@ -157,6 +157,19 @@ fn a_capture_that_cannot_be_replayed_says_why() {
 }
 
 #[test]
+fn a_replay_leaves_no_capture_of_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().display().to_string();
+    let old = &capture(&[7])[..];
+    let captures = [("in.pcap", old), ("lan.pcap", old)];
+    assert_eq!(replay_in(folder.path(), &["replay", "--out", &out], &captures).0, 0);
+    assert!(!folder.path().join("lan.pcap").exists(), "nothing was sent");
+    // What is read stays, wherever it lies.
+    assert_eq!(replay_in(folder.path(), &["replay", "--out", &out], &captures[1..]).0, 0);
+    assert!(folder.path().join("lan.pcap").exists());
+}
+
+#[test]
 fn completions_and_manual() {
     for shell in ["bash", "zsh", "fish"] {
         let (code, out, _) = softgate(&["completions", shell]);
