@@ -170,6 +170,22 @@ fn a_replay_leaves_no_capture_of_the_one_before() {
 }
 
 #[test]
+fn a_benchmark_that_cannot_begin_is_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for seconds in ["nan", "inf", "1e30", "-1", "x"] {
+        let seconds = format!("--seconds={seconds}");
+        let (code, err) = replay_in(folder.path(), &["bench", &seconds], &[("in.pcap", &capture(&[1]))]);
+        assert!(code == 2 && err.contains("a number of seconds, at most 3600"), "{seconds}: {code} {err}");
+    }
+    let (code, err) =
+        replay_in(folder.path(), &["bench", "--in", "lan=/nowhere.pcap"], &[("in.pcap", &capture(&[1]))]);
+    assert_eq!(
+        (code, err.as_str()),
+        (2, "softgate bench: /nowhere.pcap: No such file or directory (os error 2)\n")
+    );
+}
+
+#[test]
 fn completions_and_manual() {
     for shell in ["bash", "zsh", "fish"] {
         let (code, out, _) = softgate(&["completions", shell]);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Trouble;
-use crate::bench::{NewFlows, Options, Report, run as bench};
+use crate::bench::{BenchError, NewFlows, Options, Report, run as bench};
 use crate::config::Config;
 
 /// Measures the packet path over frames in memory
@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     pub cpu: usize,
     /// Seconds to measure, after a warm-up
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 4.0, value_parser = parse_seconds)]
     pub seconds: f64,
     /// What leaves by OUT in a first round comes in again by IN as replies, one to one with the captures
     #[arg(long, value_name = "OUT=IN", value_parser = parse_ports)]
@@ -55,14 +55,14 @@ pub struct Args {
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Trouble> {
     if args.new_flows && args.workers > 1 {
-        return Err(Trouble::Wrong("softgate bench: --new-flows measures one worker".to_owned()));
+        return Err(Trouble::Unable("softgate bench: --new-flows measures one worker".to_owned()));
     }
     let config = Config::load(&args.config)?;
     let options = Options {
         inputs: args.inputs.clone(),
         workers: usize::from(args.workers),
         first_cpu: args.cpu,
-        seconds: args.seconds.clamp(0.1, 3600.0),
+        seconds: args.seconds.max(0.1),
         allow_drops: args.allow_drops,
         reflect: args.reflect.clone(),
         foreign_percent: args.foreign,
@@ -71,13 +71,25 @@ pub(super) fn run(args: &Args) -> Result<(), Trouble> {
             Some(us) => NewFlows::Churn { step: Duration::from_micros(us) },
         }),
     };
-    let report =
-        bench(&config, &options).map_err(|error| Trouble::Wrong(format!("softgate bench: {error}")))?;
+    let report = bench(&config, &options).map_err(|error| {
+        let said = format!("softgate bench: {error}");
+        match error {
+            BenchError::Dropped { .. } | BenchError::Leaked(_) => Trouble::Wrong(said),
+            BenchError::Replay(_) | BenchError::UnknownPort(_) | BenchError::NoFrames => {
+                Trouble::Unable(said)
+            }
+        }
+    })?;
     if args.json {
         let line = serde_json::to_string(&report).unwrap_or_else(|error| unreachable!("plain data: {error}"));
         return super::print(&format!("{line}\n"));
     }
     super::print(&text(&report))
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=3600.0).contains(seconds));
+    seconds.ok_or_else(|| "a number of seconds, at most 3600".to_owned())
 }
 
 fn parse_ports(text: &str) -> Result<(String, String), String> {
