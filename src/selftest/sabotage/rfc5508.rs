@@ -160,7 +160,7 @@ pub(super) const BREAKS: &[Break] = &[
     Break {
         clause: "RFC 5508 REQ-5a",
         how: "what an error from inside quotes shows the inside address",
-        also: &[],
+        also: &["RFC 5382 REQ-4 answer"],
         make: || {
             misquoted(Wire::Wan, |_, quoted| {
                 quoted.ip.destination = A.octets();
