@@ -90,7 +90,7 @@ impl Identifications {
         let mut bytes = stream(self.key, turn, SALT);
         let Tables { a, b, .. } = &mut *self.tables;
         for value in a.iter_mut().flatten() {
-            *value = (u16::from(bytes()) * self.classes >> 8) as u8;
+            *value = ((u16::from(bytes()) * self.classes) >> 8) as u8;
         }
         for value in b.iter_mut().flat_map(|table| &mut table[..usize::from(self.classes)]) {
             *value = bytes() & 0x7f;
@@ -207,7 +207,7 @@ mod tests {
                         class = (class + u16::from(a[round][usize::from(low)])) % n;
                         low ^= u16::from(b[round][usize::from(class)]);
                     }
-                    dealt[usize::from(turn % 2 * 128 + low)] ^ (85 + class) * 256
+                    dealt[usize::from(turn % 2 * 128 + low)] ^ ((85 + class) * 256)
                 })
                 .collect();
             assert_eq!(take(&mut ids, 85 * 128), twin);
