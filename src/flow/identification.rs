@@ -69,7 +69,7 @@ impl Identifications {
 
     /// Another one than those before.
     #[inline]
-    pub fn next(&mut self) -> u16 {
+    pub fn draw(&mut self) -> u16 {
         if self.next == self.len {
             self.begin_turn();
         }
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     fn take(ids: &mut Identifications, count: usize) -> Vec<u16> {
-        (0..count).map(|_| ids.next()).collect()
+        (0..count).map(|_| ids.draw()).collect()
     }
 
     #[test]

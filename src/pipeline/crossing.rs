@@ -152,7 +152,7 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows) -> 
     if meta.has(flags::ICMP_ERROR) {
         let resolved = resolve(packet, &flow, cx)?;
         if resolved == Verdict::Forward {
-            let identification = if from_v4 { 0 } else { flows.identifications.next() };
+            let identification = if from_v4 { 0 } else { flows.identifications.draw() };
             icmp_crossing::error(packet, &flow, identification, cx)?;
         }
         return Ok(resolved);
@@ -188,7 +188,7 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows) -> 
         upper_layer(packet, &flow, &facts, is_cut)?;
     }
     flows.v6.flow_mut(meta.flow).count(meta.ip_len);
-    let identification = if from_v4 { 0 } else { flows.identifications.next() };
+    let identification = if from_v4 { 0 } else { flows.identifications.draw() };
     headers(packet, &flow, &facts, identification)?;
     Ok(verdict)
 }

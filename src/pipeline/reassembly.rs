@@ -193,7 +193,7 @@ fn first<A: Table>(
     let readdressed = flow.new_src != flow.tuple.src || flow.new_dst != flow.tuple.dst;
     let identification = match known.filter(|known| (known.flow, known.created) == (handle, created)) {
         Some(known) => known.identification,
-        None => (readdressed && packet.meta.family == Family::Ipv4).then(|| flows.identifications.next()),
+        None => (readdressed && packet.meta.family == Family::Ipv4).then(|| flows.identifications.draw()),
     };
     let mut segment = segment_of(packet, header);
     if let Some(cut) = segment.as_mut().filter(|_| A::shared(flows).flow(handle).has(flow_flags::PROXIED)) {

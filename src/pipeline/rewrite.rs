@@ -158,7 +158,7 @@ fn renumber<A: Address>(l3: &mut [u8], flow: &Flow<A>, identifications: &mut Ide
     if flow.new_src == flow.tuple.src {
         return flow.ip_delta;
     }
-    let (old, new) = (be16(l3, 4), identifications.next());
+    let (old, new) = (be16(l3, 4), identifications.draw());
     l3[4..6].copy_from_slice(&new.to_be_bytes());
     let sum = u32::from(flow.ip_delta) + u32::from(!old) + u32::from(new);
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -277,7 +277,7 @@ fn number_before_cutting(packet: &mut Packet, flows: &mut Flows) {
     let flow = flows.v4.flow(meta.flow);
     if flow.has(flow_flags::TRANSLATED) && flow.new_src == flow.tuple.src {
         let from = usize::from(meta.l3);
-        let identification = flows.identifications.next();
+        let identification = flows.identifications.draw();
         write_identification(&mut packet.frame.bytes_mut()[from..], identification);
     }
 }
@@ -309,7 +309,7 @@ fn error<A: Address>(
     let l3 = &mut packet.frame.bytes_mut()[from..];
     let from = icmp_error::seen_source(l3, flow, &cx.tables.policy);
     if meta.family == Family::Ipv4 && !meta.has(flags::DONT_FRAGMENT) && from != A::src_of(l3) {
-        write_identification(l3, identifications.next());
+        write_identification(l3, identifications.draw());
     }
     icmp_error::translate(l3, l4, meta.family, flow, proxy, (from, rest));
 }
