@@ -162,7 +162,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn pool() -> (Arc<PacketMemory>, FramePool) {
-        let (memory, mut pools) = PacketMemory::new(1, 16, ChunkSize::Bytes2048).expect("memory");
+        let (memory, mut pools) = PacketMemory::new(1, 64, ChunkSize::Bytes2048).expect("memory");
         (memory, pools.remove(0))
     }
 
