@@ -16,6 +16,7 @@ use gungraun::prelude::*;
 use softgate::config::Config;
 use softgate::io::memory::{MemoryPort, Sink, Template};
 use softgate::mem::{BURST, ChunkSize, PacketMemory};
+use softgate::packet::checksum;
 use softgate::replay;
 use softgate::time::Nanos;
 use softgate::worker::{Node, Worker};
@@ -222,6 +223,17 @@ fn established(more: &str) -> Bench {
     bench(&parse(&[&route("0.0.0.0/0", "10.0.5.2"), POLICY, more].concat(), true), frames)
 }
 
+/// The same packet with DF clear: NAT has to number it.
+fn cuttable(mut frame: Vec<u8>) -> Vec<u8> {
+    const FLAGS: usize = 14 + 6;
+    const SUM: usize = 14 + 10;
+    let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let sum = checksum::update(word(SUM), word(FLAGS), 0);
+    frame[FLAGS..FLAGS + 2].fill(0);
+    frame[SUM..SUM + 2].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
 /// Each packet opens a session with source NAT.
 fn ipv4_snat_new() -> Bench {
     const PACKETS: u32 = (WARM_UP_TURNS + 1 + TURNS) as u32 * BURST as u32;
@@ -241,6 +253,11 @@ fn session() -> Bench {
 
 fn snat_session() -> Bench {
     established(SOURCE_NAT)
+}
+
+fn snat_cuttable() -> Bench {
+    let frames = (0..FLOWS).map(|flow| cuttable(ipv4(&[], [10, 0, 1, 10], [203, 0, 113, flow as u8], flow)));
+    bench(&parse(&[&route("0.0.0.0/0", "10.0.5.2"), POLICY, SOURCE_NAT].concat(), true), frames)
 }
 
 /// A scenario that is ready to be counted, behind the null pipeline or not.
@@ -267,6 +284,8 @@ fn ready(setup: Setup, null: bool) -> Bench {
 #[bench::ipv4_session_null(session, true)]
 #[bench::ipv4_snat_session(snat_session, false)]
 #[bench::ipv4_snat_session_null(snat_session, true)]
+#[bench::ipv4_snat_cuttable(snat_cuttable, false)]
+#[bench::ipv4_snat_cuttable_null(snat_cuttable, true)]
 #[bench::ipv4_snat_new(ipv4_snat_new, false)]
 #[bench::ipv4_snat_new_null(ipv4_snat_new, true)]
 fn packets(mut bench: Bench) -> Bench {
