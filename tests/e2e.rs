@@ -141,10 +141,18 @@ fn iperf_moves_no_drop_reason() {
         for direction in ["", "--reverse"] {
             let tcp = lab.iperf(host, net, &format!("--time 1 {direction}"));
             assert!(tcp.mbits() > 50.0, "TCP {direction} {host} {net}: {} Mbit/s", tcp.mbits());
-            let udp =
-                lab.iperf(host, net, &format!("--time 1 --udp --bitrate 50M --length 1200 {direction}"));
-            let (sent, lost) = udp.datagrams();
-            assert!(sent > 1000 && lost * 100 <= sent, "UDP {direction} {host} {net}: {lost} of {sent} lost");
+            // A machine that stands still for 10 ms loses a hundredth of a second's datagrams; three times in a row it
+            // does not.
+            let options = format!("--time 1 --udp --bitrate 50M --length 1200 {direction}");
+            let mut tries = Vec::new();
+            while tries.len() < 3 && tries.last().is_none_or(|(sent, lost)| lost * 100 > *sent) {
+                tries.push(lab.iperf(host, net, &options).datagrams());
+            }
+            let (sent, lost) = tries[tries.len() - 1];
+            assert!(
+                sent > 1000 && lost * 100 <= sent,
+                "UDP {direction} {host} {net}: (sent, lost) {tries:?}"
+            );
         }
     }
     assert_eq!(lost_since(&gateway, &Default::default()), []);
