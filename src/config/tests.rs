@@ -520,12 +520,10 @@ fn a_wrong_file_of_many_routes_stays_a_screenful() {
 #[test]
 fn a_table_of_a_hundred_thousand_wrong_keys_is_read_fifty_times() {
     let keys: String = (0..100_000).map(|key| format!("k{key} = 1\n")).collect();
-    let begun = std::time::Instant::now();
     let errors = Config::parse(&format!("schema = 1\n[system]\n{keys}"), "gw.toml").unwrap_err();
+    // Looked for one by one, all of them would take hours.
     assert_eq!((errors.errors.len(), errors.more), (ConfigErrors::SHOWN, 1));
     assert!(errors.to_string().ends_with("\n... and at least 1 more"), "{errors}");
-    // All of them take hours.
-    assert!(begun.elapsed() < std::time::Duration::from_secs(60));
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //! compiled for it: egress, next hop, translation. What is not found, or was decided by other tables than the
 //! burst's, is decided anew ([`super::session`]).
 //!
-//! Lookups of a burst overlap: hash and fetch the index line, fetch the flow, compare. Nothing is written to the
-//! packet here: what fails a later check leaves untouched. Translation is the last stage's work.
+//! Lookups of a burst overlap: hash and fetch the index line, fetch the flow, compare. A plain packet whose session says
+//! all that there is to know is translated and on its way at once ([`plain::depart`]). To others nothing is written here:
+//! what fails a later check leaves untouched, and translation is the last stage's work.
 
 use crate::flow::steering::Steering;
 use crate::flow::{Address, Flow, FlowTable, Flows, Handle, Tick, Tuple, due, flow_flags, pressure, tcp};
