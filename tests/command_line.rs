@@ -60,9 +60,19 @@ fn a_wrong_config_is_1_and_a_missing_one_2() {
         err,
         format!("{file}:3: system.wrokers: unknown key; known here: name, workers, frames, key\n")
     );
-    let (code, _, err) = softgate(&["check", "/nonexistent/gw.toml"]);
-    assert_eq!(code, 2);
-    assert!(err.starts_with("/nonexistent/gw.toml: cannot be read: No such file"), "{err}");
+    let missing = "/nonexistent/gw.toml";
+    let commands: [&[&str]; 5] = [
+        &["check", missing],
+        &["run", "--config", missing],
+        &["bench", "--config", missing, "--in", "up=up.pcap"],
+        &["replay", "--config", missing, "--in", "up=up.pcap", "--out", "out"],
+        &["nat", "map", "192.0.2.1", "--config", missing],
+    ];
+    for command in commands {
+        let (code, _, err) = softgate(command);
+        let says = err.starts_with("/nonexistent/gw.toml: cannot be read: No such file");
+        assert!(code == 2 && says, "{command:?}: {code}, {err}");
+    }
 }
 
 /// Once a panic, or the end of the process by the kernel's hand.

@@ -4,9 +4,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Trouble;
+use super::{Trouble, load_config};
 use crate::bench::{BenchError, NewFlows, Options, Report, run as bench};
-use crate::config::Config;
 
 /// Measures the packet path over frames in memory
 ///
@@ -57,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<(), Trouble> {
     if args.new_flows && args.workers > 1 {
         return Err(Trouble::Unable("softgate bench: --new-flows measures one worker".to_owned()));
     }
-    let config = Config::load(&args.config)?;
+    let config = load_config(&args.config)?;
     let options = Options {
         inputs: args.inputs.clone(),
         workers: usize::from(args.workers),

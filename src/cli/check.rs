@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Trouble, print};
-use crate::config::Config;
+use super::{Trouble, load_config, print};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -14,9 +13,7 @@ pub struct Args {
 
 pub(super) fn run(args: Args) -> Result<(), Trouble> {
     let file = args.file.display();
-    std::fs::File::open(&args.file)
-        .map_err(|error| Trouble::Unable(format!("{file}: cannot be read: {error}")))?;
-    let config = Config::load(&args.file)?;
+    let config = load_config(&args.file)?;
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     print(&format!(
         "{file}: good: {}, {}, {}, {}, {}\n",

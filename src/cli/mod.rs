@@ -18,12 +18,12 @@ mod show;
 mod table;
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{ConfigErrors, Control};
+use crate::config::{Config, ConfigErrors, Control};
 use crate::control::{Client, ClientError};
 
 /// A software gateway for bare-metal networks.
@@ -129,6 +129,13 @@ impl From<ConfigErrors> for Trouble {
     fn from(errors: ConfigErrors) -> Trouble {
         Trouble::Wrong(errors.to_string())
     }
+}
+
+/// Reads and checks a config. One that cannot be read is no wrong one: nobody has looked at it.
+fn load_config(file: &Path) -> Result<Config, Trouble> {
+    let unreadable = |error| Trouble::Unable(format!("{}: cannot be read: {error}", file.display()));
+    std::fs::File::open(file).map_err(unreadable)?;
+    Ok(Config::load(file)?)
 }
 
 /// Says what went wrong, if anything did, and turns it into the exit code.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use super::table::{list, table, text};
-use super::{Trouble, connect, print, print_json};
-use crate::config::{Config, VrfName};
+use super::{Trouble, connect, load_config, print, print_json};
+use crate::config::VrfName;
 use crate::control::{Fault, HostQuery, NatHost, PortQuery, Request};
 use crate::gateway::deterministic;
 use crate::replay::{NEIGHBOUR_CAPACITY, compile_tables};
@@ -64,8 +64,7 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
 
 fn by_config(file: &Path, request: &Request) -> Result<Vec<NatHost>, Trouble> {
     let name = file.display();
-    std::fs::File::open(file).map_err(|error| Trouble::Unable(format!("{name}: cannot be read: {error}")))?;
-    let mut config = Config::load(file)?;
+    let mut config = load_config(file)?;
     // Of no matter here, and there may be millions.
     config.routes.clear();
     config.route_files.clear();

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Trouble;
-use crate::config::Config;
+use super::{Trouble, load_config};
 use crate::replay::{Options, Report, run as replay};
 
 /// Runs captures through the gateway and writes what it sends
@@ -60,7 +59,7 @@ fn parse_reload(text: &str) -> Result<(u64, PathBuf), String> {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Trouble> {
-    let config = Config::load(&args.config)?;
+    let config = load_config(&args.config)?;
     let options = Options {
         inputs: args.inputs.clone(),
         out: args.out.clone(),
@@ -69,7 +68,7 @@ pub(super) fn run(args: &Args) -> Result<(), Trouble> {
         reloads: args
             .reload
             .iter()
-            .map(|(ms, file)| Ok((Duration::from_millis(*ms), Config::load(file)?)))
+            .map(|(ms, file)| Ok((Duration::from_millis(*ms), load_config(file)?)))
             .collect::<Result<_, Trouble>>()?,
     };
     let report =

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::{load_config, report};
 use crate::config::Config;
 use crate::control::{Limits, Server};
 use crate::gateway::{BackEnd, Gateway, StartError};
@@ -43,12 +44,9 @@ pub fn run(args: &Args, socket: Option<PathBuf>) -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
-    let config = match Config::load(&args.config) {
+    let config = match load_config(&args.config) {
         Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(1);
-        }
+        Err(trouble) => return report(Err(trouble)),
     };
     match serve(config, args, socket) {
         Ok(code) => code,

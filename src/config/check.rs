@@ -217,7 +217,18 @@ impl<'a> Checks<'a, '_> {
                 if !seen.insert(address.address()) {
                     let key = format!("interface[{index}].addresses[{at}]");
                     self.fault(key, address, "the address stands there twice");
-                } else if !is_link_local(address.address()) {
+                } else if is_link_local(address.address()) {
+                    // A shorter prefix would take in addresses of others.
+                    let (shortest, allowed) = match address.address() {
+                        IpAddr::V4(_) => {
+                            (16, "link-local addresses are in 169.254.0.0/16 (RFC 3927): write /16")
+                        }
+                        IpAddr::V6(_) => (10, "link-local addresses are in fe80::/10 (RFC 4291): write /64"),
+                    };
+                    if address.connected().prefix_len() < shortest {
+                        self.fault(format!("interface[{index}].addresses[{at}]"), address, allowed);
+                    }
+                } else {
                     by_vrf.entry(&interface.vrf).or_default().push((address.connected(), index, at));
                 }
             }

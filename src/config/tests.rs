@@ -388,6 +388,14 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
             &["gw.toml:46: interface[1].addresses[1]: 10.0.2.2/24: the address stands there twice"],
         ),
         (
+            "\"10.0.2.2/24\"",
+            "\"fe80::1/64\", \"fe80::2/3\", \"169.254.0.1/15\"",
+            &[
+                "gw.toml:46: interface[1].addresses[1]: fe80::2/3: link-local addresses are in fe80::/10 (RFC 4291): write /64",
+                "gw.toml:46: interface[1].addresses[2]: 169.254.0.1/15: link-local addresses are in 169.254.0.0/16 (RFC 3927): write /16",
+            ],
+        ),
+        (
             "router_advertisements = false",
             "router_advertisements = true",
             &[

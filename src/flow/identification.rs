@@ -1,68 +1,92 @@
 //! Identifications of IPv4 datagrams that leave with a source of the gateway's (RFC 7857 section 10, RFC 6864 section
-//! 5.3.1: as if the gateway had sent them). One costs five loads from tables that stay in the first-level cache.
+//! 5.3.1: as if the gateway had sent them). They are made in blocks, a dozen at once; giving one is a load.
 //!
 //! The 65,536 numbers are dealt out to the workers once and for all, so that two of them never give the same one,
 //! however far each has come. A worker gives its numbers in two halves by turns, each in an order that is another one
 //! each time and that nobody can tell without the key: a number comes again after half of all at the earliest, and
-//! 65,536 from the start of a first half on (divided by the workers) are all different. Written down:
+//! 65,536 from the start of a first half on (divided by the workers, their number rounded up to a power of two) are all
+//! different. Written down:
 //!
 //! ```text
-//! dealt[place], 256 words: lower byte = a permutation of 0..256, upper byte = any; both of the key
-//! number(class, place) = dealt[place] ^ class << 8                  class, place < 256
-//! worker `me` of `all` has the classes from me * 256 / all to below (me + 1) * 256 / all; they are `classes`
-//! in turn t it gives the places of t's lowest bit << 7 | low, low < 128; the n-th of classes * 128:
-//!   class = n >> 7, low = n & 127
-//!   twice: class += a[low] modulo classes, low ^= b[class]          four tables, of the key, `me` and t
+//! share = 16 bits less those that tell the workers apart
+//! worker `me` has the numbers deal(me << share | x), x of `share` bits
+//! in turn t it gives those with x = (t's lowest bit) << (share - 1) | shuffle(n), n = 0, 1, ... of share - 1 bits
+//! deal shuffles 16 bits by the key, shuffle by the key, `me` and t. Both, four times, with other odd factors:
+//!   x = x * factor + summand modulo 2 to the bits; x ^= x >> (bits / 2)
 //! ```
 
 use std::mem::size_of;
 
 use crate::packet::hash::{self, Key};
 
-/// Numbers of a class in one turn.
-const PLACES: usize = 128;
+/// Numbers that are made at once: not more than half of the least share has.
+const BLOCK: usize = 64;
+const ROUNDS: usize = 4;
+/// The most workers.
+const WORKERS: usize = 256;
 /// Sets what is derived here apart from what else is derived from the key.
 const SALT: u32 = 0x1d_0000;
 
 /// The identifications of one worker.
 #[derive(Debug)]
 pub struct Identifications {
-    tables: Box<Tables>,
-    /// Of the classes, those that are its.
-    first_class: u16,
-    classes: u16,
-    /// The next number of this turn.
-    next: u16,
-    /// Numbers of a turn, 0 before the first.
-    len: u16,
-    /// 0 or 128: the half of this turn.
-    half: u8,
+    /// To be given next.
+    block: [u16; BLOCK],
+    /// How many of the block have been given.
+    given: usize,
+    /// Above the bits of a turn: the worker and the half.
+    above: u16,
+    /// Numbers that this turn has made.
+    made: u32,
     turn: u64,
+    shuffle: Shuffle,
+    deal: Shuffle,
     me: u64,
+    share: u32,
     key: Key,
 }
 
-#[derive(Debug)]
-struct Tables {
-    dealt: [u16; 256],
-    a: [[u8; PLACES]; 2],
-    b: [[u8; 256]; 2],
+/// One to one among the numbers of some bits.
+#[derive(Debug, Clone, Copy)]
+struct Shuffle {
+    rounds: [(u16, u16); ROUNDS],
+    bits: u32,
+}
+
+impl Shuffle {
+    fn new(key: Key, number: u128, bits: u32) -> Shuffle {
+        let mut words = stream(key, number);
+        Shuffle { rounds: std::array::from_fn(|_| (words() | 1, words())), bits }
+    }
+
+    #[inline(always)]
+    fn of(&self, mut x: u16) -> u16 {
+        let (mask, half) = ((1u32 << self.bits).wrapping_sub(1) as u16, self.bits / 2);
+        for (factor, summand) in self.rounds {
+            x = x.wrapping_mul(factor).wrapping_add(summand) & mask;
+            x ^= x >> half;
+        }
+        x
+    }
 }
 
 impl Identifications {
-    /// Those of worker `me` of `all`.
+    /// Those of worker `me` of `all`, 256 at most.
     pub fn new(key: Key, me: u8, all: usize) -> Identifications {
-        let edge = |worker: usize| (worker * 256 / all.clamp(1, 256)) as u16;
-        let (first_class, end) = (edge(me.into()), edge(usize::from(me) + 1));
+        let share = 16 - all.clamp(1, WORKERS).next_power_of_two().ilog2();
+        let deal = Shuffle::new(key, u128::MAX, 16);
+        let (shuffle, me) = (deal, me.into());
+        let made = 1 << (share - 1);
         Identifications {
-            tables: Box::new(Tables { dealt: deal(key), a: [[0; PLACES]; 2], b: [[0; 256]; 2] }),
-            first_class,
-            classes: end - first_class,
-            next: 0,
-            len: 0,
-            half: 0,
+            block: [0; BLOCK],
+            given: BLOCK,
+            above: 0,
+            made,
             turn: 0,
-            me: me.into(),
+            shuffle,
+            deal,
+            me,
+            share,
             key,
         }
     }
@@ -70,60 +94,50 @@ impl Identifications {
     /// Another one than those before.
     #[inline]
     pub fn draw(&mut self) -> u16 {
-        if self.next == self.len {
+        if self.given >= BLOCK {
+            self.make();
+        }
+        let number = self.block[self.given % BLOCK];
+        self.given += 1;
+        number
+    }
+
+    #[inline(never)]
+    fn make(&mut self) {
+        if self.made == 1 << (self.share - 1) {
             self.begin_turn();
         }
-        let tables = &*self.tables;
-        let (mut class, mut low) = (self.next >> 7, self.next as u8 & 0x7f);
-        self.next += 1;
-        for (a, b) in tables.a.iter().zip(&tables.b) {
-            class += u16::from(a[usize::from(low) % PLACES]);
-            class -= if class >= self.classes { self.classes } else { 0 };
-            low ^= b[usize::from(class as u8)];
+        let from = self.made as u16;
+        for (n, number) in self.block.iter_mut().enumerate() {
+            *number = self.deal.of(self.above | self.shuffle.of(from + n as u16));
         }
-        tables.dealt[usize::from(self.half | low)] ^ (self.first_class + class) << 8
+        self.made += BLOCK as u32;
+        self.given = 0;
     }
 
     #[cold]
     fn begin_turn(&mut self) {
-        let turn = u128::from(self.me) << 64 | u128::from(self.turn);
-        let mut bytes = stream(self.key, turn, SALT);
-        let Tables { a, b, .. } = &mut *self.tables;
-        for value in a.iter_mut().flatten() {
-            *value = ((u16::from(bytes()) * self.classes) >> 8) as u8;
-        }
-        for value in b.iter_mut().flat_map(|table| &mut table[..usize::from(self.classes)]) {
-            *value = bytes() & 0x7f;
-        }
-        self.half = ((self.turn & 1) as u8) << 7;
+        let half = self.share - 1;
+        self.above = ((self.me << 1 | self.turn & 1) << half) as u16;
+        self.shuffle = Shuffle::new(self.key, u128::from(self.me) << 64 | u128::from(self.turn), half);
         self.turn += 1;
-        (self.next, self.len) = (0, self.classes * PLACES as u16);
+        self.made = 0;
     }
 }
 
-/// Bytes of the key.
-fn stream(key: Key, number: u128, salt: u32) -> impl FnMut() -> u8 {
+/// Words of the key.
+fn stream(key: Key, number: u128) -> impl FnMut() -> u16 {
     let mut taken = 0;
-    let mut word = [0; size_of::<u64>()];
+    let mut words = 0;
     move || {
-        let at = taken % word.len();
-        if at == 0 {
-            word = hash::address(key, number, salt | (taken / word.len()) as u32).to_le_bytes();
+        const EACH: u32 = (size_of::<u64>() / size_of::<u16>()) as u32;
+        if taken % EACH == 0 {
+            words = hash::address(key, number, SALT | (taken / EACH));
         }
+        let word = (words >> (taken % EACH * u16::BITS)) as u16;
         taken += 1;
-        word[at]
+        word
     }
-}
-
-/// The table by which numbers are dealt out: the same for all workers.
-fn deal(key: Key) -> [u16; 256] {
-    let mut bytes = stream(key, u128::MAX, SALT);
-    let mut dealt = std::array::from_fn(|place| u16::from(bytes()) << 8 | place as u16);
-    for last in (1..dealt.len()).rev() {
-        let random = usize::from(bytes()) << 8 | usize::from(bytes());
-        dealt.swap(last, random % (last + 1));
-    }
-    dealt
 }
 
 #[cfg(test)]
@@ -141,7 +155,7 @@ mod tests {
         for all in [1, 2, 3, 7, 100, 256] {
             for me in [0, all - 1] {
                 let mut ids = Identifications::new(Key::default(), me as u8, all);
-                let half = usize::from(ids.classes) * PLACES;
+                let half = 1 << (ids.share - 1);
                 let given = take(&mut ids, 6 * half);
                 let mut last_at = vec![None; 65_536];
                 for (at, id) in given.iter().enumerate() {
@@ -157,18 +171,18 @@ mod tests {
 
     #[test]
     fn workers_share_all_numbers_and_none_twice() {
-        for all in [1, 2, 3, 4, 16, 255, 256] {
+        for all in [1_usize, 2, 3, 4, 16, 255, 256] {
             let mut owner = vec![None; 65_536];
+            let share = 65_536 / all.next_power_of_two();
             for me in 0..all {
                 let mut ids = Identifications::new(Key::default(), me as u8, all);
                 // Some have come further than others.
-                let count = usize::from(ids.classes) * PLACES * 2 + me % 3 * 100;
-                for id in take(&mut ids, count) {
+                for id in take(&mut ids, share + me % 3 * 100) {
                     let of = owner[usize::from(id)].get_or_insert(me);
                     assert_eq!(*of, me, "{id}, {all} workers");
                 }
             }
-            assert!(owner.iter().all(Option::is_some), "{all} workers");
+            assert_eq!(owner.iter().flatten().count(), share * all, "{all} workers");
         }
     }
 
@@ -191,26 +205,27 @@ mod tests {
         }
     }
 
-    /// `turn` of another computation, as the head of this file has it.
+    /// The head of this file, written down once more.
     #[test]
     fn as_written_down() {
+        let shuffled = |rounds: &[(u16, u16)], bits: u32, mut x: u32| {
+            for (factor, summand) in rounds {
+                x = (x * u32::from(*factor) + u32::from(*summand)) % (1 << bits);
+                x ^= x >> (bits / 2);
+            }
+            x
+        };
         let mut ids = Identifications::new(Key(3, 4), 1, 3);
-        assert_eq!((ids.first_class, ids.classes), (85, 85));
+        let mut orders = BTreeSet::new();
         for turn in 0..3 {
-            ids.begin_turn();
-            let Tables { dealt, a, b } = &*ids.tables;
-            let n = u16::from(ids.classes as u8);
-            let twin: Vec<u16> = (0..85 * 128u16)
-                .map(|number| {
-                    let (mut class, mut low) = (number / 128, number % 128);
-                    for round in 0..2 {
-                        class = (class + u16::from(a[round][usize::from(low)])) % n;
-                        low ^= u16::from(b[round][usize::from(class)]);
-                    }
-                    dealt[usize::from(turn % 2 * 128 + low)] ^ ((85 + class) * 256)
-                })
+            let given = take(&mut ids, 8192);
+            assert!(orders.insert(ids.shuffle.rounds), "another order in each turn");
+            let twin: Vec<u16> = (0..8192)
+                .map(|n| 1 << 14 | (turn % 2) << 13 | shuffled(&ids.shuffle.rounds, 13, n))
+                .map(|x| shuffled(&ids.deal.rounds, 16, x) as u16)
                 .collect();
-            assert_eq!(take(&mut ids, 85 * 128), twin);
+            assert_eq!(given, twin);
         }
+        assert!(ids.deal.rounds.iter().all(|(factor, _)| factor % 2 == 1));
     }
 }

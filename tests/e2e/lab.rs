@@ -91,6 +91,11 @@ impl Lab {
         assert!(said.text.contains(" 0% packet loss"), "{host} pings {to} {options}:\n{}", said.text);
     }
 
+    /// How many of `count` pings are answered.
+    pub fn answers(&self, host: &str, to: &str, count: usize) -> usize {
+        self.run(host, &format!("ping -n -c {count} -i 0.1 -W 2 {to}")).text.matches(" bytes from ").count()
+    }
+
     /// A ping that nobody may answer.
     pub fn no_answer(&self, host: &str, to: &str) {
         let said = self.run(host, &format!("ping -n -c 3 -i 0.2 -W 0.5 {to}"));

@@ -150,14 +150,17 @@ fn a_flood_keeps_nobody_out_and_throws_nobody_out() {
     let gateway = Gateway::start(&lab, &config(&format!("[flows]\ncapacity = 2000\n{flooded}")));
     let _greeter = python(&lab, "a", "greeter.py", GREETER);
     // Established before, and working through all of it.
-    let load = lab.start_iperf("a", NET[0], "--time 6");
+    let load = lab.start_iperf("a", NET[0], "--time 6 --bitrate 100M");
     let mut flood = lab.command("net", &format!("python3 {}", write(&lab, "flood.py", FLOOD)));
     let _flood = Server(flood.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("python3 starts"));
     std::thread::sleep(std::time::Duration::from_secs(2));
+    let mut answered = 0;
     for _ in 0..5 {
         assert_eq!(python_says(&lab, "net", TALKER).trim(), "True");
-        lab.ping("a", NET[0], "");
+        answered += lab.answers("a", NET[0], 3);
     }
+    // A machine that stands still for 50 ms has more frames waiting than a veth holds: that one may be lost.
+    assert!(answered >= 12, "{answered} of 15 pings answered");
     assert!(load.finish().mbits() > 10.0);
     assert!(counter(&gateway, "syn-cookies.sent") > 1000, "a flood");
     assert!(counter(&gateway, "syn-cookies.taken") >= 5);

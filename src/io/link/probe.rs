@@ -512,8 +512,30 @@ fn load_pass_all(flags: u32) -> io::Result<OwnedFd> {
     owned(fd)
 }
 
-/// Attaches while the descriptor lives: it is a bpf_link, so the kernel takes the program away with it.
+/// Attaches while the descriptor lives: it is a bpf_link, so the kernel takes the program away with it. That may be a
+/// moment later: a process just forked has the descriptor too, until it becomes another program.
 fn attach(program: RawFd, ifindex: IfIndex, mode: u32) -> io::Result<OwnedFd> {
+    while_busy(|| attach_once(program, ifindex, mode))
+}
+
+/// What was used before may not be free at once.
+fn while_busy<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut retries = 0;
+    loop {
+        match attempt() {
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+                    && retries < BUSY_RETRIES =>
+            {
+                retries += 1;
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn attach_once(program: RawFd, ifindex: IfIndex, mode: u32) -> io::Result<OwnedFd> {
     let create = LinkCreate {
         prog_fd: program.cast_unsigned(),
         target_ifindex: ifindex,
@@ -584,16 +606,7 @@ pub struct Bound {
 
 /// Binds a socket to a queue.
 fn bind_scratch(ifindex: IfIndex, queue: u32, flags: u16) -> io::Result<Bound> {
-    let mut retries = 0;
-    loop {
-        match bind_scratch_once(ifindex, queue, flags) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && retries < BUSY_RETRIES => {
-                retries += 1;
-                std::thread::sleep(BUSY_PAUSE);
-            }
-            outcome => return outcome,
-        }
-    }
+    while_busy(|| bind_scratch_once(ifindex, queue, flags))
 }
 
 fn bind_scratch_once(ifindex: IfIndex, queue: u32, flags: u16) -> io::Result<Bound> {
