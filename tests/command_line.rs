@@ -1,5 +1,6 @@
 //! The binary as an operator meets it: what it prints, and its exit codes.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +61,9 @@ fn a_wrong_config_is_1_and_a_missing_one_2() {
         err,
         format!("{file}:3: system.wrokers: unknown key; known here: name, workers, frames, key\n")
     );
+    // A directory is opened, and cannot be read.
+    let (code, _, err) = softgate(&["check", "/"]);
+    assert!(code == 2 && err.starts_with("/: cannot be read: "), "{code}, {err}");
     let missing = "/nonexistent/gw.toml";
     let commands: [&[&str]; 5] = [
         &["check", missing],
@@ -147,6 +151,24 @@ fn replay_in(folder: &Path, more: &[&str], captures: &[(&str, &[u8])]) -> (i32, 
     let input = format!("lan={}", folder.join(captures[0].0).display());
     let (code, _, err) = softgate(&[&[more[0], "--config", &config, "--in", &input], &more[1..]].concat());
     (code, err.replace(&format!("{}/", folder.display()), ""))
+}
+
+/// A gateway of which one thread has panicked must not go on with the others.
+#[test]
+fn a_panic_ends_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = write(folder.path(), "gw.toml", "schema = 1\n[[port]]\nname = \"lan\"\ndevice = \"eth1\"\n");
+    std::fs::write(folder.path().join("in.pcap"), capture(&[1])).unwrap();
+    let said = Command::new(env!("CARGO_BIN_EXE_softgate"))
+        .args(["bench", "--config", &config, "--in"])
+        .arg(format!("lan={}", folder.path().join("in.pcap").display()))
+        // No thread has so large a stack: the library panics.
+        .envs([("RUST_MIN_STACK", "100000000000000"), ("RUST_BACKTRACE", "0")])
+        .output()
+        .unwrap();
+    let err = String::from_utf8_lossy(&said.stderr);
+    assert!(err.contains("failed to spawn thread"), "{err}");
+    assert_eq!(said.status.signal(), Some(6), "SIGABRT: {err}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The command line: one file per command, listed in [`Command`].
 //!
-//! Exit codes: 0 good, 1 the thing asked about is wrong, 2 usage or cannot reach.
+//! Exit codes: 0 good, 1 the thing asked about is wrong, 2 wrong usage, or something cannot be read or reached.
 
 mod apply;
 pub mod bench;
@@ -23,13 +23,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, ConfigErrors, Control};
+use crate::config::{self, Config, ConfigErrors, Control};
 use crate::control::{Client, ClientError};
 
 /// A software gateway for bare-metal networks.
 #[derive(Debug, Parser)]
 #[command(name = "softgate", version, about, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 good, 1 the thing asked about is wrong, 2 usage or cannot reach.")]
+#[command(
+    after_help = "Exit codes: 0 good, 1 the thing asked about is wrong, 2 wrong usage, or something cannot be read or reached."
+)]
 pub struct Cli {
     /// The control socket of the gateway to talk to
     ///
@@ -112,7 +114,7 @@ impl Cli {
 pub enum Trouble {
     /// The thing asked about is wrong: exit code 1.
     Wrong(String),
-    /// Wrong usage, or something cannot be reached: exit code 2.
+    /// Wrong usage, or something cannot be read or reached: exit code 2.
     Unable(String),
 }
 
@@ -133,9 +135,10 @@ impl From<ConfigErrors> for Trouble {
 
 /// Reads and checks a config. One that cannot be read is no wrong one: nobody has looked at it.
 fn load_config(file: &Path) -> Result<Config, Trouble> {
-    let unreadable = |error| Trouble::Unable(format!("{}: cannot be read: {error}", file.display()));
-    std::fs::File::open(file).map_err(unreadable)?;
-    Ok(Config::load(file)?)
+    let name = file.display().to_string();
+    let text = config::read_file(file)
+        .map_err(|error| Trouble::Unable(format!("{name}: cannot be read: {error}")))?;
+    Ok(Config::parse_with(&text, &name, &mut |other| config::read_file(&config::beside(file, other)))?)
 }
 
 /// Says what went wrong, if anything did, and turns it into the exit code.

@@ -159,7 +159,7 @@ impl Default for Config {
 
 impl Config {
     /// Reads and checks a config; `file_name` is what errors call it. A `[[route_file]]` is refused:
-    /// there is no folder it could be in. See [`Config::load`] and [`Config::parse_with`].
+    /// there is no folder it could be in. See [`Config::parse_with`].
     pub fn parse(text: &str, file_name: &str) -> Result<Config, ConfigErrors> {
         Config::parse_with(text, file_name, &mut |_| {
             Err(io::Error::new(io::ErrorKind::Unsupported, "route files cannot be read here"))
@@ -226,13 +226,6 @@ impl Config {
         }
         errors.sort();
         if errors.is_empty() { Ok(config) } else { Err(errors) }
-    }
-
-    /// Reads and checks a config file and the route files it names.
-    pub fn load(path: impl AsRef<Path>) -> Result<Config, ConfigErrors> {
-        let path = path.as_ref();
-        let text = read_file(path).map_err(|error| unreadable(&path.display().to_string(), &error))?;
-        Config::parse_with(&text, &path.display().to_string(), &mut |file| read_file(&beside(path, file)))
     }
 
     /// Checks across tables, for a config that was built or changed without text. Errors have no line.
@@ -303,13 +296,6 @@ pub(crate) fn read_file(path: &Path) -> io::Result<String> {
         true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 GiB")),
         false => Ok(text),
     }
-}
-
-fn unreadable(file: &str, error: &io::Error) -> ConfigErrors {
-    let mut errors = ConfigErrors::default();
-    let allowed = format!("cannot be read: {error}");
-    errors.push(ConfigError { file: file.into(), line: None, key: String::new(), value: None, allowed });
-    errors
 }
 
 fn check_schema(source: &read::Source<'_>, errors: &mut ConfigErrors) -> bool {

@@ -144,7 +144,7 @@ pub struct PortStatus {
     pub mtu_bytes: u32,
     /// Of the device.
     pub mac: Option<Mac>,
-    /// Received.
+    /// Received since the gateway was started, on whichever devices and queues. So are all counts below.
     pub rx_packets: u64,
     /// Received, Ethernet headers included.
     pub rx_bytes: u64,

@@ -1,11 +1,11 @@
 //! Identifications of IPv4 datagrams that leave with a source of the gateway's (RFC 7857 section 10, RFC 6864 section
-//! 5.3.1: as if the gateway had sent them). They are made in blocks, a dozen at once; giving one is a load.
+//! 5.3.1: as if the gateway had sent them). They are made a block at a time, by code that vectorises; giving one is a load.
 //!
 //! The 65,536 numbers are dealt out to the workers once and for all, so that two of them never give the same one,
 //! however far each has come. A worker gives its numbers in two halves by turns, each in an order that is another one
-//! each time and that nobody can tell without the key: a number comes again after half of all at the earliest, and
-//! 65,536 from the start of a first half on (divided by the workers, their number rounded up to a power of two) are all
-//! different. Written down:
+//! each time and follows from the key, so that the numbers somebody sees say little of the next ones (it is no cipher).
+//! A number comes again after half of all at the earliest, and 65,536 from the start of a first half on (divided by the
+//! workers, their number rounded up to a power of two) are all different. Written down:
 //!
 //! ```text
 //! share = 16 bits less those that tell the workers apart
@@ -21,9 +21,12 @@ use crate::packet::hash::{self, Key};
 
 /// Numbers that are made at once: not more than half of the least share has.
 const BLOCK: usize = 64;
+/// With fewer the tests find steps of one size too often.
 const ROUNDS: usize = 4;
-/// The most workers.
+/// The most workers that a number of one byte tells apart; a config has fewer.
 const WORKERS: usize = 256;
+// A turn ends with a block.
+const _: () = assert!((65_536 / WORKERS / 2).is_multiple_of(BLOCK));
 /// Sets what is derived here apart from what else is derived from the key.
 const SALT: u32 = 0x1d_0000;
 
@@ -73,6 +76,7 @@ impl Shuffle {
 impl Identifications {
     /// Those of worker `me` of `all`, 256 at most.
     pub fn new(key: Key, me: u8, all: usize) -> Identifications {
+        debug_assert!(usize::from(me) < all, "worker {me} of {all}");
         let share = 16 - all.clamp(1, WORKERS).next_power_of_two().ilog2();
         let deal = Shuffle::new(key, u128::MAX, 16);
         let (shuffle, me) = (deal, me.into());
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_share_all_numbers_and_none_twice() {
+    fn workers_have_equal_shares_and_no_number_in_common() {
         for all in [1_usize, 2, 3, 4, 16, 255, 256] {
             let mut owner = vec![None; 65_536];
             let share = 65_536 / all.next_power_of_two();
@@ -197,6 +201,13 @@ mod tests {
             turn.windows(2).for_each(|pair| steps[usize::from(pair[1].wrapping_sub(pair[0]))] += 1);
             let most = steps.iter().max().expect("there are");
             assert!(*most < 64, "one step is taken {most} times");
+        }
+        // So it is for those who have few.
+        for all in [64, 256] {
+            let few = take(&mut Identifications::new(Key::default(), 3, all), 65_536 / all);
+            let mut steps = std::collections::BTreeMap::new();
+            few.windows(2).for_each(|pair| *steps.entry(pair[1].wrapping_sub(pair[0])).or_insert(0) += 1);
+            assert!(steps.values().all(|times| *times < 8), "{all} workers: {steps:?}");
         }
         // Of two random orders of one set of 32,768 about one place is the same.
         for (one, two) in [(&turns[0], &turns[2]), (&turns[1], &turns[3]), (&turns[0], &other)] {

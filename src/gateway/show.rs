@@ -99,7 +99,7 @@ impl Gateway {
                     }),
                     zero_copy: bound.is_some_and(|bound| bound.zero_copy),
                     multi_buffer: bound.is_some_and(|bound| bound.multi_buffer),
-                    queues: mine().count() as u32,
+                    queues: mine().filter(|queue| queue.is_open).count() as u32,
                     mtu_bytes: link.map_or(0, |link| link.mtu_bytes),
                     mac: link.and_then(|link| Mac::new(link.mac).ok()),
                     rx_packets: sum(|queue| queue.rx_frames),

@@ -50,7 +50,7 @@ pub trait Port: Send {
     fn close(self: Box<Self>, _pool: &mut FramePool) {}
 }
 
-/// Losses and stalls only the device knows of. All are totals since the queue was opened.
+/// Losses and stalls only the device knows of. A queue's are totals since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PortStats {
     /// Frames the device dropped because the receive ring was full.
@@ -63,4 +63,16 @@ pub struct PortStats {
     pub invalid_descriptors: u64,
     /// Chains cut off because a segment was missing or too many followed.
     pub rx_broken_chains: u64,
+}
+
+impl std::ops::AddAssign for PortStats {
+    fn add_assign(&mut self, other: PortStats) {
+        let PortStats { rx_ring_full, rx_fill_empty, rx_dropped, invalid_descriptors, rx_broken_chains } =
+            other;
+        self.rx_ring_full += rx_ring_full;
+        self.rx_fill_empty += rx_fill_empty;
+        self.rx_dropped += rx_dropped;
+        self.invalid_descriptors += invalid_descriptors;
+        self.rx_broken_chains += rx_broken_chains;
+    }
 }

@@ -61,13 +61,30 @@ struct Queue {
     tx_ring_full: u64,
 }
 
-/// What a worker says of one of its queues.
+impl Queue {
+    fn status(&self) -> QueueStatus {
+        QueueStatus {
+            port: self.port,
+            member: self.member,
+            is_open: true,
+            rx_frames: self.rx_frames,
+            tx_frames: self.tx_frames,
+            tx_ring_full: self.tx_ring_full,
+            held: self.io.held(),
+            stats: self.io.stats(),
+        }
+    }
+}
+
+/// What a worker says of one of its queues, or of all that a port's member had before.
 #[derive(Clone, Debug)]
 pub struct QueueStatus {
     /// Port slot.
     pub port: u16,
     /// Member of the port's LAG.
     pub member: u8,
+    /// False: the sums of queues that are closed.
+    pub is_open: bool,
     /// Frames received.
     pub rx_frames: u64,
     /// Frames sent.
@@ -85,6 +102,9 @@ pub struct Worker {
     node: Arc<Node>,
     cache: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
     queues: Vec<Queue>,
+    /// What went through queues that are closed, one entry for each member of each port there has been: slots of
+    /// ports are never another's, and a port that comes back counts on.
+    closed: Vec<QueueStatus>,
     engine: Engine,
     turns: u32,
     scratch: Frames,
@@ -106,6 +126,7 @@ impl Worker {
             node: Arc::clone(node),
             cache: Cache::new(Arc::clone(&node.tables)),
             queues: Vec::new(),
+            closed: Vec::new(),
             engine: Engine {
                 id,
                 pool,
@@ -140,7 +161,7 @@ impl Worker {
         self.index_queues();
     }
 
-    /// Closes the queues of a port's member; their frames come back.
+    /// Closes the queues of a port's member; their frames come back. What went through them stays in the sums.
     pub fn detach(&mut self, port: u16, member: u8) {
         let mut index = 0;
         while index < self.queues.len() {
@@ -149,9 +170,22 @@ impl Worker {
                 continue;
             }
             let queue = self.queues.remove(index);
+            self.remember(queue.status());
             self.engine.close(queue, &self.node);
         }
         self.index_queues();
+    }
+
+    fn remember(&mut self, status: QueueStatus) {
+        let same = |closed: &&mut QueueStatus| (closed.port, closed.member) == (status.port, status.member);
+        let Some(closed) = self.closed.iter_mut().find(same) else {
+            self.closed.push(QueueStatus { is_open: false, held: 0, ..status });
+            return;
+        };
+        closed.rx_frames += status.rx_frames;
+        closed.tx_frames += status.tx_frames;
+        closed.tx_ring_full += status.tx_ring_full;
+        closed.stats += status.stats;
     }
 
     fn index_queues(&mut self) {
@@ -174,7 +208,7 @@ impl Worker {
 
     /// One round: a burst from each queue, what is due, what others handed over. True if there was work.
     pub fn turn(&mut self, now: Nanos) -> bool {
-        let Worker { node, cache, queues, engine, turns, scratch } = self;
+        let Worker { node, cache, queues, engine, turns, scratch, closed: _ } = self;
         let node: &Node = node;
         let tables: &Tables = cache.load();
         engine.counters(node).generation.note(tables.generation);
@@ -231,18 +265,9 @@ impl Worker {
         self.engine.null_pipeline = null;
     }
 
-    /// What the queues say.
+    /// What the queues say, and what those said that are closed.
     pub fn queue_status(&self) -> Vec<QueueStatus> {
-        let status = |queue: &Queue| QueueStatus {
-            port: queue.port,
-            member: queue.member,
-            rx_frames: queue.rx_frames,
-            tx_frames: queue.tx_frames,
-            tx_ring_full: queue.tx_ring_full,
-            held: queue.io.held(),
-            stats: queue.io.stats(),
-        };
-        self.queues.iter().map(status).collect()
+        self.queues.iter().map(Queue::status).chain(self.closed.iter().cloned()).collect()
     }
 
     /// Blocks until frames wait, something is due or somebody wakes us, but no longer than `limit`.

@@ -93,7 +93,10 @@ impl Lab {
 
     /// How many of `count` pings are answered.
     pub fn answers(&self, host: &str, to: &str, count: usize) -> usize {
-        self.run(host, &format!("ping -n -c {count} -i 0.1 -W 2 {to}")).text.matches(" bytes from ").count()
+        let said = self.run(host, &format!("ping -n -c {count} -i 0.1 -W 2 {to}")).text;
+        let received =
+            said.split_once(" received").and_then(|(before, _)| before.rsplit(' ').next()?.parse().ok());
+        received.unwrap_or_else(|| panic!("{host} pings {to}:\n{said}"))
     }
 
     /// A ping that nobody may answer.

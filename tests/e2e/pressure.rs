@@ -159,8 +159,8 @@ fn a_flood_keeps_nobody_out_and_throws_nobody_out() {
         assert_eq!(python_says(&lab, "net", TALKER).trim(), "True");
         answered += lab.answers("a", NET[0], 3);
     }
-    // A machine that stands still for 50 ms has more frames waiting than a veth holds: that one may be lost.
-    assert!(answered >= 12, "{answered} of 15 pings answered");
+    // A machine that stands still for 50 ms has more frames waiting than a veth holds: one of them, or two, may be lost.
+    assert!(answered >= 13, "{answered} of 15 pings answered");
     assert!(load.finish().mbits() > 10.0);
     assert!(counter(&gateway, "syn-cookies.sent") > 1000, "a flood");
     assert!(counter(&gateway, "syn-cookies.taken") >= 5);

@@ -40,7 +40,8 @@ const TX_BUDGET: u32 = 256;
 /// The scratch packet memory of a bind trial: the smallest power of two every driver takes.
 const SCRATCH_CHUNKS: u32 = 64;
 const SCRATCH_CHUNK_BYTES: u32 = 4096;
-/// A queue stays taken for some milliseconds after its socket is closed; tried again meanwhile.
+/// A queue stays taken for some milliseconds after its socket is closed, and a device after its program was; tried again
+/// meanwhile.
 const BUSY_RETRIES: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -518,7 +519,7 @@ fn attach(program: RawFd, ifindex: IfIndex, mode: u32) -> io::Result<OwnedFd> {
     while_busy(|| attach_once(program, ifindex, mode))
 }
 
-/// What was used before may not be free at once.
+/// What the last trial used may not be free at once: EBUSY, and for a program in the other mode EEXIST.
 fn while_busy<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut retries = 0;
     loop {
