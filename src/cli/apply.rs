@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Trouble, connect, print, print_json};
+use super::{Trouble, connect, print, print_json, read};
 use crate::config;
 use crate::control::{Changed, Client, Request, Version};
 
@@ -36,10 +36,6 @@ pub struct Args {
 }
 
 pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
-    let read = |path: &Path| {
-        config::read_file(path)
-            .map_err(|error| Trouble::Unable(format!("{}: cannot be read: {error}", path.display())))
-    };
     let text = read(&args.file)?;
     let mut files = Vec::new();
     for path in config::route_file_paths(&text) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::Subcommand;
 
 use super::apply::print_changed;
-use super::{Trouble, connect};
+use super::{Trouble, connect, read};
 use crate::config::{
     self, ConfigError, GroupName, InterfaceName, Mac, Member, Name, Neighbour, Prefix, Rule, RuleName,
     Seconds, VrfName, route_file,
@@ -224,11 +224,6 @@ fn ttl(text: &str) -> Result<Seconds, String> {
 
 fn counted(changed: &Changed, done: &str) -> String {
     format!("{} {done}", changed.changed)
-}
-
-fn read(file: &Path) -> Result<String, Trouble> {
-    config::read_file(file)
-        .map_err(|error| Trouble::Unable(format!("{}: cannot be read: {error}", file.display())))
 }
 
 /// The first word of every line.

@@ -133,12 +133,16 @@ impl From<ConfigErrors> for Trouble {
     }
 }
 
-/// Reads and checks a config. One that cannot be read is no wrong one: nobody has looked at it.
+/// Reads a text file. One that cannot be read is no wrong one: nobody has looked at it.
+fn read(file: &Path) -> Result<String, Trouble> {
+    config::read_file(file)
+        .map_err(|error| Trouble::Unable(format!("{}: cannot be read: {error}", file.display())))
+}
+
+/// Reads and checks a config and the route files it names.
 fn load_config(file: &Path) -> Result<Config, Trouble> {
-    let name = file.display().to_string();
-    let text = config::read_file(file)
-        .map_err(|error| Trouble::Unable(format!("{name}: cannot be read: {error}")))?;
-    Ok(Config::parse_with(&text, &name, &mut |other| config::read_file(&config::beside(file, other)))?)
+    let route_file = &mut |path: &str| config::read_file(&config::beside(file, path));
+    Ok(Config::parse_with(&read(file)?, &file.display().to_string(), route_file)?)
 }
 
 /// Says what went wrong, if anything did, and turns it into the exit code.
