@@ -221,11 +221,15 @@ pub struct NeighbourTable {
     key: Key,
 }
 
+/// Slots a table may have: flows name them in 15 bits.
+pub const MAX_SLOTS: usize = 1 << 15;
+
 impl NeighbourTable {
-    /// A table for `capacity` neighbours on up to `interfaces` interfaces.
+    /// A table for `capacity` neighbours, at most [`MAX_SLOTS`] / 2, on up to `interfaces` interfaces.
     pub fn new(capacity: usize, interfaces: usize, key: Key) -> NeighbourTable {
         // Twice the room keeps the load at or below one half.
         let slots = (capacity * 2).next_power_of_two();
+        assert!(slots <= MAX_SLOTS, "at most {} neighbours", MAX_SLOTS / 2);
         NeighbourTable {
             slots: (0..slots).map(|_| Slot::default()).collect(),
             learned: (0..interfaces).map(|_| AtomicU32::new(0)).collect(),

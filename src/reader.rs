@@ -425,8 +425,8 @@ mod tests {
         let mut reply = forward;
         reply.tuple = forward.tuple.reversed(0);
         (reply.new_src, reply.new_dst) = (dst, src);
-        let mut record = Record::new_zeroed();
-        (record.rule, record.mapping) = (1, Record::name(mapping));
+        let mapping = Record::name(mapping);
+        let record = Record { rule: 1, mapping, ..Record::default() };
         table.insert([forward, reply], record, Tick(1000)).expect("room")
     }
 

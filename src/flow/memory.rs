@@ -89,6 +89,14 @@ mod tests {
     use crate::packet::hash::Key;
 
     #[test]
+    fn a_session_takes_three_cache_lines_or_less_of_ipv4_and_six_of_ipv6() {
+        const SESSIONS: u32 = 4_000_000;
+        let v4 = FlowTable::<u32>::bytes_for(SESSIONS) - FlowTable::<u32>::lazy_bytes_for(SESSIONS);
+        let v6 = FlowTable::<u128>::bytes_for(SESSIONS) - FlowTable::<u128>::lazy_bytes_for(SESSIONS);
+        assert!(v4 <= 192 * SESSIONS as usize && v6 <= 384 * SESSIONS as usize, "{v4} and {v6}");
+    }
+
+    #[test]
     fn what_is_said_to_be_needed_is_what_the_tables_take() {
         let capacity = Capacity { sessions: 100_000, populate: false };
         let (v4, v6) = (

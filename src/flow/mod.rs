@@ -4,8 +4,8 @@
 //! key      what a flow is found by
 //! index    from a hash to the flow
 //! table    sessions and their two flows
+//! session  what a session is made of
 //! wheel    when a session's time is over
-//! embryos  sessions that nobody has answered to, oldest first
 //! pressure who makes room for whom, and what counts as half open
 //! half_open   how many connections open to each destination
 //! tcp      the connection tracker
@@ -24,7 +24,6 @@
 pub mod cookie;
 pub mod counted;
 pub mod directory;
-pub mod embryos;
 pub mod fragments;
 pub mod half_open;
 pub mod identification;
@@ -35,6 +34,7 @@ pub mod nat;
 pub mod pressure;
 pub mod proxy;
 pub mod scan;
+pub mod session;
 pub mod steering;
 pub mod table;
 pub mod tcp;
@@ -48,7 +48,8 @@ use std::time::Duration;
 pub use crate::packet::Handle;
 pub use key::{Address, Tuple};
 pub use memory::TooLarge;
-pub use table::{Flow, FlowTable, Full, Record, Tick, flow_flags, record_flags};
+pub use session::{Class, Flow, NextHop, Record, Settled, Tick, flow_flags, record_flags};
+pub use table::{FlowTable, Full};
 
 use crate::mem::{Frame, MemoryError};
 use crate::neighbours::addr_key;
@@ -429,10 +430,10 @@ fn retire<A: Address>(
     counters: &WorkerCounters,
 ) -> [Tuple<A>; 2] {
     let tuples = [0, 1].map(|direction| table.flow(Handle::new(session, direction)).tuple);
-    nat.give_back(table.record(session), table.flow(Handle::new(session, 0)), tuples[1].vrf, now);
+    nat.give_back(&table.record(session), table.flow(Handle::new(session, 0)), tuples[1].vrf, now);
     add(&counters.sessions_ended, 1);
     settle(table, session, counters);
-    if table.record(session).flags & record_flags::LOGGED != 0 {
+    if table.flags(session) & record_flags::LOGGED != 0 {
         nat.session_events.push(record_of(table, session, event, now));
     }
     tuples
@@ -445,7 +446,7 @@ pub fn record_of<A: Address>(
     event: SessionEvent,
     time: Nanos,
 ) -> SessionRecord {
-    let (flow, record) = (table.flow(Handle::new(session, 0)), table.record(session));
+    let [flow, reply] = [0, 1].map(|direction| table.flow(Handle::new(session, direction)));
     let end = |addr: A, port: u16| (addr_key(addr.ip()), port);
     SessionRecord {
         event,
@@ -456,9 +457,9 @@ pub fn record_of<A: Address>(
         destination: end(flow.tuple.dst, flow.tuple.dst_port),
         new_source: end(flow.new_src, flow.new_src_port),
         new_destination: end(flow.new_dst, flow.new_dst_port),
-        rule: record.rule,
-        packets: record.settled_packets(),
-        bytes: record.settled_bytes,
+        rule: table.record(session).rule,
+        packets: of_40_bits(flow.packets() + reply.packets()),
+        bytes: flow.bytes.wrapping_add(reply.bytes),
     }
 }
 
@@ -466,22 +467,24 @@ pub fn record_of<A: Address>(
 /// exact at any time, once every live session is settled: nothing is counted twice and none runs backwards.
 pub fn settle<A: Address>(table: &mut FlowTable<A>, session: u32, counters: &WorkerCounters) {
     let flows = [0, 1].map(|direction| table.flow(Handle::new(session, direction)));
-    // A flow counts 40 bits of packets: so much may have come since.
-    let of_40_bits = |packets: u64| packets & ((1 << 40) - 1);
     let packets = of_40_bits(flows[0].packets() + flows[1].packets());
     let bytes = flows[0].bytes.wrapping_add(flows[1].bytes);
-    let record = table.record(session);
-    if (packets, bytes) == (record.settled_packets(), record.settled_bytes) {
+    let before = table.settled(session);
+    if (packets, bytes) == (before.packets, before.bytes) {
         return;
     }
-    let new_packets = of_40_bits(packets.wrapping_sub(record.settled_packets()));
-    let new_bytes = bytes.wrapping_sub(record.settled_bytes);
+    let new_packets = of_40_bits(packets.wrapping_sub(before.packets));
+    let new_bytes = bytes.wrapping_sub(before.bytes);
+    let record = table.record(session);
     let rule = counters.rules.get(record.rule as usize);
     let nat_rule = counters.nat_rules.get(usize::from(record.nat_rule));
     rule.into_iter().chain(nat_rule).for_each(|rule| rule.carried(new_packets, new_bytes));
-    let record = table.record_mut(session);
-    record.set_settled_packets(packets);
-    record.settled_bytes = bytes;
+    table.set_settled(session, Settled { packets, bytes });
+}
+
+/// A flow counts 40 bits of packets: so much may have come since.
+fn of_40_bits(packets: u64) -> u64 {
+    packets & ((1 << 40) - 1)
 }
 
 /// When the session has been idle for its time.
@@ -490,7 +493,7 @@ pub fn due<A: Address>(table: &FlowTable<A>, session: u32, timers: &Timers) -> T
     let record = table.record(session);
     let replied = reply.has(flow_flags::SEEN);
     let last = if replied { forward.last_seen.max(reply.last_seen) } else { forward.last_seen };
-    last.after(timeout(record, forward.tuple.protocol, replied, timers))
+    last.after(timeout(&record, forward.tuple.protocol, replied, timers))
 }
 
 /// How long a session that policy does not allow any more waits for a packet whose sender could be told, in seconds.

@@ -1,10 +1,9 @@
 //! What happens when there is no room. A session that was answered to is never given up for a new one; one that
-//! nobody has answered to may be, the oldest first (RFC 4987 section 3.4), unless a NAT mapping would go with it (RFC
-//! 6888 REQ-11 D). What then finds no room is refused.
+//! nobody has answered to may be, who has waited longest first (RFC 4987 section 3.4), unless a NAT mapping would go with
+//! it (RFC 6888 REQ-11 D). What then finds no room is refused.
 
-use super::embryos::Kind;
 use super::half_open::HalfOpen;
-use super::{Address, FlowTable, Flows, Handle, Holdings, flow_flags, record_flags};
+use super::{Address, Class, FlowTable, Flows, Handle, Holdings, Timers, due, flow_flags, record_flags};
 use crate::mem::BURST;
 use crate::packet::view::protocol;
 use crate::telemetry::events::SessionEvent;
@@ -55,45 +54,43 @@ impl Strangers {
 
 /// The first packet of a session's other direction. TCP has to do more than answer ([`progressed`]).
 #[cold]
-pub fn answered<A: Address>(table: &mut FlowTable<A>, handle: Handle) {
+pub fn answered<A: Address>(table: &mut FlowTable<A>, handle: Handle, timers: &Timers) {
     let flow = table.flow_mut(handle);
     flow.flags |= flow_flags::SEEN;
     if flow.tuple.protocol != protocol::TCP {
-        table.grow_up(handle.session());
+        let due = due(table, handle.session(), timers);
+        table.rearm(handle.session(), due);
     }
 }
 
 /// A TCP session stands elsewhere than before.
 #[cold]
 pub fn progressed<A: Address>(table: &mut FlowTable<A>, session: u32, half_open: &HalfOpen) {
-    let record = table.record(session);
-    let (is_embryonic, is_half_open) = (record.tcp.is_embryonic(), record.tcp.is_half_open());
-    if !is_half_open && record.flags & record_flags::HALF_OPEN_COUNTED != 0 {
+    let is_counted = table.flags(session) & record_flags::HALF_OPEN_COUNTED != 0;
+    if is_counted && !table.tcp(session).is_half_open() {
         let [forward, reply] = [0, 1].map(|direction| table.flow(Handle::new(session, direction)));
         half_open.remove(forward.new_dst.ip(), reply.tuple.vrf);
-        table.record_mut(session).flags &= !record_flags::HALF_OPEN_COUNTED;
-    }
-    if !is_embryonic {
-        table.grow_up(session);
+        *table.flags_mut(session) &= !record_flags::HALF_OPEN_COUNTED;
     }
 }
 
-/// Gives up the oldest session of `kinds` that may go. False: there is none among the first few.
+/// Gives up the session of `classes` that has waited longest of those that may go. False: there is none among the first few.
 #[cold]
 pub fn make_room<A: Address>(
     table: &mut FlowTable<A>,
     nat: &mut Holdings,
-    kinds: &[Kind],
+    classes: &[Class],
+    timers: &Timers,
     now: Nanos,
     counters: &WorkerCounters,
 ) -> bool {
     for _ in 0..TRIES {
-        let oldest = kinds.iter().filter_map(|kind| table.oldest_embryo(*kind));
-        let Some(session) = oldest.min_by_key(|session| table.record(*session).created) else { return false };
-        if !is_embryonic(table, session) {
-            table.grow_up(session);
+        let Some(session) = table.oldest(classes) else { return false };
+        if table.class_of(session) == Class::Answered {
+            // TCP that was picked up in the middle, and did not tell.
+            table.rearm(session, due(table, session, timers));
         } else if keeps_a_mapping(table, nat, session) {
-            table.pass_over(session);
+            table.pass_over(session, due(table, session, timers));
         } else {
             super::end_as(table, nat, session, SessionEvent::Recycled, now, counters);
             add(&counters.sessions_recycled, 1);
@@ -101,14 +98,6 @@ pub fn make_room<A: Address>(
         }
     }
     false
-}
-
-fn is_embryonic<A: Address>(table: &FlowTable<A>, session: u32) -> bool {
-    let reply = table.flow(Handle::new(session, 1));
-    match reply.tuple.protocol {
-        protocol::TCP => table.record(session).tcp.is_embryonic(),
-        _ => !reply.has(flow_flags::SEEN),
-    }
 }
 
 /// True if a mapping would go with the session. Who else uses a borrowed one, its lender knows.
@@ -119,21 +108,26 @@ fn keeps_a_mapping<A: Address>(table: &FlowTable<A>, nat: &Holdings, session: u3
 }
 
 impl Flows {
-    /// Gives up the oldest TCP connection of either family that opens. False: none may go.
-    pub fn make_room_among_opening(&mut self, now: Nanos, counters: &WorkerCounters) -> bool {
+    /// Gives up the TCP connection of either family that has been opening longest. False: none may go.
+    pub fn make_room_among_opening(
+        &mut self,
+        timers: &Timers,
+        now: Nanos,
+        counters: &WorkerCounters,
+    ) -> bool {
         let Flows { v4, v6, nat, .. } = self;
-        let of_v4 = v4.oldest_embryo(Kind::Opening).map(|session| v4.record(session).created);
-        let of_v6 = v6.oldest_embryo(Kind::Opening).map(|session| v6.record(session).created);
+        let of_v4 = v4.oldest(&Class::OPENING).map(|session| v4.created(session));
+        let of_v6 = v6.oldest(&Class::OPENING).map(|session| v6.created(session));
         let v6_first = of_v6.is_some_and(|v6| of_v4.is_none_or(|v4| v6 < v4));
         match v6_first {
-            true => make_room(v6, nat, &[Kind::Opening], now, counters),
-            false => make_room(v4, nat, &[Kind::Opening], now, counters),
+            true => make_room(v6, nat, &Class::OPENING, timers, now, counters),
+            false => make_room(v4, nat, &Class::OPENING, timers, now, counters),
         }
     }
 
     /// TCP connections that open, of both families.
     pub fn opening(&self) -> u32 {
-        self.v4.embryos(Kind::Opening) + self.v6.embryos(Kind::Opening)
+        self.v4.opening() + self.v6.opening()
     }
 
     /// What each worker gets of a node's limit: as of its sessions, a quarter more than its part.

@@ -62,12 +62,12 @@ pub const PATIENCE_S: u32 = 1;
 /// when next.
 pub(super) fn ask_again<A: Address>(table: &mut FlowTable<A>, session: u32, now: Tick) -> Option<Tick> {
     let [forward, reply] = [0, 1].map(|direction| table.flow(Handle::new(session, direction)));
-    let (is_proxied, record) = (forward.has(flow_flags::PROXIED), table.record(session));
+    let is_proxied = forward.has(flow_flags::PROXIED);
     let mut proxy = is_proxied.then(|| *table.proxy(session)).filter(|proxy| !proxy.is_open())?;
-    if record.tcp.state() != State::SynSent {
+    if table.tcp(session).state() != State::SynSent {
         return None;
     }
-    let (began, said) = (record.created, proxy.syn_to_server(&reply.tuple.reversed(reply.tuple.vrf)));
+    let (began, said) = (table.created(session), proxy.syn_to_server(&reply.tuple.reversed(reply.tuple.vrf)));
     if now >= proxy.next_time(began) {
         proxy.asked_again += 1;
         table.set_proxy(session, proxy);

@@ -2,7 +2,6 @@
 //! to another thread without allocating.
 
 use super::nat::MappingView;
-use super::table::record_flags;
 use super::{Address, FlowTable, Handle, Tick, Timers, due, flow_flags, tcp};
 use crate::neighbours::{addr_key, is_v4_key};
 use crate::packet::view::protocol;
@@ -135,7 +134,7 @@ impl SessionView {
     pub fn of<A: Address>(table: &FlowTable<A>, session: u32, timers: &Timers) -> SessionView {
         let (forward, reply) = (table.flow(Handle::new(session, 0)), table.flow(Handle::new(session, 1)));
         let record = table.record(session);
-        debug_assert!(record.flags & record_flags::LIVE != 0, "only sessions in use are shown");
+        debug_assert!(table.is_live(session), "only sessions in use are shown");
         let tuple = &forward.tuple;
         let key = |addr: A| addr_key(addr.ip());
         SessionView {

@@ -1,202 +1,18 @@
 //! The flow table of one worker and one family: sessions, each with a flow per direction.
 //!
 //! Fixed capacity, one writer, no rehash. A session's two flows lie side by side, one cache line each for IPv4:
-//! what an established packet needs is in its own line. What only the first packet, the clock and the commands
-//! need is in the session's [`Record`].
+//! what an established packet needs is in its own line, TCP's windows in half another. What only the first packet,
+//! the clock and the commands need is elsewhere, and gathered as a [`Record`].
 
-use zerocopy::FromZeros;
-
-use super::embryos::{Embryos, Kind};
 use super::index::{Handle, Index};
 use super::key::{Address, Tuple};
 use super::proxy::{Proxy, Said};
-use super::tcp::Tcp;
+use super::session::{Class, Connection, Flow, Record, Rest, Settled, Tick, flow_flags, record_flags};
+use super::tcp::{State, Tcp};
 use super::wheel::Wheel;
 use crate::mem::{BURST, HugeSlice, MemoryError, prefetch};
 use crate::packet::hash::Key;
-use crate::time::Nanos;
-
-/// The flow table's clock: tenths of a second since the machine started, good for 13 years. A timer is late by less
-/// than one of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, FromZeros)]
-#[repr(transparent)]
-pub struct Tick(pub u32);
-
-impl Tick {
-    const NANOS: u64 = 100_000_000;
-
-    /// The tick that `now` lies in.
-    #[inline]
-    pub fn of(now: Nanos) -> Tick {
-        Tick((now.0 / Tick::NANOS) as u32)
-    }
-
-    /// When the tick begins.
-    pub fn start(self) -> Nanos {
-        Nanos(u64::from(self.0) * Tick::NANOS)
-    }
-
-    /// `seconds` later.
-    pub fn after(self, seconds: u32) -> Tick {
-        Tick(self.0.saturating_add(seconds.saturating_mul(10)))
-    }
-}
-
-/// Bits of [`Flow::flags`].
-pub mod flow_flags {
-    /// Addresses or ports change.
-    pub const TRANSLATED: u8 = 1;
-    /// TCP whose windows are tracked.
-    pub const TCP: u8 = 2;
-    /// Packets of this direction were seen.
-    pub const SEEN: u8 = 4;
-    /// TCP whose numbers change: in the place of [`TCP`], and with [`TRANSLATED`].
-    pub const PROXIED: u8 = 8;
-    /// They leave in the other family.
-    pub const CROSSES: u8 = 16;
-}
-
-/// What is done with the packets of one direction: the compiled decision. It can always be made anew.
-#[derive(Clone, Copy, Debug, FromZeros)]
-#[repr(C, align(64))]
-pub struct Flow<A> {
-    /// What its packets look like when they come in.
-    pub tuple: Tuple<A>,
-    /// Source address they leave with.
-    pub new_src: A,
-    /// Destination address they leave with.
-    pub new_dst: A,
-    /// Source port they leave with.
-    pub new_src_port: u16,
-    /// Destination port they leave with.
-    pub new_dst_port: u16,
-    /// Slot of the next hop in the neighbour table, or `NO_NEIGHBOUR`: the destination itself.
-    pub neighbour: u32,
-    /// Egress interface slot, or `NO_INTERFACE`: ask the routes.
-    pub egress: u16,
-    /// Ingress interface slot expected.
-    pub ingress: u16,
-    /// Generation of the policy and routes it was decided by, its lower 32 bits.
-    pub epoch: u32,
-    /// Bytes of its packets, IP header included.
-    pub bytes: u64,
-    /// When its last packet came.
-    pub last_seen: Tick,
-    /// Its packets, the lower 32 bits.
-    pub packets_low: u32,
-    /// What a TCP or UDP checksum gains by the translation, one's complement.
-    pub l4_delta: u16,
-    /// What the IPv4 header checksum gains by it.
-    pub ip_delta: u16,
-    /// Bits of [`flow_flags`].
-    pub flags: u8,
-    /// Its packets, the bits above.
-    pub packets_high: u8,
-    /// Always 0.
-    pub zero: [u8; 2],
-}
-
-const _: () = assert!(size_of::<Flow<u32>>() == 64 && size_of::<Flow<u128>>() == 128);
-
-impl<A> Flow<A> {
-    /// True if the bit is set.
-    #[inline(always)]
-    pub fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
-    }
-
-    /// Its packets.
-    pub fn packets(&self) -> u64 {
-        u64::from(self.packets_high) << 32 | u64::from(self.packets_low)
-    }
-
-    /// Counts a packet of so many bytes.
-    #[inline(always)]
-    pub fn count(&mut self, bytes: u16) {
-        self.bytes += u64::from(bytes);
-        self.packets_low = self.packets_low.wrapping_add(1);
-        if self.packets_low == 0 {
-            self.packets_high = self.packets_high.wrapping_add(1);
-        }
-    }
-}
-
-/// What a session is besides its two flows: one cache line.
-#[derive(Clone, Copy, Debug, FromZeros)]
-#[repr(C, align(64))]
-pub struct Record {
-    /// TCP's state, if it is TCP.
-    pub tcp: Tcp,
-    /// The NAT mapping of its source, as [`Record::name`]; in a free record the next free one.
-    pub mapping: u32,
-    /// The NAT mapping it came in by, as [`Record::name`].
-    pub bound: u32,
-    /// Packets of both directions that are in its rules' counters, the lower 32 bits.
-    pub settled_packets_low: u32,
-    /// Bytes of them.
-    pub settled_bytes: u64,
-    /// When it began.
-    pub created: Tick,
-    /// Slot of the rule that allowed it.
-    pub rule: u32,
-    /// Slot of the NAT rule, 0 = none.
-    pub nat_rule: u16,
-    /// Zone of the first packet's ingress.
-    pub from_zone: u8,
-    /// Zone of its egress.
-    pub to_zone: u8,
-    /// DSCP of the first packet, for when policy is asked again.
-    pub dscp: u8,
-    /// TCP flags or ICMP type of the first packet.
-    pub opened_with: u8,
-    /// Bits of [`record_flags`].
-    pub flags: u8,
-    /// Packets that are in its rules' counters, the bits above.
-    pub settled_packets_high: u8,
-}
-
-const _: () = assert!(size_of::<Record>() == 64);
-
-impl Record {
-    /// Packets of both directions that are in its rules' counters: 40 bits, as a flow counts.
-    pub fn settled_packets(&self) -> u64 {
-        u64::from(self.settled_packets_high) << 32 | u64::from(self.settled_packets_low)
-    }
-
-    /// Notes how many packets are in its rules' counters.
-    pub fn set_settled_packets(&mut self, packets: u64) {
-        (self.settled_packets_low, self.settled_packets_high) = (packets as u32, (packets >> 32) as u8);
-    }
-
-    /// How a mapping is noted: its number and one, 0 = none.
-    pub fn name(mapping: Option<u32>) -> u32 {
-        mapping.map_or(0, |id| id + 1)
-    }
-
-    /// The mappings it holds of the worker's own.
-    pub fn mappings(&self) -> impl Iterator<Item = u32> + use<> {
-        let own = if self.flags & record_flags::BORROWED == 0 { self.mapping } else { 0 };
-        [own, self.bound].into_iter().filter_map(|name| name.checked_sub(1))
-    }
-}
-
-/// Bits of [`Record::flags`].
-pub mod record_flags {
-    /// In use.
-    pub const LIVE: u8 = 1;
-    /// Counts against its host's limit.
-    pub const HOST_COUNTED: u8 = 2;
-    /// Counts as a peer of its mapping.
-    pub const PEER_COUNTED: u8 = 4;
-    /// `mapping` is the number of a loan ([`crate::flow::steering::Loans`]).
-    pub const BORROWED: u8 = 8;
-    /// Policy does not allow it any more; its next packet will end it.
-    pub const CONDEMNED: u8 = 16;
-    /// Its end goes to the log.
-    pub const LOGGED: u8 = 32;
-    /// Counts as half open at its destination ([`crate::flow::half_open`]).
-    pub const HALF_OPEN_COUNTED: u8 = 64;
-}
+use crate::packet::view::protocol;
 
 /// The table is full, or too many flows share a place in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,15 +25,19 @@ pub struct FlowTable<A> {
     /// By handle.
     flows: HugeSlice<Flow<A>>,
     /// By session.
-    records: HugeSlice<Record>,
-    wheel: Wheel,
-    embryos: Embryos,
+    connections: HugeSlice<Connection>,
+    /// By session.
+    rests: HugeSlice<Rest>,
+    /// Timers; whose turn it is to go, if any has to.
+    wheel: Wheel<{ Class::COUNT }>,
+    /// By session; takes no memory until rules are looked at.
+    settled: HugeSlice<Settled>,
     /// By session; takes no memory until there are any.
     proxies: HugeSlice<Proxy>,
     /// What is to be sent in the name of one side to the other: a burst's.
     said: Vec<Said>,
     key: Key,
-    /// Sessions that ended, in a list through `Record::mapping`.
+    /// Sessions that ended, in a list through `Connection::mapping`.
     free: u32,
     /// Sessions that ended since the last [`FlowTable::recycle`], linked like the free ones.
     ended: u32,
@@ -247,9 +67,10 @@ impl<A: Address> FlowTable<A> {
         Ok(FlowTable {
             index: Index::new(sessions * 2, populate)?,
             flows: HugeSlice::zeroed(sessions * 2, populate)?,
-            records: HugeSlice::zeroed(sessions, populate)?,
+            connections: HugeSlice::zeroed(sessions, populate)?,
+            rests: HugeSlice::zeroed(sessions, populate)?,
             wheel: Wheel::new(numbers as usize, populate)?,
-            embryos: Embryos::new(numbers, populate)?,
+            settled: HugeSlice::zeroed(sessions, false)?,
             proxies: HugeSlice::zeroed(sessions, false)?,
             said: Vec::with_capacity(MOST_SAID),
             key,
@@ -268,15 +89,15 @@ impl<A: Address> FlowTable<A> {
         let numbers = Self::numbers_for(capacity);
         let sessions = numbers as usize + 1;
         Index::bytes_for(sessions * 2)
-            + sessions * (2 * size_of::<Flow<A>>() + size_of::<Record>())
-            + Wheel::bytes_for(numbers as usize)
-            + Embryos::bytes_for(numbers)
+            + sessions * (2 * size_of::<Flow<A>>() + size_of::<Connection>() + size_of::<Rest>())
+            + Wheel::<{ Class::COUNT }>::bytes_for(numbers as usize)
             + Self::lazy_bytes_for(capacity)
     }
 
-    /// Of these, bytes that are not taken at once even with `populate`: few connections are proxied.
+    /// Of these, bytes that are not taken at once even with `populate`: few connections are proxied, and few live while
+    /// rules are looked at.
     pub fn lazy_bytes_for(capacity: u32) -> usize {
-        (Self::numbers_for(capacity) as usize + 1) * size_of::<Proxy>()
+        (Self::numbers_for(capacity) as usize + 1) * (size_of::<Proxy>() + size_of::<Settled>())
     }
 
     fn numbers_for(capacity: u32) -> u32 {
@@ -288,9 +109,10 @@ impl<A: Address> FlowTable<A> {
     pub fn memory_bytes(&self) -> usize {
         self.index.memory_bytes()
             + size_of_val(&*self.flows)
-            + size_of_val(&*self.records)
+            + size_of_val(&*self.connections)
+            + size_of_val(&*self.rests)
             + self.wheel.memory_bytes()
-            + self.embryos.memory_bytes()
+            + size_of_val(&*self.settled)
             + size_of_val(&*self.proxies)
     }
 
@@ -368,22 +190,69 @@ impl<A: Address> FlowTable<A> {
         &mut self.flows[handle.0 as usize]
     }
 
-    /// A session's record.
-    #[inline(always)]
-    pub fn record(&self, session: u32) -> &Record {
-        &self.records[session as usize]
+    /// What is known of a session.
+    pub fn record(&self, session: u32) -> Record {
+        let notes = [0, 1].map(|direction| self.flow(Handle::new(session, direction)).note);
+        Record::of(self.connections[session as usize], self.rests[session as usize], notes)
     }
 
-    /// A session's record, to change it.
+    /// How a session's connection stands.
     #[inline(always)]
-    pub fn record_mut(&mut self, session: u32) -> &mut Record {
-        &mut self.records[session as usize]
+    pub fn tcp(&self, session: u32) -> &Tcp {
+        &self.connections[session as usize].tcp
     }
 
-    /// Fetches a session's record.
+    /// How a session's connection stands, to change it.
     #[inline(always)]
-    pub fn prefetch_record(&self, session: u32) {
-        prefetch::prefetch(&self.records, session as usize);
+    pub fn tcp_mut(&mut self, session: u32) -> &mut Tcp {
+        &mut self.connections[session as usize].tcp
+    }
+
+    /// Fetches how a session's connection stands.
+    #[inline(always)]
+    pub fn prefetch_tcp(&self, session: u32) {
+        prefetch::prefetch(&self.connections, session as usize);
+    }
+
+    /// When a session began.
+    pub fn created(&self, session: u32) -> Tick {
+        Tick(self.flow(Handle::new(session, 0)).note)
+    }
+
+    /// Bits of [`record_flags`].
+    pub fn flags(&self, session: u32) -> u8 {
+        self.rests[session as usize].flags
+    }
+
+    /// Bits of [`record_flags`], to change them.
+    pub fn flags_mut(&mut self, session: u32) -> &mut u8 {
+        &mut self.rests[session as usize].flags
+    }
+
+    /// Names the mapping of a session's source ([`Record::mapping`]).
+    pub fn set_mapping(&mut self, session: u32, name: u32) {
+        self.connections[session as usize].mapping = name;
+    }
+
+    /// Gives a session other rules.
+    pub fn set_rules(&mut self, session: u32, rule: u32, nat_rule: u16) {
+        self.rests[session as usize].rule = rule;
+        let [_, second] = Record { rule, nat_rule, ..self.record(session) }.notes();
+        self.flow_mut(Handle::new(session, 1)).note = second;
+    }
+
+    /// What of a session is in its rules' counters.
+    pub fn settled(&self, session: u32) -> Settled {
+        match self.flags(session) & record_flags::SETTLED {
+            0 => Settled::default(),
+            _ => self.settled[session as usize],
+        }
+    }
+
+    /// Notes what of a session is in its rules' counters.
+    pub fn set_settled(&mut self, session: u32, settled: Settled) {
+        self.settled[session as usize] = settled;
+        *self.flags_mut(session) |= record_flags::SETTLED;
     }
 
     // ---- sessions come and go
@@ -408,23 +277,26 @@ impl<A: Address> FlowTable<A> {
             return Err(Full);
         }
         if self.free == session {
-            self.free = self.records[session as usize].mapping;
+            self.free = self.connections[session as usize].mapping;
         } else {
             self.used = session;
         }
-        self.embryos.push(session, Kind::of(flows[0].tuple.protocol));
-        for (direction, flow) in flows.into_iter().enumerate() {
-            self.flows[Handle::new(session, direction as u32).0 as usize] = flow;
+        for (direction, (flow, note)) in flows.into_iter().zip(record.notes()).enumerate() {
+            self.flows[Handle::new(session, direction as u32).0 as usize] = Flow { note, ..flow };
         }
-        self.records[session as usize] = Record { flags: record.flags | record_flags::LIVE, ..record };
-        self.wheel.arm(session, due.0);
+        let Record { tcp, mapping, bound, rule, from_zone, to_zone, flags, .. } = record;
+        let flags = flags | record_flags::LIVE;
+        self.connections[session as usize] = Connection { tcp, mapping };
+        self.rests[session as usize] =
+            Rest { bound, rule, from_zone, to_zone, flags, class: Class::Answered };
+        self.arm(session, due);
         self.live += 1;
         Ok(session)
     }
 
     /// Ends a session that is armed.
     pub fn remove(&mut self, session: u32) {
-        self.wheel.disarm(session);
+        self.disarm(session);
         self.remove_disarmed(session);
     }
 
@@ -435,10 +307,8 @@ impl<A: Address> FlowTable<A> {
             let hash = self.hash(&self.flows[handle.0 as usize].tuple);
             self.index.remove(hash, handle);
         }
-        self.grow_up(session);
-        let record = &mut self.records[session as usize];
-        record.flags = 0;
-        record.mapping = self.ended;
+        *self.flags_mut(session) = 0;
+        self.set_mapping(session, self.ended);
         if self.ended == 0 {
             self.ended_last = session;
         }
@@ -451,40 +321,83 @@ impl<A: Address> FlowTable<A> {
     #[inline]
     pub fn recycle(&mut self) {
         if self.ended != 0 {
-            self.records[self.ended_last as usize].mapping = self.free;
+            self.set_mapping(self.ended_last, self.free);
             self.free = self.ended;
             self.ended = 0;
         }
     }
 
-    // ---- sessions that nobody has answered to
+    // ---- timers, and whose turn it is to go
 
-    /// The embryonic session of a kind that began first, or that was passed over longest ago. TCP that was picked up
-    /// in the middle may not be embryonic any more.
-    pub fn oldest_embryo(&self, kind: Kind) -> Option<u32> {
-        self.embryos.oldest(kind)
+    /// Takes the next session whose time may have come. It is disarmed: arm it again or end it.
+    pub fn fire(&mut self, now: Tick) -> Option<u32> {
+        self.wheel.fire(now.0)
     }
 
-    /// Embryonic sessions of a kind.
-    pub fn embryos(&self, kind: Kind) -> u32 {
-        self.embryos.len(kind)
+    /// Arms a session that was taken by [`FlowTable::fire`], as what it is now.
+    pub fn arm(&mut self, session: u32, due: Tick) {
+        self.arm_as(session, self.class_of(session), due);
     }
 
-    /// A session is not embryonic any more, if it was.
-    pub fn grow_up(&mut self, session: u32) {
-        if self.embryos.has(session) {
-            self.embryos.remove(session, self.kind_of(session));
+    /// Moves the time of an armed session, which may be another than it was.
+    pub fn rearm(&mut self, session: u32, due: Tick) {
+        self.disarm(session);
+        self.arm(session, due);
+    }
+
+    /// Another session goes first, until this one's timer fires.
+    pub fn pass_over(&mut self, session: u32, due: Tick) {
+        let class = match self.class_of(session) {
+            Class::Refused | Class::Opening | Class::Proxied | Class::PassedOver => Class::PassedOver,
+            Class::Answered | Class::Mapped | Class::Udp | Class::Icmp | Class::Other => Class::Answered,
+        };
+        self.disarm(session);
+        self.arm_as(session, class, due);
+    }
+
+    fn arm_as(&mut self, session: u32, class: Class, due: Tick) {
+        self.rests[session as usize].class = class;
+        self.wheel.arm(session, class as usize, due.0);
+    }
+
+    fn disarm(&mut self, session: u32) {
+        self.wheel.disarm(session, self.rests[session as usize].class as usize);
+    }
+
+    /// When [`FlowTable::fire`] may have something.
+    pub fn next_due(&self) -> Option<Tick> {
+        self.wheel.next_due().map(Tick)
+    }
+
+    /// What a session is to those who need room.
+    pub fn class_of(&self, session: u32) -> Class {
+        let [forward, reply] = [0, 1].map(|direction| self.flow(Handle::new(session, direction)));
+        match forward.tuple.protocol {
+            protocol::TCP if !self.tcp(session).is_embryonic() => Class::Answered,
+            protocol::TCP if self.tcp(session).state() == State::Refused => Class::Refused,
+            protocol::TCP if forward.has(flow_flags::PROXIED) => Class::Proxied,
+            protocol::TCP => Class::Opening,
+            _ if reply.has(flow_flags::SEEN) => Class::Answered,
+            protocol::UDP if self.connections[session as usize].mapping != 0 => Class::Mapped,
+            protocol::UDP => Class::Udp,
+            protocol::ICMP | protocol::ICMPV6 => Class::Icmp,
+            _ => Class::Other,
         }
     }
 
-    /// An embryonic session is the youngest now: its turn comes again behind all others.
-    pub fn pass_over(&mut self, session: u32) {
-        self.embryos.remove(session, self.kind_of(session));
-        self.embryos.push(session, self.kind_of(session));
+    /// Of these classes the session that has waited longest, as far as can be told from its timer.
+    pub fn oldest(&self, classes: &[Class]) -> Option<u32> {
+        let firsts = classes.iter().filter_map(|class| Some((*class, self.wheel.first(*class as usize)?)));
+        firsts
+            .map(|(class, session)| (class != Class::Refused, self.created(session), session))
+            .min()
+            .map(|first| first.2)
     }
 
-    fn kind_of(&self, session: u32) -> Kind {
-        Kind::of(self.flow(Handle::new(session, 0)).tuple.protocol)
+    /// TCP connections that open.
+    pub fn opening(&self) -> u32 {
+        let classes = [Class::Refused, Class::Opening, Class::Proxied, Class::PassedOver];
+        classes.iter().map(|class| self.wheel.armed(*class as usize)).sum()
     }
 
     // ---- proxied connections
@@ -517,27 +430,6 @@ impl<A: Address> FlowTable<A> {
         self.said.drain(..)
     }
 
-    /// Takes the next session whose time may have come. It is disarmed: arm it again or end it.
-    pub fn fire(&mut self, now: Tick) -> Option<u32> {
-        self.wheel.fire(now.0)
-    }
-
-    /// Arms a session that was taken by [`FlowTable::fire`].
-    pub fn arm(&mut self, session: u32, due: Tick) {
-        self.wheel.arm(session, due.0);
-    }
-
-    /// Moves the time of an armed session.
-    pub fn rearm(&mut self, session: u32, due: Tick) {
-        self.wheel.disarm(session);
-        self.wheel.arm(session, due.0);
-    }
-
-    /// When [`FlowTable::fire`] may have something.
-    pub fn next_due(&self) -> Option<Tick> {
-        self.wheel.next_due().map(Tick)
-    }
-
     /// The numbers of sessions in use lie at or below this.
     pub fn highest(&self) -> u32 {
         self.used
@@ -545,6 +437,6 @@ impl<A: Address> FlowTable<A> {
 
     /// True if `session` is in use.
     pub fn is_live(&self, session: u32) -> bool {
-        self.records[session as usize].flags & record_flags::LIVE != 0
+        self.flags(session) & record_flags::LIVE != 0
     }
 }

@@ -242,7 +242,7 @@ impl Gateway {
             (
                 "sessions.recycled",
                 sum(|worker| &worker.sessions_recycled),
-                "Sessions that nobody had answered to and that made room for new ones, the oldest first.",
+                "Sessions that nobody had answered to and that made room for new ones, who had waited longest first.",
             ),
             (
                 "syn-cookies.sent",

@@ -211,7 +211,7 @@ fn look_ahead(packet: &Packet, steering: &Steering) {
 fn fetch<A: Address>(table: &FlowTable<A>, hash: u64, meta: &Meta) -> Handle {
     let candidate = table.candidate(hash);
     if meta.protocol == protocol::TCP {
-        table.prefetch_record(candidate.session());
+        table.prefetch_tcp(candidate.session());
     }
     candidate
 }
@@ -275,7 +275,7 @@ pub(super) fn take<A: Address>(
         }
     }
     if !table.flow(handle).has(flow_flags::SEEN) {
-        pressure::answered(table, handle);
+        pressure::answered(table, handle, &cx.tables.policy.timers);
     }
     let flow = table.flow_mut(handle);
     flow.last_seen = now;
@@ -294,16 +294,16 @@ pub(super) fn onward<A: Address>(flow: &Flow<A>) -> Verdict {
 pub(super) fn note<A: Address>(meta: &mut Meta, handle: Handle, flow: &Flow<A>) {
     meta.flow = handle;
     meta.egress = flow.egress;
-    meta.neighbour = flow.neighbour;
+    meta.neighbour = flow.next_hop.slot();
     meta.dst_v4 = flow.new_dst.low();
 }
 
 /// A connection stands elsewhere than before.
 fn change<A: Address>(table: &mut FlowTable<A>, handle: Handle, cx: &Context<'_>, now: Tick) {
     table.flow_mut(handle).last_seen = now;
+    pressure::progressed(table, handle.session(), &cx.limits.half_open);
     let due = due(table, handle.session(), &cx.tables.policy.timers);
     table.rearm(handle.session(), due);
-    pressure::progressed(table, handle.session(), &cx.limits.half_open);
 }
 
 /// What a packet meant to its connection.
@@ -332,7 +332,7 @@ fn track<A: Address>(packet: &Packet, handle: Handle, table: &mut FlowTable<A>) 
         return Tracked::Lost(DropReason::TcpInvalid);
     };
     let direction = direction(handle);
-    advance(&mut table.record_mut(handle.session()).tcp, direction, &segment)
+    advance(table.tcp_mut(handle.session()), direction, &segment)
 }
 
 /// The tracker's word on a segment.

@@ -141,7 +141,7 @@ pub(super) fn track<A: Address>(packet: &Packet, handle: Handle, table: &mut Flo
         table.say(ack);
         return Tracked::Answered { has_changed: false };
     }
-    flow::advance(&mut table.record_mut(handle.session()).tcp, direction, &shown)
+    flow::advance(table.tcp_mut(handle.session()), direction, &shown)
 }
 
 /// While the server has not answered nothing passes.
@@ -155,7 +155,7 @@ fn opening<A: Address>(
     let [forward, reply] = [0, 1].map(|direction| table.flow(Handle::new(session, direction)).tuple);
     let to_client = forward.reversed(forward.vrf);
     let to_server = reply.reversed(reply.vrf);
-    let is_refused = table.record(session).tcp.state() == tcp::State::Refused;
+    let is_refused = table.tcp(session).state() == tcp::State::Refused;
     let kind = segment.flags & (tcp_flags::SYN | tcp_flags::RST | tcp_flags::ACK);
     match (flow::direction(handle), kind) {
         // A new connection of a client that has forgotten the one before.
@@ -173,7 +173,7 @@ fn opening<A: Address>(
         (Direction::Reply, kind) if kind == tcp_flags::SYN | tcp_flags::ACK && proxy.is_answer(segment) => {
             proxy.open(segment);
             table.set_proxy(session, proxy);
-            let tracker = &mut table.record_mut(session).tcp;
+            let tracker = table.tcp_mut(session);
             tracker.advance(Direction::Reply, &proxy.shown(Direction::Reply, segment));
             tracker.advance(Direction::Original, &proxy.last_of_handshake());
             table.say(proxy.ack_to_server(&to_server));
@@ -181,7 +181,7 @@ fn opening<A: Address>(
             Tracked::Answered { has_changed: true }
         }
         (Direction::Reply, kind) if kind == tcp_flags::RST | tcp_flags::ACK && proxy.is_answer(segment) => {
-            table.record_mut(session).tcp.advance(Direction::Reply, segment);
+            table.tcp_mut(session).advance(Direction::Reply, segment);
             table.say(proxy.reset_to_client(&to_client));
             Tracked::Answered { has_changed: true }
         }

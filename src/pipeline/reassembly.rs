@@ -188,7 +188,7 @@ fn first<A: Table>(
     }
     let handle = packet.meta.flow;
     let table = A::table(flows);
-    let created = table.record(handle.session()).created;
+    let created = table.created(handle.session());
     let flow = table.flow(handle);
     let readdressed = flow.new_src != flow.tuple.src || flow.new_dst != flow.tuple.dst;
     let identification = match known.filter(|known| (known.flow, known.created) == (handle, created)) {
@@ -232,7 +232,7 @@ fn follow<A: Table>(
     session::refresh::<A>(handle, packet.meta.interface, cx, flows)?;
     if let Some(cut) = &first.segment {
         let end = flows.fragments.highest(at);
-        let tracker = &mut A::table(flows).record_mut(handle.session()).tcp;
+        let tracker = A::table(flows).tcp_mut(handle.session());
         lengthen(cut, end, flow::direction(handle), tracker)?;
     }
     let flow = A::table(flows).flow_mut(handle);
@@ -247,7 +247,7 @@ fn follow<A: Table>(
 fn is_still<A: Address>(table: &FlowTable<A>, tuple: &Tuple<A>, first: &First) -> bool {
     let session = first.flow.session();
     table.is_live(session)
-        && table.record(session).created == first.created
+        && table.created(session) == first.created
         && A::same(&table.flow(first.flow).tuple, tuple)
 }
 

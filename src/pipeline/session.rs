@@ -7,18 +7,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::Filtering;
 use crate::flow::directory::NotHeld;
-use crate::flow::embryos::Kind;
 use crate::flow::nat::Refused;
 use crate::flow::proxy::Proxy;
 use crate::flow::steering::{Loan, Request, Steering};
 use crate::flow::{
-    Address, Flow, FlowTable, Flows, Full, Handle, Holdings, Record, Tick, Tuple, due, flow_flags, pressure,
-    record_flags, record_of, settle, tcp, timeout,
+    Address, Class, Flow, FlowTable, Flows, Full, Handle, Holdings, NextHop, Record, Tick, Tuple, due,
+    flow_flags, pressure, record_flags, record_of, settle, tcp, timeout,
 };
 use crate::neighbours::{addr_key, is_v4_key};
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Meta, Packet, Pass, Verdict, checksum, flags};
-use crate::pipeline::route::{self, NO_NEIGHBOUR, Route};
+use crate::pipeline::route::{self, Route};
 use crate::pipeline::{
     Allowed, Context, Decision, Question, behind_prefix, crossing, decide, flow, icmp_error, proxy,
     reassembly,
@@ -613,8 +612,6 @@ fn install<A: Table>(
         // A borrowed one is named once the session is there.
         mapping: Record::name(mapping.filter(|_| loan.is_none())),
         bound: Record::name(bound),
-        settled_bytes: 0,
-        settled_packets_low: 0,
         created: now,
         rule: allowed.ruling.rule,
         nat_rule: allowed.nat_rule,
@@ -623,7 +620,6 @@ fn install<A: Table>(
         dscp: question.dscp,
         opened_with: if tuple.protocol == protocol::TCP { question.tcp_flags } else { question.icmp_type },
         flags: 0,
-        settled_packets_high: 0,
     };
     let due = now.after(timeout(&record, tuple.protocol, false, &cx.tables.policy.timers));
     let inserted = admit::<A>(opens, half_open.map(|limit| (allowed, limit)), cx, flows).and_then(|()| {
@@ -640,7 +636,7 @@ fn install<A: Table>(
             if let Some(loan) = loan {
                 flows.nat.loans.given = None;
                 let number = flows.nat.loans.keep(loan);
-                A::table(flows).record_mut(session).mapping = Record::name(Some(number));
+                A::table(flows).set_mapping(session, Record::name(Some(number)));
                 held |= record_flags::BORROWED;
             }
             if host.is_some_and(|(vrf, addr)| flows.nat.count_host(vrf, addr)) {
@@ -655,7 +651,7 @@ fn install<A: Table>(
             if allowed.ruling.log {
                 held |= record_flags::LOGGED;
             }
-            A::table(flows).record_mut(session).flags |= held;
+            *A::table(flows).flags_mut(session) |= held;
             if allowed.ruling.log {
                 let opened = record_of(A::shared(flows), session, SessionEvent::Opened, cx.now);
                 flows.nat.session_events.push(opened);
@@ -698,11 +694,15 @@ fn admit<A: Table>(
     cx: &Context<'_>,
     flows: &mut Flows,
 ) -> Result<(), DropReason> {
-    if too_many_open(flows, opens, cx) && !flows.make_room_among_opening(cx.now, cx.counters) {
+    if too_many_open(flows, opens, cx)
+        && !flows.make_room_among_opening(&cx.tables.policy.timers, cx.now, cx.counters)
+    {
         return Err(DropReason::HalfOpenLimit);
     }
     let (table, nat) = A::table_and_holdings(flows);
-    if table.is_full() && !pressure::make_room(table, nat, &Kind::ALL, cx.now, cx.counters) {
+    if table.is_full()
+        && !pressure::make_room(table, nat, &Class::ALL, &cx.tables.policy.timers, cx.now, cx.counters)
+    {
         return Err(DropReason::SessionTableFull);
     }
     match half_open {
@@ -755,7 +755,6 @@ fn compiled<A: Address>(
         new_dst: leaves.dst,
         new_src_port: leaves.src_port,
         new_dst_port: leaves.dst_port,
-        neighbour: via.unwrap_or(NO_NEIGHBOUR),
         egress,
         ingress,
         epoch,
@@ -765,8 +764,9 @@ fn compiled<A: Address>(
         packets_high: 0,
         l4_delta: 0,
         ip_delta: 0,
+        next_hop: NextHop::of(via),
         flags: flow_flags::SEEN,
-        zero: [0; 2],
+        note: 0,
     };
     if comes.protocol == protocol::TCP {
         flow.flags |= flow_flags::TCP;
@@ -938,7 +938,7 @@ struct Judged {
 fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judged, DropReason> {
     let table = A::shared(flows);
     let (forward, reply) = (*table.flow(Handle::new(session, 0)), *table.flow(Handle::new(session, 1)));
-    let record = *table.record(session);
+    let record = table.record(session);
     let tuple = forward.tuple;
     let (tcp_flags, icmp_type) =
         if tuple.protocol == protocol::TCP { (record.opened_with, 0) } else { (0, record.opened_with) };
@@ -995,16 +995,15 @@ fn adopt<A: Table>(session: u32, judged: &Judged, cx: &Context<'_>, flows: &mut 
     let epoch = cx.tables.flow_epoch();
     let table = A::table(flows);
     let forward = table.flow_mut(Handle::new(session, 0));
-    let before = (forward.egress, forward.neighbour);
-    (forward.egress, forward.neighbour, forward.epoch) =
-        (allowed.egress, allowed.via.unwrap_or(NO_NEIGHBOUR), epoch);
-    let mut moved = before != (forward.egress, forward.neighbour);
+    let before = (forward.egress, forward.next_hop);
+    (forward.egress, forward.next_hop, forward.epoch) = (allowed.egress, NextHop::of(allowed.via), epoch);
+    let mut moved = before != (forward.egress, forward.next_hop);
     let reply = table.flow_mut(Handle::new(session, 1));
     (reply.ingress, reply.epoch) = (allowed.egress, epoch);
-    (reply.egress, reply.neighbour) = (egress, via.unwrap_or(NO_NEIGHBOUR));
-    let record = *table.record(session);
+    (reply.egress, reply.next_hop) = (egress, NextHop::of(via));
+    let record = table.record(session);
     if record.flags & record_flags::CONDEMNED != 0 {
-        table.record_mut(session).flags &= !record_flags::CONDEMNED;
+        *table.flags_mut(session) &= !record_flags::CONDEMNED;
         let due = due(table, session, &cx.tables.policy.timers);
         table.rearm(session, due);
     }
@@ -1012,8 +1011,7 @@ fn adopt<A: Table>(session: u32, judged: &Judged, cx: &Context<'_>, flows: &mut 
     if record.rule != allowed.ruling.rule || record.nat_rule != nat_rule {
         // What it carried so far was for the rules before.
         settle(table, session, cx.counters);
-        let record = table.record_mut(session);
-        (record.rule, record.nat_rule) = (allowed.ruling.rule, nat_rule);
+        table.set_rules(session, allowed.ruling.rule, nat_rule);
         moved = true;
     }
     moved
@@ -1023,10 +1021,10 @@ fn adopt<A: Table>(session: u32, judged: &Judged, cx: &Context<'_>, flows: &mut 
 /// was left so before.
 fn condemn<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> bool {
     let table = A::table(flows);
-    if table.record(session).flags & record_flags::CONDEMNED != 0 {
+    if table.flags(session) & record_flags::CONDEMNED != 0 {
         return false;
     }
-    table.record_mut(session).flags |= record_flags::CONDEMNED;
+    *table.flags_mut(session) |= record_flags::CONDEMNED;
     table.flow_mut(Handle::new(session, 0)).last_seen = Tick::of(cx.now);
     let due = due(table, session, &cx.tables.policy.timers);
     table.rearm(session, due);

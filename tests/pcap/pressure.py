@@ -17,7 +17,7 @@ def clients(case, count, to=(H4, 80), first=40000):
     return [Talk(case, (src, first + n), to, here=AT_SERVER, there=AT_HOST) for n in range(count)]
 
 
-@story("pressure-oldest-unanswered-goes", "In a full table the oldest session that nobody has answered to makes room for a new one, TCP or not; those that were answered to stay.",
+@story("pressure-oldest-unanswered-goes", "In a full table the session that nobody has answered to and that has waited longest makes room for a new one, TCP or not; those that were answered to stay.",
        RFC4987, zoned(OUT, extra=FULL), workers=(1,))
 def _(c):
     for base, (client, server) in ((0, (H4, S4)), (100_000, (H6, S6))):
@@ -41,20 +41,21 @@ def _(c):
         for talk in late:
             talk.up(T("S", 100))
         c.at(base + 4000)
-        syns[0].down(T("SA", 500, 101))  # opens still
+        syns[0].down(T("SA", 500, 101))  # opens still, and has got on
         syns[1].down(T("RA", 0, 101))  # never was anything
         syns[2].down(T("SA", 500, 101))
         syns[2].up(T("A", 101, 501))  # stays
         asked[0].down(U(9))  # stays
         new = [Talk(c, (client, 35000 + n), (server, 53 if n % 2 else 443)) for n in range(9)]
-        for talk in new:  # seven of the SYNs, and two that asked
+        for talk in new:  # six of the SYNs, and three that asked
             talk.up(T("S", 100) if talk.server[1] == 443 else U(8))
-        gone = [*(talk for n, talk in enumerate(syns) if n != 2), *asked[1:3]]
+        gone = [syns[1], *syns[3:], *asked[1:4]]
         for talk in gone:
             talk.down(T("SA", 500, 101) if talk.server[1] == 443 else U(9), drop="firewall-deny")
+        syns[0].down(T("SA", 500, 101))
         syns[2].down(T("PA", 501, 101, data=10))
         asked[0].up(U(8))
-        for talk in asked[3:]:
+        for talk in asked[4:]:
             talk.down(U(9))
         for talk in late:
             talk.down(T("SA", 500, 101))
