@@ -105,7 +105,7 @@ mod tests {
         );
         let tables = v4.expect("memory").memory_bytes() + v6.expect("memory").memory_bytes();
         let nat = nat::Capacity::for_mappings(100_000);
-        let bindings = nat::Bindings::new(nat, nat::Limits::default(), Key::default());
+        let bindings = nat::Bindings::new(nat, nat::Limits::default(), Key::default()).expect("memory");
         assert_eq!(nat.bytes(), bindings.memory_bytes());
         let counted = 2 * Counted::new(100_000, Key::default()).expect("memory").memory_bytes();
         assert_eq!(

@@ -45,6 +45,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
+
 pub use crate::packet::Handle;
 pub use key::{Address, Tuple};
 pub use memory::TooLarge;
@@ -73,6 +75,13 @@ const EXPIRY_BUDGET: usize = 64;
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// Sweeps that look at every page of mappings once: within a minute.
 const SWEEPS: u32 = 600;
+
+/// Of a sweep, pages looked at in a turn at most, and ports beyond which no other page is looked at: what is left has
+/// time until the next turn. As long as half a burst takes.
+const PAGES_A_TURN: u32 = 64;
+const PORTS_A_TURN: u32 = 16;
+/// Sessions that end at a time: as many cache misses under way as a core has room for.
+const EXPIRY_STEP: usize = 8;
 
 /// Idle times of sessions, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +115,8 @@ pub struct Flows {
     pub strangers: Strangers,
     /// When mappings are looked at next.
     sweep_due: Nanos,
+    /// Pages that the sweep under way has not come to.
+    sweep_left: u32,
     claims: Arc<BlockClaims>,
     owner: Owner,
     /// Where random ports come from: a counter under the written-down hash, so that a replay repeats itself.
@@ -158,7 +169,7 @@ impl Holdings {
     fn new(sessions: u32, key: Key, steering: Option<Steering>) -> Result<Holdings, MemoryError> {
         let capacity = nat::Capacity::for_mappings(sessions as usize);
         Ok(Holdings {
-            bindings: Bindings::new(capacity, Limits::default(), key),
+            bindings: Bindings::new(capacity, Limits::default(), key)?,
             hosts: Counted::new(sessions, key)?,
             peers: Counted::new(sessions, key)?,
             steering,
@@ -263,11 +274,23 @@ impl Flows {
             identifications: Identifications::new(key, me, all),
             strangers: Strangers::default(),
             sweep_due: Nanos(0),
+            sweep_left: 0,
             claims,
             owner: Owner::new(id as u16).unwrap_or_else(|| unreachable!("a node has at most 256 workers")),
             random: 0,
             key,
         })
+    }
+
+    /// Fetches what [`Flows::map`] will read for an endpoint. Three steps, each reads what the one before has fetched: a
+    /// burst takes each step for all its packets, so that they wait together.
+    pub fn look_ahead(&self, step: usize, vrf: u16, src: IpAddr, upper: u8, port: u16) {
+        let inside = Inside { vrf, addr: addr_key(src), port, protocol: protocol_of(upper) };
+        match step {
+            0 => self.nat.prefetch_inside(&inside),
+            1 => self.nat.prefetch_host(&inside),
+            _ => self.nat.prefetch_page(&inside),
+        }
     }
 
     /// The mapping of an inside endpoint in `pool`, for one more session.
@@ -356,8 +379,7 @@ impl Flows {
         expire_in(&mut self.v4, &mut self.nat, timers, now, tick, &mut budget, counters);
         expire_in(&mut self.v6, &mut self.nat, timers, now, tick, &mut budget, counters);
         if self.sweep_due <= now {
-            let pages = self.nat.pages() / SWEEPS + 1;
-            self.nat.sweep(&self.claims, now, pages);
+            self.sweep_left = self.nat.pages().min(self.sweep_left + self.nat.pages() / SWEEPS + 1);
             if let Some(steering) = &mut self.nat.steering
                 && steering.me() == 0
             {
@@ -365,8 +387,12 @@ impl Flows {
             }
             self.sweep_due = now.plus(SWEEP_INTERVAL);
         }
+        if self.sweep_left > 0 {
+            self.sweep_left -=
+                self.nat.sweep(&self.claims, now, self.sweep_left.min(PAGES_A_TURN), PORTS_A_TURN);
+        }
         let datagrams_wait = self.fragments.expire(now);
-        budget == 0 || datagrams_wait
+        budget == 0 || self.sweep_left > 0 || datagrams_wait
     }
 }
 
@@ -379,19 +405,35 @@ fn expire_in<A: Address>(
     budget: &mut usize,
     counters: &WorkerCounters,
 ) {
-    while *budget > 0
-        && let Some(session) = table.fire(tick)
-    {
-        *budget -= 1;
-        let due = due(table, session, timers);
-        if due > tick {
-            let again = proxy::ask_again(table, session, tick);
-            table.arm(session, again.map_or(due, |again| again.min(due)));
-            continue;
+    // Several at a time, so that what they lie in is fetched together.
+    let mut fired: ArrayVec<u32, EXPIRY_STEP> = ArrayVec::new();
+    while *budget > 0 {
+        while fired.len() < EXPIRY_STEP.min(*budget)
+            && let Some(session) = table.fire(tick)
+        {
+            table.prefetch_session(session);
+            fired.push(session);
         }
-        let tuples = retire(table, nat, session, SessionEvent::Ended, now, counters);
-        table.remove_disarmed(session);
-        nat.leave(tuples, table);
+        if fired.is_empty() {
+            return;
+        }
+        *budget -= fired.len();
+        fired.retain(|session| {
+            let due = due(table, *session, timers);
+            if due > tick {
+                let again = proxy::ask_again(table, *session, tick);
+                table.arm(*session, again.map_or(due, |again| again.min(due)));
+                return false;
+            }
+            table.prefetch_places(*session);
+            table.record(*session).mappings().for_each(|mapping| nat.prefetch(mapping));
+            true
+        });
+        for session in fired.drain(..) {
+            let tuples = retire(table, nat, session, SessionEvent::Ended, now, counters);
+            table.remove_disarmed(session);
+            nat.leave(tuples, table);
+        }
     }
 }
 

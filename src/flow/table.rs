@@ -168,8 +168,9 @@ impl<A: Address> FlowTable<A> {
         self.find_hashed(hash, tuple)
     }
 
+    /// The flow of `tuple`, which has this hash.
     #[inline(never)]
-    fn find_hashed(&self, hash: u64, tuple: &Tuple<A>) -> Handle {
+    pub fn find_hashed(&self, hash: u64, tuple: &Tuple<A>) -> Handle {
         self.index.find(hash, |handle| A::same(&self.flows[handle.0 as usize].tuple, tuple))
     }
 
@@ -253,6 +254,22 @@ impl<A: Address> FlowTable<A> {
     pub fn set_settled(&mut self, session: u32, settled: Settled) {
         self.settled[session as usize] = settled;
         *self.flags_mut(session) |= record_flags::SETTLED;
+    }
+
+    /// Fetches what lies at a session's number.
+    pub fn prefetch_session(&self, session: u32) {
+        for direction in 0..2 {
+            prefetch::prefetch(&self.flows, Handle::new(session, direction).0 as usize);
+        }
+        prefetch::prefetch(&self.connections, session as usize);
+        prefetch::prefetch(&self.rests, session as usize);
+    }
+
+    /// Fetches the index's lines of a session.
+    pub fn prefetch_places(&self, session: u32) {
+        for direction in 0..2 {
+            self.prefetch(self.hash(&self.flow(Handle::new(session, direction)).tuple));
+        }
     }
 
     // ---- sessions come and go

@@ -180,6 +180,13 @@ fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut 
             sent |= depart(packet, flows, &mut hops) << index;
         }
     }
+    if undecided & undecided.wrapping_sub(1) != 0 && !cx.tables.policy.pools.is_empty() {
+        for step in 0..3 {
+            for index in positions(undecided) {
+                look_inside(&burst[index], step, flows);
+            }
+        }
+    }
     for index in positions(undecided) {
         session::step(&mut burst[index], cx, flows, now);
         if plain & 1 << index != 0 {
@@ -204,6 +211,15 @@ fn look_ahead(packet: &Packet, steering: &Steering) {
     match packet.meta.family {
         Family::Ipv4 => steering.prefetch(&tuple_of::<u32>(&packet.meta, l3)),
         _ => steering.prefetch(&tuple_of::<u128>(&packet.meta, l3)),
+    }
+}
+
+/// Who sends may need a NAT mapping.
+fn look_inside(packet: &Packet, step: usize, flows: &Flows) {
+    let meta = &packet.meta;
+    if meta.family == Family::Ipv4 && !meta.has(flags::FRAGMENT) {
+        let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
+        flows.look_ahead(step, meta.vrf, u32::src_of(l3).ip(), meta.protocol, meta.src_port);
     }
 }
 

@@ -583,8 +583,10 @@ fn install<A: Table>(
         (leaves.src_port, leaves.dst_port) = (identifier, identifier);
     }
     let epoch = cx.tables.flow_epoch();
-    let mut forward = compiled(tuple, &leaves, allowed.egress, allowed.via, question.ingress, epoch, now);
     let back = leaves.reversed(allowed.vrf);
+    let back_hash = A::shared(flows).hash(&back);
+    A::shared(flows).prefetch(back_hash);
+    let mut forward = compiled(tuple, &leaves, allowed.egress, allowed.via, question.ingress, epoch, now);
     let returns = tuple.reversed(question.vrf);
     let (egress, via) = way_back.unwrap_or((NO_INTERFACE, None));
     let mut reply = compiled(&back, &returns, egress, via, allowed.egress, epoch, now);
@@ -594,7 +596,7 @@ fn install<A: Table>(
         reply.flags |= flow_flags::CROSSES;
     }
     let table = A::table(flows);
-    let is_taken = table.find(&back).is_some();
+    let is_taken = table.find_hashed(back_hash, &back).is_some();
     let held = match &flows.nat.steering {
         _ if is_taken => Err(NotHeld::Taken),
         Some(steering) => steering.hold([tuple, &back], cx.now),

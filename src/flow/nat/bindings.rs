@@ -16,13 +16,17 @@
 
 use std::time::Duration;
 
+use zerocopy::FromZeros;
+
 use super::blocks::{BlockClaims, Owner, Unit, pick};
 use super::events::{Event, EventKind, EventRing};
 use super::index::Index;
 use super::page::{LISTS, NONE, PAGE, Page, Slab, Slot, State, is_over, ms_up};
 use super::pool::{Kind, Pairing, Pool};
 use super::{Inside, Protocol, host_of};
+use crate::mem::{HugeSlice, MemoryError, prefetch};
 use crate::packet::hash::{self, Key};
+use crate::packet::positions;
 use crate::ratelimit::Rate;
 use crate::time::Nanos;
 
@@ -198,7 +202,7 @@ pub struct Use {
     pub held: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, FromZeros)]
 struct Host {
     /// Upper and lower half: an u128 would cost 8 bytes of padding.
     key: [u64; 2],
@@ -252,7 +256,7 @@ impl Host {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, FromZeros)]
 struct Block {
     host: u32,
     next: u32,
@@ -298,9 +302,9 @@ pub struct Bindings {
     hosts: Slab<Host>,
     blocks: Slab<Block>,
     pages: Slab<Page>,
-    slots: Box<[u64]>,
+    slots: HugeSlice<u64>,
     /// Lower halves of inside IPv6 addresses. Untouched pages of zeros cost nothing: IPv4 does not pay.
-    interface_ids: Box<[u64]>,
+    interface_ids: HugeSlice<u64>,
     host_index: Index,
     page_index: Index,
     mapping_index: Index,
@@ -312,24 +316,24 @@ pub struct Bindings {
 
 impl Bindings {
     /// Takes all its memory now. `key` seeds the hashes.
-    pub fn new(capacity: Capacity, limits: Limits, key: Key) -> Bindings {
+    pub fn new(capacity: Capacity, limits: Limits, key: Key) -> Result<Bindings, MemoryError> {
         let ids = capacity.pages * PAGE as usize;
-        Bindings {
+        Ok(Bindings {
             key,
             limits,
-            hosts: Slab::new(capacity.hosts, Host::unused()),
-            blocks: Slab::new(capacity.blocks, Block::UNUSED),
-            pages: Slab::new(capacity.pages, Page::unused()),
-            slots: vec![0; ids].into(),
-            interface_ids: vec![0; ids].into(),
-            host_index: Index::new(capacity.hosts, capacity.hosts),
-            page_index: Index::new(capacity.pages, capacity.pages),
-            mapping_index: Index::new(capacity.mappings, ids),
+            hosts: Slab::new(capacity.hosts, Host::unused())?,
+            blocks: Slab::new(capacity.blocks, Block::UNUSED)?,
+            pages: Slab::new(capacity.pages, Page::unused())?,
+            slots: HugeSlice::zeroed(ids, false)?,
+            interface_ids: HugeSlice::zeroed(ids, false)?,
+            host_index: Index::new(capacity.hosts, capacity.hosts)?,
+            page_index: Index::new(capacity.pages, capacity.pages)?,
+            mapping_index: Index::new(capacity.mappings, ids)?,
             live: 0,
             held: 0,
             sweep_at: 0,
             events: EventRing::new(EVENTS),
-        }
+        })
     }
 
     /// Other limits, from now on; also for ports already in hold-down.
@@ -347,7 +351,7 @@ impl Bindings {
         random: u64,
     ) -> Result<Mapping, Refused> {
         let pool = outside.pool;
-        let hash = self.hash_inside(pool.id(), &inside);
+        let hash = self.hash_inside(&inside);
         let known = self.find_inside(hash, pool.id(), &inside);
         if let Some(id) = known {
             if self.is_current(pool, id) {
@@ -395,7 +399,7 @@ impl Bindings {
 
     /// The mapping that [`Bindings::map`] would find, if there is one; changes nothing.
     pub fn find(&self, pool: &Pool, inside: &Inside) -> Option<Mapping> {
-        let id = self.find_inside(self.hash_inside(pool.id(), inside), pool.id(), inside)?;
+        let id = self.find_inside(self.hash_inside(inside), pool.id(), inside)?;
         self.is_current(pool, id).then(|| self.mapping(id))
     }
 
@@ -457,19 +461,59 @@ impl Bindings {
         pool.contains(self.hosts[host].addr).then(|| self.hosts[host].addr)
     }
 
-    /// Frees ports past their hold-down and gives empty blocks back, in the next `budget` pages.
-    pub fn sweep(&mut self, claims: &BlockClaims, now: Nanos, budget: u32) {
-        for _ in 0..budget.min(self.pages.len()) {
+    /// Frees ports past their hold-down and gives empty blocks back, in the next `budget` pages or in fewer, if they free
+    /// as many as `ports`: in how many.
+    pub fn sweep(&mut self, claims: &BlockClaims, now: Nanos, budget: u32, ports: u32) -> u32 {
+        let mut freed = 0;
+        for done in 0..budget.min(self.pages.len()) {
+            if freed >= ports {
+                return done;
+            }
             let page = self.sweep_at;
             self.sweep_at = if page + 1 == self.pages.len() { 0 } else { page + 1 };
             if self.pages[page].host == NONE {
                 continue;
             }
-            self.reap(page, now);
+            freed += self.reap(page, now);
             if self.pages[page].used == 0 {
                 self.remove_page(page, claims, now);
             }
         }
+        budget
+    }
+
+    // ---- what a burst of first packets, or of sessions that end, will need
+
+    /// Fetches where a mapping stands.
+    pub fn prefetch(&self, id: u32) {
+        prefetch::prefetch(&self.slots, id as usize);
+        self.pages.prefetch(id / PAGE);
+    }
+
+    /// Fetches where an endpoint, and where its host would be found.
+    pub fn prefetch_inside(&self, inside: &Inside) {
+        self.mapping_index.prefetch(self.hash_inside(inside));
+        self.host_index.prefetch(self.hash_host(inside.vrf, inside.host()));
+    }
+
+    /// Fetches what is probably the endpoint's host.
+    pub fn prefetch_host(&self, inside: &Inside) {
+        if let Some(host) = self.likely_host(inside) {
+            self.hosts.prefetch(host);
+        }
+    }
+
+    /// Fetches the page that probably has a port for the endpoint.
+    pub fn prefetch_page(&self, inside: &Inside) {
+        if let Some(host) = self.likely_host(inside) {
+            let [low, high] = [true, false].map(|low| usize::from(list_of(inside.protocol, low)));
+            let list = if inside.port < 1024 { low } else { high };
+            self.pages.prefetch(self.hosts[host].pages[list]);
+        }
+    }
+
+    fn likely_host(&self, inside: &Inside) -> Option<u32> {
+        self.host_index.candidate(self.hash_host(inside.vrf, inside.host()))
     }
 
     /// The oldest event that waits for the log.
@@ -608,13 +652,14 @@ impl Bindings {
     }
 
     #[inline]
-    fn hash_inside(&self, pool: u16, inside: &Inside) -> u64 {
-        let side = u128::from(pool) << 16 | u128::from(inside.vrf);
+    fn hash_inside(&self, inside: &Inside) -> u64 {
+        let side = u128::from(inside.vrf);
         hash::tuple_v6(self.key, inside.addr, side, inside.protocol as u8, (inside.port, 0))
     }
 
-    fn hash_host(&self, pool: u16, vrf: u16, host: u128) -> u64 {
-        hash::address(self.key, host, u32::from(pool) << 16 | u32::from(vrf))
+    // Of all pools the same: which it is, a packet says only once it is decided.
+    fn hash_host(&self, vrf: u16, host: u128) -> u64 {
+        hash::address(self.key, host, vrf.into())
     }
 
     #[inline]
@@ -636,7 +681,7 @@ impl Bindings {
     }
 
     fn find_host(&self, pool: u16, vrf: u16, key: u128) -> Option<u32> {
-        let hash = self.hash_host(pool, vrf, key);
+        let hash = self.hash_host(vrf, key);
         self.host_index.find(hash, |host| self.hosts[host].is(pool, vrf, key))
     }
 
@@ -666,8 +711,8 @@ impl Bindings {
     fn drain(&mut self, host: u32) {
         let entry = &mut self.hosts[host];
         if !std::mem::replace(&mut entry.is_draining, true) {
-            let (pool, vrf, key) = (entry.pool, entry.vrf, entry.key());
-            self.host_index.remove(self.hash_host(pool, vrf, key), host);
+            let (vrf, key) = (entry.vrf, entry.key());
+            self.host_index.remove(self.hash_host(vrf, key), host);
         }
     }
 
@@ -838,7 +883,8 @@ impl Bindings {
             return Err(Refused::AddressExhausted);
         }
         // By the host's hash, so that a host that comes back finds the address it had.
-        let home = self.hash_host(pool.id(), inside.vrf, inside.host());
+        let side = u32::from(pool.id()) << 16 | u32::from(inside.vrf);
+        let home = hash::address(self.key, inside.host(), side);
         let count = u64::from(pool.addresses());
         let first = ((u128::from(home) * u128::from(count)) >> 64) as u64;
         let skip = if count > u64::from(ADDRESSES_TRIED) { random >> 16 } else { 0 };
@@ -857,7 +903,7 @@ impl Bindings {
             is_deterministic: pool.deterministic().is_some(),
             ..Host::unused()
         });
-        self.host_index.insert(self.hash_host(pool.id(), inside.vrf, key), host);
+        self.host_index.insert(self.hash_host(inside.vrf, key), host);
         host
     }
 
@@ -984,39 +1030,41 @@ impl Bindings {
         }
     }
 
-    /// Frees the page's ports that are past their hold-down.
-    fn reap(&mut self, page: u32, now: Nanos) {
+    /// Frees the page's ports that are past their hold-down: how many.
+    fn reap(&mut self, page: u32, now: Nanos) -> u32 {
         if !self.pages[page].may_reap(now, &self.limits.hold_down) {
-            return;
+            return 0;
         }
         let hold_down = self.limits.hold_down[usize::from(self.pages[page].list / 2)];
-        let mut held = self.pages[page].held;
+        let mut over = 0_u64;
         let mut oldest_ms = u64::MAX;
-        while held != 0 {
-            let position = held.trailing_zeros();
-            held &= held - 1;
-            let id = page * PAGE + position;
+        for position in positions(self.pages[page].held) {
+            let id = page * PAGE + position as u32;
             let State::Held(since_ms) = Slot(self.slots[id as usize]).state() else {
                 unreachable!("the bit says it is held")
             };
             if is_over(since_ms, now, hold_down) {
-                self.pages[page].held &= !(1 << position);
-                self.held -= 1;
-                self.free_port(id);
+                over |= 1 << position;
+                self.mapping_index.prefetch(self.hash_inside(&self.inside(id)));
             } else {
                 oldest_ms = oldest_ms.min(since_ms);
             }
         }
+        self.pages[page].held &= !over;
         self.pages[page].oldest_ms = oldest_ms;
+        self.held -= over.count_ones() as usize;
+        for position in positions(over) {
+            self.free_port(page * PAGE + position as u32);
+        }
+        over.count_ones()
     }
 
     /// Nobody has the port any more.
     fn free_port(&mut self, id: u32) {
         let inside = self.inside(id);
         let page = id / PAGE;
-        let pool = self.hosts[self.pages[page].host].pool;
         // A mapping that drained may have been replaced: then it is not filed any more.
-        self.mapping_index.remove(self.hash_inside(pool, &inside), id);
+        self.mapping_index.remove(self.hash_inside(&inside), id);
         self.slots[id as usize] = Slot::FREE.0;
         let was_full = self.pages[page].free() == 0;
         self.pages[page].used &= !(1 << (id % PAGE));

@@ -8,6 +8,8 @@
 //! An address keeps its slot while any of its units is claimed, also when it is in no pool any more: what
 //! still arrives there finds its owner until the last mapping has gone.
 
+use zerocopy::FromZeros;
+
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::packet::hash::{self, Key};
@@ -42,7 +44,8 @@ pub const MAX_ADDRESSES: usize = 1 << 16;
 pub(super) type UnitSet = [u64; UNIT_WORDS];
 
 /// A unit of an external address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, FromZeros)]
+#[repr(transparent)]
 pub(super) struct Unit(pub u16);
 
 impl Unit {

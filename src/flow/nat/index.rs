@@ -6,13 +6,17 @@
 //! moving another. hashbrown would take 5 to 10 bytes an entry (powers of two) and may have to rehash the whole
 //! table at an insertion after many removals; this takes 5.4 and never moves anything.
 
+use zerocopy::FromZeros;
+
+use crate::mem::{HugeSlice, MemoryError, prefetch};
+
 const ENTRIES: usize = 15;
 
 /// Entries of a bucket that are counted on: at 12 of 15 one bucket in six flows over.
 const LOAD: usize = 12;
 
-#[repr(align(64))]
-#[derive(Clone, Debug, Default)]
+#[repr(C, align(64))]
+#[derive(Clone, Debug, Default, FromZeros)]
 struct Bucket {
     /// Entries whose search begins here or before and ends beyond.
     overflow: u32,
@@ -22,7 +26,7 @@ struct Bucket {
 
 #[derive(Debug)]
 pub(super) struct Index {
-    buckets: Box<[Bucket]>,
+    buckets: HugeSlice<Bucket>,
     /// Bits of an entry that are the number + 1.
     number_bits: u32,
     len: usize,
@@ -30,15 +34,15 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// For `capacity` entries with numbers below `numbers`.
-    pub fn new(capacity: usize, numbers: usize) -> Index {
+    /// For `capacity` entries with numbers below `numbers`. Takes its memory at once.
+    pub fn new(capacity: usize, numbers: usize) -> Result<Index, MemoryError> {
         assert!(numbers < 1 << 31, "at most 31 bits of an entry are its number");
-        Index {
-            buckets: vec![Bucket::default(); Self::buckets_for(capacity)].into(),
+        Ok(Index {
+            buckets: HugeSlice::zeroed(Self::buckets_for(capacity), true)?,
             number_bits: usize::BITS - numbers.leading_zeros(),
             len: 0,
             capacity,
-        }
+        })
     }
 
     fn buckets_for(capacity: usize) -> usize {
@@ -78,6 +82,23 @@ impl Index {
     #[inline]
     fn after(&self, bucket: usize) -> usize {
         if bucket + 1 == self.buckets.len() { 0 } else { bucket + 1 }
+    }
+
+    /// Fetches the bucket of `hash`.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        prefetch::prefetch(&self.buckets, self.home(hash));
+    }
+
+    /// The first number that may be filed under `hash`.
+    #[inline]
+    pub fn candidate(&self, hash: u64) -> Option<u32> {
+        let mut first = None;
+        self.find(hash, |number| {
+            first = Some(number);
+            true
+        });
+        first
     }
 
     /// The number filed under `hash` of which `is_it` says yes.
@@ -161,7 +182,7 @@ mod tests {
         /// Few distinct hashes, so that buckets flow over and wrap round the end.
         #[test]
         fn agrees_with_a_map(capacity in 1_usize..80, ops in prop::collection::vec((any::<bool>(), 0_u32..100), 0..400)) {
-            let mut index = Index::new(capacity, 100);
+            let mut index = Index::new(capacity, 100).expect("memory");
             let mut twin = BTreeMap::new();
             let hash = |number: u32| (u64::from(number % 3) * 0x7fff_ffff) << 32 | u64::from(number % 5);
             for (insert, number) in ops {

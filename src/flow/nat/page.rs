@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use zerocopy::FromZeros;
+
 use super::Protocol;
 use super::blocks::Unit;
+use crate::mem::{HugeSlice, MemoryError, prefetch};
 use crate::time::Nanos;
 
 /// No entry.
@@ -69,8 +72,8 @@ impl Slot {
 }
 
 /// A page. One cache line.
-#[repr(align(64))]
-#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+#[derive(Clone, Debug, FromZeros)]
 pub(super) struct Page {
     /// Ports that may be given away.
     pub mask: u64,
@@ -140,18 +143,29 @@ pub(super) fn is_over(since_ms: u64, now: Nanos, hold_down: Duration) -> bool {
 /// Entries of fixed number, and which of them are free.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
-    items: Box<[T]>,
+    items: HugeSlice<T>,
     free: Vec<u32>,
 }
 
-impl<T: Clone> Slab<T> {
-    pub fn new(count: usize, unused: T) -> Slab<T> {
-        Slab { items: vec![unused; count].into(), free: (0..count as u32).rev().collect() }
+impl<T: Clone + FromZeros> Slab<T> {
+    pub fn new(count: usize, unused: T) -> Result<Slab<T>, MemoryError> {
+        let mut items = HugeSlice::zeroed(count, true)?;
+        items.fill(unused);
+        Ok(Slab { items, free: (0..count as u32).rev().collect() })
     }
 
     /// Bytes that so many entries take.
     pub fn bytes_for(count: usize) -> usize {
         count * (size_of::<T>() + size_of::<u32>())
+    }
+
+    /// Fetches the first line and the last one of an entry.
+    #[inline]
+    pub fn prefetch(&self, at: u32) {
+        prefetch::prefetch(&self.items, at as usize);
+        if size_of::<T>() > 64 {
+            prefetch::prefetch(&self.items, at as usize + 1);
+        }
     }
 
     pub fn has_room(&self) -> bool {

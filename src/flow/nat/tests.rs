@@ -49,7 +49,7 @@ impl Gate {
     fn new(spec: PoolSpec) -> Gate {
         let claims = BlockClaims::new(64, Key::default());
         let pool = Pool::compile(&spec, &claims).expect("a legal pool");
-        let bindings = Bindings::new(CAPACITY, Limits::default(), Key::default());
+        let bindings = Bindings::new(CAPACITY, Limits::default(), Key::default()).expect("memory");
         Gate { claims, pool, bindings, now: Nanos::from_secs(1000), random: Random(7) }
     }
 
@@ -71,7 +71,7 @@ impl Gate {
     }
 
     fn sweep_all(&mut self) {
-        self.bindings.sweep(&self.claims, self.now, u32::MAX);
+        self.bindings.sweep(&self.claims, self.now, u32::MAX, u32::MAX);
     }
 
     fn becomes(&mut self, spec: PoolSpec) {
@@ -588,7 +588,7 @@ fn what_does_not_fit_is_refused_and_leaves_nothing_behind() {
     ];
     for capacity in small {
         let mut gate = Gate::new(spec("203.0.113.1"));
-        gate.bindings = Bindings::new(capacity, Limits::default(), Key::default());
+        gate.bindings = Bindings::new(capacity, Limits::default(), Key::default()).expect("memory");
         let mapping = gate.some(udp(1, 2000));
         let before = gate.bindings.usage();
         assert_eq!(gate.map(udp(2, 2000)), Err(Refused::TableFull), "{capacity:?}");
@@ -608,7 +608,7 @@ fn the_sweep_keeps_to_its_budget_and_comes_round() {
     gate.pass(120);
     for _ in 0..CAPACITY.pages / 10 {
         let before = gate.bindings.usage().pages;
-        gate.bindings.sweep(&gate.claims, gate.now, 10);
+        gate.bindings.sweep(&gate.claims, gate.now, 10, u32::MAX);
         assert!(before - gate.bindings.usage().pages <= 10);
     }
     assert_eq!(gate.bindings.usage(), Use::default());
@@ -618,10 +618,12 @@ fn the_sweep_keeps_to_its_budget_and_comes_round() {
 fn a_mapping_costs_17_bytes_in_full_blocks_of_64() {
     let hosts = 1 << 12;
     let capacity = Capacity { mappings: hosts * 64, hosts, blocks: hosts, pages: hosts };
-    let one = Bindings::new(capacity, Limits::default(), Key::default()).bytes() as f64 / (hosts * 64) as f64;
+    let one = Bindings::new(capacity, Limits::default(), Key::default()).expect("memory").bytes() as f64
+        / (hosts * 64) as f64;
     // A host with four full blocks, or TCP and UDP in two.
     let more = Capacity { hosts: hosts / 4, ..capacity };
-    let four = Bindings::new(more, Limits::default(), Key::default()).bytes() as f64 / (hosts * 64) as f64;
+    let four = Bindings::new(more, Limits::default(), Key::default()).expect("memory").bytes() as f64
+        / (hosts * 64) as f64;
     println!("bytes per mapping: {one:.2} with one block of one protocol per host, {four:.2} with four");
     assert!(one < 17.0 && four < 16.0, "{one:.2} {four:.2}");
 }
@@ -641,7 +643,7 @@ fn cost_of_map_and_release() {
     let pool = Pool::compile(&spec("203.0.113.32"), &claims).expect("legal");
     let pages = MAPPINGS as usize / 64 + 1;
     let capacity = Capacity { mappings: MAPPINGS as usize, hosts: pages, blocks: pages, pages };
-    let mut bindings = Bindings::new(capacity, Limits::default(), Key::default());
+    let mut bindings = Bindings::new(capacity, Limits::default(), Key::default()).expect("memory");
     let outside = Outside { pool: &pool, claims: &claims, owner: OWNER };
     let mut random = Random(1);
     let mut order: Vec<u32> = (0..MAPPINGS).collect();
@@ -693,7 +695,9 @@ fn cost_of_map_and_release() {
             order.iter().for_each(|n| bindings.release(ids[*n as usize], now))
         });
         now = now.plus(Duration::from_secs(121));
-        time("sweep, ports past hold-down", &mut || bindings.sweep(&claims, now, u32::MAX));
+        time("sweep, ports past hold-down", &mut || {
+            bindings.sweep(&claims, now, u32::MAX, u32::MAX);
+        });
         assert_eq!(bindings.usage(), Use::default());
         while bindings.pop_event().is_some() {}
     }

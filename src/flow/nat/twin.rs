@@ -88,7 +88,9 @@ impl Twin {
     fn new(seed: u64) -> Twin {
         let claims = BlockClaims::new(8, Key::default());
         let pools = (0..3).map(|which| Pool::compile(&spec(which), &claims).expect("legal")).collect();
-        let workers = (0..2).map(|_| Bindings::new(CAPACITY, Limits::default(), Key::default())).collect();
+        let workers = (0..2)
+            .map(|_| Bindings::new(CAPACITY, Limits::default(), Key::default()).expect("memory"))
+            .collect();
         Twin {
             claims,
             pools,
@@ -271,7 +273,7 @@ impl Twin {
                 }
             }
             Op::Sweep { worker, budget } => {
-                self.workers[worker].sweep(&self.claims, self.now, budget);
+                self.workers[worker].sweep(&self.claims, self.now, budget, u32::MAX);
                 self.read_log(worker);
             }
             Op::Pass { seconds } => self.now = self.now.plus(Duration::from_secs(seconds)),
@@ -316,7 +318,7 @@ impl Twin {
         self.check_all();
         self.now = self.now.plus(Duration::from_secs(HOLD_DOWN_S));
         for worker in 0..2 {
-            self.workers[worker].sweep(&self.claims, self.now, u32::MAX);
+            self.workers[worker].sweep(&self.claims, self.now, u32::MAX, u32::MAX);
             self.read_log(worker);
             assert_eq!(self.workers[worker].usage(), Use::default());
             assert_eq!(self.workers[worker].filed(), 0, "the indexes are empty");

@@ -340,6 +340,8 @@ impl Gateway {
     /// The metadata without what is of no use to whoever gets the packet.
     fn outcome(&mut self, Packet { frame, mut meta }: Packet) -> Outcome {
         meta.flags &= !flags::PLAIN;
+        // That there is a new one, not which ([`without_identification`]).
+        meta.identification &= Meta::NEW_IDENTIFICATION;
         if matches!(meta.verdict, Verdict::Forward) {
             (meta.dst_mac, meta.neighbour) = (0, 0);
         }
