@@ -73,7 +73,7 @@ pub struct Report {
     /// Lowest and highest difference of a window.
     pub cycles_range: (f64, f64),
     /// Time of a burst in nanoseconds: p50, p99, p99.9.
-    pub burst_ns: (u64, u64, u64),
+    pub burst_ns: [u64; 4],
     /// Packets measured.
     pub packets: u64,
     /// Sessions begun a second, all workers.
@@ -460,7 +460,7 @@ fn report(
             differences.iter().copied().fold(f64::INFINITY, f64::min),
             differences.iter().copied().fold(f64::NEG_INFINITY, f64::max),
         ),
-        burst_ns: (percentile(0.5), percentile(0.99), percentile(0.999)),
+        burst_ns: [0.5, 0.99, 0.999, 1.0].map(percentile),
         packets: measured.iter().map(|m| m.packets).sum(),
         sessions_per_s: measured.iter().map(|m| m.opened as f64 / m.elapsed.as_secs_f64()).sum(),
         bytes_per_session: measured.iter().map(|m| m.bytes_per_session).sum::<f64>() / measured.len() as f64,

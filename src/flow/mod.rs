@@ -53,7 +53,7 @@ pub use memory::TooLarge;
 pub use session::{Class, Flow, NextHop, Record, Settled, Tick, flow_flags, record_flags};
 pub use table::{FlowTable, Full};
 
-use crate::mem::{Frame, MemoryError};
+use crate::mem::{BURST, Frame, MemoryError};
 use crate::neighbours::addr_key;
 use crate::packet::Ingress;
 use crate::packet::hash::{self, Key};
@@ -282,14 +282,15 @@ impl Flows {
         })
     }
 
-    /// Fetches what [`Flows::map`] will read for an endpoint. Three steps, each reads what the one before has fetched: a
-    /// burst takes each step for all its packets, so that they wait together.
-    pub fn look_ahead(&self, step: usize, vrf: u16, src: IpAddr, upper: u8, port: u16) {
-        let inside = Inside { vrf, addr: addr_key(src), port, protocol: protocol_of(upper) };
-        match step {
-            0 => self.nat.prefetch_inside(&inside),
-            1 => self.nat.prefetch_host(&inside),
-            _ => self.nat.prefetch_page(&inside),
+    /// Fetches what [`Flows::map`] will read for endpoints: in three steps, each of which reads what the one before has
+    /// fetched, so that they wait together.
+    pub fn look_ahead(&self, insides: &[Inside]) {
+        let hashes: ArrayVec<u64, BURST> =
+            insides.iter().take(BURST).map(|inside| self.nat.prefetch_inside(inside)).collect();
+        let hosts: ArrayVec<Option<u32>, BURST> =
+            hashes.iter().map(|hash| self.nat.prefetch_host(*hash)).collect();
+        for (inside, host) in insides.iter().zip(hosts) {
+            host.inspect(|host| self.nat.prefetch_page(*host, inside));
         }
     }
 
@@ -306,13 +307,13 @@ impl Flows {
         self.random = self.random.wrapping_add(1);
         let random = hash::address(self.key, u128::from(self.random), self.owner.number().into());
         let outside = Outside { pool, claims: &self.claims, owner: self.owner };
-        let inside = Inside { vrf, addr: addr_key(src), port, protocol: protocol_of(upper) };
+        let inside = Inside::of(vrf, src, upper, port);
         self.nat.map(outside, inside, now, random)
     }
 
     /// The inside endpoint that has the external port, and the number of its mapping.
     pub fn mapped(&self, vrf: u16, addr: Ipv4Addr, upper: u8, port: u16) -> Option<(Inside, u32)> {
-        let view = self.nat.find_external(vrf, protocol_of(upper), addr.into(), port)?;
+        let view = self.nat.find_external(vrf, nat::Protocol::of(upper), addr.into(), port)?;
         Some((view.inside, view.id))
     }
 
@@ -551,14 +552,5 @@ pub fn timeout(record: &Record, upper: u8, replied: bool, timers: &Timers) -> u3
         protocol::UDP => timers.udp_unreplied_s,
         protocol::ICMP | protocol::ICMPV6 => timers.icmp_s,
         _ => timers.other_s,
-    }
-}
-
-fn protocol_of(upper: u8) -> nat::Protocol {
-    match upper {
-        protocol::TCP => nat::Protocol::Tcp,
-        protocol::UDP => nat::Protocol::Udp,
-        protocol::ICMP | protocol::ICMPV6 => nat::Protocol::Icmp,
-        _ => nat::Protocol::Other,
     }
 }

@@ -6,6 +6,9 @@
 //! all that there is to know is translated and on its way at once ([`plain::depart`]). To others nothing is written here:
 //! what fails a later check leaves untouched, and translation is the last stage's work.
 
+use arrayvec::ArrayVec;
+
+use crate::flow::nat::Inside;
 use crate::flow::steering::Steering;
 use crate::flow::{Address, Flow, FlowTable, Flows, Handle, Tick, Tuple, due, flow_flags, pressure, tcp};
 use crate::mem::BURST;
@@ -181,11 +184,7 @@ fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut 
         }
     }
     if undecided & undecided.wrapping_sub(1) != 0 && !cx.tables.policy.pools.is_empty() {
-        for step in 0..3 {
-            for index in positions(undecided) {
-                look_inside(&burst[index], step, flows);
-            }
-        }
+        look_inside(burst, undecided, flows);
     }
     for index in positions(undecided) {
         session::step(&mut burst[index], cx, flows, now);
@@ -214,13 +213,19 @@ fn look_ahead(packet: &Packet, steering: &Steering) {
     }
 }
 
-/// Who sends may need a NAT mapping.
-fn look_inside(packet: &Packet, step: usize, flows: &Flows) {
-    let meta = &packet.meta;
-    if meta.family == Family::Ipv4 && !meta.has(flags::FRAGMENT) {
-        let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
-        flows.look_ahead(step, meta.vrf, u32::src_of(l3).ip(), meta.protocol, meta.src_port);
-    }
+/// Who sends first packets may need NAT mappings.
+#[inline(never)]
+fn look_inside(burst: &Burst, undecided: u64, flows: &Flows) {
+    let packets = positions(undecided).map(|index| &burst[index]);
+    let of_v4 =
+        packets.filter(|Packet { meta, .. }| meta.family == Family::Ipv4 && !meta.has(flags::FRAGMENT));
+    let insides: ArrayVec<Inside, BURST> = of_v4
+        .map(|Packet { frame, meta }| {
+            let src = u32::src_of(&frame.bytes()[usize::from(meta.l3)..]);
+            Inside::of(meta.vrf, src.ip(), meta.protocol, meta.src_port)
+        })
+        .collect();
+    flows.look_ahead(&insides);
 }
 
 #[inline(always)]

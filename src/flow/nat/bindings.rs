@@ -490,30 +490,25 @@ impl Bindings {
         self.pages.prefetch(id / PAGE);
     }
 
-    /// Fetches where an endpoint, and where its host would be found.
-    pub fn prefetch_inside(&self, inside: &Inside) {
+    /// Fetches where an endpoint would be found, and where its host. The host's hash.
+    pub fn prefetch_inside(&self, inside: &Inside) -> u64 {
+        let hash = self.hash_host(inside.vrf, inside.host());
         self.mapping_index.prefetch(self.hash_inside(inside));
-        self.host_index.prefetch(self.hash_host(inside.vrf, inside.host()));
+        self.host_index.prefetch(hash);
+        hash
     }
 
-    /// Fetches what is probably the endpoint's host.
-    pub fn prefetch_host(&self, inside: &Inside) {
-        if let Some(host) = self.likely_host(inside) {
-            self.hosts.prefetch(host);
-        }
+    /// Fetches what is probably the host with this hash. Its number.
+    pub fn prefetch_host(&self, hash: u64) -> Option<u32> {
+        let host = self.host_index.candidate(hash)?;
+        self.hosts.prefetch(host);
+        Some(host)
     }
 
-    /// Fetches the page that probably has a port for the endpoint.
-    pub fn prefetch_page(&self, inside: &Inside) {
-        if let Some(host) = self.likely_host(inside) {
-            let [low, high] = [true, false].map(|low| usize::from(list_of(inside.protocol, low)));
-            let list = if inside.port < 1024 { low } else { high };
-            self.pages.prefetch(self.hosts[host].pages[list]);
-        }
-    }
-
-    fn likely_host(&self, inside: &Inside) -> Option<u32> {
-        self.host_index.candidate(self.hash_host(inside.vrf, inside.host()))
+    /// Fetches the page that probably has a port for an endpoint of the host.
+    pub fn prefetch_page(&self, host: u32, inside: &Inside) {
+        let list = list_of(inside.protocol, inside.protocol.has_low_ports() && inside.port < 1024);
+        self.pages.prefetch(self.hosts[host].pages[usize::from(list)]);
     }
 
     /// The oldest event that waits for the log.

@@ -27,6 +27,11 @@ mod tests;
 #[cfg(test)]
 mod twin;
 
+use std::net::IpAddr;
+
+use crate::neighbours::addr_key;
+use crate::packet::view::protocol;
+
 pub use bindings::{Bindings, Capacity, Limits, Mapping, MappingView, Outside, Refused, Use};
 pub use blocks::{BlockClaims, Owner};
 pub use deterministic::{BadSubscribers, InsideRange, Share, Shared, Subscribers};
@@ -51,6 +56,16 @@ impl Protocol {
     /// All, in the order of their numbers.
     pub const ALL: [Protocol; 4] = [Protocol::Tcp, Protocol::Udp, Protocol::Icmp, Protocol::Other];
 
+    /// Of an upper-layer protocol number.
+    pub fn of(upper: u8) -> Protocol {
+        match upper {
+            protocol::TCP => Protocol::Tcp,
+            protocol::UDP => Protocol::Udp,
+            protocol::ICMP | protocol::ICMPV6 => Protocol::Icmp,
+            _ => Protocol::Other,
+        }
+    }
+
     /// True if ports under 1024 are a class of their own. Query identifiers have none.
     fn has_low_ports(self) -> bool {
         self != Protocol::Icmp
@@ -71,6 +86,11 @@ pub struct Inside {
 }
 
 impl Inside {
+    /// The source of a packet of this upper-layer protocol.
+    pub fn of(vrf: u16, src: IpAddr, upper: u8, port: u16) -> Inside {
+        Inside { vrf, addr: addr_key(src), port, protocol: Protocol::of(upper) }
+    }
+
     /// The address all of whose endpoints share blocks, quota and external address.
     fn host(&self) -> u128 {
         host_of(self.addr)
