@@ -72,7 +72,7 @@ pub struct Report {
     pub loop_cycles_per_packet: f64,
     /// Lowest and highest difference of a window.
     pub cycles_range: (f64, f64),
-    /// Time of a burst in nanoseconds: p50, p99, p99.9.
+    /// Time of a burst in nanoseconds: p50, p99, p99.9, longest.
     pub burst_ns: [u64; 4],
     /// Packets measured.
     pub packets: u64,

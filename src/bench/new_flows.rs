@@ -132,10 +132,10 @@ impl Bench<'_> {
             }
             self.now = self.now.plus(ALL_IS_OVER);
             while self.worker.turn(self.now) {}
-            // What a sweep over the mappings takes, a part of them each time.
-            for _ in 0..2000 {
+            // What sweeps over all mappings take, a part of them each time.
+            for _ in 0..1000 {
                 self.now = self.now.plus(Duration::from_millis(100));
-                self.worker.turn(self.now);
+                while self.worker.turn(self.now) {}
             }
         }
     }

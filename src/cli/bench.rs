@@ -116,7 +116,10 @@ fn text(report: &Report) -> String {
         text.push('\n');
     }
     let [p50, p99, p999, longest] = report.burst_ns;
-    let _ = writeln!(text, "burst of up to 64 packets: p50 {p50} ns, p99 {p99} ns, p99.9 {p999} ns, longest {longest} ns");
+    let _ = writeln!(
+        text,
+        "burst of up to 64 packets: p50 {p50} ns, p99 {p99} ns, p99.9 {p999} ns, longest {longest} ns"
+    );
     let _ = writeln!(
         text,
         "{} frames of {:.0} bytes, {} routes in {:.2} MB of tables, packet memory on {} pages",

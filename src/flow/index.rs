@@ -13,10 +13,10 @@ pub use crate::packet::Handle;
 
 const SLOTS: usize = LINE_WORDS - 1;
 /// Buckets a search visits at most; what fits in none of them is refused. At the highest load so many neighbours in a
-/// row are full once in 10^11 tables of their size (7 sigma); nearly all searches end in the first.
+/// row are full at one place in 10^10 (6.4 sigma); nearly all searches end in the first.
 const REACH: usize = 64;
 /// Highest load the index is made for: slots per entry, as a ratio.
-const ROOM: (usize, usize) = (5, 4);
+const ROOM: (usize, usize) = (16, 13);
 
 #[derive(Clone, Copy, Debug, FromZeros)]
 #[repr(C, align(64))]

@@ -77,9 +77,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 const SWEEPS: u32 = 600;
 
 /// Of a sweep, pages looked at in a turn at most, and ports beyond which no other page is looked at: what is left has
-/// time until the next turn. As long as half a burst takes.
+/// time until the next turn. As many ports as a burst can take.
 const PAGES_A_TURN: u32 = 64;
-const PORTS_A_TURN: u32 = 16;
+const PORTS_A_TURN: u32 = BURST as u32;
 /// Sessions that end at a time: as many cache misses under way as a core has room for.
 const EXPIRY_STEP: usize = 8;
 
