@@ -132,8 +132,8 @@ impl Bench<'_> {
             }
             self.now = self.now.plus(ALL_IS_OVER);
             while self.worker.turn(self.now) {}
-            // What sweeps over all mappings take, a part of them each time.
-            for _ in 0..1000 {
+            // The hold-down of their ports, and what sweeps over all of them take, a part each time.
+            for _ in 0..2000 {
                 self.now = self.now.plus(Duration::from_millis(100));
                 while self.worker.turn(self.now) {}
             }
