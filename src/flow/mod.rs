@@ -367,6 +367,9 @@ impl Flows {
 
     /// When [`Flows::expire`] may have something to do.
     pub fn next_deadline(&self) -> Nanos {
+        if self.sweep_left > 0 {
+            return Nanos(0);
+        }
         let due = [self.v4.next_due(), self.v6.next_due()].into_iter().flatten().min();
         let due = due.map_or(Nanos(u64::MAX), Tick::start).min(self.fragments.next_deadline());
         let sweeps = self.nat.has_pages() || self.nat.steering.is_some();
@@ -552,5 +555,43 @@ pub fn timeout(record: &Record, upper: u8, replied: bool, timers: &Timers) -> u3
         protocol::UDP => timers.udp_unreplied_s,
         protocol::ICMP | protocol::ICMPV6 => timers.icmp_s,
         _ => timers.other_s,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nat::{AddressRange, PoolSpec};
+
+    #[test]
+    fn ports_that_have_rested_are_free_within_a_minute_and_no_turn_frees_many() {
+        const HOSTS: u32 = 1800;
+        const PORTS: u16 = 60;
+        let claims = Arc::new(BlockClaims::new(64, Key::default()));
+        let capacity = Capacity { sessions: 200_000, populate: false };
+        let mut flows = Flows::new(0, capacity, Arc::clone(&claims), None, Key::default()).expect("memory");
+        let [first, last] = [8, 9].map(|last| Ipv4Addr::new(203, 0, 113, last));
+        let pool = Pool::compile(&PoolSpec::new(0, vec![AddressRange { first, last }]), &claims);
+        let (pool, counters) = (pool.expect("a pool"), WorkerCounters::new(0));
+        let timers = crate::tables::policy::Policy::none().timers;
+        let mut now = Nanos::from_secs(1);
+        for host in 0..HOSTS {
+            for port in 0..PORTS {
+                let src = Ipv4Addr::from(0x0a00_0000 + host).into();
+                let given = flows.map(&pool, 0, src, protocol::UDP, 2000 + port, now).expect("a port");
+                flows.release(given.id, now);
+            }
+        }
+        let most = usize::try_from(PORTS_A_TURN).expect("a small number") + PORTS as usize;
+        let end = now.plus(Duration::from_secs(120 + 61));
+        while now < end {
+            now = now.plus(SWEEP_INTERVAL);
+            while flows.next_deadline() <= now {
+                let before = flows.nat.usage().held;
+                flows.expire(&timers, now, &counters);
+                assert!(before - flows.nat.usage().held <= most, "in one turn");
+            }
+        }
+        assert_eq!((flows.nat.usage().held, flows.nat.usage().pages), (0, 0));
     }
 }
