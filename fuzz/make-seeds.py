@@ -8,10 +8,27 @@ HOST = bytes.fromhex("02000000020a")
 ALL = b"\xff" * 6
 MAC, LENGTH, CHECKSUM, ICMP = 0x10, 0x20, 0x40, 0x80
 IP = LENGTH | CHECKSUM | ICMP
+# Time before a frame.
+MILLISECOND, TENTH, SECOND, THREE_SECONDS, HALF_MINUTE, TEN_MINUTES = range(2, 8)
+MANY = 1
+# What differs in many frames.
+IDENTIFICATION, SOURCE_PORT, OFFSET, DESTINATION_PORT, SOURCE = range(5)
+SUCCESSION = bytes([MANY << 1, 0, 0, 0xFF])
+HURRY, STOP = 0x40, 0xB8
 
 
 def record(frame, port=0, step=0, flags=IP, padding=0):
     return bytes([port | step << 1 | flags, len(frame), padding]) + frame
+
+
+def wait(step=MILLISECOND):
+    """What came before is done first; behind it stands a frame that is none."""
+    return record(b"", 0, step)
+
+
+def many(count, what, frame, port=0, flags=IP, padding=0):
+    """Up to 32 frames that differ in `what`."""
+    return bytes([port | MANY << 1 | flags, len(frame), padding, count - 1 << 3 | what]) + frame
 
 
 def ether(kind, payload, dst=GATEWAY, tags=()):
@@ -86,13 +103,161 @@ def both(tags, net=1):
     }
 
 
+# Between zones: an inside host, one that others may reach, one with a static outside address, and a server outside.
+IN, SERVER, STATIC, OUT = (10, 0, 1, 10), (10, 0, 1, 2), (10, 0, 1, 9), (192, 0, 2, 7)
+PUBLISHED, POOL, OUTSIDE_STATIC = (10, 0, 2, 80), (10, 0, 2, 64), (10, 0, 2, 90)
+STAYS = (198, 51, 100, 7)  # whichever config is in force, the way there is the same
+SYN, ACK, FIN, RST = 2, 16, 1, 4
+FIRST_PORT = 40000  # of the pools
+ERROR = bytes([3, 1, 0, 0, 0, 0, 0, 0])
+
+
+def word(value, size=2):
+    return value.to_bytes(size, "big")
+
+
+def udp4(src, dst, sport=4000, dport=5000, data=bytes(12), **more):
+    return ether(0x0800, v4(src, dst, 17, word(sport) + word(dport) + word(8 + len(data)) + bytes(2) + data, **more))
+
+
+def tcp(sport, dport, flags, seq=0, ack=0, window=8192, options=b""):
+    head = word(sport) + word(dport) + word(seq, 4) + word(ack, 4) + bytes([5 + len(options) // 4 << 4, flags])
+    return head + word(window) + bytes(4) + options
+
+
+def tcp4(src, dst, flags, sport=4000, dport=80, **more):
+    return ether(0x0800, v4(src, dst, 6, tcp(sport, dport, flags, **more)))
+
+
+def udp6(src, dst, sport=4000, dport=5000, nxt=17):
+    return ether(0x86DD, v6(src, dst, nxt, word(sport) + word(dport) + word(20) + bytes([1, 2]) + bytes(12)))
+
+
+def piece(src, dst, at, more, payload, proto=17):
+    return ether(0x0800, v4(src, dst, proto, payload, fragment=at // 8 | (0x2000 if more else 0)))
+
+
+def piece6(src, dst, at, more, payload, nxt=17):
+    return ether(0x86DD, v6(src, dst, 44, bytes([nxt, 0]) + word(at | more) + bytes([0, 0, 0, 9]) + payload))
+
+
+def sessions():
+    """By name: variant and what else is special, records."""
+    outer4 = lambda inner, dst=SERVER: ether(0x0800, v4(OUT, dst, 1, ERROR + inner))
+    handshake = [record(tcp4(OUT, SERVER, SYN, seq=100), 1), record(tcp4(SERVER, OUT, SYN | ACK, 80, 4000, seq=500, ack=101), 0, MILLISECOND),
+                 record(tcp4(OUT, SERVER, ACK, seq=101, ack=501), 1, MILLISECOND)]
+    first = piece(IN, OUT, 0, True, word(4000) + word(5000) + word(24) + bytes(2))
+    mss = bytes([2, 4, 5, 180])
+    live = [record(udp4(IN, OUT, dport=5000)), record(udp4(IN, OUT, dport=6000)), record(tcp4(IN, OUT, SYN)),
+            record(tcp4(OUT, PUBLISHED, SYN), 1)]
+    six = a6(1, 10)
+    far6, stays6 = (bytes.fromhex("20010db800640000") + bytes(4) + bytes(addr) for addr in (OUT, STAYS))
+    return {
+        "out": (0, [record(udp4(IN, OUT)), wait(), many(32, DESTINATION_PORT, udp4(OUT, POOL, 5000, FIRST_PORT), 1),
+                    many(32, DESTINATION_PORT, udp4(OUT, (10, 0, 2, 65), 5000, FIRST_PORT), 1)]),
+        "others-answer": (1, [record(udp4(IN, OUT)), wait(), many(32, DESTINATION_PORT, udp4(B, POOL, 5000, FIRST_PORT), 1)]),
+        "connection-out": (0, [record(tcp4(IN, OUT, SYN, seq=100, options=mss)), wait(),
+                               many(32, DESTINATION_PORT, tcp4(OUT, POOL, SYN | ACK, 80, FIRST_PORT, seq=500, ack=101), 1),
+                               wait(), record(tcp4(IN, OUT, ACK, seq=101, ack=501)), record(tcp4(IN, OUT, ACK | FIN, seq=101, ack=501)),
+                               record(tcp4(IN, OUT, RST, seq=102))]),
+        "connection-in": (0, handshake + [record(tcp4(OUT, SERVER, ACK, seq=0x4000_0000, ack=501), 1), wait(),
+                                          record(tcp4(SERVER, OUT, FIN | ACK, 80, 4000, seq=501, ack=101))]),
+        "clamped": (1, [record(tcp4(OUT, SERVER, SYN, options=mss), 1)]),
+        "proxied": (2, handshake),
+        "published": (0, [record(tcp4(OUT, PUBLISHED, SYN), 1), record(tcp4(SERVER, OUT, SYN | ACK, 80, 4000, ack=1), 0, TENTH)]),
+        "conflict": (0, [record(tcp4(OUT, PUBLISHED, SYN), 1), record(tcp4(OUT, SERVER, SYN), 1)]),
+        "static": (0, [record(udp4(STATIC, OUT)), record(udp4(OUT, OUTSIDE_STATIC, 5000, 4000), 1, TENTH)]),
+        "hairpin": (0, [record(udp4(IN, OUTSIDE_STATIC))]),
+        "hairpin-off": (1, [record(udp4(IN, OUTSIDE_STATIC))]),
+        "echo": (0, [record(ether(0x0800, v4(IN, OUT, 1, ECHO)))]),
+        "no-mapping": (0, [record(udp4(OUT, POOL, 5000, FIRST_PORT + 3), 1)]),
+        "unsolicited": (1, [record(tcp4(OUT, POOL, SYN, 5000, FIRST_PORT + 3), 1), record(tcp4(IN, OUT, SYN), 0, HALF_MINUTE)]),
+        "denied": (0, [record(udp4(OUT, (10, 0, 1, 200)), 1)]),
+        "rejected": (0, [record(tcp4(IN, OUT, SYN, dport=23)), record(udp4(IN, OUT, dport=23))]),
+        "no-session": (1, [record(tcp4(IN, OUT, ACK))]),
+        "invalid": (0, [record(tcp4(IN, OUT, SYN | FIN))]),
+        "error": (0, [record(udp4(STATIC, OUT, 1024)), record(outer4(v4(OUTSIDE_STATIC, OUT, 17, UDP), OUTSIDE_STATIC), 1, TENTH)]),
+        "error-of-none": (0, [record(outer4(v4(SERVER, OUT, 17, UDP)), 1)]),
+        "host-sessions": (3, [many(5, SOURCE_PORT, udp4(IN, OUT))]),
+        "zone-rate": (3, [many(10, SOURCE, udp4(IN, OUT))]),
+        "rule-rate": (0, [many(30, SOURCE_PORT, udp4(OUT, SERVER), 1)]),
+        "half-open": (3, [many(4, SOURCE, tcp4((192, 0, 2, 9), SERVER, SYN), 1)]),
+        "half-open-of-all": (7, [many(32, SOURCE_PORT, tcp4(IN, OUT, SYN))]),
+        "table-full": (2, [many(32, SOURCE_PORT, udp4(IN, OUT, 4000)), many(32, SOURCE_PORT, udp4(IN, OUT, 4032)),
+                           many(32, SOURCE_PORT, udp4((10, 0, 1, 11), OUT, 4000))]),
+        "host-rate": (4, [many(32, SOURCE_PORT, udp4(IN, OUT)), many(32, SOURCE_PORT, udp4(IN, OUT, 4100))]),
+        "host-quota": (4, [many(32, SOURCE_PORT, udp4(IN, OUT)), wait(HALF_MINUTE), many(32, SOURCE_PORT, udp4(IN, OUT, 4100)),
+                           wait(HALF_MINUTE), many(32, SOURCE_PORT, udp4(IN, OUT, 4200))]),
+        "deterministic": (5, [many(16, SOURCE, udp4(IN, OUT)), record(udp4((10, 0, 1, 77), OUT))]),
+        "pool-exhausted": (6, [many(8, SOURCE, udp4(IN, OUT))]),
+        "shed": (2, [many(32, IDENTIFICATION, udp4(IN, OUT)), many(32, IDENTIFICATION, udp4(IN, OUT)),
+                     many(32, SOURCE_PORT, tcp4(OUT, SERVER, SYN), 1)]),
+        "fates": (0, live + [wait()] + live + [SUCCESSION, wait()] + live),
+        "other-family": (0, [record(udp6(six, stays6)), wait(), SUCCESSION, wait()] + [
+            many(32, DESTINATION_PORT, udp4(STAYS, (10, 0, 2, 70), 5000, port), 1) for port in (FIRST_PORT, FIRST_PORT + 32)]),
+        "nat64": (0, [record(udp6(six, far6)), record(ether(0x86DD, v6(six, far6, 58, ECHO6))), record(ether(0x86DD, v6(six, far6, 6,
+                  tcp(4000, 80, SYN)))), wait(), many(32, DESTINATION_PORT, udp4(OUT, (10, 0, 2, 70), 5000, FIRST_PORT), 1)]),
+        "nat64-too-big": (0, [record(udp6(six, far6), padding=60)]),
+        "nat64-unsupported": (0, [record(udp6(six, far6, nxt=47))]),
+        "nptv6": (0, [record(udp6(six, a6(0xFF, 9))), record(udp6(a6(0xFF, 9), bytes.fromhex("20010db800f0") + six[6:]), 1, TENTH)]),
+        "nptv6-untranslatable": (0, [record(udp6(a6(1, 10)[:6] + bytes.fromhex("ffff") + a6(1, 10)[8:], a6(0xFF, 9)))]),
+        "fragments": (0, [record(first), record(piece(IN, OUT, 8, True, bytes(16))), record(piece(IN, OUT, 24, False, bytes(9)))]),
+        "fragments-late-first": (0, [record(piece(IN, OUT, 8, False, bytes(16))), record(first)]),
+        "fragments6": (0, [record(piece6(six, a6(0xFF, 9), 0, True, UDP[:16])), record(piece6(six, a6(0xFF, 9), 16, False, bytes(9)))]),
+        "fragment-denied": (0, [record(piece(OUT, (10, 0, 1, 200), 0, True, UDP[:8]), 1),
+                                record(piece(OUT, (10, 0, 1, 200), 8, False, bytes(8)), 1, TENTH)]),
+        "fragment-invalid": (0, [record(piece(IN, OUT, 0, True, UDP[:13]))]),
+        "fragment-tiny": (0, [record(piece(IN, OUT, 0, True, tcp(4000, 80, SYN)[:8], 6))]),
+        "fragment-overlap": (0, [record(piece(IN, OUT, 0, True, UDP[:16])), record(piece(IN, OUT, 8, False, bytes(24)))]),
+        "fragment-too-many": (0, [record(first)] + [many(32, OFFSET, piece(IN, OUT, at, True, bytes(8))) for at in (8, 264, 520)]),
+        "fragments-of-many": (0, [bytes([MANY << 1 | IP, 42, 0, 31 << 3 | IDENTIFICATION])
+                                  + piece(IN, OUT, 8, False, bytes(8)).replace(word(1) + word(1), word(base) + word(1))
+                                  for base in range(0, 192, 32)]),
+        "fragments-held": (0, [many(12, OFFSET, piece(IN, OUT, 8, True, bytes(8)))]),
+        "fragment-alone": (0, [record(piece(IN, OUT, 8, False, bytes(16))), record(udp4(IN, OUT), 0, HALF_MINUTE)]),
+    }
+
+
+def borrowed():
+    """With two workers: mappings that the other has."""
+    return {
+        "many-hosts": (0, [many(4, SOURCE, udp4(IN, OUT)), wait(), many(32, DESTINATION_PORT, udp4(OUT, POOL, 5000, FIRST_PORT), 1)]),
+        "stopped": (STOP, [many(4, SOURCE, udp4(IN, OUT)), many(32, DESTINATION_PORT, udp4(OUT, POOL, 5000, FIRST_PORT), 1)]),
+    } | {
+        # One inside host to the mapping of another, which may be another worker's.
+        f"{name}-{host}-{other}": (special, [record(udp4((10, 0, 1, host), OUT)), wait()] + [
+            many(32, DESTINATION_PORT, udp4((10, 0, 1, other), (10, 0, 2, 64 + port // 128), 4000, FIRST_PORT + port % 128))
+            for port in range(0, 256, 32)] + [wait()] * 5 + [wait(SECOND)] * 2)
+        for host, other in ((10, 11), (16, 11)) for name, special in (("lent", 0), ("not-lent", HURRY))
+    }
+
+
+def devices():
+    return {
+        "narrow": (0, [many(32, SOURCE_PORT, udp4(A, OUT))]),
+        "nobody": (0, [record(udp4(A, (203, 0, 113, 5)))]),
+        "stands-by": (0, [record(udp4(A, OUT), 1)]),
+        "either": (0, [many(16, SOURCE_PORT, udp4(A, (198, 51, 100, 5)))]),
+    }
+
+
 def main(out):
     os.makedirs(out, exist_ok=True)
+
+    def write(config, name, special, records):
+        with open(os.path.join(out, f"{config}-{name}"), "wb") as file:
+            file.write(bytes([config, special]) + b"".join(records))
+
     tags = {0: (), 1: ((0x8100, 100),), 2: ((0x88A8, 200), (0x8100, 10)), 3: (), 4: (), 5: (), 6: ()}
     for config, on in tags.items():
         for name, records in both(on).items():
-            with open(os.path.join(out, f"{config}-{name}"), "wb") as file:
-                file.write(bytes([config]) + b"".join(records))
+            write(config, name, 0, records)
+    waits = record(ether(0x0800, v4(A, (10, 0, 2, 77), payload=UDP)))
+    write(0, "stopped", STOP, [waits] * 3)
+    write(5, "scanned", 1, [many(8, SOURCE, ether(0x0800, v4(A, (10, 0, 2, 70 + n), payload=UDP))) for n in range(8)])
+    for config, seeds in {7: sessions(), 8: sessions() | borrowed(), 9: devices()}.items():
+        for name, (special, records) in seeds.items():
+            write(config, name, special, records)
 
 
 main(sys.argv[1])
