@@ -193,8 +193,9 @@ def sessions():
         "shed": (2, [many(32, IDENTIFICATION, udp4(IN, OUT)), many(32, IDENTIFICATION, udp4(IN, OUT)),
                      many(32, SOURCE_PORT, tcp4(OUT, SERVER, SYN), 1)]),
         "fates": (0, live + [wait()] + live + [SUCCESSION, wait()] + live),
-        "other-family": (0, [record(udp6(six, stays6)), wait(), SUCCESSION, wait()] + [
-            many(32, DESTINATION_PORT, udp4(STAYS, (10, 0, 2, 70), 5000, port), 1) for port in (FIRST_PORT, FIRST_PORT + 32)]),
+        "other-family": (0, [record(udp6(six, stays6)), wait()] + [
+            many(32, DESTINATION_PORT, udp4(STAYS, (10, 0, 2, 70), 5000, port), 1) for port in (FIRST_PORT, FIRST_PORT + 32)
+        ] + [SUCCESSION]),
         "nat64": (0, [record(udp6(six, far6)), record(ether(0x86DD, v6(six, far6, 58, ECHO6))), record(ether(0x86DD, v6(six, far6, 6,
                   tcp(4000, 80, SYN)))), wait(), many(32, DESTINATION_PORT, udp4(OUT, (10, 0, 2, 70), 5000, FIRST_PORT), 1)]),
         "nat64-too-big": (0, [record(udp6(six, far6), padding=60)]),

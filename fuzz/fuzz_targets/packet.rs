@@ -1,8 +1,8 @@
 //! Frames of any bytes through the shipped worker loop; afterwards the books must balance.
 //!
 //! Input: one byte chooses the gateway ([`CONFIGS`]), one what is special about it (bits 0-2: variant of the config;
-//! bit 6: time passes when one worker has turned once; bits 3-5 and 7, if all are set: it is stopped in the midst of work), then records, each a received
-//! frame:
+//! bit 6: time passes when one worker has turned once; bits 3-5 and 7, if all are set: it is stopped in the midst of
+//! work), then records, each a received frame:
 //!
 //! | byte | meaning |
 //! |---|---|
@@ -24,8 +24,8 @@
 //! What takes long, to stop and to change the config, is done in some runs of a gateway only ([`SELDOM_STOPS`]); in its
 //! first one always, so that an input that crashed does it again.
 //!
-//! With `FUZZ_REASONS` set it says which reasons to lose a packet inputs have reached, and which not, and takes its time
-//! for each.
+//! With `FUZZ_REASONS` set it says which reasons to lose a packet inputs have reached, and which not, and takes its
+//! time for each.
 #![no_main]
 
 #[path = "packet/configs.rs"]
@@ -131,7 +131,7 @@ impl Gateway {
         let mut compiler = Compiler::new(Arc::clone(&neighbours), Key::default());
         compile(&configs[0], &mut compiler).release(&neighbours);
         let count = choice.workers;
-        let sessions = configs[0].flows.capacity.get() as u32;
+        let sessions = configs[0].flows.capacity.get();
         let capacity = Capacity::of(if sessions > 1_000 { SESSIONS } else { sessions }, count, false);
         let node = Node::new(&compiler, count, compiler.interfaces.len(), capacity);
         node.reserve_rules(&compiler.policy_slots);
@@ -377,7 +377,9 @@ fn note_reasons(totals: &Totals) {
             DropReason::all().filter(|reason| (now & !before) & bit(*reason) != 0).map(DropReason::name);
         let new: Vec<&str> = new.collect();
         let (count, all) = (now.count_ones(), DropReason::COUNT);
-        eprintln!("reasons: {count} of {all}, now {}, without {}", new.join(" "), missing.join(" "));
+        let without =
+            if missing.is_empty() { String::new() } else { format!(", without {}", missing.join(" ")) };
+        eprintln!("reasons: {count} of {all}, now {}{without}", new.join(" "));
     }
 }
 
