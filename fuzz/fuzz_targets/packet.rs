@@ -77,9 +77,9 @@ const HURRY: u8 = 0x40;
 /// It is stopped in the midst of work. Several bits: inputs that nobody meant to should not.
 const STOP: u8 = 0xb8;
 /// To change a gateway's config takes twenty times as long as another input.
-const SELDOM_SUCCEEDS: usize = 8;
+const SELDOM_SUCCEEDS: usize = 32;
 /// To make it anew fifty times.
-const SELDOM_STOPS: usize = 64;
+const SELDOM_STOPS: usize = 256;
 /// Frames that the narrow device takes at once.
 const NARROW: usize = 2;
 /// Longer than anything is remembered (neighbours::FORGET_AFTER, and as long again for what came meanwhile).
