@@ -217,6 +217,61 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_has_the_word_of_the_other_family() {
+        let v6 = |kind, code| to_v6((kind, code, 0), (1500, 1500), 100).map(|new| (new.0, new.1));
+        // RFC 7915 section 4.2.
+        for code in [0, 1, 5, 6, 7, 8, 11, 12] {
+            assert_eq!(v6(3, code), Some((1, 0)), "no route: code {code}");
+        }
+        for code in [9, 10, 13, 15] {
+            assert_eq!(v6(3, code), Some((1, 1)), "administratively prohibited: code {code}");
+        }
+        assert_eq!(to_v6((3, 2, 0), (1500, 1500), 100), Some((4, 1, 6)), "protocol unreachable: next header");
+        assert_eq!(v6(3, 3), Some((1, 4)));
+        assert_eq!((v6(11, 0), v6(11, 1)), (Some((3, 0)), Some((3, 1))));
+        assert_eq!((v6(12, 0), v6(12, 2)), (Some((4, 0)), Some((4, 0))));
+        // Section 5.2.
+        let v4 = |kind, code| to_v4((kind, code, 0), (1500, 1500)).map(|new| (new.0, new.1));
+        for code in [0, 2, 3] {
+            assert_eq!(v4(1, code), Some((3, 1)), "code {code}");
+        }
+        assert_eq!((v4(1, 1), v4(1, 4)), (Some((3, 10)), Some((3, 3))));
+        assert_eq!((v4(3, 0), v4(3, 1)), (Some((11, 0)), Some((11, 1))));
+        assert_eq!((v4(4, 0), v4(4, 1)), (Some((12, 0)), Some((3, 2))));
+    }
+
+    #[test]
+    fn a_pointer_shows_the_same_field_of_the_other_header() {
+        // RFC 7915, figure 3 (section 4.2) and figure 6 (section 5.2): what the pointer is in the other header.
+        let told = |at: u32| match at {
+            0 | 1 => Some(at),
+            2 | 3 => Some(4),   // total length: payload length
+            8 => Some(7),       // time to live: hop limit
+            9 => Some(6),       // protocol: next header
+            12..=15 => Some(8), // source
+            16..=19 => Some(24),
+            _ => None,
+        };
+        for at in 0..=40 {
+            let new = to_v6((12, 0, at << 24), (1500, 1500), 100);
+            assert_eq!(new, told(at).map(|at| (4, 0, at)), "IPv4 byte {at}");
+        }
+        let told = |at: u32| match at {
+            0 | 1 => Some(at),
+            4 | 5 => Some(2),
+            6 => Some(9),
+            7 => Some(8),
+            8..=23 => Some(12),
+            24..=39 => Some(16),
+            _ => None,
+        };
+        for at in 0..=60 {
+            let new = to_v4((4, 0, at), (1500, 1500));
+            assert_eq!(new, told(at).map(|at| (12, 0, at << 24)), "IPv6 byte {at}");
+        }
+    }
+
+    #[test]
     fn what_has_no_word_in_the_other_family_does_not_cross() {
         for message in [(3, 14, 0), (12, 1, 0), (12, 0, 4 << 24), (5, 0, 0), (4, 0, 0), (11, 2, 0)] {
             assert_eq!(to_v6(message, (1500, 1500), 100), None, "{message:?}");

@@ -10,6 +10,7 @@ DMZ = (interface("dmz", ["203.0.113.129/25", "2001:db8:3::1/64"], zone="outside"
        neighbour("dmz", "2001:db8:3::2", SERVER2))
 AT_DMZ = End("dmz", SERVER2, GW_DMZ)
 THREE = ("lan", "wan", "dmz")
+QUIET = "[icmp]\nrate = 0\n"
 FAR6 = "2001:db8:99::7"
 
 
@@ -178,6 +179,29 @@ def _(c):
     talk.down(U())
 
 
+@story("fate-egress-moved-static-nat", "The way out moves where a static NAT holds as well: sessions go on with the address they have.", FATE,
+       zoned(OUT, static_nat(POOL, H4), *DMZ, far(S4), ports=THREE))
+def _(c):
+    talk = Talk(c, A, (FAR, 53), seen=(POOL, 40000))
+    talk.up(U())
+    talk.down(U())
+    c.reload(zoned(OUT, static_nat(POOL, H4), *DMZ, far("203.0.113.130"), ports=THREE))
+    talk = Talk(c, A, (FAR, 53), seen=(POOL, 40000), there=AT_DMZ)
+    talk.up(U())
+    talk.down(U())
+
+
+@story("fate-egress-moved-static-nat-changed", "The way out moves, and the static NAT has another address now: the session ends, for the server would see another one.", FATE,
+       zoned(OUT, static_nat(POOL, H4), *DMZ, far(S4), ports=THREE, extra=QUIET))
+def _(c):
+    talk = Talk(c, A, (FAR, 53), seen=(POOL, 40000))
+    talk.up(U())
+    talk.down(U())
+    c.reload(zoned(OUT, static_nat(POOL2, H4), *DMZ, far("203.0.113.130"), ports=THREE, extra=QUIET))
+    talk.up(U(), drop="nat-path-changed")
+    Talk(c, A, (FAR, 53), seen=(POOL2, 40000), there=AT_DMZ).up(U())
+
+
 BY_WAY = (source_nat("by-wan", [POOL], to={"interface": "wan"}), source_nat("by-dmz", [POOL2], to={"interface": "dmz"}))
 
 
@@ -232,9 +256,6 @@ def _(c):
 
 
 # -- more than one packet in a burst, and what only shows when decisions are made again ------------------------
-QUIET = "[icmp]\nrate = 0\n"
-
-
 @story("fate-denied-in-a-burst", "Two packets in one burst of a session that the rules now deny: the first ends it, the second finds none.", FATE, zoned(OUT))
 def _(c):
     talk = Talk(c, A, DNS)

@@ -120,6 +120,47 @@ def _(c):
         c.rx("lan", from_host(second), drop="fragment-tiny")
 
 
+@story("fragments-tiny-sctp", "A first fragment that has the ports of SCTP but not its tag and checksum: dropped, and the rest with it. A whole header is enough.",
+       "scapy script: RFC 1858 section 3, RFC 7112 section 5, RFC 9260 section 3.1", OPEN)
+def _(c):
+    for client, server in BOTH:
+        sctp = whole(client, server, lambda s, d: Raw(s.to_bytes(2, "big") + d.to_bytes(2, "big") + bytes(8) + bytes(range(52))))
+        data = bytearray(bytes(sctp))
+        data[6 if len(data) == 104 else 9] = 132
+        if len(data) == 84:
+            data[10:12] = b"\0\0"
+            data[10:12] = ones_complement(bytes(data[:20])).to_bytes(2, "big")
+        for part in pieces(bytes(data), 8, 40):
+            c.rx("lan", from_host(part), drop="fragment-tiny")
+        for part in pieces(bytes(data), 16, 40, ident=78):
+            c.through("lan", from_host(part), "wan", to_server(hop(part)))
+
+
+@story("fragments-behind-extension-headers", "IPv6 fragments behind options and an authentication header, which are parts of each, go with their first as any others; a second fragment header may hide ports, and is refused.",
+       "scapy script: RFC 8200 sections 4.1 and 4.5, RFC 4302 section 2.2", WEB_ONLY)
+def _(c):
+    client, server = BOTH[1]
+
+    def behind(kind, header, part):
+        """The header before the fragment header of a fragment."""
+        data = bytes(part)
+        length = int.from_bytes(data[4:6], "big") + len(header)
+        return Raw(data[:4] + length.to_bytes(2, "big") + bytes([kind]) + data[7:40] + b"\x2c" + header[1:] + data[40:])
+    options = bytes([0, 0, 1, 4, 0, 0, 0, 0])
+    long_options = bytes([0, 2, 1, 20]) + bytes(20)
+    signed = bytes([0, 4, 0, 0]) + bytes(range(20))  # (4 + 2) * 4 bytes
+    for ident, (kind, header) in enumerate(((60, options), (60, long_options), (51, signed)), 90):
+        parts = [behind(kind, header, part) for part in pieces(whole(client, server), 64, 128, ident=ident)]
+        for part in parts[1:]:
+            c.rx("lan", from_host(part))
+        c.rx("lan", from_host(parts[0]))
+        for part in parts:
+            c.tx("wan", to_server(hop(part)))
+    part = pieces(whole(client, server), 64, ident=99)[0]
+    twice = behind(44, bytes([0, 0, 0, 1, 0, 0, 0, 7]), part)
+    c.rx("lan", from_host(twice), drop="fragment-invalid")
+
+
 @story("fragments-malformed", "A fragment that is not the last and not of whole 8 bytes, or that ends beyond 65,535.",
        "scapy script: RFC 791 section 3.2, RFC 8200 section 4.5", OPEN)
 def _(c):

@@ -4,6 +4,7 @@ import ipaddress
 
 from lib import *
 from nat_icmp import error4, error6
+from fates import AT_DMZ, DMZ, FAR as FAR4, THREE, far
 from nat import nat
 from scapy.layers.inet6 import ICMPv6ParamProblem
 
@@ -461,6 +462,19 @@ def _(c):
     t.up(U())
     c.at(c.now_ms + 10).reload(zoned(OUT)).at(c.now_ms + 10)
     c.rx("lan", from_host(t.known6(U())), drop="policy-changed")
+
+
+@story("nat64-way-out-moves", "The way out moves to another interface of the zone: the session follows with the address and port it has.",
+       "scapy script: the README (fate of a live flow)", zoned(OUT, nat64(), *DMZ, far(S4), ports=THREE))
+def _(c):
+    p = c.choice("p")
+    t = Cross(c, server=(FAR4, 53), seen=p)
+    t.up(U())
+    t.down(U())
+    c.at(c.now_ms + 10).reload(zoned(OUT, nat64(), *DMZ, far("203.0.113.130"), ports=THREE)).at(c.now_ms + 10)
+    t = Cross(c, server=(FAR4, 53), seen=p, there=AT_DMZ)
+    t.up(U())
+    t.down(U())
 
 
 @story("nat64-address-left-its-pool", "An address that has left the pool still answers for the sessions that have it; new ones get another.",

@@ -183,6 +183,25 @@ def _(c):
     outbound(c, 3, 1, pair(answer, (server, A), (server, seen)))
 
 
+@story("nat-icmp-error-udp-checksum-all-ones", "A quoted UDP checksum that comes out as 0 by translation is shown as all ones, in both directions: that is what was sent.",
+       "scapy script: RFC 768, RFC 5508 REQ-4b, RFC 3022 section 4.3", zoned(OUT, static_nat(POOL, H4)))
+def _(c):
+    server, seen = (S4, 53), (POOL, 40000)
+
+    def all_ones(src, dst):
+        # What the checksum would be without the last word, that word makes it 0; scapy sends it as 0xffff.
+        word = rebuilt(v4(src[0], dst[0]) / UDP(sport=src[1], dport=dst[1]) / Raw(b"\0\0"))[UDP].chksum
+        said = lambda s, d: UDP(sport=s, dport=d) / Raw(word.to_bytes(2, "big"))
+        assert rebuilt(v4(src[0], dst[0]) / said(src[1], dst[1]))[UDP].chksum == 0xFFFF
+        return said
+    talk = Talk(c, A, server, seen=seen)
+    asks, answers = all_ones(A, server), all_ones(server, seen)
+    talk.up(asks)
+    inbound(c, 3, 3, pair(asks, (A, server), (seen, server)))
+    talk.down(answers)
+    outbound(c, 3, 3, pair(answers, (server, A), (server, seen)))
+
+
 @story("nat-icmp-error-echo", "An error about an echo request has the host's identifier in the quoted message.",
        "scapy script: RFC 5508 REQ-4b and REQ-6, RFC 3022 section 4.3", NATTED)
 def _(c):
