@@ -210,6 +210,7 @@ mod tests {
         assert_eq!(v6(9000, 9000, 1500, 9000), Some(1520), "nor does the IPv4 link");
         assert_eq!(v6(576, 1500, 1500, 1500), Some(1280), "RFC 8200 section 5");
         assert_eq!(v6(0, 9000, 1500, 1500), Some(1512), "RFC 1191 section 7: 1492");
+        assert_eq!(v6(0, 9000, 9000, 2002), Some(1512), "2002 was too long");
         let v4 = |told, egress, ingress| to_v4((2, 0, told), (egress, ingress)).map(|new| new.2);
         assert_eq!(v4(1400, 1500, 1500), Some(1380));
         assert_eq!(v4(1500, 1300, 1500), Some(1300));

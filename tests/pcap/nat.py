@@ -385,6 +385,23 @@ def _(c):
         Talk(c, (src, 50000), (H4, 22), asked=(POOL, port), here=here, there=AT_HOST).up(T("S", 1), drop=None if ok else "blackhole")
 
 
+@story("nat-rules-of-a-zone", "A NAT rule is for the zones it names: neither another source nor another destination is translated by it.",
+       "scapy script: the annotated config (nat.source, nat.destination: from and to)",
+       zoned(OUT, INTERNET, rule("visit", "allow", "inside", "guests"), rule("guests-out", "allow", "guests", "outside"),
+             rule("web", "allow", None, {"prefix": H4}, service="tcp/8080"), route(f"{POOL2}/32", blackhole=True),
+             destination_nat("web", POOL2, f"{H4}:8080", service="tcp/80", **{"from": {"zone": "outside"}}),
+             interface("guest", ["203.0.113.129/25"], zone="guests"), neighbour("guest", "203.0.113.130", SERVER2),
+             ports=("lan", "wan", "guest")))
+def _(c):
+    at_guest, guest = End("guest", SERVER2, GW_DMZ), "203.0.113.130"
+    Talk(c, A, DNS, seen=(POOL, c.choice("p"))).up(U())
+    for talk in (Talk(c, A, (guest, 53), there=at_guest), Talk(c, (guest, 40000), DNS, here=at_guest)):
+        talk.up(U())
+        talk.down(U())
+    Talk(c, (S4, 50000), (H4, 8080), asked=(POOL2, 80), here=AT_SERVER, there=AT_HOST).handshake()
+    Talk(c, (guest, 50000), (H4, 8080), asked=(POOL2, 80), here=at_guest, there=AT_HOST).up(T("S", 1), drop="blackhole")
+
+
 @story("nat-destination-own-address", "A port of the gateway's own address may be forwarded; the rest of the address stays the gateway's.",
        "scapy script: the annotated config (nat.destination)",
        zoned(destination_nat("web", W4, f"{H4}:8080", service="tcp/80"), rule("in", "allow", "outside", "inside", service="tcp/8080")))

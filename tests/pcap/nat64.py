@@ -312,6 +312,31 @@ def _(c):
         c.tx("lan", to_host(part))
 
 
+@story("nat64-cut-inward-into-many", "A long IPv4 packet of a link with large frames is cut into as many as it takes; so is what follows in a later fragment.",
+       "scapy script: RFC 7915 sections 4 and 4.1, RFC 8200 section 4.5", zoned(OUT, nat64(), wan_keys={"mtu": 9000}, lan_keys={"mtu": 9000}))
+def _(c):
+    t = Cross(c, seen=c.choice("p"))
+    t.up(U())
+    c.rx("wan", from_server(t.back4(U(3500), flags=0, id=0x4321)))
+    for part in parts6(t.back6(U(3500)), [1232, 2464], 0x4321):
+        c.tx("lan", to_host(part))
+    for part in parts4(t.back4(U(5000)), [1600], 0x77):
+        c.rx("wan", from_server(part))
+    for part in parts6(t.back6(U(5000)), [1232, 1600, 2832, 4064], 0x77):
+        c.tx("lan", to_host(part))
+
+
+@story("nat64-udp-checksum-all-ones", "A UDP checksum that comes out as 0 in IPv6 is sent as all ones: 0 is none, which IPv6 does not have.",
+       "scapy script: RFC 768, RFC 7915 section 4.5, RFC 8200 section 8.1", NATTED)
+def _(c):
+    t = Cross(c, seen=c.choice("p"))
+    t.up(U())
+    # What the checksum would be without the last word, that word makes it 0; scapy sends it as 0xffff.
+    word = t.back6(lambda s, d: UDP(sport=s, dport=d) / Raw(b"\0\0"))[UDP].chksum
+    _, got = t.down(lambda s, d: UDP(sport=s, dport=d) / Raw(word.to_bytes(2, "big")))
+    assert got[UDP].chksum == 0xFFFF
+
+
 @story("nat64-fragments", "Fragments cross one by one, in any order, in both directions, with their identification.",
        "scapy script: RFC 6146 section 3.4, RFC 7915 sections 4.1 and 5.1.1", NATTED)
 def _(c):

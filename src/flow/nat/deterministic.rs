@@ -448,9 +448,13 @@ mod tests {
     fn hosts_and_addresses_that_come_behind_move_nobody_who_has_a_fixed_number_of_ports() {
         let first = v4_key(0x6440_0000);
         let before = pool(2, Ports::default(), subscribers(&[(first, 100)], Some(1024)));
-        let after = pool(4, Ports::default(), subscribers(&[(first, 100), (first + 256, 100)], Some(1024)));
-        for host in first..first + 100 {
-            assert_eq!(before.outside_of(0, host), after.outside_of(0, host));
+        // Neither when others share the addresses as before, nor when there are fewer on each.
+        for (addresses, more) in [(4, 100), (2, 20), (4, 4)] {
+            let hosts = subscribers(&[(first, 100), (first + 256, more)], Some(1024));
+            let after = pool(addresses, Ports::default(), hosts);
+            for host in first..first + 100 {
+                assert_eq!(before.outside_of(0, host), after.outside_of(0, host), "{addresses} addresses");
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Config, Member, Rule, Service};
+use crate::config::{AddressRange, Config, Member, Rule, Service};
 use crate::neighbours::NeighbourTable;
 use crate::packet::hash::Key;
 use crate::tables::compile::Compiler;
@@ -309,6 +309,35 @@ fn destinations_by_port_then_protocol_then_address() {
     assert_eq!(to(peer, "203.0.113.8", 6, 2222), None);
     assert_eq!(to(peer, "203.0.113.66", 6, 80), is("10.1.5.18", None, 0, "static/203.0.113.64/28"));
     assert_eq!(to(peer, "203.0.113.80", 6, 80), None);
+}
+
+#[test]
+fn a_side_of_a_nat_rule_is_all_that_it_names() {
+    let any =
+        Side { zone: rules::ANY, interface: rules::ANY, vrf: rules::ANY, set: None, ranges: Vec::new() };
+    let office: AddressRange = "10.1.0.0/24".parse().expect("a range");
+    let groups = Groups::default();
+    let is = |side: &Side, zone, interface, vrf, addr: &str| {
+        side.is(&groups, addr.parse().expect("an address"), zone, interface, vrf)
+    };
+    assert!(is(&any, 3, 4, 5, "10.1.0.7"));
+    let named = Side { zone: 3, interface: 4, vrf: 5, ranges: vec![office], ..any.clone() };
+    assert!(is(&named, 3, 4, 5, "10.1.0.7"));
+    assert!(!is(&named, 2, 4, 5, "10.1.0.7"), "of another zone");
+    assert!(!is(&named, 3, 3, 5, "10.1.0.7"), "of another interface");
+    assert!(!is(&named, 3, 4, 4, "10.1.0.7"), "of another VRF");
+    assert!(!is(&named, 3, 4, 5, "10.1.1.7"), "of another network");
+    // What is not named does not make up for what is.
+    for (one, what) in [
+        (Side { zone: 3, ..any.clone() }, "zone"),
+        (Side { interface: 4, ..any.clone() }, "interface"),
+        (Side { vrf: 5, ..any.clone() }, "VRF"),
+        (Side { ranges: vec![office], ..any.clone() }, "network"),
+    ] {
+        assert!(is(&one, 3, 4, 5, "10.1.0.7"), "{what}");
+        assert!(!is(&one, 2, 3, 4, "10.1.1.7"), "another {what}");
+    }
+    assert!(!is(&Side { set: Some(1), ..any }, 3, 4, 5, "10.1.0.7"), "in no group");
 }
 
 #[test]
