@@ -130,9 +130,9 @@ class Proxied(Talk):
         return self.ask().prove().answer(mss=1460, scale=7, sack=True)
 
     # What each side says in its own numbers, from the first byte of data on.
-    def client_says(self, flags="PA", at=0, ack=0, data=0, edges=(), window=500, heard=None, **keys):
+    def client_says(self, flags="PA", at=0, ack=0, data=0, edges=(), before=(), window=500, heard=None, **keys):
         def said(base):
-            return {"options": [("NOP", None), ("NOP", None), ("SAck", tuple(base + 1 + edge & 0xFFFFFFFF for edge in edges))]} if edges else {}
+            return {"options": [*before, ("NOP", None), ("NOP", None), ("SAck", tuple(base + 1 + edge & 0xFFFFFFFF for edge in edges))]} if edges else {}
         heard = window if heard is None else heard
         self.up(T(flags, self.isn + 1 + at, self.cookie + 1 + ack, data=data, window=window, **said(self.cookie)),
                 heard=T(flags, self.isn + 1 + at, self.number + 1 + ack, data=data, window=heard, **said(self.number)), **keys)
@@ -157,6 +157,10 @@ def _(c):
         talk.server_says(data=1000, ack=100)
         talk.server_says(at=2000, data=500, ack=100)
         talk.client_says("A", at=100, ack=1000, edges=(2000, 2500))
+        # Other options before them: one of a length, and one that nobody knows.
+        stamp, unknown = (("NOP", None), ("NOP", None), ("Timestamp", (7, 9))), ((253, b"\x05\x0a\x05\x0a"),)
+        talk.client_says("A", at=100, ack=1000, edges=(2000, 2500), before=stamp)
+        talk.client_says("A", at=100, ack=1000, edges=(2000, 2200, 2300, 2500), before=unknown)
         talk.client_says(at=200, data=100, ack=1000, edges=(2000, 2500))
         talk.server_says("A", at=2500, ack=100, edges=(200, 300))
         talk.server_says(at=1000, data=1000, ack=100, edges=(200, 300))
