@@ -52,7 +52,7 @@ pub struct Flows {
     /// Sessions one inside host may have (IPv6: one /64), RFC 6888 REQ-5; absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_host_sessions: Option<Sessions>,
-    /// TCP connections of the node that are still opening; beyond it the oldest make room (RFC 4987
+    /// TCP connections of the node that are still opening; beyond it who has waited longest makes room (RFC 4987
     /// section 3.4); absent: all of `capacity`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub half_open: Option<Sessions>,

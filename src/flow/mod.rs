@@ -242,7 +242,7 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// For a worker that keeps no sessions: a table that takes no memory until it is used.
+    /// For a worker that keeps no sessions: tables that take little.
     pub const NONE: Capacity = Capacity { sessions: 1024, populate: false };
 
     /// What each of `workers` gets of a node's `sessions`. Flows are spread by hash: a quarter more keeps the
@@ -478,7 +478,7 @@ fn retire<A: Address>(
     let tuples = [0, 1].map(|direction| table.flow(Handle::new(session, direction)).tuple);
     nat.give_back(&table.record(session), table.flow(Handle::new(session, 0)), tuples[1].vrf, now);
     add(&counters.sessions_ended, 1);
-    settle(table, session, counters);
+    carry(table, session, counters);
     if table.flags(session) & record_flags::LOGGED != 0 {
         nat.session_events.push(record_of(table, session, event, now));
     }
@@ -512,12 +512,19 @@ pub fn record_of<A: Address>(
 /// Counts for the session's rules what it carried since this was done last. So what the rules' counters say is
 /// exact at any time, once every live session is settled: nothing is counted twice and none runs backwards.
 pub fn settle<A: Address>(table: &mut FlowTable<A>, session: u32, counters: &WorkerCounters) {
+    if let Some(settled) = carry(table, session, counters) {
+        table.set_settled(session, settled);
+    }
+}
+
+/// The same without a note that it was done: of a session that ends. What there would be to note, if it is something new.
+fn carry<A: Address>(table: &FlowTable<A>, session: u32, counters: &WorkerCounters) -> Option<Settled> {
     let flows = [0, 1].map(|direction| table.flow(Handle::new(session, direction)));
     let packets = of_40_bits(flows[0].packets() + flows[1].packets());
     let bytes = flows[0].bytes.wrapping_add(flows[1].bytes);
     let before = table.settled(session);
     if (packets, bytes) == (before.packets, before.bytes) {
-        return;
+        return None;
     }
     let new_packets = of_40_bits(packets.wrapping_sub(before.packets));
     let new_bytes = bytes.wrapping_sub(before.bytes);
@@ -525,7 +532,7 @@ pub fn settle<A: Address>(table: &mut FlowTable<A>, session: u32, counters: &Wor
     let rule = counters.rules.get(record.rule as usize);
     let nat_rule = counters.nat_rules.get(usize::from(record.nat_rule));
     rule.into_iter().chain(nat_rule).for_each(|rule| rule.carried(new_packets, new_bytes));
-    table.set_settled(session, Settled { packets, bytes });
+    Some(Settled { packets, bytes })
 }
 
 /// A flow counts 40 bits of packets: so much may have come since.

@@ -3,7 +3,9 @@
 //! it (RFC 6888 REQ-11 D). What then finds no room is refused.
 
 use super::half_open::HalfOpen;
-use super::{Address, Class, FlowTable, Flows, Handle, Holdings, Timers, due, flow_flags, record_flags};
+use super::{
+    Address, Class, FlowTable, Flows, Handle, Holdings, Timers, due, flow_flags, proxy, record_flags,
+};
 use crate::mem::BURST;
 use crate::packet::view::protocol;
 use crate::telemetry::events::SessionEvent;
@@ -90,7 +92,8 @@ pub fn make_room<A: Address>(
             // TCP that was picked up in the middle, and did not tell.
             table.rearm(session, due(table, session, timers));
         } else if keeps_a_mapping(table, nat, session) {
-            table.pass_over(session, due(table, session, timers));
+            let due = due(table, session, timers);
+            table.pass_over(session, proxy::next_asked(table, session).map_or(due, |next| next.min(due)));
         } else {
             super::end_as(table, nat, session, SessionEvent::Recycled, now, counters);
             add(&counters.sessions_recycled, 1);
@@ -116,8 +119,8 @@ impl Flows {
         counters: &WorkerCounters,
     ) -> bool {
         let Flows { v4, v6, nat, .. } = self;
-        let of_v4 = v4.oldest(&Class::OPENING).map(|session| v4.created(session));
-        let of_v6 = v6.oldest(&Class::OPENING).map(|session| v6.created(session));
+        let of_v4 = v4.oldest(&Class::OPENING).map(|session| v4.turn_of(session));
+        let of_v6 = v6.oldest(&Class::OPENING).map(|session| v6.turn_of(session));
         let v6_first = of_v6.is_some_and(|v6| of_v4.is_none_or(|v4| v6 < v4));
         match v6_first {
             true => make_room(v6, nat, &Class::OPENING, timers, now, counters),

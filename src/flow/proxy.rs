@@ -76,6 +76,13 @@ pub(super) fn ask_again<A: Address>(table: &mut FlowTable<A>, session: u32, now:
     Some(proxy.next_time(began))
 }
 
+/// When a session's server will be asked again, if it is one whose server has not answered.
+pub(super) fn next_asked<A: Address>(table: &FlowTable<A>, session: u32) -> Option<Tick> {
+    let is_proxied = table.flow(Handle::new(session, 0)).has(flow_flags::PROXIED);
+    let proxy = is_proxied.then(|| table.proxy(session)).filter(|proxy| !proxy.is_open())?;
+    (table.tcp(session).state() == State::SynSent).then(|| proxy.next_time(table.created(session)))
+}
+
 /// A segment that the gateway sends in the name of one side to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Said {

@@ -1,6 +1,6 @@
 //! What a session is made of: a flow for each direction, and what is known of both.
 //!
-//! 128 + 32 + 12 bytes for IPv4; with the timer's 8 and the index's 10.7 less than three cache lines.
+//! 128 + 32 + 12 bytes for IPv4; with the timer's 8 and the index's 10.5 less than three cache lines.
 
 use zerocopy::FromZeros;
 
@@ -234,7 +234,7 @@ pub enum Class {
     Refused,
     /// TCP that opens.
     Opening,
-    /// TCP that the gateway opens in a client's name, and whose server is asked again by the clock.
+    /// TCP that the gateway opens in a client's name, and whose server is asked again by the clock: in the order of when.
     Proxied,
     /// TCP that opens, passed over.
     PassedOver,

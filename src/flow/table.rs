@@ -259,7 +259,7 @@ impl<A: Address> FlowTable<A> {
     /// Fetches what lies at a session's number.
     pub fn prefetch_session(&self, session: u32) {
         for direction in 0..2 {
-            prefetch::prefetch(&self.flows, Handle::new(session, direction).0 as usize);
+            prefetch::prefetch_ends(&self.flows, Handle::new(session, direction).0 as usize);
         }
         prefetch::prefetch(&self.connections, session as usize);
         prefetch::prefetch(&self.rests, session as usize);
@@ -404,11 +404,13 @@ impl<A: Address> FlowTable<A> {
 
     /// Of these classes the session that has waited longest, as far as can be told from its timer.
     pub fn oldest(&self, classes: &[Class]) -> Option<u32> {
-        let firsts = classes.iter().filter_map(|class| Some((*class, self.wheel.first(*class as usize)?)));
-        firsts
-            .map(|(class, session)| (class != Class::Refused, self.created(session), session))
-            .min()
-            .map(|first| first.2)
+        let firsts = classes.iter().filter_map(|class| self.wheel.first(*class as usize));
+        firsts.min_by_key(|session| self.turn_of(*session))
+    }
+
+    /// Of two sessions the one with the lesser goes first.
+    pub fn turn_of(&self, session: u32) -> (bool, Tick) {
+        (self.rests[session as usize].class != Class::Refused, self.created(session))
     }
 
     /// TCP connections that open.

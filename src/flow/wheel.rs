@@ -270,12 +270,13 @@ mod tests {
         #[test]
         fn is_a_queue_of_each_class(
             idle in 2u32..5_000,
+            start in prop_oneof![Just(1_000_000), Just(16 * 65_536 - 10_000), Just((1 << 24) - 10_000)],
             steps in proptest::collection::vec((0u32..100, any::<bool>(), 0u32..30), 1..300),
         ) {
             let mut wheel = Wheel::<CLASSES>::new(steps.len(), false).expect("memory");
             let mut queues: [VecDeque<u32>; CLASSES] = Default::default();
             let mut due = BTreeMap::new();
-            let mut now = 1_000_000;
+            let mut now = start;
             wheel.fire(now);
             for (index, (pause, remove, which)) in steps.iter().enumerate() {
                 now += pause;

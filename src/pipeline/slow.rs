@@ -643,7 +643,8 @@ impl SlowPath {
         }
     }
 
-    /// Packets whose neighbour has answered, or has not: they start again. At most a burst's worth.
+    /// Packets whose neighbour has answered, or has not, or of which nobody knows any more that it was asked for: they
+    /// start again. At most a burst's worth.
     pub fn restarts(
         &mut self,
         neighbours: &NeighbourTable,
@@ -652,10 +653,8 @@ impl SlowPath {
         let mut index = 0;
         while index < self.queues.len() {
             let queue = &mut self.queues[index];
-            let waiting = matches!(
-                neighbours.word(queue.neighbour).state(),
-                State::Incomplete | State::Idle | State::Claimed
-            );
+            let waiting =
+                matches!(neighbours.word(queue.neighbour).state(), State::Incomplete | State::Claimed);
             if waiting || out.remaining_capacity() < queue.packets.len() {
                 index += 1;
                 continue;

@@ -43,21 +43,22 @@ def _(c):
         c.at(base + 4000)
         syns[0].down(T("SA", 500, 101))  # opens still, and has got on
         syns[1].down(T("RA", 0, 101))  # never was anything
+        late[7].down(T("RA", 0, 101))  # goes before older ones
         syns[2].down(T("SA", 500, 101))
         syns[2].up(T("A", 101, 501))  # stays
         asked[0].down(U(9))  # stays
         new = [Talk(c, (client, 35000 + n), (server, 53 if n % 2 else 443)) for n in range(9)]
-        for talk in new:  # six of the SYNs, and three that asked
+        for talk in new:  # seven of the SYNs, and two that asked
             talk.up(T("S", 100) if talk.server[1] == 443 else U(8))
-        gone = [syns[1], *syns[3:], *asked[1:4]]
+        gone = [syns[1], late[7], *syns[3:], *asked[1:3]]
         for talk in gone:
             talk.down(T("SA", 500, 101) if talk.server[1] == 443 else U(9), drop="firewall-deny")
         syns[0].down(T("SA", 500, 101))
         syns[2].down(T("PA", 501, 101, data=10))
         asked[0].up(U(8))
-        for talk in asked[4:]:
+        for talk in asked[3:]:
             talk.down(U(9))
-        for talk in late:
+        for talk in late[:7]:
             talk.down(T("SA", 500, 101))
             talk.up(T("A", 101, 501))
         for talk in answered:

@@ -315,7 +315,7 @@ pub struct Bindings {
 }
 
 impl Bindings {
-    /// Takes all its memory now. `key` seeds the hashes.
+    /// Takes all its memory now but for the mappings' own. `key` seeds the hashes.
     pub fn new(capacity: Capacity, limits: Limits, key: Key) -> Result<Bindings, MemoryError> {
         let ids = capacity.pages * PAGE as usize;
         Ok(Bindings {

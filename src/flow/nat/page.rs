@@ -162,10 +162,7 @@ impl<T: Clone + FromZeros> Slab<T> {
     /// Fetches the first line and the last one of an entry.
     #[inline]
     pub fn prefetch(&self, at: u32) {
-        prefetch::prefetch(&self.items, at as usize);
-        if size_of::<T>() > 64 {
-            prefetch::prefetch(&self.items, at as usize + 1);
-        }
+        prefetch::prefetch_ends(&self.items, at as usize);
     }
 
     pub fn has_room(&self) -> bool {
