@@ -85,7 +85,7 @@ const NARROW: usize = 2;
 /// Longer than anything is remembered (neighbours::FORGET_AFTER, and as long again for what came meanwhile).
 const OBLIVION_MS: u64 = 700_000;
 /// See [`Gateway::rest`].
-const MAX_NEIGHBOURS_IN_TURN: usize = 3;
+const MAX_NEIGHBOURS_IN_TURN: usize = 6;
 /// Time between two looks at mappings, and so many see them all (flow::SWEEP_INTERVAL, flow::SWEEPS).
 const SWEEP_MS: u64 = 100;
 const MAX_SWEEPS: usize = 1_200;
@@ -207,9 +207,14 @@ impl Gateway {
             self.pass(millis);
             self.settle();
         }
-        // A neighbour that does not answer may be told of to another one, which does not either.
+        // A neighbour that does not answer may be told of to another one, which does not either. And what waits for one
+        // that the config names is tried again as often as it is asked for, which keeps its session alive.
         for _ in 0..MAX_NEIGHBOURS_IN_TURN {
-            if self.node.neighbours.entries().len() == self.neighbours {
+            let is_over = |opened, ended| self.sum(opened) == self.sum(ended);
+            if self.node.neighbours.entries().len() == self.neighbours
+                && self.sum(|c| &c.frames_free) == self.memory.frames() as u64
+                && is_over(|c| &c.sessions_opened, |c| &c.sessions_ended)
+            {
                 break;
             }
             self.pass(OBLIVION_MS);
