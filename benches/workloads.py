@@ -8,6 +8,7 @@ other gateways can be compared.
     fw_1, fw_64k, fw_1M   flows to 20.0.0.0/8, each once, in random order: H hosts x P ports as in FD.io CSIT
     vl_1 ... vl_4M        the same on VLAN 100
     tcp_64k               the same as TCP in the middle of a connection, on VLAN 100
+    imix_64k, big_64k     on VLAN 100 with frames of 64, 594 and 1518 bytes, 7 to 4 to 1, and of 1518 bytes
     rt_10k, rt_1M         one million packets, each to a random address in a random one of the routes
     routes_10k, routes_1M .txt: route files of the config, lengths roughly as in the default-free zone,
                           next hops 192.168.2.2 to .17 in turn
@@ -24,6 +25,9 @@ import numpy as np
 INSIDE_PORT = bytes.fromhex("02fe00000000")
 CLIENT = bytes.fromhex("020100000001")
 FRAME_BYTES = 64
+# Bytes of a frame and how often: a simple mix as on the Internet, and as long as frames get.
+MIXES = {"imix": ((64, 7), (594, 4), (1518, 1)), "big": ((1518, 1),)}
+MIXED_FLOWS = "64k"
 VLAN = 100
 
 # Name: (hosts, ports). The order matters: one random sequence serves all.
@@ -56,10 +60,10 @@ def ones_complement_sum(octets):
     return total
 
 
-def udp_frames(src, dst, src_port, dst_port, vlan=None, tcp=False):
+def udp_frames(src, dst, src_port, dst_port, vlan=None, tcp=False, frame_bytes=FRAME_BYTES):
     """One frame per element of the four arrays; TCP segments instead of datagrams if asked for."""
     protocol = 6 if tcp else 17
-    frames = np.zeros((len(src), FRAME_BYTES), np.uint8)
+    frames = np.zeros((len(src), frame_bytes), np.uint8)
     frames[:, 0:6] = np.frombuffer(INSIDE_PORT, np.uint8)
     frames[:, 6:12] = np.frombuffer(CLIENT, np.uint8)
     l3 = 14
@@ -70,7 +74,7 @@ def udp_frames(src, dst, src_port, dst_port, vlan=None, tcp=False):
 
     header = frames[:, l3 : l3 + 20]
     header[:, 0] = 0x45
-    header[:, 2:4] = [0, FRAME_BYTES - l3]
+    header[:, 2:4] = divmod(frame_bytes - l3, 256)
     header[:, 8] = 64  # TTL
     header[:, 9] = protocol
     header[:, 12:16] = big_endian(src, 4)
@@ -78,14 +82,14 @@ def udp_frames(src, dst, src_port, dst_port, vlan=None, tcp=False):
     header[:, 10:12] = big_endian(~ones_complement_sum(header) & 0xFFFF, 2)
 
     datagram = frames[:, l3 + 20 :]
-    length = FRAME_BYTES - l3 - 20
+    length = frame_bytes - l3 - 20
     datagram[:, 0:2] = big_endian(src_port, 2)
     datagram[:, 2:4] = big_endian(dst_port, 2)
     if tcp:
         # Sequence and acknowledgement number, 5 words of header, PSH and ACK, window.
         datagram[:, 4:16] = [0, 0, 0x10, 0, 0, 0, 0x20, 0, 0x50, 0x18, 0xFF, 0xFF]
     else:
-        datagram[:, 4:6] = [0, length]
+        datagram[:, 4:6] = divmod(length, 256)
     # Pseudo header (RFC 768): addresses, protocol, length.
     pseudo = ones_complement_sum(header[:, 12:20]) + protocol + length
     total = ones_complement_sum(datagram) + pseudo
@@ -107,6 +111,30 @@ def write_capture(path, frames):
     with open(path, "wb") as out:
         out.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
         out.write(records.tobytes())
+
+
+def write_mixed(path, parts, order):
+    """Frames of several lengths: `parts` are arrays of frames, `order` says of which part the next one is."""
+    following = [iter(part) for part in parts]
+    with open(path, "wb") as out:
+        out.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+        for part in order:
+            frame = next(following[part]).tobytes()
+            out.write(struct.pack("<IIII", 0, 0, len(frame), len(frame)) + frame)
+
+
+def mixed_captures(directory, numbers):
+    hosts, ports = FLOWS[MIXED_FLOWS]
+    for name, mix in MIXES.items():
+        index = numbers.permutation(hosts * ports)
+        lengths, weights = zip(*mix)
+        order = numbers.permutation(np.resize(np.repeat(np.arange(len(mix)), weights), len(index)))
+        parts = []
+        for part, length in enumerate(lengths):
+            host, port = np.divmod(index[order == part], ports)
+            fields = ipv4("10.0.0.1") + host, ipv4("20.0.0.1") + host, 1024 + port, np.full(len(host), 1234)
+            parts.append(udp_frames(*fields, vlan=VLAN, frame_bytes=length))
+        write_mixed(directory / f"{name}_{MIXED_FLOWS}.pcap", parts, order)
 
 
 def flow_captures(directory, numbers):
@@ -156,6 +184,7 @@ def main():
     numbers = np.random.default_rng(1)
     flow_captures(directory, numbers)
     route_captures(directory, numbers)
+    mixed_captures(directory, numbers)
 
 
 if __name__ == "__main__":

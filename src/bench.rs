@@ -5,6 +5,7 @@
 //! the median of the differences, so that a noisy neighbour hits both.
 
 mod new_flows;
+mod reading;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier, Mutex};
@@ -55,6 +56,8 @@ pub struct Options {
     pub foreign_percent: Option<u8>,
     /// Every packet begins a session, instead of going on in one.
     pub new_flows: Option<NewFlows>,
+    /// In every other window somebody reads all sessions, again and again.
+    pub read: bool,
 }
 
 /// The result of a benchmark; `--json` prints it as it is.
@@ -82,6 +85,10 @@ pub struct Report {
     pub bytes_per_session: f64,
     /// Percent of the packets that were given to the worker that has their flow.
     pub handed_over_percent: f64,
+    /// What a reader of all sessions costs: percent of the loop's time per packet, median of the pairs of windows.
+    pub reading_percent: Option<f64>,
+    /// Sessions that were read in a second of the windows with a reader.
+    pub read_per_s: Option<f64>,
     /// Packets dropped, by reason.
     pub drops: Vec<(&'static str, u64)>,
     /// Threads.
@@ -138,11 +145,16 @@ pub enum BenchError {
 struct Measured {
     full: Vec<(u64, u64)>,
     null: Vec<(u64, u64)>,
+    /// With a reader.
+    read: Vec<(u64, u64)>,
+    read_for: Duration,
     bursts: Vec<u32>,
     elapsed: Duration,
     packets: u64,
     handed_over: u64,
     opened: u64,
+    /// By the reader, of all workers.
+    sessions_read: u64,
     bytes_per_session: f64,
 }
 
@@ -198,6 +210,9 @@ fn measure(
     options: &Options,
 ) -> Vec<Measured> {
     let barrier = Barrier::new(options.workers);
+    let reader = options.read.then(reading::Reader::default);
+    let start = Instant::now();
+    let clock = move || Nanos(start.elapsed().as_nanos() as u64);
     let mut workers: Vec<Worker> =
         pools.into_iter().enumerate().map(|(id, pool)| Worker::new(id, node, pool)).collect();
     let mut templates = templates.to_vec();
@@ -207,12 +222,15 @@ fn measure(
         None => vec![templates; options.workers],
     };
     std::thread::scope(|scope| {
+        if let Some(reader) = &reader {
+            scope.spawn(move || reader.run(&node.desks, clock));
+        }
         let threads: Vec<_> = workers
             .into_iter()
             .zip(&templates)
             .enumerate()
             .map(|(id, (mut worker, templates))| {
-                let barrier = &barrier;
+                let (barrier, reader) = (&barrier, reader.as_ref());
                 scope.spawn(move || {
                     core_affinity::set_for_current(core_affinity::CoreId { id: options.first_cpu + id });
                     if let Some(kind) = options.new_flows {
@@ -227,7 +245,11 @@ fn measure(
                             MemoryPort::new(Arc::clone(template), true, Sink::Discard).starting_at(first);
                         worker.attach(port as u16, 0, Box::new(io));
                     }
-                    let measured = measure_worker(&mut worker, node, id, barrier, options);
+                    let mut measured = measure_worker(&mut worker, node, id, barrier, reader, clock, options);
+                    if let Some(reader) = reader {
+                        reader.end();
+                        measured.sessions_read = reader.sessions();
+                    }
                     // Nothing comes in any more; what has been handed over goes out.
                     for port in 0..templates.len() {
                         worker.detach(port as u16, 0);
@@ -352,15 +374,26 @@ fn turn_around(frame: &mut [u8]) -> bool {
     true
 }
 
+/// What happens in a window.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Window {
+    /// Every frame is put back at once.
+    Null,
+    /// The shipped loop.
+    Full,
+    /// And somebody reads.
+    Read,
+}
+
 fn measure_worker(
     worker: &mut Worker,
     node: &Node,
     id: usize,
     barrier: &Barrier,
+    reader: Option<&reading::Reader>,
+    clock: impl Fn() -> Nanos,
     options: &Options,
 ) -> Measured {
-    let start = Instant::now();
-    let clock = move || Nanos(start.elapsed().as_nanos() as u64);
     let received = || node.counters[id].received.load(Ordering::Relaxed);
     let handed_over = || node.counters[id].handed_over.load(Ordering::Relaxed);
     let window = Duration::from_secs_f64(options.seconds / (2 * WINDOWS) as f64);
@@ -375,9 +408,16 @@ fn measure_worker(
     let mut measured = Measured::default();
     let opened = || node.counters[id].sessions_opened.load(Ordering::Relaxed);
     for _ in 0..WINDOWS {
-        for null in [true, false] {
+        for window_kind in [Window::Null, Window::Full, Window::Read] {
+            if window_kind == Window::Read && reader.is_none() {
+                continue;
+            }
+            let null = window_kind == Window::Null;
             worker.set_null_pipeline(null);
             barrier.wait();
+            if let Some(reader) = reader.filter(|_| window_kind == Window::Read) {
+                reader.want(true);
+            }
             let (before, handed_before, opened_before) = (received(), handed_over(), opened());
             let begun = Instant::now();
             let first = tsc::cycles();
@@ -395,6 +435,13 @@ fn measure_worker(
             let sample = (last - first, received() - before);
             if null {
                 measured.null.push(sample);
+            } else if let Some(reader) = reader.filter(|_| window_kind == Window::Read) {
+                measured.read.push(sample);
+                measured.read_for += begun.elapsed();
+                reader.want(false);
+                while !reader.is_idle() {
+                    worker.turn(clock());
+                }
             } else {
                 measured.full.push(sample);
                 measured.elapsed += begun.elapsed();
@@ -466,6 +513,15 @@ fn report(
         bytes_per_session: measured.iter().map(|m| m.bytes_per_session).sum::<f64>() / measured.len() as f64,
         handed_over_percent: measured.iter().map(|m| m.handed_over).sum::<u64>() as f64 * 100.0
             / measured.iter().map(|m| m.packets).sum::<u64>().max(1) as f64,
+        reading_percent: options.read.then(|| {
+            let of_pair = |(read, full): (&(u64, u64), &(u64, u64))| {
+                (per_packet(*read) / per_packet(*full) - 1.0) * 100.0
+            };
+            median(measured.iter().flat_map(|m| m.read.iter().zip(&m.full).map(of_pair)).collect())
+        }),
+        read_per_s: options
+            .read
+            .then(|| measured[0].sessions_read as f64 / measured[0].read_for.as_secs_f64().max(1e-9)),
         drops: totals.drops.iter().map(|(reason, count)| (reason.name(), *count)).collect(),
         workers: options.workers,
         frame_bytes,

@@ -43,6 +43,9 @@ pub struct Args {
     /// as others begin
     #[arg(long, value_name = "US", requires = "new_flows", value_parser = clap::value_parser!(u64).range(1..))]
     pub step_us: Option<u64>,
+    /// In every other window somebody reads all sessions, again and again: tells what that costs
+    #[arg(long, conflicts_with = "new_flows")]
+    pub read: bool,
     /// Reports although packets are dropped
     #[arg(long)]
     pub allow_drops: bool,
@@ -65,6 +68,7 @@ pub(super) fn run(args: &Args) -> Result<(), Trouble> {
         allow_drops: args.allow_drops,
         reflect: args.reflect.clone(),
         foreign_percent: args.foreign,
+        read: args.read,
         new_flows: args.new_flows.then_some(match args.step_us {
             None => NewFlows::CreateOnly,
             Some(us) => NewFlows::Churn { step: Duration::from_micros(us) },
@@ -132,6 +136,10 @@ fn text(report: &Report) -> String {
     let _ = writeln!(text, "{}, TSC {:.2} GHz, Linux {}", report.cpu, report.tsc_ghz, report.kernel);
     if report.workers > 1 {
         let _ = writeln!(text, "{:.1} % given to the worker that has their flow", report.handed_over_percent);
+    }
+    if let (Some(percent), Some(read)) = (report.reading_percent, report.read_per_s) {
+        let _ =
+            writeln!(text, "a reader of {:.2} M sessions a second costs {percent:.1} % of it", read / 1e6);
     }
     for (reason, count) in &report.drops {
         let _ = writeln!(text, "dropped {count}: {reason}");
