@@ -8,6 +8,7 @@ other gateways can be compared.
     fw_1, fw_64k, fw_1M   flows to 20.0.0.0/8, each once, in random order: H hosts x P ports as in FD.io CSIT
     vl_1 ... vl_4M        the same on VLAN 100
     tcp_64k               the same as TCP in the middle of a connection, on VLAN 100
+    vl_16M                the same with as many flows as a worker can have; only if named, 1.3 GB
     imix_64k, big_64k     on VLAN 100 with frames of 64, 594 and 1518 bytes, 7 to 4 to 1, and of 1518 bytes
     rt_10k, rt_1M         one million packets, each to a random address in a random one of the routes
     routes_10k, routes_1M .txt: route files of the config, lengths roughly as in the default-free zone,
@@ -32,6 +33,8 @@ VLAN = 100
 
 # Name: (hosts, ports). The order matters: one random sequence serves all.
 FLOWS = {"1": (1, 1), "1k": (16, 63), "64k": (1024, 63), "1M": (16384, 63), "4M": (65536, 63)}
+# Made only if named.
+SIXTEEN_MILLION = (253952, 63)
 CAPTURES = {"fw": ("1", "64k", "1M"), "vl": ("1", "1k", "64k", "1M", "4M"), "tcp": ("64k",)}
 
 ROUTES = {"10k": 10_000, "1M": 1_000_000}
@@ -137,6 +140,21 @@ def mixed_captures(directory, numbers):
         write_mixed(directory / f"{name}_{MIXED_FLOWS}.pcap", parts, order)
 
 
+def sixteen_million(directory, numbers):
+    hosts, ports = SIXTEEN_MILLION
+    host, port = np.divmod(numbers.permutation(hosts * ports).astype(np.int32), ports)
+    with open(directory / "vl_16M.pcap", "wb") as out:
+        for part in range(0, len(host), 1 << 20):
+            some = slice(part, part + (1 << 20))
+            fields = host[some].astype(np.int64), port[some].astype(np.int64)
+            frames = udp_frames(ipv4("10.0.0.1") + fields[0], ipv4("20.0.0.1") + fields[0], 1024 + fields[1],
+                                np.full(len(fields[0]), 1234), vlan=VLAN)
+            write_capture(directory / "vl_16M.part", frames)
+            octets = (directory / "vl_16M.part").read_bytes()
+            out.write(octets if part == 0 else octets[24:])
+    (directory / "vl_16M.part").unlink()
+
+
 def flow_captures(directory, numbers):
     for name, (hosts, ports) in FLOWS.items():
         index = numbers.permutation(hosts * ports)
@@ -177,11 +195,14 @@ def route_captures(directory, numbers):
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 and sys.argv[2:] != ["vl_16M"]:
         sys.exit(__doc__)
     directory = Path(sys.argv[1])
     directory.mkdir(parents=True, exist_ok=True)
     numbers = np.random.default_rng(1)
+    if len(sys.argv) > 2:
+        sixteen_million(directory, numbers)
+        return
     flow_captures(directory, numbers)
     route_captures(directory, numbers)
     mixed_captures(directory, numbers)
