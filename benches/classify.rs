@@ -4,7 +4,8 @@
 //! 100k rules (those also as IPv6): nanoseconds per lookup in the trace's order, shuffled, after one-rule
 //! changes, and after a full build of the changed list; the time of a build, a change and a search for
 //! shadowed rules (CPU time, but for a change's median); tables as built and after the changes; memory. The sets
-//! come from the directory that SOFTGATE_CLASSBENCH names, else `../shared/data/classbench` beside the repository. On a shared machine each slice of the trace counts with its median over several passes.
+//! come from the directory that SOFTGATE_CLASSBENCH names, else `../shared/data/classbench` beside the repository.
+//! On a shared machine each slice of the trace counts with its median over several passes.
 
 #[path = "../src/tables/classify/classbench.rs"]
 mod classbench;

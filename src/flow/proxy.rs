@@ -61,19 +61,17 @@ pub const PATIENCE_S: u32 = 1;
 /// A session's timer has fired early. If it is one whose server has not answered, that is asked again when it is time:
 /// when next.
 pub(super) fn ask_again<A: Address>(table: &mut FlowTable<A>, session: u32, now: Tick) -> Option<Tick> {
-    let [forward, reply] = [0, 1].map(|direction| table.flow(Handle::new(session, direction)));
-    let is_proxied = forward.has(flow_flags::PROXIED);
-    let mut proxy = is_proxied.then(|| *table.proxy(session)).filter(|proxy| !proxy.is_open())?;
-    if table.tcp(session).state() != State::SynSent {
-        return None;
+    let next = next_asked(table, session)?;
+    if now < next {
+        return Some(next);
     }
-    let (began, said) = (table.created(session), proxy.syn_to_server(&reply.tuple.reversed(reply.tuple.vrf)));
-    if now >= proxy.next_time(began) {
-        proxy.asked_again += 1;
-        table.set_proxy(session, proxy);
-        table.say(said);
-    }
-    Some(proxy.next_time(began))
+    let mut proxy = *table.proxy(session);
+    let reply = table.flow(Handle::new(session, 1)).tuple;
+    let said = proxy.syn_to_server(&reply.reversed(reply.vrf));
+    proxy.asked_again += 1;
+    table.set_proxy(session, proxy);
+    table.say(said);
+    Some(proxy.next_time(table.created(session)))
 }
 
 /// When a session's server will be asked again, if it is one whose server has not answered.

@@ -415,8 +415,8 @@ impl<A: Address> FlowTable<A> {
 
     /// TCP connections that open.
     pub fn opening(&self) -> u32 {
-        let classes = [Class::Refused, Class::Opening, Class::Proxied, Class::PassedOver];
-        classes.iter().map(|class| self.wheel.armed(*class as usize)).sum()
+        let classes = Class::OPENING.iter().chain([&Class::PassedOver]);
+        classes.map(|class| self.wheel.armed(*class as usize)).sum()
     }
 
     // ---- proxied connections

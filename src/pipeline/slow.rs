@@ -875,3 +875,36 @@ fn message_sum(packet: &Packet) -> u64 {
 fn to_link_local(frame: &Frame, family: Family) -> bool {
     family == Family::Ipv6 && Ipv6Addr::from(be128(frame.bytes(), 24)).is_unicast_link_local()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::mem::{BURST, ChunkSize, PacketMemory};
+    use crate::packet::hash::Key;
+    use crate::tables::compile::Compiler;
+
+    #[test]
+    fn packets_wait_for_who_is_asked_for_and_for_nobody_else() {
+        let neighbours = Arc::new(NeighbourTable::new(4, 1, Key::default()));
+        let compiler = Compiler::new(Arc::clone(&neighbours), Key::default());
+        let (_memory, mut pools) = PacketMemory::new(1, 64, ChunkSize::Bytes2048).expect("memory");
+        let mut slow = SlowPath::new(true, compiler.tables());
+        let mut wait = |slow: &mut SlowPath, neighbour| {
+            let frame = pools[0].take_filled(&[0; 64]).expect("a free frame");
+            let parked = Parked { frame, ingress: Ingress::Port(0), since: Nanos(0) };
+            slow.queues.push(Queue { neighbour, packets: std::iter::once(parked).collect() });
+            slow.parked += 1;
+        };
+        let [asked_for, forgotten] = [1, 2].map(|addr| neighbours.find_or_insert(0, addr, 4).expect("room"));
+        assert!(neighbours.begin(asked_for, Nanos(1)));
+        wait(&mut slow, asked_for);
+        wait(&mut slow, forgotten);
+        let mut out: ArrayVec<Parked, BURST> = ArrayVec::new();
+        slow.restarts(&neighbours, &mut out);
+        assert_eq!((out.len(), slow.parked), (1, 1));
+        assert_eq!(slow.queues[0].neighbour, asked_for);
+        out.into_iter().chain(slow.take_parked()).for_each(|parked| pools[0].put(parked.frame));
+    }
+}

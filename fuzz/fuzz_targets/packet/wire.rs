@@ -1,10 +1,9 @@
 //! Cables in memory, and what must hold of each frame that leaves by one.
 
-use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
-use softgate::io::{Port, PortStats};
+use softgate::io::Port;
 use softgate::mem::{Frame, FramePool, Frames};
 use softgate::packet::{Tags, checksum};
 use softgate::tables::{NO_INTERFACE, Tables};
@@ -77,20 +76,6 @@ impl Port for WirePort {
     fn flush(&mut self, _pool: &mut FramePool) {
         self.taken = 0;
     }
-
-    fn held(&self) -> usize {
-        0
-    }
-
-    fn poll_fd(&self) -> Option<RawFd> {
-        None
-    }
-
-    fn stats(&self) -> PortStats {
-        PortStats::default()
-    }
-
-    fn close(self: Box<Self>, _pool: &mut FramePool) {}
 }
 
 fn gather(frame: &Frame, whole: &mut Vec<u8>) {
