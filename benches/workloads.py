@@ -7,6 +7,7 @@ other gateways can be compared.
 
     fw_1, fw_64k, fw_1M   flows to 20.0.0.0/8, each once, in random order: H hosts x P ports as in FD.io CSIT
     vl_1 ... vl_4M        the same on VLAN 100
+    lb_64k, lb_1M         the same to the one service 90.0.0.1 udp/20000, untagged
     tcp_64k               the same as TCP in the middle of a connection, on VLAN 100
     vl_16M                the same with as many flows as a worker can have; only if named, 1.3 GB
     imix_64k, big_64k     on VLAN 100 with frames of 64, 594 and 1518 bytes, 7 to 4 to 1, and of 1518 bytes
@@ -35,7 +36,7 @@ VLAN = 100
 FLOWS = {"1": (1, 1), "1k": (16, 63), "64k": (1024, 63), "1M": (16384, 63), "4M": (65536, 63)}
 # Made only if named.
 SIXTEEN_MILLION = (253952, 63)
-CAPTURES = {"fw": ("1", "64k", "1M"), "vl": ("1", "1k", "64k", "1M", "4M"), "tcp": ("64k",)}
+CAPTURES = {"fw": ("1", "64k", "1M"), "vl": ("1", "1k", "64k", "1M", "4M"), "tcp": ("64k",), "lb": ("64k", "1M")}
 
 ROUTES = {"10k": 10_000, "1M": 1_000_000}
 RANDOM_DESTINATIONS = 1_000_000
@@ -164,6 +165,9 @@ def flow_captures(directory, numbers):
             write_capture(directory / f"fw_{name}.pcap", udp_frames(*fields))
         if name in CAPTURES["vl"]:
             write_capture(directory / f"vl_{name}.pcap", udp_frames(*fields, vlan=VLAN))
+        if name in CAPTURES["lb"]:
+            service = np.full(len(host), ipv4("90.0.0.1")), 1024 + port, np.full(len(host), 20000)
+            write_capture(directory / f"lb_{name}.pcap", udp_frames(ipv4("10.0.0.1") + host, *service))
         if name in CAPTURES["tcp"]:
             write_capture(directory / f"tcp_{name}.pcap", udp_frames(*fields, vlan=VLAN, tcp=True))
 

@@ -106,6 +106,7 @@ def both(tags, net=1):
 # Between zones: an inside host, one that others may reach, one with a static outside address, and a server outside.
 IN, SERVER, STATIC, OUT = (10, 0, 1, 10), (10, 0, 1, 2), (10, 0, 1, 9), (192, 0, 2, 7)
 PUBLISHED, POOL, OUTSIDE_STATIC = (10, 0, 2, 80), (10, 0, 2, 64), (10, 0, 2, 90)
+BALANCED, REFUSING = (10, 0, 2, 81), (10, 0, 2, 82)
 STAYS = (198, 51, 100, 7)  # whichever config is in force, the way there is the same
 SYN, ACK, FIN, RST = 2, 16, 1, 4
 FIRST_PORT = 40000  # of the pools
@@ -165,6 +166,11 @@ def sessions():
         "clamped": (1, [record(tcp4(OUT, SERVER, SYN, options=mss), 1)]),
         "proxied": (2, handshake),
         "published": (0, [record(tcp4(OUT, PUBLISHED, SYN), 1), record(tcp4(SERVER, OUT, SYN | ACK, 80, 4000, ack=1), 0, TENTH)]),
+        "balanced": (0, [record(tcp4(OUT, BALANCED, SYN), 1), record(tcp4(SERVER, OUT, SYN | ACK, 80, 4000, ack=1), 0, TENTH),
+                         record(udp4(OUT, BALANCED, 4000, 53), 1), record(udp4(SERVER, OUT, 53, 4000), 0, TENTH)]),
+        "no-backend": (0, [record(tcp4(OUT, REFUSING, SYN), 1), record(udp4(OUT, REFUSING, 4000, 53), 1)]),
+        "backend-failed": (0, [record(tcp4(STAYS, BALANCED, SYN), 1), record(udp4(STAYS, BALANCED, 4000, 53), 1), SUCCESSION, wait(),
+                               record(tcp4(STAYS, BALANCED, ACK, seq=1), 1), record(udp4(STAYS, BALANCED, 4000, 53), 1)]),
         "conflict": (0, [record(tcp4(OUT, PUBLISHED, SYN), 1), record(tcp4(OUT, SERVER, SYN), 1)]),
         "static": (0, [record(udp4(STATIC, OUT)), record(udp4(OUT, OUTSIDE_STATIC, 5000, 4000), 1, TENTH)]),
         "hairpin": (0, [record(udp4(IN, OUTSIDE_STATIC))]),

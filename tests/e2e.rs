@@ -10,6 +10,8 @@ mod gateway;
 mod lab;
 #[path = "e2e/pressure.rs"]
 mod pressure;
+#[path = "e2e/services.rs"]
+mod services;
 #[path = "e2e/sessions.rs"]
 mod sessions;
 

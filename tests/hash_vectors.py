@@ -34,3 +34,21 @@ print(hex(v4(DEFAULT, 0xC0000201, 0xC6336401, 17, 4000, 53)))
 print(hex(v4((1, 2), 0x0A000001, 0x14000001, 6, 1024, 1234)))
 print(hex(v6(DEFAULT, 0x20010DB8 << 96 | 1, 0x20010DB8 << 96 | 2, 6, 443, 50000)))
 print(hex(address(DEFAULT, 0xFFFFC0000201, 7)))
+
+
+# Maglev (src/tables/balance/maglev.rs): offset and step of a backend.
+SEED = (0xB7E151628AED2A6A, 0xBF7158809CF4F3C7)
+
+
+def permutation(addr, port, vrf, places):
+    h = address(SEED, addr, port)
+    for byte in vrf.encode():
+        h = fold(h ^ byte, SEED[0])
+    first, second = fold(h ^ SEED[0], SEED[1]), fold(h ^ SEED[1], SEED[0])
+    below = lambda n, limit: (n >> 32) * limit >> 32
+    return below(first, places), 1 + below(second, places - 1)
+
+
+print(permutation(0xFFFF0A000000, 8443, "default", 4099))
+print(permutation(0xFFFF0A000102, 8443, "default", 65537))
+print(permutation(0x20010DB8 << 96 | 5, 0, "blue", 65537))

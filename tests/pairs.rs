@@ -126,12 +126,15 @@ impl Lab {
         self.node.reserve_rules(&self.compiler.policy_slots);
         let made = self.compiler.tables();
         let tables = if self.one_epoch {
-            let Tables { generation, ports, interfaces, vrfs, groups, settings, policy, pairs, .. } = &**made;
+            let Tables {
+                generation, ports, interfaces, vrfs, groups, settings, policy, pairs, backends, ..
+            } = &**made;
             let epochs = Epochs {
                 interfaces: *generation,
                 routes: *generation,
                 settings: *generation,
                 policy: *generation,
+                backends: *generation,
             };
             Arc::new(Tables {
                 generation: *generation,
@@ -143,6 +146,7 @@ impl Lab {
                 settings: Arc::clone(settings),
                 policy: Arc::clone(policy),
                 pairs: Arc::clone(pairs),
+                backends: backends.clone(),
             })
         } else {
             Arc::clone(made)

@@ -12,6 +12,7 @@ mod nat;
 pub mod replay;
 pub mod run;
 mod selftest;
+mod services;
 mod sessions;
 mod shell;
 mod show;
@@ -58,6 +59,8 @@ pub enum Command {
     Add(change::AddArgs),
     /// Remove routes, neighbours, rules or members of groups
     Del(change::DelArgs),
+    /// Change backends of a service
+    Service(services::ServiceArgs),
     /// End sessions
     Clear(sessions::ClearArgs),
     /// Whose outside ports are whose by a deterministic NAT (RFC 7422)
@@ -98,6 +101,7 @@ impl Cli {
             Command::Apply(args) => apply::run(args, &socket),
             Command::Add(args) => change::add(args, &socket),
             Command::Del(args) => change::del(args, &socket),
+            Command::Service(args) => services::run(args, &socket),
             Command::Clear(args) => sessions::clear(args, &socket),
             Command::Nat(args) => nat::run(args, &socket),
             Command::Drops(args) => drops::run(args, &socket),

@@ -341,7 +341,7 @@ pub(super) fn nat(args: NatArgs, socket: &Path, json: bool) -> Result<(), Troubl
 }
 
 /// A time as people say it.
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::table::{list, or_dash, page_text, table, text};
-use super::{Trouble, connect, print, print_json, sessions};
-use crate::config::{GroupName, InterfaceName, Lag, PortMode, Prefix, VrfName};
+use super::{Trouble, connect, print, print_json, services, sessions};
+use crate::config::{GroupName, InterfaceName, Lag, PortMode, Prefix, RuleName, VrfName};
 use crate::control::{
     Counter, DropEntry, GroupEntry, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState, PortStatus,
     Request, RouteEntry, RouteKind, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
@@ -57,6 +57,11 @@ enum What {
     Sessions(sessions::SessionsArgs),
     /// NAT pools and how much of them is in use; with --mappings who has which outside port
     Nat(sessions::NatArgs),
+    /// Services, their backends, and what those have to do
+    Services {
+        /// Only this one
+        service: Option<RuleName>,
+    },
     /// Rules: what they decided, and which can never decide
     Rules,
     /// Groups of addresses, and who uses them
@@ -92,6 +97,7 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
         What::Sessions(args) => sessions::show(args, socket, json),
         What::Nat(args) => sessions::nat(args, socket, json),
         What::Rules => sessions::rules(socket, json),
+        What::Services { service } => services::show(service, socket, json),
         What::Groups { group } => ask(socket, Request::ShowGroups { group }, json, groups),
         What::Counters { all } => {
             ask(socket, Request::ShowCounters {}, json, |list: &Vec<Counter>| counters(list, all))

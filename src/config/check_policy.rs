@@ -110,6 +110,7 @@ impl<'a> Checks<'a, '_> {
             self.rule(&known, &format!("rule[{index}]"), rule);
         }
         self.nat(&known, &config.nat);
+        self.services();
         self.lines();
     }
 
@@ -751,9 +752,9 @@ pub(super) fn addr_number(address: IpAddr) -> u128 {
     }
 }
 
-const UNICAST: &str = "a unicast address is needed";
+pub(super) const UNICAST: &str = "a unicast address is needed";
 
-fn is_unicast(address: IpAddr) -> bool {
+pub(super) fn is_unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_unicast_v4(address),
         IpAddr::V6(address) => {

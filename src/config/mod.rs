@@ -4,7 +4,11 @@
 //! file, line, key, value and what is allowed. What the config *means* is compiled in `tables`.
 
 mod addresses;
+mod balance;
+#[cfg(test)]
+mod balance_tests;
 mod check;
+mod check_balance;
 mod check_policy;
 mod deterministic;
 mod error;
@@ -26,7 +30,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub use addresses::{AddressRange, Member, NatPool, NatTarget, OneOrMore};
+pub use balance::{Backend, BackendAdmin, BackendKey, BalanceMode, OnFailure, VirtualService};
 pub use check::{Links, check_neighbour};
+pub use check_balance::check_service;
 pub use check_policy::{check_lines, check_rule};
 pub use deterministic::Sharing;
 pub use error::{ConfigError, ConfigErrors};
@@ -105,10 +111,13 @@ pub struct Config {
     pub rules: Vec<Arc<Rule>>,
     /// `[nat]`
     pub nat: Nat,
+    /// `[[service]]`
+    #[serde(rename = "service", skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Arc<VirtualService>>,
 }
 
 /// The top-level keys, in the order of the manual.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "schema",
     "system",
     "control",
@@ -128,6 +137,7 @@ const KEYS: [&str; 19] = [
     "admin_rule",
     "rule",
     "nat",
+    "service",
 ];
 
 impl Default for Config {
@@ -153,6 +163,7 @@ impl Default for Config {
             admin_rules: Vec::new(),
             rules: Vec::new(),
             nat: Nat::default(),
+            services: Vec::new(),
         }
     }
 }
@@ -211,6 +222,7 @@ impl Config {
                 nat64: source.list("nat.nat64", e),
                 ..source.single_without("nat", &Nat::LISTS, e).unwrap_or_default()
             },
+            services: source.list("service", e),
         };
         let route_texts = read_route_files(&mut config, &source, read, e);
         // Across tables only when each is right by itself: a port with a bad name is not a missing port.

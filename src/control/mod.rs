@@ -27,6 +27,7 @@ mod reply;
 mod request;
 mod rpc;
 mod server;
+mod services;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use reply::{
 pub use request::{GroupMembers, NeighbourKey, Patch, Request, RouteKey, RoutesQuery, RuleAddition};
 pub use rpc::{Fault, FaultKind};
 pub use server::{Limits, Server};
+pub use services::{BackendChange, BackendEntry, ServiceBackends, ServiceEntry, ServiceList, ServicesQuery};
 
 /// What stands behind the socket.
 pub trait Backend {

@@ -8,6 +8,7 @@ use super::base64;
 use super::deterministic::NatHost;
 use super::inspect::{Cleared, GroupEntry, MappingPage, PoolEntry, RuleList, SessionPage};
 use super::request::RouteKey;
+use super::services::ServiceList;
 use crate::config::{
     DeviceName, InterfaceAddress, InterfaceName, Lag, Mac, PortMode, PortName, Prefix, Vlan, VrfName,
     ZoneName,
@@ -47,6 +48,8 @@ pub enum Reply {
     NatHosts(Vec<NatHost>),
     /// To `show.rules`.
     Rules(RuleList),
+    /// To `show.services`.
+    Services(ServiceList),
     /// To `show.groups`.
     Groups(Vec<GroupEntry>),
     /// To `drops.export`.

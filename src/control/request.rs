@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::deterministic::{HostQuery, PortQuery};
 use super::inspect::{ClearQuery, MappingsQuery, SessionsQuery};
+use super::services::{BackendChange, ServiceBackends, ServicesQuery};
 use crate::config::route_file::parse_via;
 use crate::config::{
-    GroupName, InterfaceName, Member, Name, Neighbour, NotAllowed, Prefix, Route, RouteTarget, Rule,
-    RuleName, Seconds, Side, VrfName,
+    Backend, BackendKey, GroupName, InterfaceName, Member, Name, Neighbour, NotAllowed, Prefix, Route,
+    RouteTarget, Rule, RuleName, Seconds, Side, VrfName,
 };
 
 /// One request: `method` and `params` of JSON-RPC.
@@ -77,6 +78,9 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<u64>,
     },
+    /// Services and their backends, with exact counters. While the answer has `next`, ask again with it.
+    #[serde(rename = "show.services")]
+    ShowServices(ServicesQuery),
     /// Groups, their members, and who uses them.
     #[serde(rename = "show.groups")]
     ShowGroups {
@@ -150,6 +154,13 @@ pub enum Request {
         /// Which.
         rules: Vec<RuleName>,
     },
+
+    /// Replaces all backends of a service as one change; those that go keep the flows they have.
+    #[serde(rename = "service.set-backends")]
+    ServiceSetBackends(ServiceBackends),
+    /// Drains, disables or enables backends, or gives them another weight.
+    #[serde(rename = "service.set-backend")]
+    ServiceSetBackend(BackendChange),
 
     /// Opens a transaction: changes are staged until `commit`.
     #[serde(rename = "begin")]
@@ -245,6 +256,10 @@ pub enum Patch {
     RuleAdd(RuleAddition),
     /// Remove rules.
     RuleDel(Vec<RuleName>),
+    /// Replace the backends of a service.
+    ServiceSetBackends(ServiceBackends),
+    /// Change backends of a service.
+    ServiceSetBackend(BackendChange),
 }
 
 impl Patch {
@@ -258,6 +273,8 @@ impl Patch {
             Patch::GroupAdd(change) | Patch::GroupDel(change) => change.members.len(),
             Patch::RuleAdd(_) => 1,
             Patch::RuleDel(rules) => rules.len(),
+            Patch::ServiceSetBackends(service) => service.backends.len(),
+            Patch::ServiceSetBackend(change) => change.backends.len(),
         };
         changes as u64
     }
@@ -292,6 +309,8 @@ impl Patch {
                     + rule.source_ports.as_deref().map_or(0, size_of_val)
             }
             Patch::RuleDel(rules) => rules.capacity() * (size_of::<RuleName>() + 64),
+            Patch::ServiceSetBackends(service) => service.backends.capacity() * (size_of::<Backend>() + 64),
+            Patch::ServiceSetBackend(change) => change.backends.capacity() * (size_of::<BackendKey>() + 64),
         }
     }
 }

@@ -210,6 +210,7 @@ impl Session {
             | Request::NatMap(_)
             | Request::NatFind(_)
             | Request::ShowRules { .. }
+            | Request::ShowServices(_)
             | Request::ShowGroups { .. }
             | Request::DropsExport {} => backend.execute(request),
             Request::ClearSessions(_) => self.audited("clear.sessions", 0, request, backend),
@@ -238,6 +239,14 @@ impl Session {
             }
             Request::RuleDel { rules } => {
                 self.change("rule.del", Patch::RuleDel(rules), backend, shared, limits)
+            }
+            Request::ServiceSetBackends(all) => {
+                let patch = Patch::ServiceSetBackends(all);
+                self.change("service.set-backends", patch, backend, shared, limits)
+            }
+            Request::ServiceSetBackend(change) => {
+                let patch = Patch::ServiceSetBackend(change);
+                self.change("service.set-backend", patch, backend, shared, limits)
             }
             Request::Begin {} => match self.transaction {
                 Some(_) => {

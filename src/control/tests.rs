@@ -439,6 +439,17 @@ fn every_request_survives_the_wire() {
             admin: true,
         }),
         Request::RuleDel { rules: vec![Name::new("r").unwrap()] },
+        Request::ShowServices(ServicesQuery { service: Name::new("shop").ok(), after: Some(7) }),
+        Request::ServiceSetBackends(ServiceBackends {
+            service: Name::new("shop").unwrap(),
+            backends: vec![toml::from_str("address = '10.0.0.1:80'\nweight = 2").expect("a backend")],
+        }),
+        Request::ServiceSetBackend(BackendChange {
+            service: Name::new("shop").unwrap(),
+            backends: vec!["[2001:db8::5]:80@blue".parse().unwrap()],
+            state: Some(crate::config::BackendAdmin::Drain),
+            weight: crate::config::Ranged::new(3).ok(),
+        }),
         Request::Begin {},
         Request::Commit { patches: Vec::new() },
         Request::Abort {},

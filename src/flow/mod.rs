@@ -476,8 +476,12 @@ fn retire<A: Address>(
     counters: &WorkerCounters,
 ) -> [Tuple<A>; 2] {
     let tuples = [0, 1].map(|direction| table.flow(Handle::new(session, direction)).tuple);
-    nat.give_back(&table.record(session), table.flow(Handle::new(session, 0)), tuples[1].vrf, now);
+    let record = table.record(session);
+    nat.give_back(&record, table.flow(Handle::new(session, 0)), tuples[1].vrf, now);
     add(&counters.sessions_ended, 1);
+    if let Some(backend) = record.backend().and_then(|slot| counters.backends.get(slot as usize)) {
+        add(&backend.ended, 1);
+    }
     carry(table, session, counters);
     if table.flags(session) & record_flags::LOGGED != 0 {
         nat.session_events.push(record_of(table, session, event, now));
@@ -531,7 +535,10 @@ fn carry<A: Address>(table: &FlowTable<A>, session: u32, counters: &WorkerCounte
     let record = table.record(session);
     let rule = counters.rules.get(record.rule as usize);
     let nat_rule = counters.nat_rules.get(usize::from(record.nat_rule));
-    rule.into_iter().chain(nat_rule).for_each(|rule| rule.carried(new_packets, new_bytes));
+    let backend = record.backend().and_then(|slot| counters.backends.get(slot as usize));
+    let backend = backend.map(|backend| &backend.flows);
+    let all = rule.into_iter().chain(nat_rule).chain(backend);
+    all.for_each(|counted| counted.carried(new_packets, new_bytes));
     Some(Settled { packets, bytes })
 }
 

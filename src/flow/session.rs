@@ -142,6 +142,8 @@ pub struct Record {
     pub mapping: u32,
     /// The NAT mapping it came in by, as [`Record::name`].
     pub bound: u32,
+    /// The backend of a service that it goes to, as [`Record::name`]: such a session came in by no mapping.
+    pub backend: u32,
     /// When it began.
     pub created: Tick,
     /// Slot of the rule that allowed it.
@@ -166,6 +168,11 @@ impl Record {
         mapping.map_or(0, |id| id + 1)
     }
 
+    /// Slot of its backend.
+    pub fn backend(&self) -> Option<u32> {
+        self.backend.checked_sub(1)
+    }
+
     /// The mappings it holds of the worker's own.
     pub fn mappings(&self) -> impl Iterator<Item = u32> + use<> {
         let own = if self.flags & record_flags::BORROWED == 0 { self.mapping } else { 0 };
@@ -176,9 +183,23 @@ impl Record {
     pub(super) fn of(connection: Connection, rest: Rest, notes: [u32; 2]) -> Record {
         let Connection { tcp, mapping } = connection;
         let Rest { bound, rule, from_zone, to_zone, flags, class: _ } = rest;
+        let (bound, backend) = if bound & BACKEND == 0 { (bound, 0) } else { (0, bound & !BACKEND) };
         let [low, high, dscp, opened_with] = notes[1].to_le_bytes();
         let (created, nat_rule) = (Tick(notes[0]), u16::from_le_bytes([low, high]));
-        Record { tcp, mapping, bound, created, rule, nat_rule, from_zone, to_zone, dscp, opened_with, flags }
+        Record {
+            tcp,
+            mapping,
+            bound,
+            backend,
+            created,
+            rule,
+            nat_rule,
+            from_zone,
+            to_zone,
+            dscp,
+            opened_with,
+            flags,
+        }
     }
 
     /// What lies in the two flows' places for it.
@@ -201,6 +222,7 @@ pub(super) struct Connection {
 #[derive(Clone, Copy, Debug, FromZeros)]
 #[repr(C)]
 pub(super) struct Rest {
+    /// [`Record::bound`], or [`Record::backend`] and the bit that says so.
     pub bound: u32,
     pub rule: u32,
     pub from_zone: u8,
@@ -209,6 +231,9 @@ pub(super) struct Rest {
     /// The [`Class`] it is armed in.
     pub class: Class,
 }
+
+/// In [`Rest::bound`]: it is a backend. There are fewer mappings than that, and fewer backends.
+pub(super) const BACKEND: u32 = 1 << 31;
 
 const _: () = assert!(size_of::<Connection>() == 32 && size_of::<Rest>() == 12);
 

@@ -7,7 +7,9 @@
 use super::index::{Handle, Index};
 use super::key::{Address, Tuple};
 use super::proxy::{Proxy, Said};
-use super::session::{Class, Connection, Flow, Record, Rest, Settled, Tick, flow_flags, record_flags};
+use super::session::{
+    BACKEND, Class, Connection, Flow, Record, Rest, Settled, Tick, flow_flags, record_flags,
+};
 use super::tcp::{State, Tcp};
 use super::wheel::Wheel;
 use crate::mem::{BURST, HugeSlice, MemoryError, prefetch};
@@ -301,7 +303,9 @@ impl<A: Address> FlowTable<A> {
         for (direction, (flow, note)) in flows.into_iter().zip(record.notes()).enumerate() {
             self.flows[Handle::new(session, direction as u32).0 as usize] = Flow { note, ..flow };
         }
-        let Record { tcp, mapping, bound, rule, from_zone, to_zone, flags, .. } = record;
+        let Record { tcp, mapping, bound, backend, rule, from_zone, to_zone, flags, .. } = record;
+        debug_assert!(bound == 0 || backend == 0, "mappings come before services");
+        let bound = if backend == 0 { bound } else { backend | BACKEND };
         let flags = flags | record_flags::LIVE;
         self.connections[session as usize] = Connection { tcp, mapping };
         self.rests[session as usize] =

@@ -53,7 +53,9 @@ pub fn changed(
             | Patch::NeighbourAdd(_)
             | Patch::NeighbourDel(_)
             | Patch::RuleAdd(_)
-            | Patch::RuleDel(_) => continue,
+            | Patch::RuleDel(_)
+            | Patch::ServiceSetBackends(_)
+            | Patch::ServiceSetBackend(_) => continue,
         };
         let after = after.get_or_insert_with(|| After { groups: groups.to_vec(), ..After::default() });
         if is_added { add(after, temporary, change)? } else { delete(after, temporary, change)? }

@@ -115,7 +115,7 @@ const PROTOCOLS: [(Protocol, &str); 4] =
     [(Protocol::Tcp, "tcp"), (Protocol::Udp, "udp"), (Protocol::Icmp, "icmp"), (Protocol::Other, "other")];
 
 impl Inspector<'_> {
-    fn now(&self) -> Nanos {
+    pub(super) fn now(&self) -> Nanos {
         Nanos(self.started.elapsed().as_nanos() as u64)
     }
 
@@ -406,9 +406,15 @@ impl Inspector<'_> {
 
     // ---- rules
 
+    /// Has the workers count what live sessions have carried. Where to go on, if it is not done yet.
+    pub(super) fn settle(&self, after: Option<u64>) -> Result<Option<u64>, Fault> {
+        let (_, next) = self.walk(|_| Task::Settle, after, None, |_, _| {})?;
+        Ok(next)
+    }
+
     /// Rules, with counters that are exact: what live sessions have carried is asked of the workers first.
     pub fn rules(&self, after: Option<u64>) -> Result<RuleList, Fault> {
-        let (_, next) = self.walk(|_| Task::Settle, after, None, |_, _| {})?;
+        let next = self.settle(after)?;
         if next.is_some() {
             return Ok(RuleList { next, ..RuleList::default() });
         }

@@ -9,6 +9,7 @@ pub mod inspect;
 mod requests;
 mod routes;
 mod rules;
+mod services;
 mod show;
 pub mod temporary;
 

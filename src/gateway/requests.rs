@@ -46,6 +46,7 @@ impl Backend for Gateway {
                 Ok(Reply::NatHosts(deterministic::find(&tables.policy, &self.compiler, &query)?))
             }
             Request::ShowRules { after } => Ok(Reply::Rules(self.inspector().rules(after)?)),
+            Request::ShowServices(query) => Ok(Reply::Services(self.inspector().services(&query)?)),
             Request::ShowGroups { group } => {
                 let mut groups = self.inspector().groups(group.as_ref())?;
                 groups.iter_mut().for_each(|group| self.note_temporary(group));
@@ -63,6 +64,8 @@ impl Backend for Gateway {
             | Request::GroupDel(_)
             | Request::RuleAdd(_)
             | Request::RuleDel { .. }
+            | Request::ServiceSetBackends(_)
+            | Request::ServiceSetBackend(_)
             | Request::Begin {}
             | Request::Abort {} => unreachable!("the session answers these"),
         }
@@ -118,6 +121,11 @@ impl Gateway {
         if patches.iter().any(|patch| matches!(patch, Patch::RuleAdd(_) | Patch::RuleDel(_))) {
             return self.change_rules(patches);
         }
+        let is_service =
+            |patch: &Patch| matches!(patch, Patch::ServiceSetBackends(_) | Patch::ServiceSetBackend(_));
+        if patches.iter().any(is_service) {
+            return self.change_services(patches);
+        }
         // Checked whole before anything is touched.
         self.check_patches(patches)?;
         let after = groups::changed(&self.config.groups, &self.temporary, patches)?;
@@ -143,7 +151,9 @@ impl Gateway {
                 | Patch::GroupAdd(_)
                 | Patch::GroupDel(_)
                 | Patch::RuleAdd(_)
-                | Patch::RuleDel(_) => {}
+                | Patch::RuleDel(_)
+                | Patch::ServiceSetBackends(_)
+                | Patch::ServiceSetBackend(_) => {}
             }
         }
         let has_neighbours =
@@ -234,7 +244,9 @@ impl Gateway {
                 | Patch::GroupAdd(_)
                 | Patch::GroupDel(_)
                 | Patch::RuleAdd(_)
-                | Patch::RuleDel(_) => {}
+                | Patch::RuleDel(_)
+                | Patch::ServiceSetBackends(_)
+                | Patch::ServiceSetBackend(_) => {}
             }
         }
         match self.compile_with_neighbours(routes) {
@@ -348,7 +360,12 @@ impl Gateway {
                     }
                 }
                 // Checked by making them.
-                Patch::GroupAdd(_) | Patch::GroupDel(_) | Patch::RuleAdd(_) | Patch::RuleDel(_) => {}
+                Patch::GroupAdd(_)
+                | Patch::GroupDel(_)
+                | Patch::RuleAdd(_)
+                | Patch::RuleDel(_)
+                | Patch::ServiceSetBackends(_)
+                | Patch::ServiceSetBackend(_) => {}
             }
         }
         Ok(())

@@ -103,6 +103,10 @@ pub enum DropReason {
     PolicyChanged,
     /// The session's egress or NAT rule is another one now.
     NatPathChanged,
+    /// To a service, none of whose backends takes it.
+    NoBackend,
+    /// A session's packet, but the backend has failed or is disabled.
+    BackendFailed,
     /// A TCP packet that begins no connection.
     TcpNoSession,
     /// RFC 9293: flags or header.
@@ -340,6 +344,18 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "nat-path-changed",
             None,
             "Its session's egress moved to where another NAT rule applies: the session has ended.",
+        ),
+        (
+            NoBackend,
+            "no-backend",
+            Some(PortUnreachable),
+            "It is for a service that has no backend, or only such as are drained or disabled. `softgate show services`.",
+        ),
+        (
+            BackendFailed,
+            "backend-failed",
+            None,
+            "The backend that its session goes to has failed or was disabled: the session has ended (`on_failure`).",
         ),
         (
             TcpNoSession,

@@ -32,6 +32,7 @@ use crate::flow::Flows;
 use crate::mem::BURST;
 use crate::neighbours::NeighbourTable;
 use crate::packet::{Burst, DropReason, Ingress, Pass, positions};
+use crate::tables::balance::NoBackend;
 use crate::tables::policy::{
     Action, Asked, Bound, DEFAULT_RULE, NO_NAT_RULE, NO_ZONE, Nat64Rule, NotTaken, Policy, Ruling, SELF,
     SourceNat, Untranslatable,
@@ -151,6 +152,8 @@ pub struct Allowed {
     pub ruling: Ruling,
     /// Slot of the NAT rule, or `NO_NAT_RULE`.
     pub nat_rule: u16,
+    /// Slot of the backend, where it goes to one of a service.
+    pub backend: Option<u32>,
     /// Zone it comes from.
     pub from_zone: u8,
     /// Zone it goes to.
@@ -181,7 +184,7 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         // RFC 4291 section 2.5.5.2: no such address is on the wire.
         return Decision::Drop(DropReason::MartianDestination);
     }
-    let found = match destination(policy, question, from_zone, bound) {
+    let found = match destination(tables, question, from_zone, bound) {
         Ok(found) => found,
         Err(reason) => return Decision::Drop(reason),
     };
@@ -256,6 +259,7 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         source,
         ruling,
         nat_rule,
+        backend: found.and_then(|found| found.backend),
         from_zone,
         to_zone,
     })
@@ -268,16 +272,18 @@ struct Found<'a> {
     port: u16,
     vrf: u16,
     nat_rule: u16,
+    backend: Option<u32>,
     /// The packet goes on in the other family.
     nat64: Option<&'a Nat64Rule>,
 }
 
 fn destination<'a>(
-    policy: &'a Policy,
+    tables: &'a Tables,
     question: &Question,
     from_zone: u8,
     bound: Option<Bound>,
 ) -> Result<Option<Found<'a>>, DropReason> {
+    let policy = &*tables.policy;
     if let Some(bound) = bound {
         let Bound { addr, port, vrf, .. } = bound;
         let nat64 = match addr.is_ipv4() == question.src.is_ipv4() {
@@ -287,14 +293,27 @@ fn destination<'a>(
                 Some(rule.ok_or(DropReason::NatFamily)?)
             }
         };
-        return Ok(Some(Found { addr, port, vrf, nat_rule: NO_NAT_RULE, nat64 }));
+        return Ok(Some(Found { addr, port, vrf, nat_rule: NO_NAT_RULE, backend: None, nat64 }));
+    }
+    if let Some(service) = policy.services().find(question) {
+        let backend = service.choose(&tables.backends, tables.settings.key, question);
+        let backend = backend.map_err(|NoBackend| DropReason::NoBackend)?;
+        return Ok(Some(Found {
+            addr: backend.addr,
+            port: backend.port.unwrap_or(question.dst_port),
+            vrf: backend.vrf,
+            nat_rule: NO_NAT_RULE,
+            backend: Some(backend.slot),
+            nat64: None,
+        }));
     }
     let nat = policy
         .destination(&Asked::at_ingress(question, from_zone))
         .map_err(|Untranslatable| DropReason::NatUntranslatable)?;
     if let Some(nat) = nat {
         let port = nat.port.unwrap_or(question.dst_port);
-        return Ok(Some(Found { addr: nat.addr, port, vrf: nat.vrf, nat_rule: nat.rule, nat64: None }));
+        let (addr, vrf, nat_rule) = (nat.addr, nat.vrf, nat.rule);
+        return Ok(Some(Found { addr, port, vrf, nat_rule, backend: None, nat64: None }));
     }
     if question.dst.is_ipv4() {
         return Ok(None);
@@ -305,6 +324,7 @@ fn destination<'a>(
         port: question.dst_port,
         vrf: rule.vrf,
         nat_rule: NO_NAT_RULE,
+        backend: None,
         nat64: Some(rule),
     }))
 }

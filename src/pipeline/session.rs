@@ -22,6 +22,7 @@ use crate::pipeline::{
     Allowed, Context, Decision, Question, behind_prefix, crossing, decide, flow, icmp_error, proxy,
     reassembly,
 };
+use crate::tables::balance::BackendFate;
 use crate::tables::policy::{Action, Bound, DEFAULT_RULE, NO_NAT_RULE, Policy, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::events::{SessionEvent, SessionRecord};
@@ -106,7 +107,7 @@ pub(super) fn whole<A: Table>(
             verdict => Ok(verdict),
         };
     }
-    open(packet, &tuple, cx, flows, now)
+    open(packet, &tuple, false, cx, flows, now)
 }
 
 /// What translation has to change behind the IP header, TCP left aside.
@@ -191,10 +192,11 @@ fn question(packet: &Packet) -> Question {
     }
 }
 
-/// Opens a session, here or where it belongs.
+/// Opens a session, here or where it belongs. `goes_on`: a connection of TCP may be taken up in its midst.
 fn open<A: Table>(
     packet: &mut Packet,
     tuple: &Tuple<A>,
+    goes_on: bool,
     cx: &Context<'_>,
     flows: &mut Flows,
     now: Tick,
@@ -206,14 +208,14 @@ fn open<A: Table>(
         question.tcp_flags = tcp::flags::SYN;
     }
     if flows.nat.steering.is_none() {
-        return open_here(packet, tuple, &question, proved, cx, flows, now);
+        return open_here(packet, tuple, &question, (proved, goes_on), cx, flows, now);
     }
     if cx.pass != Pass::Handed
         && let Some(worker) = elsewhere(tuple, &question, cx, flows)?
     {
         return Ok(Verdict::Elsewhere(worker));
     }
-    let result = open_here(packet, tuple, &question, proved, cx, flows, now);
+    let result = open_here(packet, tuple, &question, (proved, goes_on), cx, flows, now);
     if !matches!(result, Ok(Verdict::Continue | Verdict::Cross | Verdict::Borrow))
         && let Some(steering) = &flows.nat.steering
     {
@@ -259,7 +261,7 @@ fn open_here<A: Table>(
     packet: &mut Packet,
     tuple: &Tuple<A>,
     question: &Question,
-    proved: Option<Proxy>,
+    (proved, goes_on): (Option<Proxy>, bool),
     cx: &Context<'_>,
     flows: &mut Flows,
     now: Tick,
@@ -313,7 +315,8 @@ fn open_here<A: Table>(
         let segment =
             l3.get(l4..).and_then(|l4| tcp::Segment::parse(l4, payload)).ok_or(DropReason::TcpInvalid)?;
         let first = proved.map_or(segment, |proxy| proxy.syn());
-        tracker = tcp::Tcp::open(&first, cx.tables.policy.loose_tcp).map_err(flow::tcp_reason)?;
+        let loose = goes_on || cx.tables.policy.loose_tcp;
+        tracker = tcp::Tcp::open(&first, loose).map_err(flow::tcp_reason)?;
         let opens = proved.is_none() && tracker.state() == tcp::State::SynSent;
         // Numbers are not shifted between the families: NAT64 has its limits, but no cookies.
         let crosses = allowed.dst.is_ipv4() != question.src.is_ipv4();
@@ -614,6 +617,7 @@ fn install<A: Table>(
         // A borrowed one is named once the session is there.
         mapping: Record::name(mapping.filter(|_| loan.is_none())),
         bound: Record::name(bound),
+        backend: Record::name(allowed.backend),
         created: now,
         rule: allowed.ruling.rule,
         nat_rule: allowed.nat_rule,
@@ -662,7 +666,9 @@ fn install<A: Table>(
             add(&cx.counters.sessions_opened, 1);
             let rule = cx.counters.rules.get(allowed.ruling.rule as usize);
             let nat_rule = cx.counters.nat_rules.get(usize::from(allowed.nat_rule));
-            rule.into_iter().chain(nat_rule).for_each(|rule| rule.hit(cx.now));
+            let backend = allowed.backend.and_then(|slot| cx.counters.backends.get(slot as usize));
+            let backend = backend.map(|backend| &backend.flows);
+            rule.into_iter().chain(nat_rule).chain(backend).for_each(|counted| counted.hit(cx.now));
             Ok(Handle::new(session, 0))
         }
         Err(refused) => {
@@ -820,6 +826,14 @@ fn renew<A: Table>(
     flows: &mut Flows,
     now: Tick,
 ) -> Result<Verdict, DropReason> {
+    if handle.direction() == 0 && fate::<A>(handle.session(), cx, flows) == BackendFate::Rehash {
+        packet.meta.flow = Handle::NONE;
+        note_lost::<A>(handle.session(), cx, flows);
+        end::<A>(handle.session(), cx, flows);
+        let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
+        let tuple: Tuple<A> = flow::tuple_in(&packet.meta, l3);
+        return open(packet, &tuple, true, cx, flows, now);
+    }
     refresh::<A>(handle, packet.meta.interface, cx, flows)?;
     match flow::take(packet, handle, A::table(flows), cx, now) {
         // Epoch and ingress were just set: a SYN on the tuple of a connection that has ended. The new one is
@@ -829,10 +843,27 @@ fn renew<A: Table>(
             end::<A>(handle.session(), cx, flows);
             let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
             let tuple: Tuple<A> = flow::tuple_in(&packet.meta, l3);
-            open(packet, &tuple, cx, flows, now)
+            open(packet, &tuple, false, cx, flows, now)
         }
         verdict => Ok(verdict),
     }
+}
+
+/// What becomes of a session for the state that its backend is in.
+fn fate<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> BackendFate {
+    let table = A::shared(flows);
+    let Some(backend) = table.record(session).backend() else { return BackendFate::Keep };
+    cx.tables.backends.fate(backend, table.flow(Handle::new(session, 0)).tuple.protocol)
+}
+
+/// Counts a session that its backend loses.
+fn note_lost<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) {
+    let backend = A::shared(flows).record(session).backend();
+    backend.and_then(|slot| cx.counters.backends.get(slot as usize)).inspect(|backend| add(&backend.lost, 1));
+}
+
+fn is_condemned<A: Table>(session: u32, flows: &Flows) -> bool {
+    A::shared(flows).flags(session) & record_flags::CONDEMNED != 0
 }
 
 /// Makes the decision of a flow good for a packet that came in by `interface`.
@@ -873,6 +904,9 @@ pub(super) fn bring_up_to_date<A: Table>(
             Ok(())
         }
         Err(reason) => {
+            if reason == DropReason::BackendFailed && !is_condemned::<A>(session, flows) {
+                note_lost::<A>(session, cx, flows);
+            }
             end::<A>(session, cx, flows);
             Err(reason)
         }
@@ -888,7 +922,7 @@ fn is_current<A: Address>(session: u32, tables: &Tables, table: &mut FlowTable<A
         return true;
     }
     let record = table.record(session);
-    let holds = tables.still_holds(epoch, record.from_zone, record.to_zone);
+    let holds = tables.still_holds(epoch, record.from_zone, record.to_zone, record.backend());
     if holds {
         for direction in [0, 1] {
             table.flow_mut(Handle::new(session, direction)).epoch = newest;
@@ -924,7 +958,12 @@ pub fn review<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> Fa
                 Fate::Kept
             }
         }
-        Err(_) if condemn::<A>(session, cx, flows) => Fate::Condemned,
+        Err(reason) if condemn::<A>(session, cx, flows) => {
+            if reason == DropReason::BackendFailed {
+                note_lost::<A>(session, cx, flows);
+            }
+            Fate::Condemned
+        }
         Err(_) => Fate::Current,
     }
 }
@@ -959,6 +998,9 @@ fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judg
     // An ICMP query's identifier stands for both ports, and source NAT changes it.
     let is_icmp = matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6);
     let translated = tuple.dst != forward.new_dst || !is_icmp && tuple.dst_port != forward.new_dst_port;
+    if fate::<A>(session, cx, flows) != BackendFate::Keep {
+        return Err(DropReason::BackendFailed);
+    }
     let policy = &cx.tables.policy;
     let bound = Bound {
         addr: ip_of(addr_key(forward.new_dst.ip())),

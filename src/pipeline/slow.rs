@@ -208,9 +208,7 @@ impl SlowPath {
         let is_tcp = packet.meta.protocol == protocol::TCP && packet.meta.family != Family::Other;
         let answer = match reason.icmp_error() {
             // What TCP calls prohibited. A session that cannot go on is reset as well (DESIGN.md section 3).
-            _ if is_tcp && matches!(reason, DropReason::FirewallReject | DropReason::NatPathChanged) => {
-                Some(Answer::Reset)
-            }
+            _ if is_tcp && resets(reason) => Some(Answer::Reset),
             kind => kind.map(Answer::Error),
         };
         if let Some(answer) = answer {
@@ -869,6 +867,12 @@ fn message_sum(packet: &Packet) -> u64 {
     let meta = &packet.meta;
     let header_len = meta.l4 - meta.l3;
     checksum::add_chain(&packet.frame, usize::from(meta.l4), usize::from(meta.ip_len - header_len))
+}
+
+/// True if TCP is told with a RST that it cannot go on.
+fn resets(reason: DropReason) -> bool {
+    use DropReason::{BackendFailed, FirewallReject, NatPathChanged, NoBackend};
+    matches!(reason, FirewallReject | NatPathChanged | NoBackend | BackendFailed)
 }
 
 /// True for an IPv6 packet (`frame` begins at its header) whose destination is link-local.

@@ -8,7 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
@@ -17,10 +17,12 @@ use super::fib4::Fib4;
 use super::fib6::Fib6;
 use super::rib::{Hop, Rib, Target, TargetId};
 use super::*;
+use crate::config::{OnFailure, VirtualService as VirtualServiceConfig};
 use crate::flow::nat::BlockClaims;
 use crate::neighbours::{NeighbourTable, addr_key};
 use crate::packet::hash::Key;
 use crate::packet::view::ethertype;
+use crate::tables::balance::{Backends, Health, VirtualService};
 use crate::tables::policy::{Members, PairEpochs, Policy, PolicySlots, Touched};
 use crate::time::Nanos;
 
@@ -183,6 +185,12 @@ pub struct Compiler {
     pub claims: Arc<BlockClaims>,
     /// Members of the groups of the policy compiled last.
     pub(in crate::tables) members: Option<Members>,
+    /// Services compiled last, by name, with what they were compiled from.
+    pub(in crate::tables) services: AHashMap<String, (Arc<VirtualServiceConfig>, Arc<VirtualService>)>,
+    /// By backend slot, of those that are not well.
+    health: AHashMap<u32, Health>,
+    /// Backends of services that are gone, and what those said of their flows.
+    orphans: AHashMap<u32, OnFailure>,
     neighbours: Arc<NeighbourTable>,
     key: Key,
     input: Input,
@@ -225,6 +233,7 @@ impl Compiler {
             settings: Arc::default(),
             policy: Arc::clone(&policy),
             pairs: Arc::default(),
+            backends: Backends::default(),
         });
         let mut vrfs = Slots::default();
         // The default VRF is slot 0 for ever.
@@ -236,6 +245,9 @@ impl Compiler {
             policy_slots: PolicySlots::default(),
             claims,
             members: None,
+            services: AHashMap::new(),
+            health: AHashMap::new(),
+            orphans: AHashMap::new(),
             neighbours,
             key,
             input: Input {
@@ -367,12 +379,15 @@ impl Compiler {
         let newer = |same: bool, epoch: u64| if same { epoch } else { generation };
         let same_interfaces = interfaces == old.interfaces && ports == old.ports;
         let (policy, pairs) = self.pairs_after(&input.policy, generation);
+        let (backends, backends_epoch) = self.backends_after(&input.policy, generation);
+        let old = &*self.tables;
         let epochs = Epochs {
             interfaces: newer(same_interfaces, old.epochs.interfaces),
             // Connected networks are routes as well.
             routes: newer(same_interfaces && same_routes, old.epochs.routes),
             settings: newer(input.settings == *old.settings, old.epochs.settings),
             policy,
+            backends: backends_epoch,
         };
         self.tables = Arc::new(Tables {
             generation,
@@ -384,6 +399,7 @@ impl Compiler {
             settings: Arc::new(input.settings.clone()),
             policy: Arc::clone(&input.policy),
             pairs,
+            backends,
         });
         // No worker uses tables before these any more: the caller has waited for that.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -481,6 +497,7 @@ impl Compiler {
             settings: Arc::clone(&tables.settings),
             policy: Arc::clone(&tables.policy),
             pairs: Arc::clone(&tables.pairs),
+            backends: tables.backends.clone(),
         });
         Ok(Retired(retired))
     }
@@ -498,6 +515,47 @@ impl Compiler {
         (generation, Arc::new(pairs.after(touched, generation)))
     }
 
+    /// How much backends take with the services of another policy, and since when flows have to follow that.
+    fn backends_after(&mut self, policy: &Policy, generation: u64) -> (Backends, u64) {
+        let (old, new) = (self.tables.policy.services(), policy.services());
+        if !std::ptr::eq(old, new) {
+            let stays: AHashSet<u16> = new.list().iter().map(|service| service.slot).collect();
+            // Flows of a service that is gone follow its word; those of a backend that left its service do not.
+            for service in old.list().iter().filter(|service| !stays.contains(&service.slot)) {
+                let slots = service.backends.iter().map(|backend| backend.slot);
+                self.orphans.extend(slots.map(|slot| (slot, service.on_failure)));
+            }
+            for service in new.list() {
+                service.backends.iter().for_each(|backend| _ = self.orphans.remove(&backend.slot));
+            }
+        }
+        let health = |slot: u32| self.health.get(&slot).copied().unwrap_or(Health::WELL);
+        let orphan = |slot: u32| self.orphans.get(&slot).copied();
+        let count = self.policy_slots.backends.len();
+        let (backends, is_news) = self.tables.backends.after(new, count, health, orphan, generation);
+        (backends, if is_news { generation } else { self.tables.epochs.backends })
+    }
+
+    /// What the checks say of a backend; nothing follows from it before [`Compiler::change_health`].
+    pub fn note_health(&mut self, backend: u32, health: Health) {
+        if health == Health::WELL {
+            self.health.remove(&backend);
+        } else {
+            self.health.insert(backend, health);
+        }
+    }
+
+    /// What the checks said last of a backend.
+    pub fn health(&self, backend: u32) -> Health {
+        self.health.get(&backend).copied().unwrap_or(Health::WELL)
+    }
+
+    /// What the checks have said, everything else as it is.
+    pub fn change_health(&mut self) -> Retired {
+        let policy = Arc::clone(&self.tables.policy);
+        self.put_policy(policy, &Touched::default())
+    }
+
     /// Another policy, everything else as it is. Flows between zones that it says something new of ask it on their
     /// next packet.
     pub fn change_policy(&mut self, policy: Arc<Policy>) -> Retired {
@@ -510,9 +568,10 @@ impl Compiler {
         let tables = Arc::clone(&self.tables);
         let generation = tables.generation + 1;
         let (newest, pairs) = self.epochs_after(touched, generation);
+        let (backends, backends_epoch) = self.backends_after(&policy, generation);
         self.tables = Arc::new(Tables {
             generation,
-            epochs: Epochs { policy: newest, ..tables.epochs },
+            epochs: Epochs { policy: newest, backends: backends_epoch, ..tables.epochs },
             ports: Arc::clone(&tables.ports),
             interfaces: Arc::clone(&tables.interfaces),
             vrfs: Arc::clone(&tables.vrfs),
@@ -520,6 +579,7 @@ impl Compiler {
             settings: Arc::clone(&tables.settings),
             policy: Arc::clone(&policy),
             pairs,
+            backends,
         });
         // As in `compile`: addresses of the policy still in use stay known.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -571,6 +631,7 @@ impl Compiler {
             settings: Arc::clone(&tables.settings),
             policy: Arc::clone(&tables.policy),
             pairs: Arc::clone(&tables.pairs),
+            backends: tables.backends.clone(),
         });
         self.input = input;
         Ok(Retired(retired))

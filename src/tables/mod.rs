@@ -4,6 +4,7 @@
 //! a worker looks at it once per burst. Parts that a change did not touch are shared between
 //! snapshots; each part has an epoch of its own, so that a flow can tell what it was decided by.
 
+pub mod balance;
 pub mod classify;
 pub mod compile;
 pub mod ecmp;
@@ -57,6 +58,8 @@ pub struct Tables {
     pub policy: Arc<policy::Policy>,
     /// When decisions for each ordered pair of zones last changed.
     pub pairs: Arc<policy::PairEpochs>,
+    /// How much each backend of a service takes at present.
+    pub backends: balance::Backends,
 }
 
 /// Generation in which each part of the tables was made.
@@ -70,6 +73,8 @@ pub struct Epochs {
     pub settings: u64,
     /// Zones, rules and NAT: the newest of the epochs of [`Tables::pairs`].
     pub policy: u64,
+    /// Backends: the newest failure that flows have to follow.
+    pub backends: u64,
 }
 
 /// Node-wide behaviour.
@@ -322,17 +327,19 @@ impl Tables {
     /// What flows were decided by: changes with every part that a decision looks at.
     #[inline]
     pub fn flow_epoch(&self) -> u32 {
-        let Epochs { interfaces, routes, policy, settings: _ } = self.epochs;
-        interfaces.max(routes).max(policy) as u32
+        let Epochs { interfaces, routes, policy, backends, settings: _ } = self.epochs;
+        interfaces.max(routes).max(policy).max(backends) as u32
     }
 
-    /// True if a session from one zone to another that was decided in `epoch` would be decided the same today. Asked
-    /// where `epoch` is not [`Tables::flow_epoch`]; the flow then gets that.
-    pub fn still_holds(&self, epoch: u32, from_zone: u8, to_zone: u8) -> bool {
-        let Epochs { interfaces, routes, policy: _, settings: _ } = self.epochs;
+    /// True if a session from one zone to another, with the backend in this slot if it has one, that was decided in
+    /// `epoch` would be decided the same today. Asked where `epoch` is not [`Tables::flow_epoch`]; the flow then gets
+    /// that.
+    pub fn still_holds(&self, epoch: u32, from_zone: u8, to_zone: u8, backend: Option<u32>) -> bool {
+        let Epochs { interfaces, routes, policy: _, backends: _, settings: _ } = self.epochs;
         let newest = interfaces.max(routes).max(self.pairs.of(from_zone, to_zone)) as u32;
         // Lower halves of generations: what is behind is less than half a turn behind.
         epoch.wrapping_sub(newest) as i32 >= 0
+            && backend.is_none_or(|backend| self.backends.still_holds(backend, epoch))
     }
 
     /// The interface in `slot`.

@@ -79,6 +79,19 @@ impl RuleCounters {
     }
 }
 
+/// Counters of one backend of a service, as one worker saw it.
+#[derive(Debug, Default)]
+pub struct BackendCounters {
+    /// Its flows, and what they carried.
+    pub flows: RuleCounters,
+    /// Those of them that have ended.
+    pub ended: AtomicU64,
+    /// TCP connections that it refused, or that it let open in vain.
+    pub refused: AtomicU64,
+    /// Flows that it lost because it failed or was disabled.
+    pub lost: AtomicU64,
+}
+
 /// Counters of one worker.
 #[derive(Debug)]
 pub struct WorkerCounters {
@@ -126,6 +139,8 @@ pub struct WorkerCounters {
     pub rules: BySlot<RuleCounters>,
     /// By NAT rule slot.
     pub nat_rules: BySlot<RuleCounters>,
+    /// By backend slot.
+    pub backends: BySlot<BackendCounters>,
     /// By pool slot.
     pub pools: BySlot<PoolCounters>,
     /// Generation that no session of the worker is older than.
@@ -170,6 +185,7 @@ impl WorkerCounters {
             interfaces: (0..interfaces).map(|_| InterfaceCounters::default()).collect(),
             rules: BySlot::default(),
             nat_rules: BySlot::default(),
+            backends: BySlot::default(),
             pools: BySlot::default(),
             generation: Seen::default(),
             converged: Seen::default(),

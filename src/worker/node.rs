@@ -142,6 +142,7 @@ impl Node {
         for counters in &self.counters {
             counters.rules.reserve(slots.rules.len());
             counters.nat_rules.reserve(slots.nat_rules.len());
+            counters.backends.reserve(slots.backends.len());
             counters.pools.reserve(slots.pools.len());
         }
     }

@@ -340,6 +340,8 @@ def table(kind, /, **keys):
             return "true" if v else "false"
         if isinstance(v, dict):
             return "{ " + ", ".join(f"{k} = {value(x)}" for k, x in v.items()) + " }"
+        if isinstance(v, (list, tuple)):
+            return "[" + ", ".join(map(value, v)) + "]"
         return json.dumps(v)
     return f"[[{kind}]]\n" + "".join(f"{k} = {value(v)}\n" for k, v in keys.items())
 

@@ -28,6 +28,7 @@ use crate::neighbours::{is_v4_key, v4_key};
 use crate::packet::hash::Key;
 use crate::ratelimit::Rate;
 use crate::tables::Slots;
+use crate::tables::balance::{Backend, Identity, Services, VirtualService};
 use crate::tables::classify::{Match, Ports, Prefix};
 use crate::tables::compile::{CompileError, Compiler};
 
@@ -37,6 +38,8 @@ const MAX_ZONES: usize = 254;
 pub const MAX_RULES: usize = crate::by_slot::MAX_SLOTS;
 /// Most NAT rules and pools there can have been since the start.
 const MAX_NAT_RULES: usize = 65_000;
+/// Most virtual services there can have been since the start.
+const MAX_SERVICES: usize = 65_000;
 /// Groups, and prefix lists that count as one.
 const MAX_SETS: usize = 65_535;
 
@@ -51,6 +54,10 @@ pub struct PolicySlots {
     pub nat_rules: Slots,
     /// Pools, by all that makes them.
     pub pools: Slots,
+    /// Virtual services.
+    pub services: Slots,
+    /// Their backends, as `SERVICE/ADDRESS:PORT@VRF`.
+    pub backends: Slots,
     /// Outside addresses given to pools.
     addresses: AHashSet<(u16, u32)>,
     /// Those of them that have been in a pool of NAT64.
@@ -66,6 +73,8 @@ impl Default for PolicySlots {
             rules: Slots::default(),
             nat_rules: Slots::default(),
             pools: Slots::default(),
+            services: Slots::default(),
+            backends: Slots::default(),
             addresses: AHashSet::default(),
             of_nat64: AHashSet::default(),
             keep_addresses: false,
@@ -182,6 +191,7 @@ impl Policy {
             source_rules: Arc::default(),
             destinations: Arc::default(),
             statics: Arc::default(),
+            services: Arc::default(),
             prefixes: Arc::default(),
             nat64: Arc::default(),
             nat64_of: Arc::default(),
@@ -296,6 +306,7 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         });
     }
 
+    let services = Services::compile(services(config, build.compiler)?);
     let mut behaviour = Policy::behaviour(config);
     for zone in &config.zones {
         let limits = &mut behaviour.zones[usize::from(build.compiler.policy_slots.zone(zone.name.as_str())?)];
@@ -337,6 +348,7 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         source_rules: source_rules.into(),
         destinations: Arc::new(destinations),
         statics: Arc::new(statics),
+        services: services.into(),
         prefixes: Arc::new(prefixes),
         nat64: nat64.into(),
         nat64_of: Arc::new(nat64_of),
@@ -346,6 +358,60 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         said: Arc::new(Said::new(config, &compiler.policy_slots)),
         ..behaviour
     })
+}
+
+/// The virtual services of a config, in its order. Those that are as they were keep their tables.
+pub fn services(config: &Config, compiler: &mut Compiler) -> Result<Vec<Arc<VirtualService>>, CompileError> {
+    let mut known = std::mem::take(&mut compiler.services);
+    let made = config.services.iter().map(|said| {
+        if let Some((old, made)) = known.remove(said.name.as_str())
+            && (Arc::ptr_eq(&old, said) || old == *said)
+        {
+            return Ok((Arc::clone(said), made));
+        }
+        Ok((Arc::clone(said), Arc::new(service(said, compiler)?)))
+    });
+    let made = made.collect::<Result<Vec<_>, CompileError>>()?;
+    let by_name = |(said, made): &(Arc<config::VirtualService>, _)| {
+        (said.name.to_string(), (Arc::clone(said), Arc::clone(made)))
+    };
+    compiler.services = made.iter().map(by_name).collect();
+    Ok(made.into_iter().map(|(_, made)| made).collect())
+}
+
+fn service(said: &config::VirtualService, compiler: &mut Compiler) -> Result<VirtualService, CompileError> {
+    let Some(address) = said.address.net() else { unreachable!("checked: it is a prefix") };
+    let slots_error = |what| move |source| CompileError::Slots { what, source };
+    let vrf = compiler.vrf_slot(said.vrf.as_str())?;
+    let slots = &mut compiler.policy_slots;
+    let slot = slots.services.slot(said.name.as_str(), MAX_SERVICES).map_err(slots_error("services"))?;
+    let backends = said.backends.iter().map(|backend| {
+        let vrf = said.vrf_of(backend);
+        let port = backend.address.port;
+        let name = backend_name(said, &backend.key());
+        let slot = compiler.policy_slots.backends.wide_slot(&name, crate::by_slot::MAX_SLOTS);
+        let slot = slot.map_err(slots_error("backends"))?;
+        let identity =
+            Identity { addr: backend.address.address, port: port.unwrap_or(0), vrf: vrf.to_string() };
+        let made = Backend {
+            slot,
+            addr: identity.addr,
+            port,
+            vrf: compiler.vrf_slot(vrf.as_str())?,
+            weight: backend.weight.get() as u16, // at most 1000
+            admin: backend.state,
+        };
+        Ok((identity, made))
+    });
+    let backends = backends.collect::<Result<Vec<_>, CompileError>>()?;
+    let behaviour = (said.on_failure, said.by_client);
+    Ok(VirtualService::new((slot, vrf), address, said.served().collect(), behaviour, backends))
+}
+
+/// What the slot of a backend is called.
+pub fn backend_name(service: &config::VirtualService, backend: &config::BackendKey) -> String {
+    let vrf = backend.vrf.as_ref().unwrap_or(&service.vrf);
+    format!("{}/{}@{vrf}", service.name, backend.address)
 }
 
 /// What one rule says, and its lines.

@@ -26,6 +26,7 @@ use crate::config::{self, Filtering};
 use crate::flow::{Timers, nat::Pool};
 use crate::neighbours::{addr_key, is_v4_key, v4_key};
 use crate::packet::view::protocol;
+use crate::tables::balance::Services;
 use crate::tables::{Interface, NO_INTERFACE, same_prefix_v4, same_prefix_v6};
 use groups::Groups;
 use nat::{Destinations, Side, Statics};
@@ -33,10 +34,11 @@ use pairs::Said;
 use rules::Rules;
 use shadows::Shadows;
 
-pub use compile::{MAX_RULES, PolicySlots, policy};
+pub use compile::{MAX_RULES, PolicySlots, backend_name, policy, services};
 pub use deterministic::{HostPorts, Nobody};
 pub use members::MemberChange;
 pub(in crate::tables) use members::Members;
+pub(in crate::tables) use nat::{length_of, network};
 pub use nat64::{NotTaken, Rule as Nat64Rule};
 pub use npt::Untranslatable;
 pub use pairs::{PairEpochs, Touched};
@@ -296,6 +298,7 @@ pub struct Policy {
     source_rules: Arc<[SourceRule]>,
     destinations: Arc<Destinations>,
     statics: Arc<Statics>,
+    services: Arc<Services>,
     prefixes: Arc<npt::Prefixes>,
     nat64: Arc<[Nat64Rule]>,
     /// By VRF slot and address of a pool of theirs: index in `nat64`.
@@ -358,6 +361,16 @@ impl Policy {
         let npt = self.prefixes.destination(vrf, asked.dst)?;
         let addr = |npt: &npt::Other| Ipv6Addr::from(npt.addr).into();
         Ok(npt.map(|npt| DestinationNat { addr: addr(&npt), port: None, vrf: npt.vrf, rule: npt.rule }))
+    }
+
+    /// The virtual services.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// The same with other virtual services.
+    pub fn with_services(&self, services: Services) -> Policy {
+        Policy { services: Arc::new(services), ..self.clone() }
     }
 
     /// What is done to the source of an allowed session.
@@ -490,6 +503,7 @@ impl Policy {
     /// True if NAT answers for the address, so that neighbours who ask for it must be told our MAC address.
     fn answers_for(&self, vrf: u16, addr: u128) -> bool {
         self.destinations.has(vrf, addr)
+            || self.services.has(vrf, addr)
             || self.statics.has(vrf, addr)
             || self.prefixes.has(vrf, addr)
             || is_v4_key(addr) && self.pool_of.contains_key(&(vrf, addr as u32))

@@ -162,11 +162,13 @@ struct ByPrefix {
     rules: AHashMap<(u16, u8, u128), u32>,
 }
 
-fn length_of(net: IpNet) -> u8 {
+/// The length of a prefix among neutral addresses.
+pub fn length_of(net: IpNet) -> u8 {
     if net.addr().is_ipv4() { net.prefix_len() + 96 } else { net.prefix_len() }
 }
 
-fn network(addr: u128, len: u8) -> u128 {
+/// The first bits of an address.
+pub fn network(addr: u128, len: u8) -> u128 {
     addr & u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0)
 }
 

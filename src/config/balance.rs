@@ -1,0 +1,185 @@
+//! `[[service]]`: addresses of the gateway behind which several servers stand.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::addresses::{AddressRange, NatTarget, OneOrMore};
+use super::service::{PortRange, Service};
+use super::value::{Name, NotAllowed, Ranged, RuleName, VrfName, from_text};
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// What a backend's flows come to when it fails or is disabled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// TCP connections are reset with their next packet; everything else goes to another backend.
+    #[default]
+    Reset,
+    /// All go to another backend with their next packet, in the middle of connections too.
+    Rehash,
+    /// They go on as if nothing had happened.
+    Finish,
+}
+
+/// What the operator says of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendAdmin {
+    /// It serves.
+    #[default]
+    Active,
+    /// It keeps its flows and gets no new ones.
+    Drain,
+    /// Neither: its flows come to what `on_failure` says.
+    Disabled,
+}
+
+impl BackendAdmin {
+    /// As the config has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BackendAdmin::Active => "active",
+            BackendAdmin::Drain => "drain",
+            BackendAdmin::Disabled => "disabled",
+        }
+    }
+}
+
+/// `{ address = "10.0.1.10:8443", weight = 2 }`: a server of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    /// Its address, and its port if that is another than the service's.
+    pub address: NatTarget,
+    /// Its VRF; absent: the service's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vrf: Option<VrfName>,
+    /// Its share of new flows, against the weights of the others; 0: none, as `state = "drain"`.
+    #[serde(default = "Backend::default_weight", skip_serializing_if = "Backend::is_default_weight")]
+    pub weight: Ranged<0, 1000>,
+    /// What the operator says of it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub state: BackendAdmin,
+}
+
+impl Backend {
+    const fn default_weight() -> Ranged<0, 1000> {
+        Ranged::constant(1)
+    }
+
+    fn is_default_weight(weight: &Ranged<0, 1000>) -> bool {
+        *weight == Backend::default_weight()
+    }
+
+    /// What it is called: its address, port and VRF make it what it is.
+    pub fn key(&self) -> BackendKey {
+        BackendKey { address: self.address, vrf: self.vrf.clone() }
+    }
+}
+
+/// Names a backend of a service: `10.0.1.10:8443`, `10.0.1.10@blue`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BackendKey {
+    /// Its address and port.
+    pub address: NatTarget,
+    /// Its VRF, if it names one.
+    pub vrf: Option<VrfName>,
+}
+
+impl fmt::Display for BackendKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)?;
+        self.vrf.as_ref().map_or(Ok(()), |vrf| write!(f, "@{vrf}"))
+    }
+}
+
+/// How packets get to a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BalanceMode {
+    /// Their destination becomes the backend's address and port, and answers come back this way.
+    #[default]
+    Nat,
+}
+
+/// `[[service]]`: what comes to an address is spread over backends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VirtualService {
+    /// What counters and commands call it.
+    pub name: RuleName,
+    /// The VRF that packets come from.
+    #[serde(default = "Name::default_vrf", skip_serializing_if = "Name::is_default_vrf")]
+    pub vrf: VrfName,
+    /// Its address, or all of a prefix.
+    pub address: AddressRange,
+    /// Protocols and ports; absent: all that comes to the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<OneOrMore<Service>>,
+    /// How packets get to the backends.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mode: BalanceMode,
+    /// Its servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<Backend>,
+    /// What a backend's flows come to when it fails or is disabled.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_failure: OnFailure,
+    /// All flows of a client's address go to one backend.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub by_client: bool,
+}
+
+impl VirtualService {
+    /// Most backends of one service: a place in the table is 16 bits.
+    pub const MAX_BACKENDS: usize = 4096;
+    /// Most services.
+    pub const MAX_SERVICES: usize = 16_384;
+
+    /// Protocols and ports that it serves.
+    pub fn served(&self) -> impl Iterator<Item = (Option<u8>, Option<PortRange>)> + '_ {
+        let services = self.service.as_deref().unwrap_or(&[Service::ANY]);
+        services.iter().map(|service| (service.protocol(), service.ports()))
+    }
+
+    /// The VRF of one of its backends.
+    pub fn vrf_of<'a>(&'a self, backend: &'a Backend) -> &'a VrfName {
+        backend.vrf.as_ref().unwrap_or(&self.vrf)
+    }
+
+    /// True if the address is its own.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.address.contains(address)
+    }
+}
+
+impl std::str::FromStr for BackendKey {
+    type Err = NotAllowed;
+    fn from_str(text: &str) -> Result<BackendKey, NotAllowed> {
+        let (address, vrf) = match text.split_once('@') {
+            Some((address, vrf)) => (address, Some(vrf.parse()?)),
+            None => (text, None),
+        };
+        Ok(BackendKey { address: address.parse()?, vrf })
+    }
+}
+
+impl Serialize for BackendKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for BackendKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<BackendKey, D::Error> {
+        from_text(
+            deserializer,
+            "a backend is ADDRESS, ADDRESS:PORT, [IPV6]:PORT, each with @VRF if it names one",
+        )
+    }
+}

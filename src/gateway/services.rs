@@ -1,0 +1,249 @@
+//! Services: backends that come and go while the gateway runs, what the checks say of them, and what is shown.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ahash::AHashMap;
+
+use super::Gateway;
+use super::inspect::Inspector;
+use crate::config::{self, Backend, BackendKey, VirtualService};
+use crate::control::{BackendChange, BackendEntry, Fault, Patch, ServiceEntry, ServiceList, ServicesQuery};
+use crate::tables::balance::Services;
+use crate::tables::policy::{self, Touched};
+use crate::time::Nanos;
+
+/// The services after these changes; `None` where none of the changes is of services.
+fn changed(
+    services: &[Arc<VirtualService>],
+    patches: &[Patch],
+) -> Result<Option<Vec<Arc<VirtualService>>>, Fault> {
+    let mut after: Option<Vec<Arc<VirtualService>>> = None;
+    for patch in patches {
+        let name = match patch {
+            Patch::ServiceSetBackends(all) => &all.service,
+            Patch::ServiceSetBackend(change) => &change.service,
+            _ => continue,
+        };
+        let after = after.get_or_insert_with(|| services.to_vec());
+        let service = after.iter_mut().find(|service| service.name == *name);
+        let service = service
+            .ok_or_else(|| Fault::not_found(format!("no service {name}: services are made by the config")))?;
+        let service = Arc::make_mut(service);
+        match patch {
+            Patch::ServiceSetBackends(all) => service.backends.clone_from(&all.backends),
+            Patch::ServiceSetBackend(change) => set(service, change)?,
+            _ => {}
+        }
+    }
+    Ok(after)
+}
+
+fn set(service: &mut VirtualService, change: &BackendChange) -> Result<(), Fault> {
+    for key in &change.backends {
+        let backend = find(&mut service.backends, key).ok_or_else(|| {
+            Fault::not_found(format!("service {} has no backend {key}; see show services", service.name))
+        })?;
+        backend.state = change.state.unwrap_or(backend.state);
+        backend.weight = change.weight.unwrap_or(backend.weight);
+    }
+    Ok(())
+}
+
+fn find<'a>(backends: &'a mut [Backend], key: &BackendKey) -> Option<&'a mut Backend> {
+    backends.iter_mut().find(|backend| backend.address == key.address && backend.vrf == key.vrf)
+}
+
+impl Gateway {
+    /// Makes all of these changes, or none: all backends of all services change in one moment.
+    pub(super) fn change_services(&mut self, patches: &[Patch]) -> Result<(), Fault> {
+        let is_ours =
+            |patch: &Patch| matches!(patch, Patch::ServiceSetBackends(_) | Patch::ServiceSetBackend(_));
+        if !patches.iter().all(is_ours) {
+            return Err(Fault::refused("backends change in a transaction of their own"));
+        }
+        let Some(after) = changed(&self.config.services, patches)? else { return Ok(()) };
+        for (old, new) in self.config.services.iter().zip(&after) {
+            if !Arc::ptr_eq(old, new) {
+                config::check_service(&self.config, new).map_err(Fault::refused)?;
+            }
+        }
+        let before = std::mem::replace(&mut self.config.services, after);
+        let compiled = policy::services(&self.config, &mut self.compiler);
+        match compiled {
+            Ok(made) => {
+                let policy = self.compiler.tables().policy.with_services(Services::compile(made));
+                let retired = self.compiler.put_policy(Arc::new(policy), &Touched::default());
+                self.publish([retired]);
+                Ok(())
+            }
+            Err(error) => {
+                self.config.services = before;
+                Err(Fault::refused(error))
+            }
+        }
+    }
+}
+
+impl Inspector<'_> {
+    /// Services and their backends, with counters that are exact: what live flows have carried is asked of the workers
+    /// first.
+    pub fn services(&self, query: &ServicesQuery) -> Result<ServiceList, Fault> {
+        let next = self.settle(query.after)?;
+        if next.is_some() {
+            return Ok(ServiceList { next, ..ServiceList::default() });
+        }
+        let wanted =
+            |service: &&Arc<VirtualService>| query.service.as_ref().is_none_or(|name| service.name == *name);
+        let shown: Vec<ServiceEntry> =
+            self.config.services.iter().filter(wanted).map(|service| self.service(service)).collect();
+        match &query.service {
+            Some(name) if shown.is_empty() => Err(Fault::not_found(format!("no service {name}"))),
+            _ => Ok(ServiceList { next: None, services: shown }),
+        }
+    }
+
+    fn service(&self, said: &VirtualService) -> ServiceEntry {
+        let tables = self.node.tables.load();
+        let slots = &self.compiler.policy_slots.backends;
+        let compiled = tables.policy.services().list();
+        let slot = self.compiler.policy_slots.services.get(said.name.as_str());
+        let compiled = compiled.iter().find(|service| Some(service.slot) == slot);
+        let places: AHashMap<u32, u32> = compiled.map_or_else(AHashMap::new, |service| {
+            service.backends.iter().map(|backend| backend.slot).zip(service.shares()).collect()
+        });
+        let listed = said.backends.iter().map(|backend| {
+            let slot = slots.wide(&policy::backend_name(said, &backend.key()));
+            let places = slot.and_then(|slot| places.get(&slot).copied()).unwrap_or(0);
+            self.backend(backend.key().to_string(), backend, slot, places)
+        });
+        let mut backends: Vec<BackendEntry> = listed.collect();
+        // Who has left, and is not done yet.
+        let prefix = format!("{}/", said.name);
+        let known: Vec<String> =
+            said.backends.iter().map(|backend| policy::backend_name(said, &backend.key())).collect();
+        let others = (0u32..).zip(slots.names()).filter_map(|(slot, name)| {
+            let rest = name.strip_prefix(&prefix)?;
+            (!known.contains(name)).then(|| (slot, rest.to_owned()))
+        });
+        backends.extend(others.filter_map(|(slot, name)| {
+            let name = name.strip_suffix(&format!("@{}", said.vrf)).map_or(name.clone(), str::to_owned);
+            let entry = self.counted(BackendEntry { name, left: true, ..BackendEntry::default() }, slot);
+            (entry.flows > 0).then_some(entry)
+        }));
+        ServiceEntry {
+            name: said.name.to_string(),
+            vrf: said.vrf.to_string(),
+            address: said.address.to_string(),
+            services: said.service.as_deref().unwrap_or(&[]).iter().map(ToString::to_string).collect(),
+            on_failure: match said.on_failure {
+                config::OnFailure::Reset => "reset",
+                config::OnFailure::Rehash => "rehash",
+                config::OnFailure::Finish => "finish",
+            }
+            .to_owned(),
+            places: places.values().sum(),
+            flows: backends.iter().map(|backend| backend.flows).sum(),
+            backends,
+        }
+    }
+
+    fn backend(&self, name: String, said: &Backend, slot: Option<u32>, places: u32) -> BackendEntry {
+        let level = slot.map_or(0, |slot| self.node.tables.load().backends.level(slot));
+        let entry = BackendEntry {
+            name,
+            weight: said.weight.get(),
+            state: said.state.name().to_owned(),
+            places,
+            takes_percent: (u32::from(level) * 100).div_ceil(255),
+            ..BackendEntry::default()
+        };
+        slot.map_or(entry.clone(), |slot| self.counted(entry, slot))
+    }
+
+    /// With what the workers have counted.
+    fn counted(&self, entry: BackendEntry, slot: u32) -> BackendEntry {
+        let (mut opened, mut ended, mut packets, mut bytes, mut lost, mut last) = (0, 0, 0, 0, 0, 0);
+        for counted in self.node.counters.iter().filter_map(|worker| worker.backends.get(slot as usize)) {
+            // First the ends: a flow that ends meanwhile counts as one that is.
+            ended += counted.ended.load(Ordering::Relaxed);
+            opened += counted.flows.hits.load(Ordering::Relaxed);
+            packets += counted.flows.packets.load(Ordering::Relaxed);
+            bytes += counted.flows.bytes.load(Ordering::Relaxed);
+            lost += counted.lost.load(Ordering::Relaxed);
+            last = last.max(counted.flows.last_hit.load(Ordering::Relaxed));
+        }
+        BackendEntry {
+            flows: opened.saturating_sub(ended),
+            opened,
+            packets,
+            bytes,
+            lost,
+            last_flow_s: (last != 0).then(|| self.now().since(Nanos(last)).as_secs()),
+            ..entry
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BackendAdmin;
+    use crate::control::ServiceBackends;
+
+    fn services() -> Vec<Arc<VirtualService>> {
+        let service = |name: &str| -> Arc<VirtualService> {
+            let text = format!(
+                "name = '{name}'\naddress = '203.0.113.10'\n\
+                 backends = [{{ address = '10.0.0.1:80' }}, {{ address = '10.0.0.1:80', vrf = 'blue' }}]"
+            );
+            Arc::new(toml::from_str(&text).expect("a service"))
+        };
+        vec![service("one"), service("other")]
+    }
+
+    fn told(patches: &[Patch]) -> String {
+        let backend = |of: &Backend| format!("{}={} {}", of.key(), of.weight.get(), of.state.name());
+        match changed(&services(), patches) {
+            Ok(None) => String::from("nothing"),
+            Ok(Some(after)) => after[0].backends.iter().map(backend).collect::<Vec<_>>().join(", "),
+            Err(fault) => fault.to_string(),
+        }
+    }
+
+    fn change(service: &str, backend: &str, state: Option<BackendAdmin>, weight: Option<u32>) -> Patch {
+        Patch::ServiceSetBackend(BackendChange {
+            service: service.parse().expect("a name"),
+            backends: vec![backend.parse().expect("a backend")],
+            state,
+            weight: weight.map(|weight| config::Ranged::new(weight).expect("in range")),
+        })
+    }
+
+    #[test]
+    fn backends_change_one_by_one_and_all_at_once() {
+        let drain = change("one", "10.0.0.1:80@blue", Some(BackendAdmin::Drain), None);
+        let heavy = change("one", "10.0.0.1:80", None, Some(7));
+        assert_eq!(told(&[]), "nothing");
+        let both = "10.0.0.1:80=7 active, 10.0.0.1:80@blue=1 drain";
+        assert_eq!(told(&[drain.clone(), heavy.clone()]), both);
+        let all = |backends: &[&str]| {
+            let backend = |text: &&str| toml::from_str(&format!("address = '{text}'")).expect("a backend");
+            Patch::ServiceSetBackends(ServiceBackends {
+                service: "one".parse().expect("a name"),
+                backends: backends.iter().map(backend).collect(),
+            })
+        };
+        assert_eq!(
+            told(&[all(&["10.0.0.2"]), heavy.clone()]),
+            "service one has no backend 10.0.0.1:80; see show services"
+        );
+        assert_eq!(
+            told(&[heavy, all(&["10.0.0.1:80", "10.0.0.2"])]),
+            "10.0.0.1:80=1 active, 10.0.0.2=1 active"
+        );
+        assert_eq!(told(&[all(&[])]), "");
+        let unknown = change("third", "10.0.0.1:80", None, None);
+        assert_eq!(told(&[unknown]), "no service third: services are made by the config");
+    }
+}

@@ -1,0 +1,226 @@
+//! Load balancing: virtual services and their backends.
+//!
+//! Compiled from the config; immutable. Which backend a new flow gets follows from the service's [`Maglev`] table, the
+//! flow's hash and how much each backend takes at present ([`Backends`]): a backend that takes nothing leaves the table
+//! as it is, and its share alone is spread over the others. So two nodes that see the same backends choose alike, and
+//! nobody's flows but those of the backend that failed move.
+
+mod maglev;
+mod states;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use ipnet::IpNet;
+
+use crate::config::{OnFailure, PortRange};
+use crate::neighbours::addr_key;
+use crate::packet::hash::{Key, fold, tuple_v6};
+use crate::tables::policy::{Question, length_of, network};
+
+pub use maglev::{Identity, Maglev};
+pub use states::{BackendFate, BackendState, Backends, Health};
+
+/// A backend of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its slot, among those of all services.
+    pub slot: u32,
+    /// Its address.
+    pub addr: IpAddr,
+    /// Its port; `None`: the port stays.
+    pub port: Option<u16>,
+    /// Its VRF slot.
+    pub vrf: u16,
+    /// Its weight.
+    pub weight: u16,
+    /// What the operator says of it.
+    pub admin: crate::config::BackendAdmin,
+}
+
+/// A virtual service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualService {
+    /// Its slot.
+    pub slot: u16,
+    /// VRF slot of its address.
+    pub vrf: u16,
+    /// Its address, or all of a prefix.
+    pub address: IpNet,
+    /// Protocol and ports; `None`: all.
+    pub services: Box<[(Option<u8>, Option<PortRange>)]>,
+    /// In the order of their identities.
+    pub backends: Box<[Backend]>,
+    /// What becomes of flows whose backend has failed.
+    pub on_failure: OnFailure,
+    /// Flows of one client address go to one backend.
+    pub by_client: bool,
+    table: Maglev,
+}
+
+/// Nobody to send a flow to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoBackend;
+
+/// How often another place is looked at before all backends are.
+const TRIES: u64 = 8;
+
+impl VirtualService {
+    /// A service without its table.
+    pub fn new(
+        (slot, vrf): (u16, u16),
+        address: IpNet,
+        services: Box<[(Option<u8>, Option<PortRange>)]>,
+        (on_failure, by_client): (OnFailure, bool),
+        mut backends: Vec<(Identity, Backend)>,
+    ) -> VirtualService {
+        backends.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let listed: Vec<(&Identity, u16)> =
+            backends.iter().map(|(identity, backend)| (identity, backend.weight)).collect();
+        let table = Maglev::build(&listed);
+        let backends = backends.into_iter().map(|(_, backend)| backend).collect();
+        VirtualService { slot, vrf, address, services, backends, on_failure, by_client, table }
+    }
+
+    /// How many places of the table each backend has.
+    pub fn shares(&self) -> Vec<u32> {
+        self.table.shares(self.backends.len())
+    }
+
+    /// The backend for a new flow.
+    ///
+    /// If the one at the flow's place takes no more, the flow looks at other places, which again belong to each backend
+    /// as its weight says. Where all that could take flows have failed, they are used as if they had not: perhaps it
+    /// is the checks that fail.
+    pub fn choose(&self, states: &Backends, key: Key, question: &Question) -> Result<&Backend, NoBackend> {
+        let ports = if self.by_client { (0, 0) } else { (question.src_port, question.dst_port) };
+        let protocol = if self.by_client { 0 } else { question.protocol };
+        let (src, dst) = (addr_key(question.src), addr_key(question.dst));
+        let hash = tuple_v6(key, src, dst, protocol, ports);
+        let mut place = hash;
+        for attempt in 1..=TRIES {
+            let backend = &self.backends[usize::from(self.table.find(place).ok_or(NoBackend)?)];
+            if states.takes(backend.slot, place as u8) {
+                return Ok(backend);
+            }
+            place = fold(hash ^ attempt, key.0);
+        }
+        // Nearly all take nothing: by weight among the few that do.
+        let weight_of = |backend: &Backend| u64::from(backend.weight) * u64::from(states.level(backend.slot));
+        by_weight(&self.backends, place, weight_of)
+            .or_else(|| {
+                let weight_of = |backend: &Backend| match states.is_in_service(backend.slot) {
+                    true => u64::from(backend.weight),
+                    false => 0,
+                };
+                by_weight(&self.backends, place, weight_of)
+            })
+            .ok_or(NoBackend)
+    }
+}
+
+fn by_weight(backends: &[Backend], hash: u64, weight: impl Fn(&Backend) -> u64) -> Option<&Backend> {
+    let sum: u64 = backends.iter().map(&weight).sum();
+    let mut at = ((u128::from(hash) * u128::from(sum)) >> 64) as u64;
+    backends.iter().find(|backend| {
+        let weight = weight(backend);
+        let is_it = at < weight;
+        at = at.saturating_sub(weight);
+        is_it
+    })
+}
+
+/// One port of one address or prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Endpoint {
+    network: u128,
+    vrf: u16,
+    port: u16,
+    protocol: u8,
+    len: u8,
+}
+
+/// A service that is not one port.
+#[derive(Clone, Copy, Debug)]
+struct Broad {
+    protocol: Option<u8>,
+    ports: Option<PortRange>,
+    service: u32,
+}
+
+/// All virtual services: found by hash, so that their number does not matter.
+#[derive(Default)]
+pub struct Services {
+    list: Vec<Arc<VirtualService>>,
+    exact: AHashMap<Endpoint, u32>,
+    broad: AHashMap<(u16, u8, u128), Vec<Broad>>,
+    /// Lengths of prefixes there are, IPv4 as mapped: the longest first.
+    lengths: Vec<u8>,
+}
+
+impl Services {
+    /// Services as the config has them in order; the first of several for the same packets has them.
+    pub fn compile(list: Vec<Arc<VirtualService>>) -> Services {
+        let mut services = Services::default();
+        for (number, service) in (0..).zip(&list) {
+            let (len, network) = (length_of(service.address), addr_key(service.address.network()));
+            if let Err(at) = services.lengths.binary_search_by(|known| len.cmp(known)) {
+                services.lengths.insert(at, len);
+            }
+            // An address that has a service is known, whatever of it is served.
+            let broad = services.broad.entry((service.vrf, len, network)).or_default();
+            for (protocol, ports) in &service.services {
+                match (protocol, ports) {
+                    (Some(protocol), Some(ports)) if ports.first() == ports.last() => {
+                        let (vrf, port, protocol) = (service.vrf, ports.first(), *protocol);
+                        services
+                            .exact
+                            .entry(Endpoint { network, vrf, port, protocol, len })
+                            .or_insert(number);
+                    }
+                    _ => broad.push(Broad { protocol: *protocol, ports: *ports, service: number }),
+                }
+            }
+        }
+        services.list = list;
+        services
+    }
+
+    /// All of them, in the config's order.
+    pub fn list(&self) -> &[Arc<VirtualService>] {
+        &self.list
+    }
+
+    /// The service that a packet is for: the longest prefix, in it ports before a protocol, that before all.
+    pub fn find(&self, question: &Question) -> Option<&VirtualService> {
+        if self.list.is_empty() {
+            return None;
+        }
+        let (addr, vrf) = (addr_key(question.dst), question.vrf);
+        let (protocol, port) = (question.protocol, question.dst_port);
+        self.lengths.iter().find_map(|len| {
+            let network = network(addr, *len);
+            let broad = self.broad.get(&(vrf, *len, network))?;
+            let endpoint = Endpoint { network, vrf, port, protocol, len: *len };
+            let first = |is_it: &dyn Fn(&Broad) -> bool| {
+                broad.iter().find(|broad| is_it(broad)).map(|broad| broad.service)
+            };
+            let is_ours = |broad: &Broad| broad.protocol == Some(protocol);
+            let found = self.exact.get(&endpoint).copied();
+            let found = found
+                .or_else(|| first(&|b| is_ours(b) && b.ports.is_some_and(|ports| ports.contains(port))))
+                .or_else(|| first(&|b| is_ours(b) && b.ports.is_none()))
+                .or_else(|| first(&|b| b.protocol.is_none()))?;
+            Some(&*self.list[found as usize])
+        })
+    }
+
+    /// True if a service has the address.
+    pub fn has(&self, vrf: u16, addr: u128) -> bool {
+        self.lengths.iter().any(|len| self.broad.contains_key(&(vrf, *len, network(addr, *len))))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! Load balancing between real web servers and real clients: what those see of a change is the judge.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::gateway::{Config, Gateway};
+use crate::lab::Lab;
+use crate::sessions::{Server, python_says};
+
+/// Outside, in the uplink's own network: the gateway has to answer for it.
+const SERVICE: &str = "198.51.100.80";
+
+/// nginx on `host`: says its name to whoever asks, and notes each request.
+fn nginx(lab: &Lab, host: &str, name: &str, port: u16) -> Server {
+    let dir = lab.path(name);
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let config = format!(
+        "daemon off; master_process off; pid {dir}/pid; error_log {dir}/errors;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{ access_log off; keepalive_requests 1000000;\n\
+         server {{ listen {port} reuseport backlog=4096; location / {{ return 200 \"{name}\\n\"; }} }} }}\n",
+        dir = dir.display()
+    );
+    let file = dir.join("nginx.conf");
+    std::fs::write(&file, config).expect("the config can be written");
+    let command = format!("/usr/sbin/nginx -p {} -c {}", dir.display(), file.display());
+    let child = lab.command(host, &command).spawn().expect("nginx starts");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while lab.must(host, &format!("ss -Htln sport = :{port}")).is_empty() {
+        assert!(Instant::now() < deadline, "nginx does not listen on {host}: {name}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Server(child)
+}
+
+/// Connects so many times, and tells who answered how often; whatever goes wrong is an answer as well.
+fn answers(lab: &Lab, connections: usize) -> BTreeMap<String, usize> {
+    let program = format!(
+        r"
+import collections, socket
+found = collections.Counter()
+for _ in range({connections}):
+    try:
+        with socket.create_connection(('{SERVICE}', 80), 5) as c:
+            c.sendall(b'GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n')
+            data = b''
+            while more := c.recv(4096):
+                data += more
+        found[data.rsplit(b'\r\n\r\n', 1)[1].decode().strip()] += 1
+    except OSError as error:
+        found[str(error)] += 1
+for name, count in found.items():
+    print(name, count, sep='=')
+"
+    );
+    let said = python_says(lab, "net", &program);
+    let count = |line: &str| {
+        let (name, count) = line.split_once('=').expect("NAME=COUNT");
+        (name.to_owned(), count.parse().expect("a number"))
+    };
+    said.lines().map(count).collect()
+}
+
+/// `wrk` on `net`, with connections that stay open: started, to be read later.
+fn wrk(lab: &Lab, seconds: u32) -> std::process::Child {
+    let command =
+        format!("wrk --threads 1 --connections 40 --duration {seconds}s --timeout 5s http://{SERVICE}/");
+    lab.command("net", &command).stdout(std::process::Stdio::piped()).spawn().expect("wrk starts")
+}
+
+/// What it says of errors: nothing, if there were none.
+fn errors(wrk: std::process::Child) -> String {
+    let output = wrk.wait_with_output().expect("wrk ends");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("requests in"), "{said}");
+    let wrong = said.lines().filter(|line| line.contains("errors") || line.contains("Non-2xx"));
+    wrong.collect::<Vec<_>>().join("\n")
+}
+
+fn backends(gateway: &Gateway) -> BTreeMap<String, Value> {
+    let services: Value =
+        serde_json::from_str(&gateway.ask("show services --json")).expect("what programs are told is JSON");
+    let listed = services[0]["backends"].as_array().expect("backends");
+    listed.iter().map(|of| (of["name"].as_str().expect("a name").to_owned(), of.clone())).collect()
+}
+
+/// Waits until no flow of the backend is left.
+fn until_done(gateway: &Gateway, name: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while backends(gateway).get(name).is_some_and(|of| of["flows"] != 0) {
+        assert!(Instant::now() < deadline, "flows are left at {name}: {:?}", backends(gateway));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn balanced() -> Config {
+    Config { zones: ["inside", "servers", "outside"], ..Config::default() }.with(&format!(
+        r#"
+[flows]
+tcp_transitory_s = 2
+[[service]]
+name = "shop"
+address = "{SERVICE}"
+service = "tcp/80"
+backends = [
+    {{ address = "10.0.1.10:8081" }},
+    {{ address = "10.0.1.10:8082", weight = 2 }},
+    {{ address = "10.0.2.10:8083" }},
+]
+[[rule]]
+name = "shop-a"
+action = "allow"
+from = {{ zone = "outside" }}
+to = {{ zone = "inside" }}
+service = "tcp/8080-8089"
+[[rule]]
+name = "shop-b"
+action = "allow"
+from = {{ zone = "outside" }}
+to = {{ zone = "servers" }}
+service = "tcp/8080-8089"
+"#
+    ))
+}
+
+/// Weights, a drain, a set that is replaced, a backend that is disabled and one that dies.
+#[test]
+fn backends_come_and_go_under_load() {
+    let Some(lab) = Lab::up("backends_come_and_go_under_load", &[]) else { return };
+    let servers = [("a", "one", 8081), ("a", "two", 8082), ("b", "three", 8083), ("b", "four", 8084)];
+    let _servers: Vec<Server> =
+        servers.iter().map(|(host, name, port)| nginx(&lab, host, name, *port)).collect();
+    let gateway = Gateway::start(&lab, &balanced());
+
+    // 4,000 connections: the standard deviation of a quarter is 0.7 %.
+    let found = answers(&lab, 4000);
+    let share = |name: &str| found.get(name).copied().unwrap_or(0) as f64 / 40.0;
+    assert_eq!(found.values().sum::<usize>(), 4000);
+    for (name, percent) in [("one", 25.0), ("two", 50.0), ("three", 25.0)] {
+        assert!((share(name) - percent).abs() < 2.9, "{found:?}");
+    }
+    let shown = backends(&gateway);
+    assert_eq!(shown["10.0.1.10:8082"]["opened"], found["two"]);
+
+    // A drain and a larger set while 40 connections are busy: nobody notices.
+    let load = wrk(&lab, 6);
+    std::thread::sleep(Duration::from_secs(1));
+    gateway.ask("service drain shop 10.0.1.10:8082");
+    let opened = backends(&gateway)["10.0.1.10:8082"]["opened"].clone();
+    std::thread::sleep(Duration::from_secs(1));
+    gateway.ask("service set-backends shop 10.0.1.10:8081 10.0.2.10:8083 10.0.2.10:8084=2");
+    let left = &backends(&gateway)["10.0.1.10:8082"];
+    assert!(
+        left["left"] == true && left["flows"].as_u64() > Some(0),
+        "connections stay where they are: {left}"
+    );
+    assert_eq!(left["opened"], opened, "and no new ones come");
+    let found = answers(&lab, 200);
+    assert!(found.contains_key("four") && !found.contains_key("two"), "{found:?}");
+    assert_eq!(errors(load), "");
+    until_done(&gateway, "10.0.1.10:8082");
+
+    // Disabled: what it has is reset, nothing else.
+    let load = wrk(&lab, 4);
+    std::thread::sleep(Duration::from_secs(1));
+    gateway.ask("service disable shop 10.0.2.10:8084");
+    let wrong = errors(load);
+    assert!(wrong.contains("read") && wrong.contains("connect 0") && wrong.contains("timeout 0"), "{wrong}");
+    until_done(&gateway, "10.0.2.10:8084");
+    let shown = &backends(&gateway)["10.0.2.10:8084"];
+    assert!(shown["lost"].as_u64() > Some(0) && shown["takes_percent"] == 0, "{shown}");
+    assert_eq!(answers(&lab, 100).keys().collect::<Vec<_>>(), ["one", "three"]);
+
+    // Nobody left: refused at once, not timed out.
+    gateway.ask("service set-backends shop");
+    let found = answers(&lab, 5);
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), [(String::from("[Errno 111] Connection refused"), 5)]);
+    gateway.stop();
+}
