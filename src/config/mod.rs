@@ -12,6 +12,7 @@ mod check_balance;
 mod check_policy;
 mod deterministic;
 mod error;
+mod health;
 mod policy;
 #[cfg(test)]
 mod policy_tests;
@@ -36,6 +37,9 @@ pub use check_balance::check_service;
 pub use check_policy::{check_lines, check_rule};
 pub use deterministic::Sharing;
 pub use error::{ConfigError, ConfigErrors};
+pub use health::{
+    Bytes, HealthCheck, HealthKind, HttpHost, HttpMethod, HttpPath, OwnAddress, Period, StatusRange,
+};
 pub use policy::{
     BlockSize, Filtering, Flows, Group, Nat, Nat64, NatDestination, NatPrefix, NatSource, NatStatic,
     RateLimit, Rule, RuleAction, Seconds, Sessions, Side, Zone,

@@ -7,6 +7,7 @@
 pub mod arp;
 pub mod icmp;
 pub mod nd;
+pub mod probe;
 pub mod tcp;
 
 /// Where the gateway's own answers go on the link.
