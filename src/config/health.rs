@@ -161,6 +161,10 @@ impl HealthCheck {
 
     /// What no key shows by itself: `report` gets the key, its value and what is allowed.
     pub fn check(&self, report: &mut dyn FnMut(&'static str, Option<String>, String)) {
+        if self.kind == HealthKind::Https {
+            let allowed = "tcp, http, udp or icmp: health checks do not speak TLS yet";
+            report("type", Some(String::from("https")), String::from(allowed));
+        }
         if let Some(timeout) = self.timeout
             && timeout >= self.interval
         {
@@ -515,5 +519,124 @@ as_text! {
 impl Serialize for StatusRange {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::error::ConfigErrors;
+    use crate::config::read::Source;
+
+    /// Every fault of a check, as it would stand in the table `health`.
+    fn faults(keys: &str) -> Vec<String> {
+        let (text, mut errors) = (format!("[health]\n{keys}\n"), ConfigErrors::default());
+        let source = Source::parse(&text, "gw.toml", &mut errors);
+        if let Some(check) = source.single::<HealthCheck>("health", &mut errors) {
+            check.check(&mut |key, value, allowed| {
+                errors.push(source.error(&format!("health.{key}"), value, allowed));
+            });
+        }
+        errors.errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_may_be_typed() {
+        for keys in [
+            "type = \"tcp\"",
+            "type = \"tcp\"\ninterval = \"1s\"\ntimeout = \"999ms\"\nrise = 1\nfall = 100\nport = 8081",
+            "type = \"http\"\nmethod = \"HEAD\"\npath = \"/up?a=%20\"\nhost = \"shop.example:81\"\nstatus = 204",
+            "type = \"http\"\nstatus = [200, \"300-399\"]\nbody = \"fine\"",
+            "type = \"udp\"\nsend = \"hex:00FF\"\nexpect = \"ok\"",
+            "type = \"icmp\"\nfrom = [\"10.0.0.1\", \"2001:db8::1\"]",
+        ] {
+            assert_eq!(faults(keys), Vec::<String>::new(), "{keys}");
+            let check: HealthCheck = toml::from_str(keys).expect(keys);
+            let again = toml::to_string(&check).expect("plain values");
+            assert_eq!(toml::from_str::<HealthCheck>(&again).expect(&again), check);
+        }
+    }
+
+    #[test]
+    fn what_is_left_out() {
+        let check: HealthCheck = toml::from_str("type = \"http\"").expect("a check");
+        assert_eq!(check, HealthCheck::of(HealthKind::Http));
+        assert_eq!(
+            (check.interval.duration(), check.timeout()),
+            (Duration::from_secs(2), Duration::from_secs(1))
+        );
+        assert_eq!((check.rise.get(), check.fall.get()), (2, 3));
+        let accepted: Vec<bool> =
+            [199, 200, 399, 400].into_iter().map(|status| check.accepts(status)).collect();
+        assert_eq!(accepted, [false, true, true, false]);
+    }
+
+    #[test]
+    fn faults_name_their_key() {
+        let cases: [(&str, &str); 17] = [
+            ("interval = \"1s\"", "gw.toml:1: health: the key type is missing"),
+            ("type = \"ping\"", "gw.toml:2: health.type: \"ping\": allowed: tcp, http, https, udp, icmp"),
+            (
+                "type = \"https\"",
+                "gw.toml:2: health.type: https: tcp, http, udp or icmp: health checks do not speak TLS yet",
+            ),
+            (
+                "type = \"tcp\"\ninterval = \"5\"",
+                "gw.toml:3: health.interval: \"5\": a time is 10ms to 1h: \"500ms\", \"2s\", \"1m\"",
+            ),
+            (
+                "type = \"tcp\"\ninterval = \"2h\"",
+                "gw.toml:3: health.interval: \"2h\": a time is 10ms to 1h: \"500ms\", \"2s\", \"1m\"",
+            ),
+            (
+                "type = \"tcp\"\ninterval = \"60s\"\ntimeout = \"60000ms\"",
+                "gw.toml:4: health.timeout: 1m: shorter than the interval, 1m",
+            ),
+            ("type = \"tcp\"\nfall = 0", "gw.toml:3: health.fall: 0: allowed is 1 to 100"),
+            (
+                "type = \"tcp\"\npath = \"/up\"",
+                "gw.toml:3: health.path: goes with type = http, https, not tcp",
+            ),
+            (
+                "type = \"icmp\"\nport = 80",
+                "gw.toml:3: health.port: goes with type = tcp, http, https, udp, not icmp",
+            ),
+            (
+                "type = \"http\"\npath = \"up\"",
+                "gw.toml:3: health.path: \"up\": a path begins with / and has at most 256 visible ASCII characters, others as %20",
+            ),
+            (
+                "type = \"http\"\nhost = \"a b\"",
+                "gw.toml:3: health.host: \"a b\": a host is 1 to 255 characters of a-z A-Z 0-9 . - _ : [ ]",
+            ),
+            (
+                "type = \"http\"\nstatus = [200, 600]",
+                "gw.toml:3: health.status[1]: 600: a status is 100 to 599, a range FIRST-LAST",
+            ),
+            (
+                "type = \"http\"\nstatus = \"300-200\"",
+                "gw.toml:3: health.status: \"300-200\": 200 is before 300",
+            ),
+            (
+                "type = \"http\"\nmethod = \"HEAD\"\nbody = \"a\"",
+                "gw.toml:4: health.body: the answer to HEAD has no body (RFC 9110 section 9.3.2)",
+            ),
+            (
+                "type = \"udp\"\nsend = \"hex:0\"",
+                "gw.toml:3: health.send: \"hex:0\": hex: is followed by pairs of hexadecimal digits",
+            ),
+            (
+                "type = \"tcp\"\nfrom = [\"10.0.0.1\", \"10.0.0.2\"]",
+                "gw.toml:3: health.from: one address, or one of IPv4 and one of IPv6",
+            ),
+            (
+                "type = \"tcp\"\nfrom = \"0.0.0.0\"",
+                "gw.toml:3: health.from: \"0.0.0.0\": an address of the gateway",
+            ),
+        ];
+        for (keys, expected) in cases {
+            assert_eq!(faults(keys), [expected], "{keys}");
+        }
+        assert_eq!(faults(&format!("type = \"udp\"\nsend = \"{}\"", "x".repeat(513))).len(), 1);
     }
 }

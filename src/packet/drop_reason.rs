@@ -75,6 +75,10 @@ pub enum DropReason {
     NeighbourTableFull,
     /// To our own address, but nothing listens.
     NoHostPath,
+    /// Answers to health checks come faster than they are looked at.
+    ProbeQueueFull,
+    /// An answer to a health check that fits no buffer.
+    ProbeAnswerTooLong,
     /// RFC 1122 section 3.3.2 asks hosts to reassemble; a stated limit.
     LocalFragment,
     /// RFC 826.
@@ -296,6 +300,18 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "`neighbours.per_interface` unresolved or learned entries are in use: an address scan, or the cap is too low.",
         ),
         (NoHostPath, "no-host-path", None, "Addressed to the gateway itself, which offers no such service."),
+        (
+            ProbeQueueFull,
+            "probe-queue-full",
+            None,
+            "An answer to a health check, while 512 others waited to be looked at: is the thread `health` kept from its CPU?",
+        ),
+        (
+            ProbeAnswerTooLong,
+            "probe-answer-too-long",
+            None,
+            "An answer to a health check in a packet of more than 2,048 bytes: let the service answer with less.",
+        ),
         (
             LocalFragment,
             "local-fragment",

@@ -29,6 +29,7 @@ mod source;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::flow::Flows;
+use crate::host::probe::exchange::Exchange;
 use crate::mem::BURST;
 use crate::neighbours::NeighbourTable;
 use crate::packet::{Burst, DropReason, Ingress, Pass, positions};
@@ -60,6 +61,8 @@ pub struct Context<'a> {
     pub counters: &'a WorkerCounters,
     /// The node's rate limits.
     pub limits: &'a Limits,
+    /// What the health checks wait for.
+    pub probes: &'a Exchange,
     /// Where the burst came from.
     pub ingress: Ingress,
     /// After [`Pass::First`] they have been counted as received.

@@ -1,13 +1,13 @@
 //! Route: longest prefix match for the whole burst, then what the matched route does.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::mem::BURST;
 use crate::neighbours::addr_key;
 use crate::packet::view::be128;
 use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags, hash, positions};
 use crate::pipeline::{Context, Question};
-use crate::tables::{Action, Leaf, NextHop, Tables, Vrf};
+use crate::tables::{Action, Leaf, NO_INTERFACE, NextHop, Tables, Vrf};
 
 /// Neighbour slot of a directly connected destination that is looked up by address.
 pub const NO_NEIGHBOUR: u32 = u32::MAX;
@@ -178,6 +178,25 @@ pub(super) fn decide(tables: &Tables, question: &Question) -> Result<Route, Drop
         }
     };
     follow(tables, find(tables, question.vrf, question.dst), question.dst, flow_hash)
+}
+
+/// Where the gateway's own packets to `dst` leave: the interface, and the gateway in the neighbour slot or `None`.
+pub fn of_own(tables: &Tables, vrf: u16, dst: IpAddr) -> Option<(u16, Option<u32>)> {
+    let src = if dst.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    // Of several gateways any: which one a packet takes, its ports decide.
+    let (ingress, protocol, src_port, dst_port, dscp, tcp_flags, icmp_type) =
+        (NO_INTERFACE, 0, 0, 0, 0, 0, 0);
+    let question =
+        Question { vrf, ingress, src, dst, protocol, src_port, dst_port, dscp, tcp_flags, icmp_type };
+    match decide(tables, &question) {
+        Ok(Route::Forward { egress, via }) => Some((egress, via)),
+        Ok(Route::Local) | Err(_) => None,
+    }
+}
+
+/// True if `addr` is the gateway's own in a VRF.
+pub fn is_own(tables: &Tables, vrf: u16, addr: IpAddr) -> bool {
+    find(tables, vrf, addr) == Action::Local
 }
 
 /// True if a route leads to `addr`, through `interface` if one is named (RFC 3704 section 2.2 and 2.4).

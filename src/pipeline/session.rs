@@ -201,6 +201,10 @@ fn open<A: Table>(
     flows: &mut Flows,
     now: Tick,
 ) -> Result<Verdict, DropReason> {
+    // What the gateway has asked for needs no rule; of an address that NAT has as well, it is from other ports.
+    if cx.probes.expects(packet) {
+        return Ok(Verdict::Punt);
+    }
     let mut question = question(packet);
     let proved = proxy::proved(packet, tuple, cx);
     if proved.is_some() {

@@ -229,6 +229,15 @@ impl SlowPath {
         if packet.meta.has(flags::OWN) {
             return Err((packet, DropReason::NoHostPath));
         }
+        if cx.probes.expects(&packet) {
+            return match cx.probes.deliver(&packet) {
+                Ok(()) => {
+                    self.consumed(packet, None, cx, pool);
+                    Ok(())
+                }
+                Err(reason) => Err((packet, reason)),
+            };
+        }
         match packet.meta.family {
             Family::Other => {
                 let interface = cx.tables.interface(packet.meta.interface);
@@ -401,6 +410,14 @@ impl SlowPath {
             add(&cx.counters.originated, 1);
             self.push_own(frame, said.vrf);
         }
+    }
+
+    /// Sends a packet of a health check, to be routed in a VRF. False: it is lost for lack of a frame.
+    pub fn send_probe(&mut self, bytes: &[u8], vrf: u16, cx: &Context<'_>, pool: &mut FramePool) -> bool {
+        let Some(frame) = pool.take_filled(bytes) else { return false };
+        add(&cx.counters.originated, 1);
+        self.push_own(frame, vrf);
+        true
     }
 
     // ---- what the gateway sends by itself

@@ -222,6 +222,10 @@ impl Engine {
                 self.lose_frame(held.frame, node, lost.unwrap_or(DropReason::FragmentTimeout));
             }
         }
+        if node.probes.has_leaving(self.id) {
+            self.send_probes(cx, node, queues);
+            worked = true;
+        }
         self.report(node);
         if self.slow.has_parked() {
             let mut parked: ArrayVec<Parked, BURST> = ArrayVec::new();
@@ -248,6 +252,21 @@ impl Engine {
             }
         }
         worked
+    }
+
+    /// Sends what health checks have to say, a burst at most.
+    #[cold]
+    fn send_probes(&mut self, cx: &Context<'_>, node: &Node, queues: &mut [Queue]) {
+        for _ in 0..BURST {
+            let Engine { slow, pool, .. } = self;
+            let sent = node.probes.take_leaving(self.id, |vrf, bytes| slow.send_probe(bytes, vrf, cx, pool));
+            match sent {
+                None => break,
+                Some(true) => {}
+                Some(false) => add(&cx.counters.drops[DropReason::NoBuffer.index()], 1),
+            }
+        }
+        self.send_emitted(cx, node, queues);
     }
 
     /// Loses a packet of which the metadata is known: counted per interface too, and recorded.

@@ -8,6 +8,7 @@ mod engine;
 mod exchange;
 mod node;
 mod output;
+mod prober;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,6 +32,7 @@ use crate::time::Nanos;
 use engine::Engine;
 
 pub use node::Node;
+pub use prober::Prober;
 
 /// Devices of a LAG.
 pub const MAX_MEMBERS: usize = crate::config::Port::MAX_DEVICES;

@@ -13,6 +13,7 @@ use crate::flow;
 use crate::flow::directory::Directory;
 use crate::flow::nat::BlockClaims;
 use crate::flow::steering::{Loan, Request};
+use crate::host::probe::exchange::Exchange;
 use crate::io::waker::Waker;
 use crate::mem::{BURST, Frame};
 use crate::neighbours::NeighbourTable;
@@ -79,6 +80,8 @@ pub struct Node {
     pub counters: Box<[CachePadded<WorkerCounters>]>,
     /// By worker.
     pub recorders: Box<[DropRecorder]>,
+    /// Packets of health checks, and what they wait for.
+    pub probes: Exchange,
     /// By worker: finished frames for queues only that worker has.
     pub(super) hand_over: Box<[ArrayQueue<ArrayVec<Outgoing, BURST>>]>,
     /// By worker: packets of flows that are its.
@@ -118,6 +121,7 @@ impl Node {
             claims: Arc::clone(&compiler.claims),
             counters: (0..workers).map(|_| CachePadded::new(WorkerCounters::new(interfaces))).collect(),
             recorders: (0..workers).map(|_| DropRecorder::default()).collect(),
+            probes: Exchange::new(workers, compiler.key()),
             hand_over: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
             arrivals: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
             errands: (0..workers).map(|_| ArrayQueue::new(ERRANDS)).collect(),
@@ -155,6 +159,7 @@ impl Node {
             neighbours: &self.neighbours,
             counters: &self.counters[id],
             limits: &self.limits,
+            probes: &self.probes,
             ingress: Ingress::Own { vrf: 0 },
             pass: Pass::First,
         }
@@ -187,6 +192,7 @@ impl Node {
             || !self.arrivals[worker].is_empty()
             || !self.errands[worker].is_empty()
             || self.desks[worker].has_request()
+            || self.probes.has_leaving(worker)
     }
 
     /// True once every worker works with `generation` or a later one.

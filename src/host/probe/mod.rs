@@ -2,14 +2,43 @@
 //!
 //! Whoever wants to know gives a list of [`Target`]s and gets [`Event`]s. A target's verdict changes when as many
 //! probes in a row say so as its check demands; until its first verdict it has none.
+//!
+//! The [`Engine`] knows time and packets as arguments and says through [`Outside`] what is to be done: golden tests,
+//! a network in memory and the live gateway drive the same one. One file for each part:
+//!
+//! - [`engine`]: when whom is asked, and what follows from the results
+//! - [`connection`]: TCP, by smoltcp; [`http`] on top of it
+//! - [`datagram`]: UDP and ICMP
+//! - [`exchange`]: what the engine's thread and the workers share
+
+mod connection;
+mod datagram;
+mod engine;
+pub mod exchange;
+mod http;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::HealthCheck;
+use crate::neighbours::addr_key;
+use crate::packet::hash::{self, Key};
+use crate::packet::view::protocol;
 use crate::time::Nanos;
+
+pub use engine::{Engine, Status};
+
+/// Source ports of probes, and identifiers of their echo requests. Above what Linux gives to its own sockets and what
+/// NAT takes of an address that the gateway itself has (32768 to 60999, `Nat::INTERFACE_PORTS`).
+pub const PORTS: RangeInclusive<u16> = 61_000..=65_535;
+
+/// Longest packet of a probe, in bytes: what every IPv6 link carries (RFC 8200 section 5).
+pub const MAX_PROBE_BYTES: usize = 1280;
 
 /// What is to be checked, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +75,7 @@ pub enum Reason {
     Reset,
     /// Nothing came in time.
     Timeout,
-    /// A router or the backend says that it cannot be reached.
+    /// Nothing came in time, and its MAC address or that of the router on the way is not known.
     Unreachable,
     /// The gateway has no route to it, or no address of its own on the way.
     NoRoute,
@@ -62,8 +91,6 @@ pub enum Reason {
     Closed,
     /// TLS failed, or the certificate is not right.
     Tls,
-    /// More probes are under way than the gateway has room for.
-    Busy,
 }
 
 impl fmt::Display for Reason {
@@ -81,7 +108,6 @@ impl fmt::Display for Reason {
             Reason::Protocol => "not the protocol",
             Reason::Closed => "closed",
             Reason::Tls => "tls",
-            Reason::Busy => "too many probes",
         })
     }
 }
@@ -99,4 +125,76 @@ pub struct Event {
     pub latency: Duration,
     /// When it ended, by the gateway's clock.
     pub at: Nanos,
+}
+
+/// One conversation of a probe, as its answers show it: the gateway's own side is their destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// Slot of the VRF in which answers come in.
+    pub vrf: u16,
+    /// TCP, UDP, ICMP or ICMPv6.
+    pub protocol: u8,
+    /// The gateway's address.
+    pub own: IpAddr,
+    /// The gateway's port, or the identifier of its echo requests: one of [`PORTS`].
+    pub own_port: u16,
+    /// The peer's address.
+    pub peer: IpAddr,
+    /// The peer's port; 0 for ICMP.
+    pub peer_port: u16,
+}
+
+impl Flow {
+    /// Its fingerprint; never 0.
+    pub(crate) fn hash(&self, key: Key) -> u64 {
+        let tail = u64::from(self.vrf) << 40
+            | u64::from(self.protocol) << 32
+            | u64::from(self.peer_port) << 16
+            | u64::from(self.own_port);
+        let hash = match (self.peer, self.own) {
+            (IpAddr::V4(peer), IpAddr::V4(own)) => {
+                hash::words_v4(key, u64::from(u32::from(peer)) << 32 | u64::from(u32::from(own)), tail)
+            }
+            (peer, own) => hash::words_v6(key, addr_key(peer), addr_key(own), tail),
+        };
+        hash.max(1)
+    }
+
+    /// ICMP of the address' family.
+    pub(crate) fn icmp_of(addr: IpAddr) -> u8 {
+        if addr.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 }
+    }
+}
+
+/// Where a probe leaves, and where its answers come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The gateway's address that asks.
+    pub addr: IpAddr,
+    /// Slot of the VRF of the interface that the answers come in by.
+    pub vrf: u16,
+}
+
+/// What the engine can have done.
+pub trait Outside {
+    /// The way to `dst` from a VRF; `None`: there is none. With `from` it asks from this address.
+    fn source(&mut self, vrf: u16, dst: IpAddr, from: Option<IpAddr>) -> Option<Source>;
+
+    /// False: the next hop to `dst` does not answer. Asked of who has not answered itself.
+    fn is_reachable(&mut self, vrf: u16, dst: IpAddr) -> bool;
+
+    /// False: packets have to wait a while.
+    fn has_room(&mut self) -> bool;
+
+    /// Sends an IP packet, to be routed in a VRF. Without room it is lost.
+    fn send(&mut self, vrf: u16, packet: &[u8]);
+
+    /// From now on its packets are for the engine. False: there is no room for it; another port may do.
+    fn expect(&mut self, flow: &Flow) -> bool;
+
+    /// From now on they are not.
+    fn forget(&mut self, flow: &Flow);
+
+    /// A verdict has changed.
+    fn report(&mut self, event: Event);
 }

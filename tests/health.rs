@@ -1,0 +1,378 @@
+//! Health checks through the shipped worker loop: probes leave as the gateway's own packets, and their answers, and
+//! nothing else, are taken on whatever worker they come in, past the firewall. Hosts are built by etherparse.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex};
+
+use etherparse::{Icmpv4Type, Icmpv6Type, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use softgate::config::{Config, HealthCheck};
+use softgate::host::probe::{Event, PORTS, Reason, Target, Verdict};
+use softgate::io::Port;
+use softgate::mem::{ChunkSize, FramePool, Frames, PacketMemory};
+use softgate::packet::DropReason;
+use softgate::replay;
+use softgate::telemetry::Totals;
+use softgate::time::Nanos;
+use softgate::worker::{Node, Prober, Worker};
+
+const INTERFACES: &str = r#"
+schema = 1
+[[port]]
+name = "lan"
+device = "eth1"
+[[interface]]
+name = "lan"
+port = "lan"
+mac = "02:00:00:00:00:01"
+mtu = 9000
+addresses = ["10.0.0.1/24", "2001:db8::1/64"]
+ZONE
+[[neighbour]]
+interface = "lan"
+address = "10.0.0.10"
+mac = "02:00:00:00:00:0a"
+[[neighbour]]
+interface = "lan"
+address = "2001:db8::10"
+mac = "02:00:00:00:00:0a"
+"#;
+
+const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 10];
+const V4: &str = "10.0.0.10";
+const V6: &str = "2001:db8::10";
+
+/// Both ends of what is plugged in.
+#[derive(Default)]
+struct Wire {
+    to_gateway: VecDeque<Vec<u8>>,
+    from_gateway: VecDeque<Vec<u8>>,
+}
+
+struct Cable(Arc<Mutex<Wire>>);
+
+impl Port for Cable {
+    fn receive(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
+        let mut wire = self.0.lock().expect("no holder panics");
+        let before = frames.len();
+        while !frames.is_full()
+            && let Some(bytes) = wire.to_gateway.front()
+            && let Some(frame) = pool.take_filled(bytes)
+        {
+            frames.push(frame);
+            wire.to_gateway.pop_front();
+        }
+        frames.len() - before
+    }
+
+    fn send(&mut self, pool: &mut FramePool, frames: &mut Frames) -> usize {
+        let mut wire = self.0.lock().expect("no holder panics");
+        let count = frames.len();
+        for frame in frames.drain(..) {
+            wire.from_gateway.push_back(frame.bytes().to_vec());
+            pool.put(frame);
+        }
+        count
+    }
+}
+
+/// A gateway of so many workers, each with a queue of the port.
+struct Gate {
+    node: Arc<Node>,
+    memory: Arc<PacketMemory>,
+    workers: Vec<Worker>,
+    wires: Vec<Arc<Mutex<Wire>>>,
+    prober: Prober,
+    now: Nanos,
+    events: Vec<Event>,
+}
+
+impl Gate {
+    fn new(workers: usize, config: &str) -> Gate {
+        let config = Config::parse(config, "gw.toml").expect("a good config");
+        let (node, _) = replay::compile(&config, workers, false).expect("tables");
+        let (memory, pools) = PacketMemory::new(workers, 2048, ChunkSize::Bytes2048).expect("memory");
+        let mut wires = Vec::new();
+        let workers = pools.into_iter().enumerate().map(|(id, pool)| {
+            let mut worker = Worker::new(id, &node, pool);
+            let wire: Arc<Mutex<Wire>> = Arc::default();
+            worker.attach(0, 0, Box::new(Cable(Arc::clone(&wire))));
+            wires.push(wire);
+            worker
+        });
+        let workers = workers.collect();
+        let prober = Prober::new(&node, 7);
+        Gate { node, memory, workers, wires, prober, now: Nanos::from_secs(1), events: Vec::new() }
+    }
+
+    fn zoned(workers: usize) -> Gate {
+        Gate::new(workers, &INTERFACES.replace("ZONE", "zone = \"lan\""))
+    }
+
+    fn check(&mut self, checks: &[(u32, &str, &str)]) {
+        let target = |(id, addr, check): &(u32, &str, &str)| {
+            let check: HealthCheck = toml::from_str(check).expect("a check");
+            Target {
+                id: *id,
+                vrf: 0,
+                addr: addr.parse().expect("an address"),
+                port: 80,
+                check: Arc::new(check),
+            }
+        };
+        self.prober.set_targets(checks.iter().map(target).collect(), self.now);
+    }
+
+    /// Lets the workers do all there is, but not the health checks.
+    fn settle(&mut self) {
+        while self.workers.iter_mut().fold(false, |worked, worker| worker.turn(self.now) | worked) {}
+    }
+
+    /// What the gateway has sent since the last call.
+    fn sent(&self) -> Vec<Vec<u8>> {
+        let wires = self.wires.iter().map(|wire| wire.lock().expect("no holder panics"));
+        wires.flat_map(|mut wire| std::mem::take(&mut wire.from_gateway)).collect()
+    }
+
+    fn receive(&mut self, worker: usize, frame: Vec<u8>) {
+        self.wires[worker].lock().expect("no holder panics").to_gateway.push_back(frame);
+    }
+
+    /// So many milliseconds with `host` at the other end; its answers come in at each worker in turns.
+    fn pass(&mut self, millis: u64, mut host: impl FnMut(&[u8]) -> Option<Vec<u8>>) {
+        let mut next = 0;
+        for _ in 0..millis {
+            self.now.0 += 1_000_000;
+            loop {
+                let mut worked = self.prober.turn(self.now, &mut self.events);
+                self.settle();
+                for frame in self.sent() {
+                    worked = true;
+                    if let Some(answer) = host(&frame) {
+                        next = (next + 1) % self.workers.len();
+                        self.receive(next, answer);
+                    }
+                }
+                self.settle();
+                if !worked {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn drops(&self) -> Vec<(DropReason, u64)> {
+        let totals = Totals::of(self.node.counters.iter().map(|counters| &**counters));
+        totals.drops.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Ids and verdicts so far.
+    fn said(&mut self) -> Vec<(u32, Verdict, Reason)> {
+        let mut said: Vec<_> = self.events.drain(..).map(|e| (e.id, e.verdict, e.reason)).collect();
+        said.sort_unstable_by_key(|(id, ..)| *id);
+        said
+    }
+
+    fn ends(self) {
+        self.workers.into_iter().for_each(Worker::stop);
+        assert_eq!(self.memory.leaked(), 0);
+    }
+}
+
+/// The addresses of a frame.
+fn ends_of(sliced: &SlicedPacket<'_>) -> (IpAddr, IpAddr) {
+    match sliced.net.as_ref().expect("IP") {
+        NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+        NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+        NetSlice::Arp(_) => panic!("all neighbours are known"),
+    }
+}
+
+/// A frame to the gateway.
+fn builder(src: IpAddr, dst: IpAddr) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    let ethernet = PacketBuilder::ethernet2(HOST_MAC, OWN_MAC);
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => ethernet.ipv4(src.octets(), dst.octets(), 64),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => ethernet.ipv6(src.octets(), dst.octets(), 64),
+        _ => panic!("one family"),
+    }
+}
+
+/// A host with an open TCP port and an echo service, that answers pings.
+fn kind_host(frame: &[u8]) -> Option<Vec<u8>> {
+    let sliced = SlicedPacket::from_ethernet(frame).expect("a frame");
+    let (own, host) = ends_of(&sliced);
+    assert!(
+        own == IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))
+            || own == IpAddr::V6("2001:db8::1".parse().expect("v6"))
+    );
+    let mut answer = Vec::new();
+    match sliced.transport.expect("an upper layer") {
+        TransportSlice::Tcp(tcp) if tcp.syn() => {
+            assert!(PORTS.contains(&tcp.source_port()));
+            builder(host, own)
+                .tcp(tcp.destination_port(), tcp.source_port(), 1, 1000)
+                .syn()
+                .ack(tcp.sequence_number().wrapping_add(1))
+                .write(&mut answer, &[])
+        }
+        TransportSlice::Tcp(_) => return None,
+        TransportSlice::Udp(udp) => builder(host, own)
+            .udp(udp.destination_port(), udp.source_port())
+            .write(&mut answer, udp.payload()),
+        TransportSlice::Icmpv4(icmp) => {
+            let Icmpv4Type::EchoRequest(echo) = icmp.icmp_type() else { panic!("an echo request") };
+            builder(host, own).icmpv4_echo_reply(echo.id, echo.seq).write(&mut answer, icmp.payload())
+        }
+        TransportSlice::Icmpv6(icmp) => {
+            let Icmpv6Type::EchoRequest(echo) = icmp.icmp_type() else { panic!("an echo request") };
+            builder(host, own).icmpv6_echo_reply(echo.id, echo.seq).write(&mut answer, icmp.payload())
+        }
+        TransportSlice::Igmp(_) => panic!("no multicast"),
+    }
+    .expect("a vector takes everything");
+    Some(answer)
+}
+
+const CHECKS: [(u32, &str, &str); 6] = [
+    (1, V4, "type = \"tcp\"\ninterval = \"500ms\""),
+    (2, V6, "type = \"tcp\"\ninterval = \"500ms\""),
+    (3, V4, "type = \"udp\"\ninterval = \"500ms\"\nsend = \"ping\"\nexpect = \"ping\""),
+    (4, V6, "type = \"udp\"\ninterval = \"500ms\"\nsend = \"ping\"\nexpect = \"ping\""),
+    (5, V4, "type = \"icmp\"\ninterval = \"500ms\""),
+    (6, V6, "type = \"icmp\"\ninterval = \"500ms\""),
+];
+
+#[test]
+fn answers_are_taken_on_any_worker_with_zones_and_without() {
+    for config in [INTERFACES.replace("ZONE", "zone = \"lan\""), INTERFACES.replace("ZONE", "")] {
+        for workers in [1, 2, 4] {
+            let mut gate = Gate::new(workers, &config);
+            gate.check(&CHECKS);
+            gate.pass(1000, kind_host);
+            let up: Vec<_> = (1..=6).map(|id| (id, Verdict::Up, Reason::Ok)).collect();
+            assert_eq!(gate.said(), up, "{workers} workers");
+            gate.pass(2000, |_| None);
+            let down: Vec<_> = (1..=6).map(|id| (id, Verdict::Down, Reason::Timeout)).collect();
+            assert_eq!(gate.said(), down, "{workers} workers");
+            assert_eq!(gate.drops(), [], "{workers} workers");
+            gate.ends();
+        }
+    }
+}
+
+/// Who answers in the place of whom was asked, or something else, finds the firewall.
+#[test]
+fn only_what_was_asked_for_passes_the_firewall() {
+    let mut gate = Gate::zoned(2);
+    gate.check(&[(1, V4, "type = \"tcp\"\ninterval = \"10s\"")]);
+    let mut syn = Vec::new();
+    gate.pass(1000, |frame| {
+        syn = frame.to_vec();
+        None
+    });
+    let sliced = SlicedPacket::from_ethernet(&syn).expect("a SYN");
+    let (own, host) = ends_of(&sliced);
+    let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("TCP") };
+    let (own_port, acked) = (tcp.source_port(), tcp.sequence_number().wrapping_add(1));
+    let answer = |src: IpAddr, ports: (u16, u16)| {
+        let mut bytes = Vec::new();
+        let tcp = builder(src, own).tcp(ports.0, ports.1, 1, 1000).syn().ack(acked);
+        tcp.write(&mut bytes, &[]).expect("a vector takes everything");
+        bytes
+    };
+    let mut datagram = Vec::new();
+    builder(host, own).udp(80, own_port).write(&mut datagram, b"ping").expect("a vector");
+    let other: IpAddr = "10.0.0.11".parse().expect("an address");
+    let below = if own_port == *PORTS.start() { own_port + 1 } else { own_port - 1 };
+    let wrong =
+        [answer(other, (80, own_port)), answer(host, (81, own_port)), answer(host, (80, below)), datagram];
+    let count = wrong.len() as u64;
+    wrong.into_iter().enumerate().for_each(|(at, frame)| gate.receive(at % 2, frame));
+    gate.settle();
+    gate.pass(5, |_| None);
+    assert_eq!((gate.said(), gate.drops()), (vec![], vec![(DropReason::FirewallDeny, count)]));
+    gate.receive(1, answer(host, (80, own_port)));
+    gate.settle();
+    gate.pass(5, |_| None);
+    assert_eq!(gate.said(), [(1, Verdict::Up, Reason::Ok)]);
+    // When the probe is over, the same is a packet as any.
+    gate.receive(1, answer(host, (80, own_port)));
+    gate.settle();
+    assert_eq!(gate.drops(), [(DropReason::FirewallDeny, count + 1)]);
+    gate.ends();
+}
+
+/// The addresses of somebody behind a route of another VRF: what goes there comes back there.
+#[test]
+fn a_backend_of_another_vrf() {
+    let config = INTERFACES.replace("ZONE", "zone = \"lan\"\nvrf = \"red\"")
+        + "[[vrf]]\nname = \"red\"\n[[route]]\nprefix = \"10.0.0.0/24\"\nvia = [\"10.0.0.10@red\"]\n";
+    let mut gate = Gate::new(2, &config);
+    gate.check(&[CHECKS[0], CHECKS[2], CHECKS[4]]);
+    gate.pass(1000, kind_host);
+    assert_eq!(gate.said(), [1, 3, 5].map(|id| (id, Verdict::Up, Reason::Ok)));
+    assert_eq!(gate.drops(), []);
+    gate.ends();
+}
+
+/// Answers that nobody looks at, because the health checks are kept from their CPU.
+#[test]
+fn answers_that_find_no_buffer() {
+    let mut gate = Gate::zoned(1);
+    gate.check(&[(1, V4, "type = \"udp\"\ninterval = \"10s\"\nsend = \"ping\"\nexpect = \"ping\"")]);
+    let mut answer = Vec::new();
+    gate.pass(1000, |frame| {
+        answer = kind_host(frame).expect("an answer");
+        None
+    });
+    for _ in 0..600 {
+        gate.receive(0, answer.clone());
+    }
+    gate.settle();
+    assert_eq!(gate.drops(), [(DropReason::ProbeQueueFull, 600 - 512)]);
+    gate.pass(5, |_| None);
+    assert_eq!(gate.said(), [(1, Verdict::Up, Reason::Ok)]);
+    gate.ends();
+}
+
+#[test]
+fn an_answer_that_fits_no_buffer() {
+    let mut gate = Gate::zoned(1);
+    gate.check(&[(1, V6, "type = \"udp\"\ninterval = \"10s\"")]);
+    gate.pass(1000, |frame| {
+        let sliced = SlicedPacket::from_ethernet(frame).expect("a frame");
+        let (own, host) = ends_of(&sliced);
+        let Some(TransportSlice::Udp(udp)) = sliced.transport else { panic!("UDP") };
+        let mut answer = Vec::new();
+        let built = builder(host, own).udp(udp.destination_port(), udp.source_port());
+        built.write(&mut answer, &[7; 3000]).expect("a vector takes everything");
+        Some(answer)
+    });
+    assert_eq!((gate.said(), gate.drops()), (vec![], vec![(DropReason::ProbeAnswerTooLong, 1)]));
+    gate.ends();
+}
+
+/// No route, no address, no neighbour.
+#[test]
+fn what_cannot_be_asked_is_down() {
+    let config = INTERFACES.replace("ZONE", "").replace("\"10.0.0.1/24\", ", "");
+    let mut gate = Gate::new(1, &config.replace("address = \"10.0.0.10\"", "address = \"2001:db8::11\""));
+    let fast = "type = \"tcp\"\ninterval = \"100ms\"\nfall = 1";
+    let own: IpAddr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into();
+    gate.check(&[
+        (1, V4, fast),
+        (2, "2001:db8:1::1", fast),
+        (3, &own.to_string(), fast),
+        (4, "2001:db8::12", fast),
+    ]);
+    gate.pass(200, |_| None);
+    let down = |id, reason| (id, Verdict::Down, reason);
+    let no_route = Reason::NoRoute;
+    assert_eq!(
+        gate.said(),
+        [down(1, no_route), down(2, no_route), down(3, no_route), down(4, Reason::Unreachable)]
+    );
+    gate.ends();
+}
