@@ -6,6 +6,8 @@
 
 #[path = "e2e/gateway.rs"]
 mod gateway;
+#[path = "e2e/health.rs"]
+mod health;
 #[path = "e2e/lab.rs"]
 mod lab;
 #[path = "e2e/pressure.rs"]

@@ -5,6 +5,7 @@ mod device;
 mod event_log;
 mod gaps;
 pub mod groups;
+pub mod health;
 pub mod inspect;
 mod requests;
 mod routes;
@@ -40,6 +41,7 @@ use crate::worker::{Node, QueueStatus, Worker};
 pub use device::{BackEnd, Device};
 use event_log::EventLog;
 use gaps::RunQueue;
+use health::Health;
 use inspect::{Inspector, PoolHistory};
 use temporary::Temporary;
 
@@ -748,6 +750,12 @@ impl Gateway {
             status.extend(part);
         }
         status
+    }
+
+    /// Health checks through this gateway, still without targets. `notify` is called, on their thread, when there are
+    /// verdicts to be read. They are to be dropped before the gateway stops.
+    pub fn health(&self, notify: impl Fn() + Send + 'static) -> Health {
+        Health::new(&self.node, self.started, random(), notify)
     }
 
     /// Detaches everything, stops the workers and counts the frames: the number that leaked.
