@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, HealthKind};
 use crate::flow;
+use crate::host::probe::{Event, Target};
 use crate::io::pcap::{self, CaptureError, CaptureWriter, Captured, PcapPort, ReplayClock};
 use crate::mem::{ChunkSize, MemoryError, PacketMemory};
 use crate::neighbours::NeighbourTable;
@@ -19,7 +20,7 @@ use crate::tables::compile::{CompileError, Compiler, MAX_INTERFACES};
 use crate::tables::meaning::{self, PortFacts};
 use crate::telemetry::Totals;
 use crate::time::Nanos;
-use crate::worker::{Node, Worker};
+use crate::worker::{Node, Prober, Worker};
 
 /// Neighbours a node holds; twice as many slots of 64 bytes.
 pub const NEIGHBOUR_CAPACITY: usize = 16_384;
@@ -44,6 +45,8 @@ pub struct Options {
     pub linger: Duration,
     /// Configs that take over, so long after the first packet; ports stay those of the first config.
     pub reloads: Vec<(Duration, Config)>,
+    /// What is checked from the first packet on.
+    pub targets: Vec<Target>,
 }
 
 /// What happened.
@@ -53,6 +56,8 @@ pub struct Report {
     pub totals: Totals,
     /// Frames written, by port name; ports that sent nothing are left out.
     pub written: Vec<(String, u64)>,
+    /// What has become of the targets.
+    pub verdicts: Vec<Event>,
     /// Frames that did not come home: always 0, or a bug.
     pub leaked_frames: usize,
 }
@@ -189,6 +194,7 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
             workers[queue].attach(slot, 0, Box::new(io));
         }
     }
+    let mut workers = Crew::new(workers, &node, options.targets.clone(), begin);
     let end = times.last().copied().unwrap_or_default().plus(options.linger);
     for time in times {
         while let Some((at, config)) = reloads.pop_front_if(|(at, _)| *at <= time) {
@@ -203,10 +209,12 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
     if options.linger > Duration::ZERO {
         settle(&mut workers, &clock, end)?;
     }
-    workers.into_iter().for_each(Worker::stop);
+    let verdicts = std::mem::take(&mut workers.verdicts);
+    workers.workers.into_iter().for_each(Worker::stop);
     let mut report = Report {
         totals: Totals::of(node.counters.iter().map(|counters| &**counters)),
         written: Vec::new(),
+        verdicts,
         leaked_frames: memory.leaked(),
     };
     for (name, output) in ports.into_iter().zip(outputs) {
@@ -218,12 +226,47 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
     Ok(report)
 }
 
+/// All that a node has threads for, in lock-step.
+struct Crew {
+    workers: Vec<Worker>,
+    /// If there is anything to check.
+    prober: Option<Prober>,
+    verdicts: Vec<Event>,
+}
+
+impl Crew {
+    fn new(workers: Vec<Worker>, node: &Arc<Node>, targets: Vec<Target>, now: Nanos) -> Crew {
+        // TLS is random and asks for the date.
+        let targets: Vec<Target> =
+            targets.into_iter().filter(|target| target.check.kind != HealthKind::Https).collect();
+        let prober = (!targets.is_empty()).then(|| {
+            // Every run the same.
+            let mut prober = Prober::new(node, node.key.0);
+            prober.set_targets(targets, now);
+            prober
+        });
+        Crew { workers, prober, verdicts: Vec::new() }
+    }
+
+    fn next_deadline(&self) -> Option<Nanos> {
+        let workers = self.workers.iter().map(Worker::next_deadline);
+        workers.chain(self.prober.as_ref().map(Prober::next_deadline)).min()
+    }
+
+    /// One turn of each. True if there was work.
+    fn turn(&mut self, time: Nanos) -> bool {
+        let worked = self.workers.iter_mut().fold(false, |worked, worker| worker.turn(time) | worked);
+        let verdicts = &mut self.verdicts;
+        worked | self.prober.as_mut().is_some_and(|prober| prober.turn(time, verdicts))
+    }
+}
+
 /// Puts the tables of another config before the workers, as the gateway does: at once, between two bursts.
 fn reload(
     config: &Config,
     node: &Node,
     compiler: &mut Compiler,
-    workers: &mut [Worker],
+    workers: &mut Crew,
     clock: &ReplayClock,
 ) -> Result<(), ReplayError> {
     let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
@@ -257,14 +300,14 @@ fn outputs(ports: &[String], out: &Path, start: Nanos) -> Vec<Arc<Mutex<CaptureW
 }
 
 /// Fires what falls due before `time`, each at its own time.
-fn advance(workers: &mut [Worker], clock: &ReplayClock, time: Nanos) -> Result<(), ReplayError> {
+fn advance(workers: &mut Crew, clock: &ReplayClock, time: Nanos) -> Result<(), ReplayError> {
     // Before the first packet there is nothing to be due: the clock jumps.
     if clock.now() == Nanos(0) {
         clock.set(time);
         return Ok(());
     }
     loop {
-        let due = workers.iter().map(Worker::next_deadline).min().unwrap_or(time);
+        let due = workers.next_deadline().unwrap_or(time);
         if due >= time {
             return Ok(());
         }
@@ -274,14 +317,10 @@ fn advance(workers: &mut [Worker], clock: &ReplayClock, time: Nanos) -> Result<(
 }
 
 /// Turns all workers in order until none has anything left to do at `time`.
-fn settle(workers: &mut [Worker], clock: &ReplayClock, time: Nanos) -> Result<(), ReplayError> {
+fn settle(workers: &mut Crew, clock: &ReplayClock, time: Nanos) -> Result<(), ReplayError> {
     clock.set(time);
     for _ in 0..MAX_ROUNDS {
-        let mut worked = false;
-        for worker in workers.iter_mut() {
-            worked |= worker.turn(time);
-        }
-        if !worked {
+        if !workers.turn(time) {
             return Ok(());
         }
     }

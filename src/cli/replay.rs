@@ -70,6 +70,7 @@ pub(super) fn run(args: &Args) -> Result<(), Trouble> {
             .iter()
             .map(|(ms, file)| Ok((Duration::from_millis(*ms), load_config(file)?)))
             .collect::<Result<_, Trouble>>()?,
+        targets: Vec::new(),
     };
     let report =
         replay(&config, &options).map_err(|error| Trouble::Unable(format!("softgate replay: {error}")))?;
