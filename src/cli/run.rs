@@ -36,6 +36,7 @@ pub struct Args {
 /// Keys of the descriptors the control thread waits for.
 const LINKS: usize = 0;
 const SIGNALS: usize = 1;
+const HEALTH: usize = 2;
 
 /// Runs the command; `socket` instead of the config's if it was given.
 pub fn run(args: &Args, socket: Option<PathBuf>) -> ExitCode {
@@ -89,6 +90,7 @@ fn serve(config: Config, args: &Args, socket: Option<PathBuf>) -> Result<ExitCod
     };
     register(&mut server, gateway.watcher().as_raw_fd(), LINKS)?;
     register(&mut server, signals.as_raw_fd(), SIGNALS)?;
+    register(&mut server, gateway.checks_descriptor(), HEALTH)?;
     tracing::info!(socket = %path.display(), workers = ?gateway.worker_cpus(), "softgate ready");
     loop {
         // The time-out is a safety net: everything that matters wakes the loop.
@@ -98,6 +100,7 @@ fn serve(config: Config, args: &Args, socket: Option<PathBuf>) -> Result<ExitCod
             break;
         }
         gateway.handle_links();
+        gateway.handle_health();
         gateway.expire_members();
         gateway.note_history();
     }

@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::addresses::{AddressRange, NatTarget, OneOrMore};
+use super::health::HealthCheck;
+use super::policy::Seconds;
 use super::service::{PortRange, Service};
 use super::value::{Name, NotAllowed, Ranged, RuleName, VrfName, from_text};
 
@@ -130,12 +133,29 @@ pub struct VirtualService {
     /// What a backend's flows come to when it fails or is disabled.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_failure: OnFailure,
+    /// How backends are checked; absent: they are not, and are taken to be well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Arc<HealthCheck>>,
+    /// So many percent of the backends may be out at once because of their health, rounded down, but one.
+    #[serde(default = "VirtualService::all", skip_serializing_if = "VirtualService::is_all")]
+    pub max_ejected: Ranged<1, 100>,
+    /// How long a backend that has come back takes until it gets its full share of new flows; absent: no time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start_s: Option<Seconds>,
     /// All flows of a client's address go to one backend.
     #[serde(default, skip_serializing_if = "is_default")]
     pub by_client: bool,
 }
 
 impl VirtualService {
+    const fn all() -> Ranged<1, 100> {
+        Ranged::constant(100)
+    }
+
+    fn is_all(percent: &Ranged<1, 100>) -> bool {
+        *percent == VirtualService::all()
+    }
+
     /// Most backends of one service: a place in the table is 16 bits.
     pub const MAX_BACKENDS: usize = 4096;
     /// Most services.

@@ -95,6 +95,30 @@ impl<'a> Checks<'a, '_> {
             let allowed = format!("at most {}, not {}", VirtualService::MAX_BACKENDS, service.backends.len());
             self.table_fault(format!("{key}.backends"), allowed);
         }
+        if let Some(check) = &service.health {
+            let mut faults = Vec::new();
+            check.check(&mut |name, value, allowed| {
+                faults.push((format!("{key}.health.{name}"), value, allowed))
+            });
+            let has_port = check.port.is_some()
+                || served.iter().all(|served| served.ports().is_some())
+                || service.backends.iter().all(|backend| backend.address.port.is_some());
+            if check.kind.has_port() && !has_port {
+                let allowed = "which port is to be asked? neither the service nor its backends name one";
+                faults.push((format!("{key}.health.port"), None, allowed.to_owned()));
+            }
+            for (key, value, allowed) in faults {
+                match value {
+                    Some(value) => self.fault(key, value, allowed),
+                    None => self.table_fault(key, allowed),
+                }
+            }
+        } else if service.slow_start_s.is_some() {
+            self.table_fault(
+                format!("{key}.slow_start_s"),
+                "only who is checked comes back: say health = ...",
+            );
+        }
         let one_port = |served: &Service| served.ports().is_some_and(|ports| ports.first() == ports.last());
         let mut seen: AHashSet<BackendKey> = AHashSet::with_capacity(service.backends.len());
         for (at, backend) in service.backends.iter().enumerate() {

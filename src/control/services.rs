@@ -78,6 +78,12 @@ pub struct BackendEntry {
     /// Why it is down, or what the last check found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// Probes that ended.
+    #[serde(default)]
+    pub probes: u64,
+    /// Those of them that failed.
+    #[serde(default)]
+    pub failures: u64,
     /// Places of the table that are its.
     pub places: u32,
     /// How much of its share of new flows it takes at present, in hundredths.

@@ -103,6 +103,14 @@ impl Health {
         answer.recv_timeout(limit).unwrap_or_default()
     }
 
+    /// Ends the thread.
+    pub fn stop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.ask(Request::Stop);
+            let _ = thread.join();
+        }
+    }
+
     fn ask(&self, request: Request) {
         let _ = self.requests.send(request);
         self.node.probes.wake();
@@ -111,10 +119,7 @@ impl Health {
 
 impl Drop for Health {
     fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            self.ask(Request::Stop);
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }
 

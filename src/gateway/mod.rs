@@ -1,5 +1,6 @@
 //! The live gateway: devices, workers and tables held together by the control thread.
 
+mod checks;
 pub mod deterministic;
 mod device;
 mod event_log;
@@ -38,6 +39,7 @@ use crate::tables::meaning::{self, PortFacts};
 use crate::telemetry::add;
 use crate::time::Nanos;
 use crate::worker::{Node, QueueStatus, Worker};
+use checks::Checks;
 pub use device::{BackEnd, Device};
 use event_log::EventLog;
 use gaps::RunQueue;
@@ -257,6 +259,8 @@ pub struct Gateway {
     events: EventLog,
     /// Members of groups that go by themselves.
     temporary: Temporary,
+    /// The health of services' backends.
+    checks: Checks,
 }
 
 /// A random number, from the system's entropy by way of the standard library's SipHash.
@@ -293,6 +297,8 @@ impl Gateway {
         leave_to_workers(&cpus);
         let events = EventLog::start(Arc::clone(&node.events), started)
             .map_err(system("start the thread of the event log"))?;
+        let checks =
+            Checks::new(&node, started, random()).map_err(system("make a pipe for the health checks"))?;
         let mut gateway = Gateway {
             config: Config::default(),
             file_name: file_name.to_owned(),
@@ -309,6 +315,7 @@ impl Gateway {
             late: Vec::new(),
             events,
             temporary: Temporary::default(),
+            checks,
         };
         gateway.reconfigure(config, true)?;
         Ok(gateway)
@@ -367,6 +374,7 @@ impl Gateway {
         self.events.set(self.config.log.events.as_deref(), &self.compiler);
         // Before the sockets: the first frame of a new port finds its interfaces.
         self.publish([retired]);
+        self.check_backends();
         let mut failed = None;
         for port in 0..self.ports.len() {
             for member in 0..self.ports[port].members.len() {
@@ -717,9 +725,10 @@ impl Gateway {
         self.pool_history.note(now, &self.node.tables.load().policy, &self.node.claims);
     }
 
-    /// How long [`Gateway::expire_members`] has nothing to do, at most `limit`.
+    /// How long [`Gateway::expire_members`] and [`Gateway::handle_health`] have nothing to do, at most `limit`.
     pub fn rest(&self, limit: Duration) -> Duration {
-        self.temporary.first().map_or(limit, |first| first.since(self.now()).min(limit))
+        let deadlines = self.temporary.first().into_iter().chain(self.checks.next_step());
+        deadlines.min().map_or(limit, |first| first.since(self.now()).min(limit))
     }
 
     fn now(&self) -> Nanos {
@@ -760,6 +769,7 @@ impl Gateway {
 
     /// Detaches everything, stops the workers and counts the frames: the number that leaked.
     pub fn stop(mut self) -> usize {
+        self.checks.stop();
         for mut port in std::mem::take(&mut self.ports) {
             self.unbind_port(&mut port);
         }

@@ -46,7 +46,11 @@ impl Backend for Gateway {
                 Ok(Reply::NatHosts(deterministic::find(&tables.policy, &self.compiler, &query)?))
             }
             Request::ShowRules { after } => Ok(Reply::Rules(self.inspector().rules(after)?)),
-            Request::ShowServices(query) => Ok(Reply::Services(self.inspector().services(&query)?)),
+            Request::ShowServices(query) => {
+                let mut list = self.inspector().services(&query)?;
+                self.note_health(&mut list);
+                Ok(Reply::Services(list))
+            }
             Request::ShowGroups { group } => {
                 let mut groups = self.inspector().groups(group.as_ref())?;
                 groups.iter_mut().for_each(|group| self.note_temporary(group));

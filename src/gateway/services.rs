@@ -9,6 +9,7 @@ use super::Gateway;
 use super::inspect::Inspector;
 use crate::config::{self, Backend, BackendKey, VirtualService};
 use crate::control::{BackendChange, BackendEntry, Fault, Patch, ServiceEntry, ServiceList, ServicesQuery};
+use crate::host::probe::{Reason, Status, Verdict};
 use crate::tables::balance::Services;
 use crate::tables::policy::{self, Touched};
 use crate::time::Nanos;
@@ -75,11 +76,43 @@ impl Gateway {
                 let policy = self.compiler.tables().policy.with_services(Services::compile(made));
                 let retired = self.compiler.put_policy(Arc::new(policy), &Touched::default());
                 self.publish([retired]);
+                self.check_backends();
                 Ok(())
             }
             Err(error) => {
                 self.config.services = before;
                 Err(Fault::refused(error))
+            }
+        }
+    }
+
+    /// Notes what the checks say of the backends shown.
+    pub(super) fn note_health(&self, list: &mut ServiceList) {
+        let statuses: AHashMap<u32, Status> =
+            self.checks.status().into_iter().map(|status| (status.id, status)).collect();
+        let services: AHashMap<&str, &Arc<VirtualService>> =
+            self.config.services.iter().map(|service| (service.name.as_str(), service)).collect();
+        for entry in &mut list.services {
+            let Some(said) = services.get(entry.name.as_str()).filter(|said| said.health.is_some()) else {
+                continue;
+            };
+            for (backend, entry) in said.backends.iter().zip(&mut entry.backends) {
+                let name = policy::backend_name(said, &backend.key());
+                let status =
+                    self.compiler.policy_slots.backends.wide(&name).and_then(|slot| statuses.get(&slot));
+                let Some(status) = status else { continue };
+                let health = status.verdict.map_or("unknown", |verdict| match verdict {
+                    Verdict::Up => "up",
+                    Verdict::Down => "down",
+                });
+                entry.health = Some(health.to_owned());
+                entry.changed_s = status.verdict.map(|_| self.now().since(status.since).as_secs());
+                entry.probes = status.probes;
+                entry.failures = status.failures;
+                entry.note = status.last.map(|(reason, latency, _)| match reason {
+                    Reason::Ok => format!("{:.1} ms", latency.as_secs_f64() * 1000.0),
+                    reason => reason.to_string(),
+                });
             }
         }
     }

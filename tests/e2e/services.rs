@@ -179,3 +179,57 @@ fn backends_come_and_go_under_load() {
     assert_eq!(found.into_iter().collect::<Vec<_>>(), [(String::from("[Errno 111] Connection refused"), 5)]);
     gateway.stop();
 }
+
+/// Waits until the checks say this of a backend, and returns all that is shown of it.
+fn until_health(gateway: &Gateway, name: &str, health: &str) -> Value {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let shown = backends(gateway);
+        if shown[name]["health"] == health {
+            return shown[name].clone();
+        }
+        assert!(Instant::now() < deadline, "{name} is not {health}: {shown:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A server dies and comes back; its checks pass the firewall, which lets nobody else speak to the gateway.
+#[test]
+fn failed_backends_are_found_and_come_back() {
+    let Some(lab) = Lab::up("failed_backends_are_found_and_come_back", &[]) else { return };
+    let one = nginx(&lab, "a", "one", 8081);
+    let two = nginx(&lab, "a", "two", 8082);
+    let _three = nginx(&lab, "b", "three", 8083);
+    let mut config = balanced();
+    config.extra = config.extra.replace(
+        "service = \"tcp/80\"\n",
+        "service = \"tcp/80\"\nslow_start_s = 1\n\
+         health = { type = \"http\", interval = \"200ms\", rise = 2, fall = 2, status = 200 }\n",
+    );
+    let gateway = Gateway::start(&lab, &config);
+    for name in ["10.0.1.10:8081", "10.0.1.10:8082", "10.0.2.10:8083"] {
+        until_health(&gateway, name, "up");
+    }
+    assert_eq!(answers(&lab, 200).keys().collect::<Vec<_>>(), ["one", "three", "two"]);
+
+    // It dies under load: what it has is lost, and what comes to it until that is known; nothing after that.
+    let load = wrk(&lab, 4);
+    std::thread::sleep(Duration::from_secs(1));
+    drop(two);
+    let shown = until_health(&gateway, "10.0.1.10:8082", "down");
+    assert!(shown["note"] == "refused" && shown["takes_percent"] == 0, "{shown}");
+    assert_eq!(answers(&lab, 300).keys().collect::<Vec<_>>(), ["one", "three"]);
+    let wrong = errors(load);
+    assert!(wrong.contains("timeout 0") && !wrong.contains("Non-2xx"), "{wrong}");
+
+    let _two = nginx(&lab, "a", "two", 8082);
+    until_health(&gateway, "10.0.1.10:8082", "up");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while backends(&gateway)["10.0.1.10:8082"]["takes_percent"] != 100 {
+        assert!(Instant::now() < deadline, "it starts too slowly: {:?}", backends(&gateway));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(answers(&lab, 200).keys().collect::<Vec<_>>(), ["one", "three", "two"]);
+    drop(one);
+    gateway.stop();
+}

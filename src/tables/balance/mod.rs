@@ -5,6 +5,7 @@
 //! as it is, and its share alone is spread over the others. So two nodes that see the same backends choose alike, and
 //! nobody's flows but those of the backend that failed move.
 
+mod book;
 mod maglev;
 mod states;
 
@@ -19,6 +20,7 @@ use crate::neighbours::addr_key;
 use crate::packet::hash::{Key, fold, tuple_v6};
 use crate::tables::policy::{Question, length_of, network};
 
+pub use book::{Book, Checked};
 pub use maglev::{Identity, Maglev};
 pub use states::{BackendFate, BackendState, Backends, Health};
 

@@ -1,0 +1,145 @@
+//! The health of services' backends: whom to check, and what follows from what the checks say.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Gateway;
+use super::health::Health;
+use crate::config::{Config, VirtualService};
+use crate::host::probe::{Status, Target, Verdict};
+use crate::tables::balance::{Book, Checked, Health as BackendHealth};
+use crate::tables::compile::Compiler;
+use crate::tables::policy;
+use crate::time::Nanos;
+use crate::worker::Node;
+
+/// The checks of a running gateway, and what they have said.
+pub(super) struct Checks {
+    thread: Health,
+    /// Readable when verdicts are there.
+    wake: UnixStream,
+    book: Book,
+}
+
+impl Checks {
+    pub fn new(node: &Arc<Node>, started: Instant, seed: u64) -> io::Result<Checks> {
+        let (wake, tell) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        tell.set_nonblocking(true)?;
+        // A full pipe wakes as well as one byte does.
+        let notify = move || _ = (&tell).write(&[1]);
+        let thread = Health::new(node, started, seed, notify);
+        Ok(Checks { thread, wake, book: Book::default() })
+    }
+
+    /// What is known of all backends that are checked; nothing if the thread is too busy to say.
+    pub fn status(&self) -> Vec<Status> {
+        self.thread.status(Duration::from_millis(500))
+    }
+
+    /// Ends the thread.
+    pub fn stop(&mut self) {
+        self.thread.stop();
+    }
+
+    /// When something changes without a verdict.
+    pub fn next_step(&self) -> Option<Nanos> {
+        self.book.next_step()
+    }
+}
+
+/// Whom to check of a config, and how the results are taken.
+pub(crate) fn wanted(config: &Config, compiler: &Compiler) -> (Vec<Target>, Vec<Checked>) {
+    let slots = &compiler.policy_slots.backends;
+    let slot_of = |service: &VirtualService, backend: &crate::config::Backend| {
+        slots.wide(&policy::backend_name(service, &backend.key()))
+    };
+    let mut targets = Vec::new();
+    let mut checked = Vec::new();
+    for service in &config.services {
+        let Some(check) = &service.health else { continue };
+        let mut backends = Vec::new();
+        for backend in &service.backends {
+            let Some(id) = slot_of(service, backend) else { continue };
+            let vrf = compiler.vrfs.get(service.vrf_of(backend).as_str());
+            let served = service.served().find_map(|(_, ports)| ports.map(|ports| ports.first()));
+            let port = backend.address.port.or(served).unwrap_or(0);
+            let Some(vrf) = vrf else { continue };
+            targets.push(Target { id, vrf, addr: backend.address.address, port, check: Arc::clone(check) });
+            backends.push(id);
+        }
+        checked.push(Checked {
+            backends,
+            max_ejected_percent: service.max_ejected.get(),
+            slow_start: Duration::from_secs(service.slow_start_s.map_or(0, |s| u64::from(s.get()))),
+        });
+    }
+    (targets, checked)
+}
+
+impl Gateway {
+    /// Has the backends checked that the config in force names.
+    pub(super) fn check_backends(&mut self) {
+        let (targets, checked) = wanted(&self.config, &self.compiler);
+        let gone = self.checks.book.set_services(checked);
+        for slot in gone {
+            self.compiler.note_health(slot, BackendHealth::WELL);
+        }
+        if let Err(error) = self.checks.thread.set_targets(targets) {
+            tracing::error!(%error, "the health checks do not run");
+        }
+    }
+
+    /// The descriptor that is readable when the checks have something to say.
+    pub fn checks_descriptor(&self) -> RawFd {
+        self.checks.wake.as_raw_fd()
+    }
+
+    /// Acts on what the checks have said since the last call, and on what has become of slow starts.
+    pub fn handle_health(&mut self) {
+        while matches!((&self.checks.wake).read(&mut [0; 256]), Ok(1..)) {}
+        let now = self.now();
+        let mut touched: Vec<u32> = Vec::new();
+        for event in self.checks.thread.verdicts().try_iter() {
+            let up = event.verdict == Verdict::Up;
+            let is_first = self.checks.book.verdict(event.id).is_none();
+            if !self.checks.book.note(event.id, up, event.at) {
+                continue;
+            }
+            let name = self.compiler.policy_slots.backends.names().get(event.id as usize);
+            let (backend, why) = (name.map_or("?", String::as_str), event.reason);
+            match (up, is_first) {
+                (true, true) => tracing::info!(backend, "is up"),
+                (true, false) => tracing::info!(backend, "is up again"),
+                (false, _) => tracing::warn!(backend, %why, "is down"),
+            }
+            touched.push(event.id);
+        }
+        if self.checks.thread.take_lost() > 0 {
+            // Too many at once: the status has what counts.
+            for status in self.checks.status() {
+                let Some(verdict) = status.verdict else { continue };
+                if self.checks.book.note(status.id, verdict == Verdict::Up, status.since) {
+                    touched.push(status.id);
+                }
+            }
+        }
+        touched.extend(self.checks.book.step(now));
+        let mut changed = false;
+        for slot in touched {
+            for (backend, health) in self.checks.book.health(slot, now) {
+                if self.compiler.health(backend) != health {
+                    self.compiler.note_health(backend, health);
+                    changed = true;
+                }
+            }
+        }
+        if changed {
+            let retired = self.compiler.change_health();
+            self.publish([retired]);
+        }
+    }
+}
