@@ -15,7 +15,8 @@
 //! flow        sessions of a worker: flow table, timers, TCP tracker, NAT mappings
 //! host        what the gateway says for itself: ARP, ND, ICMP; pure functions
 //! tables      immutable lookup tables, compiled from the config
-//! neighbours  the one shared table that changes under the workers: a slot is an atomic word
+//! neighbours  a shared table that changes under the workers: a slot is an atomic word; with it `macs` and `vteps`,
+//!             behind which remote tunnel end point the stations of an overlay are
 //! config      what was typed, with legal values only
 //! flow        state of flows, NAT bindings and datagrams in fragments, of one worker each; no lock, no clock
 //! packet, telemetry, ratelimit, time
@@ -63,6 +64,7 @@ pub mod gateway;
 #[cfg(not(foundations))]
 pub mod host;
 pub mod io;
+pub mod macs;
 pub mod mem;
 pub mod neighbours;
 pub mod packet;
@@ -79,5 +81,6 @@ pub mod selftest;
 pub mod tables;
 pub mod telemetry;
 pub mod time;
+pub mod vteps;
 #[cfg(not(foundations))]
 pub mod worker;

@@ -13,8 +13,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::macs::MacTable;
 use crate::packet::hash::{self, Key};
 use crate::time::Nanos;
+use crate::vteps::VtepTable;
 
 /// How long a failed neighbour is not asked for again.
 pub const NEGATIVE: Duration = Duration::from_secs(3);
@@ -166,7 +168,8 @@ pub fn v4_key(addr: u32) -> u128 {
     0xffff_u128 << 32 | u128::from(addr)
 }
 
-fn addr_of(key: u128) -> IpAddr {
+/// The address of a key form.
+pub fn addr_of(key: u128) -> IpAddr {
     let v6 = Ipv6Addr::from(key);
     v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
 }
@@ -219,6 +222,10 @@ pub struct NeighbourTable {
     /// Learned (not pinned) entries per interface slot.
     learned: Box<[AtomicU32]>,
     key: Key,
+    /// Remote tunnel end points.
+    pub vteps: VtepTable,
+    /// Behind which of them the stations of overlays are.
+    pub macs: MacTable,
 }
 
 /// Slots a table may have: flows name them in 15 bits.
@@ -234,6 +241,8 @@ impl NeighbourTable {
             slots: (0..slots).map(|_| Slot::default()).collect(),
             learned: (0..interfaces).map(|_| AtomicU32::new(0)).collect(),
             key,
+            vteps: VtepTable::new(key),
+            macs: MacTable::new(slots, key),
         }
     }
 
