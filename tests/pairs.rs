@@ -127,7 +127,7 @@ impl Lab {
         let made = self.compiler.tables();
         let tables = if self.one_epoch {
             let Tables {
-                generation, ports, interfaces, vrfs, groups, settings, policy, pairs, backends, ..
+                generation, ports, interfaces, vrfs, groups, settings, policy, pairs, backends, overlays, ..
             } = &**made;
             let epochs = Epochs {
                 interfaces: *generation,
@@ -147,6 +147,7 @@ impl Lab {
                 policy: Arc::clone(policy),
                 pairs: Arc::clone(pairs),
                 backends: backends.clone(),
+                overlays: Arc::clone(overlays),
             })
         } else {
             Arc::clone(made)

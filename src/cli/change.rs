@@ -52,6 +52,9 @@ enum Add {
         address: IpAddr,
         /// Its MAC
         mac: Mac,
+        /// The tunnel end point it is behind, on an interface with a VNI that has several
+        #[arg(long, value_name = "ADDRESS")]
+        remote: Option<IpAddr>,
     },
     /// Add members to a group of the config
     Group {
@@ -173,8 +176,8 @@ pub(super) fn add(args: AddArgs, socket: &Path) -> Result<(), Trouble> {
                 .map_err(|(_, value, allowed)| Trouble::Unable(format!("{value}: {allowed}")))?;
             connect(socket)?.call(&Request::RouteAdd { routes: vec![route] })?
         }
-        Add::Neighbour { interface, address, mac } => {
-            let neighbours = vec![Neighbour { interface, address, mac }];
+        Add::Neighbour { interface, address, mac, remote } => {
+            let neighbours = vec![Neighbour { interface, address, mac, remote }];
             connect(socket)?.call(&Request::NeighbourAdd { neighbours })?
         }
         Add::Group { group, members, ttl } => {

@@ -246,8 +246,11 @@ fn interfaces(list_of: &Vec<InterfaceStatus>) -> String {
     for interface in list_of {
         table.add_row([
             interface.name.to_string(),
-            interface.port.to_string(),
-            or_dash(interface.vlan),
+            or_dash(interface.port.as_ref()),
+            match interface.vni {
+                Some(vni) => format!("vni {vni}"),
+                None => or_dash(interface.vlan),
+            },
             interface.vrf.to_string(),
             or_dash(interface.zone.as_ref()),
             list(&interface.addresses),
@@ -296,7 +299,7 @@ fn via(via: &ViaEntry) -> String {
 }
 
 fn neighbours(list_of: &Vec<NeighbourEntry>) -> String {
-    let mut table = table(["INTERFACE", "ADDRESS", "MAC", "STATE", ">AGE-S"]);
+    let mut table = table(["INTERFACE", "ADDRESS", "MAC", "REMOTE", "STATE", ">AGE-S"]);
     for neighbour in list_of {
         let state = match neighbour.state {
             NeighbourState::Incomplete => "incomplete",
@@ -311,6 +314,7 @@ fn neighbours(list_of: &Vec<NeighbourEntry>) -> String {
             neighbour.interface.to_string(),
             neighbour.address.to_string(),
             or_dash(neighbour.mac),
+            or_dash(neighbour.remote),
             state.to_owned(),
             or_dash(neighbour.age_s),
         ]);

@@ -33,6 +33,7 @@ pub(crate) fn check(config: &Config, report: &mut dyn FnMut(Fault)) {
     checks.names();
     checks.ports();
     checks.interfaces();
+    checks.overlays();
     checks.zones();
     checks.overlaps();
     checks.neighbours();
@@ -144,12 +145,16 @@ impl<'a> Checks<'a, '_> {
         let mut tags: AHashMap<(&Name, Option<Vlan>), usize> = AHashMap::new();
         for (index, interface) in self.config.interfaces.iter().enumerate() {
             let key = |key: &str| format!("interface[{index}].{key}");
-            if !ports.contains(&interface.port) {
+            let Some(port) = self.port_of(index, interface) else {
+                self.interface_addresses(index, interface);
+                continue;
+            };
+            if !ports.contains(port) {
                 let known = list(self.config.ports.iter().map(|port| &port.name));
-                self.fault(key("port"), &interface.port, format!("no such port; known: {known}"));
+                self.fault(key("port"), port, format!("no such port; known: {known}"));
             }
-            if let Some(other) = tags.insert((&interface.port, interface.vlan), index) {
-                let (port, other) = (&interface.port, &self.config.interfaces[other].name);
+            if let Some(other) = tags.insert((port, interface.vlan), index) {
+                let other = &self.config.interfaces[other].name;
                 match interface.vlan {
                     Some(vlan) => self.fault(
                         key("vlan"),
@@ -172,8 +177,9 @@ impl<'a> Checks<'a, '_> {
 
     fn interface_addresses(&mut self, index: usize, interface: &Interface) {
         let has_ipv6 = interface.addresses.iter().any(|address| address.address().is_ipv6());
-        if has_ipv6 && interface.mtu < Mtu::IPV6_LEAST {
-            let mtu = interface.mtu.bytes();
+        let mtu = interface.mtu(&self.config.interfaces);
+        if has_ipv6 && mtu < Mtu::IPV6_LEAST {
+            let mtu = mtu.bytes();
             self.fault(
                 format!("interface[{index}].mtu"),
                 mtu,
@@ -282,6 +288,12 @@ impl<'a> Checks<'a, '_> {
             let address = neighbour.address;
             if let Err(why) = check_neighbour(interface, address) {
                 self.fault(key("address"), address, why);
+            }
+            if let Err(why) = super::check_overlay::check_remote(interface, neighbour.remote) {
+                match neighbour.remote {
+                    Some(remote) => self.fault(key("remote"), remote, why),
+                    None => self.table_fault(key("remote"), why),
+                }
             }
             if let Some(other) = seen.insert((&neighbour.interface, address), index) {
                 self.fault(key("address"), address, format!("already the address of neighbour[{other}]"));

@@ -9,6 +9,7 @@ mod balance;
 mod balance_tests;
 mod check;
 mod check_balance;
+mod check_overlay;
 mod check_policy;
 mod deterministic;
 mod error;
@@ -34,6 +35,7 @@ pub use addresses::{AddressRange, Member, NatPool, NatTarget, OneOrMore};
 pub use balance::{Backend, BackendAdmin, BackendKey, BalanceMode, OnFailure, VirtualService};
 pub use check::{Links, check_neighbour};
 pub use check_balance::check_service;
+pub use check_overlay::{MAX_REMOTES, MAX_REMOTES_IN_ALL, MAX_UDP_PORTS, check_remote};
 pub use check_policy::{check_lines, check_rule};
 pub use deterministic::Sharing;
 pub use error::{ConfigError, ConfigErrors};
@@ -45,8 +47,8 @@ pub use policy::{
     RateLimit, Rule, RuleAction, Seconds, Sessions, Side, Zone,
 };
 pub use sections::{
-    Control, Cpu, Icmp, Interface, Lag, Log, MAX_WORKERS, Neighbour, NeighbourLimits, Pair, Port, PortMode,
-    Route, RouteFile, RouteTarget, RouterAdvertisements, SourceCheck, System, Vrf, Workers,
+    Control, Cpu, Icmp, Interface, Lag, Log, MAX_WORKERS, Neighbour, NeighbourLimits, OuterDscp, Pair, Port,
+    PortMode, Route, RouteFile, RouteTarget, RouterAdvertisements, SourceCheck, System, Vni, Vrf, Workers,
 };
 pub use service::{Dscp, PortRange, Service, TcpFlag};
 pub use value::{

@@ -362,17 +362,94 @@ impl<'de> Deserialize<'de> for RouterAdvertisements {
     }
 }
 
-/// `[[interface]]`: a logical layer-3 end: a port untagged, a VLAN of it, or a QinQ pair.
+/// A VXLAN network identifier: 24 bits (RFC 7348 section 5).
+pub type Vni = Ranged<0, 0xff_ffff>;
+
+/// The DSCP of outer headers: `"copy"`, or 0 to 63.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OuterDscp {
+    /// That of the inner packet (RFC 2983's uniform model).
+    #[default]
+    Copy,
+    /// Always this one.
+    Fixed(Ranged<0, 63>),
+}
+
+impl Serialize for OuterDscp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            OuterDscp::Copy => serializer.serialize_str("copy"),
+            OuterDscp::Fixed(dscp) => dscp.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for OuterDscp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<OuterDscp, D::Error> {
+        const ALLOWED: &str = "\"copy\" or a DSCP, 0 to 63";
+        struct Any;
+        impl Visitor<'_> for Any {
+            type Value = OuterDscp;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(ALLOWED)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OuterDscp, E> {
+                if text == "copy" { Ok(OuterDscp::Copy) } else { Err(E::custom(ALLOWED)) }
+            }
+            fn visit_i64<E: de::Error>(self, dscp: i64) -> Result<OuterDscp, E> {
+                self.visit_u64(u64::try_from(dscp).unwrap_or(u64::MAX))
+            }
+            fn visit_u64<E: de::Error>(self, dscp: u64) -> Result<OuterDscp, E> {
+                let dscp = u32::try_from(dscp).ok().and_then(|dscp| Ranged::new(dscp).ok());
+                dscp.map(OuterDscp::Fixed).ok_or_else(|| E::custom(ALLOWED))
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+/// `[[interface]]`: a logical layer-3 end: a port untagged, a VLAN of it, a QinQ pair, or the segment of a VNI.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interface {
     /// What routes, rules and counters call it.
     pub name: InterfaceName,
-    /// The port it is on.
-    pub port: PortName,
+    /// The port it is on; absent with `vni`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<PortName>,
     /// Its tags; absent: untagged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<Vlan>,
+    /// The VXLAN segment it is an end of (RFC 7348), instead of a port. What follows down to `udp_checksum` goes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<Vni>,
+    /// Our tunnel end point: one of the gateway's own addresses in `underlay_vrf`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vtep: Option<IpAddr>,
+    /// The other tunnel end points: frames are accepted from them, and they get broadcasts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remotes: Vec<IpAddr>,
+    /// Frames are accepted from tunnel end points here as well, which become known by what they send.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accept_from: Vec<Prefix>,
+    /// The VRF tunnels go through; absent: `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay_vrf: Option<VrfName>,
+    /// UDP port of the tunnels; absent: 4789 (RFC 7348 section 8).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp_port: Option<Ranged<1, 65535>>,
+    /// DSCP of outer headers; absent: that of the inner packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dscp: Option<OuterDscp>,
+    /// TTL or hop limit of outer headers; absent: 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ranged<1, 255>>,
+    /// Whether stations are followed to the tunnel end point their frames come from; absent: yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning: Option<bool>,
+    /// Whether outer UDP headers carry a checksum; absent: no (RFC 7348 section 5, RFC 6935).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp_checksum: Option<bool>,
     /// The outer TPID; only with a QinQ pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpid: Option<Tpid>,
@@ -385,9 +462,9 @@ pub struct Interface {
     /// The gateway's addresses on it.
     #[serde(default)]
     pub addresses: Vec<InterfaceAddress>,
-    /// The longest IP packet.
-    #[serde(default)]
-    pub mtu: Mtu,
+    /// The longest IP packet; absent: 1500, with `vni` what a tunnel leaves of the MTU around it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<Mtu>,
     /// Our MAC on it; absent: the device's own (a stable default in replay).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
@@ -400,6 +477,50 @@ pub struct Interface {
     /// Whether we announce ourselves to IPv6 hosts.
     #[serde(default = "RouterAdvertisements::off", skip_serializing_if = "RouterAdvertisements::is_off")]
     pub router_advertisements: RouterAdvertisements,
+}
+
+/// Outer IPv4 header, UDP, VXLAN and the inner Ethernet header (RFC 7348 section 5).
+const OVERHEAD_V4: u16 = 20 + 8 + 8 + 14;
+/// With IPv6 outside.
+const OVERHEAD_V6: u16 = 40 + 8 + 8 + 14;
+
+impl Interface {
+    /// RFC 7348 section 8.
+    pub const VXLAN_PORT: u16 = 4789;
+
+    /// The VRF its tunnels go through.
+    pub fn underlay(&self) -> VrfName {
+        self.underlay_vrf.clone().unwrap_or_else(Name::default_vrf)
+    }
+
+    /// What a tunnel adds to an IP packet, in bytes.
+    pub fn overhead(&self) -> u16 {
+        if self.vtep.is_some_and(|vtep| vtep.is_ipv6()) { OVERHEAD_V6 } else { OVERHEAD_V4 }
+    }
+
+    /// The interface of a port that has this one's tunnel end point, if it has a VNI.
+    pub fn carrier<'a>(&self, all: &'a [Interface]) -> Option<&'a Interface> {
+        let (vtep, vrf) = (self.vtep.filter(|_| self.vni.is_some())?, self.underlay());
+        all.iter().find(|other| {
+            other.vni.is_none() && other.vrf == vrf && other.addresses.iter().any(|own| own.address() == vtep)
+        })
+    }
+
+    /// The longest IP packet. Of a VNI, if nothing is said: what fits the MTU of the interface that has the tunnel end
+    /// point.
+    pub fn mtu(&self, all: &[Interface]) -> Mtu {
+        let around = || {
+            let carrier = self.carrier(all)?;
+            // 576 is what every IPv4 host takes in: less is no MTU, and `check` says that.
+            Mtu::new(carrier.mtu.unwrap_or_default().bytes() - self.overhead()).ok()
+        };
+        self.mtu.or_else(around).unwrap_or_default()
+    }
+
+    /// The port that frames of it leave by, of a VNI that of its tunnel end point.
+    pub fn port_around<'a>(&'a self, all: &'a [Interface]) -> Option<&'a PortName> {
+        self.port.as_ref().or_else(|| self.carrier(all)?.port.as_ref())
+    }
 }
 
 /// `[[vrf]]`: declares a VRF; needed only to say something about it.
@@ -529,4 +650,7 @@ pub struct Neighbour {
     pub address: IpAddr,
     /// Its MAC.
     pub mac: Mac,
+    /// On an interface with a VNI: the tunnel end point it is behind; absent: the only one there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<IpAddr>,
 }

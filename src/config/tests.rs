@@ -305,10 +305,14 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
             "mtu = 9000",
             "mut = 9000",
             &[
-                "gw.toml:35: interface[0].mut: unknown key; known here: name, port, vlan, tpid, zone, vrf, addresses, mtu, mac, source_check, clamp_mss, router_advertisements",
+                "gw.toml:35: interface[0].mut: unknown key; known here: name, port, vlan, vni, vtep, remotes, accept_from, underlay_vrf, udp_port, dscp, ttl, learning, udp_checksum, tpid, zone, vrf, addresses, mtu, mac, source_check, clamp_mss, router_advertisements",
             ],
         ),
-        ("port = \"lan\"\nvlan = 100", "vlan = 100", &["gw.toml:28: interface[0]: the key port is missing"]),
+        (
+            "port = \"lan\"\nvlan = 100",
+            "vlan = 100",
+            &["gw.toml:28: interface[0]: an interface has one of: port, vni"],
+        ),
         (
             "[pair]\n",
             "[peer]\n",
@@ -591,7 +595,7 @@ fn errors_in_route_files_have_their_own_lines() {
 #[test]
 fn without_text_errors_have_no_line() {
     let mut config = good();
-    config.interfaces[0].port = Name::new("dmz").unwrap();
+    config.interfaces[0].port = Some(Name::new("dmz").unwrap());
     let errors = config.validate("running config").unwrap_err();
     assert_eq!(errors.to_string(), "running config: interface[0].port: dmz: no such port; known: lan, up");
 }

@@ -10,7 +10,7 @@ use super::inspect::{Cleared, GroupEntry, MappingPage, PoolEntry, RuleList, Sess
 use super::request::RouteKey;
 use super::services::ServiceList;
 use crate::config::{
-    DeviceName, InterfaceAddress, InterfaceName, Lag, Mac, PortMode, PortName, Prefix, Vlan, VrfName,
+    DeviceName, InterfaceAddress, InterfaceName, Lag, Mac, PortMode, PortName, Prefix, Vlan, Vni, VrfName,
     ZoneName,
 };
 
@@ -170,10 +170,19 @@ pub struct PortStatus {
 pub struct InterfaceStatus {
     /// Its name.
     pub name: InterfaceName,
-    /// The port it is on.
-    pub port: PortName,
+    /// The port it is on; of a VNI there is none.
+    pub port: Option<PortName>,
     /// Its tags.
     pub vlan: Option<Vlan>,
+    /// The VXLAN segment it is an end of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<Vni>,
+    /// Our tunnel end point of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vtep: Option<IpAddr>,
+    /// The configured others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remotes: Vec<IpAddr>,
     /// Its VRF.
     pub vrf: VrfName,
     /// Its zone.
@@ -309,6 +318,9 @@ pub struct NeighbourEntry {
     pub address: IpAddr,
     /// Its MAC, once known.
     pub mac: Option<Mac>,
+    /// On an overlay: the tunnel end point it is behind, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<IpAddr>,
     /// Where we stand with it.
     pub state: NeighbourState,
     /// Since it was last confirmed.

@@ -365,6 +365,7 @@ fn every_request_survives_the_wire() {
         interface: Name::new("lan").unwrap(),
         address: [10, 0, 0, 1].into(),
         mac: "02:00:00:00:00:01".parse().unwrap(),
+        remote: Some([192, 0, 2, 2].into()),
     };
     let neighbour_key = NeighbourKey { interface: neighbour.interface.clone(), address: neighbour.address };
     let query =

@@ -530,7 +530,8 @@ impl Gateway {
     /// ones, and that of a LAG, which is its first device's.
     fn accept_macs(&mut self) {
         for port in &mut self.ports {
-            let on_port = self.compiler.input().interfaces.iter().filter(|spec| spec.port == port.name);
+            let on_port =
+                self.compiler.input().interfaces.iter().filter(|spec| spec.port.as_ref() == Some(&port.name));
             let mut macs: Vec<[u8; 6]> = on_port.map(|spec| spec.mac).collect();
             macs.sort_unstable();
             macs.dedup();
@@ -659,7 +660,10 @@ impl Gateway {
         let macs_same = self.ports.iter().enumerate().all(|(index, port)| {
             let mac = port.facts(PortFacts::stable(index)).mac;
             self.config.interfaces.iter().zip(&self.compiler.input().interfaces).all(|(interface, spec)| {
-                interface.port.as_str() != port.name || interface.mac.is_some() || spec.mac == mac
+                let around = interface.port_around(&self.config.interfaces);
+                around.is_none_or(|around| around.as_str() != port.name)
+                    || interface.mac.is_some()
+                    || spec.mac == mac
             })
         });
         if same && macs_same {

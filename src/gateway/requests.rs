@@ -353,6 +353,7 @@ impl Gateway {
                                 || Fault::not_found(format!("no interface {}", neighbour.interface)),
                             )?;
                         config::check_neighbour(interface, neighbour.address).map_err(Fault::refused)?;
+                        config::check_remote(interface, neighbour.remote).map_err(Fault::refused)?;
                     }
                 }
                 Patch::NeighbourDel(keys) => {

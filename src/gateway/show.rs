@@ -1,6 +1,7 @@
 //! What the gateway says of itself: the answers to `show` and the export of lost packets.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::control::{
     PortStatus, Version, WorkerStatus,
 };
 use crate::io::xdp::Mode;
-use crate::neighbours::{State, mac_from_u64};
+use crate::neighbours::{self, State, Word, mac_from_u64};
 use crate::packet::DropReason;
 use crate::tables::NO_INTERFACE;
 use crate::telemetry::{DropRecord, Totals, WorkerCounters};
@@ -126,7 +127,11 @@ impl Gateway {
                     usize::from(self.compiler.interfaces.get(config.name.as_str()).unwrap_or(NO_INTERFACE));
                 let live = tables.interfaces.get(slot);
                 let up = live.is_some_and(|interface| interface.up);
-                let port = self.ports().iter().find(|port| port.name == config.port.as_str());
+                let around = config.port_around(&self.config().interfaces);
+                let port = self
+                    .ports()
+                    .iter()
+                    .find(|port| Some(port.name.as_str()) == around.map(|name| name.as_str()));
                 let sums = sums.get(slot).copied().unwrap_or_default();
                 InterfaceStatus {
                     name: config.name.clone(),
@@ -136,7 +141,10 @@ impl Gateway {
                     zone: config.zone.clone(),
                     addresses: config.addresses.clone(),
                     mac: live.and_then(|interface| Mac::new(mac_from_u64(interface.mac)).ok()),
-                    mtu_bytes: u32::from(config.mtu.bytes()),
+                    mtu_bytes: u32::from(config.mtu(&self.config().interfaces).bytes()),
+                    vni: config.vni,
+                    vtep: config.vtep,
+                    remotes: config.remotes.clone(),
                     state: if up { LinkState::Up } else { LinkState::Down },
                     why: if up { None } else { port.and_then(super::LivePort::why_down) },
                     rx_packets: sums.rx_packets,
@@ -190,6 +198,7 @@ impl Gateway {
                     return None;
                 }
                 let fixed = state == NeighbourState::Permanent;
+                let remote = self.remote_of(entry.interface, entry.word);
                 Some(NeighbourEntry {
                     interface,
                     address: entry.address,
@@ -199,6 +208,7 @@ impl Gateway {
                         .then(|| Mac::new(mac_from_u64(entry.word.mac())).ok())
                         .flatten(),
                     state,
+                    remote,
                     age_s: (!fixed).then(|| now.since(entry.since).as_secs()),
                     is_static: fixed,
                 })
@@ -206,6 +216,16 @@ impl Gateway {
             .collect();
         entries.sort_by(|a, b| (a.interface.as_str(), a.address).cmp(&(b.interface.as_str(), b.address)));
         entries
+    }
+
+    /// The tunnel end point that a neighbour on an overlay is behind.
+    fn remote_of(&self, interface: u16, word: Word) -> Option<IpAddr> {
+        let tables = self.node().tables.load();
+        let overlay = tables.overlays.get(tables.interfaces.get(usize::from(interface))?.overlay)?;
+        let shared = &self.node().neighbours;
+        let known = shared.macs.find(interface, word.mac()).and_then(|remote| shared.vteps.address(remote));
+        let key = known.filter(|_| word.is_usable()).or_else(|| overlay.only_remote())?;
+        Some(neighbours::addr_of(key))
     }
 
     // ---- counters

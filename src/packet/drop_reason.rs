@@ -167,6 +167,20 @@ pub enum DropReason {
     FragmentQueueFull,
     /// The first never came.
     FragmentTimeout,
+    /// RFC 7348 section 5.
+    VxlanInvalid,
+    /// RFC 768.
+    VxlanChecksum,
+    /// No interface has it.
+    VxlanUnknownVni,
+    /// Neither in `remotes` nor in `accept_from`.
+    VxlanUnknownRemote,
+    /// RFC 7348 section 6.1.
+    VxlanInnerTag,
+    /// RFC 6040 section 4.2.
+    VxlanEcn,
+    /// Towards a remote tunnel end point.
+    VxlanNoTunnel,
 }
 
 /// Everything that is to be said of a reason, in the order of the enum.
@@ -536,12 +550,54 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             None,
             "The first fragment of its datagram did not come within 15 seconds: it was lost on the way, or somebody sends fragments without a beginning.",
         ),
+        (
+            VxlanInvalid,
+            "vxlan-invalid",
+            None,
+            "To a tunnel end point of ours, but no VXLAN: the I flag is clear, or the UDP length does not fit the packet (RFC 7348 section 5).",
+        ),
+        (
+            VxlanChecksum,
+            "vxlan-checksum",
+            None,
+            "The outer UDP checksum of a VXLAN packet is wrong: corruption on the way.",
+        ),
+        (
+            VxlanUnknownVni,
+            "vxlan-unknown-vni",
+            None,
+            "A VXLAN packet with a VNI that no interface has at this tunnel end point and UDP port.",
+        ),
+        (
+            VxlanUnknownRemote,
+            "vxlan-unknown-remote",
+            None,
+            "A VXLAN packet from an address that is neither in `remotes` nor in `accept_from` of its VNI's interface: forged, or a tunnel end point nobody has configured.",
+        ),
+        (
+            VxlanInnerTag,
+            "vxlan-inner-tag",
+            None,
+            "The frame in the tunnel has a VLAN tag (RFC 7348 section 6.1): the other end has to take it off.",
+        ),
+        (
+            VxlanEcn,
+            "vxlan-ecn",
+            None,
+            "A router marked the outer packet as having met congestion, and the one inside cannot say so: its transport does not know ECN (RFC 6040 section 4.2).",
+        ),
+        (
+            VxlanNoTunnel,
+            "vxlan-no-tunnel",
+            Some(HostUnreachable),
+            "No tunnel leads to the station: `underlay_vrf` has no route to the remote, or it leads into another tunnel; or nobody has said behind which remote a static neighbour is.",
+        ),
     ]
 };
 
 impl DropReason {
     /// Number of reasons.
-    pub const COUNT: usize = DropReason::FragmentTimeout as usize + 1;
+    pub const COUNT: usize = DropReason::VxlanNoTunnel as usize + 1;
 
     /// All reasons, in order.
     pub fn all() -> impl Iterator<Item = DropReason> {

@@ -157,7 +157,8 @@ pub mod flags {
 pub struct Meta {
     /// The next hop's MAC address in the lower 48 bits.
     pub dst_mac: u64,
-    /// Slot of the next hop in the neighbour table.
+    /// Slot of the next hop in the neighbour table. Until it is routed, of ARP and IPv6 out of a tunnel: the remote it
+    /// came from ([`crate::vteps::Remote`]), or 0.
     pub neighbour: u32,
     /// The flow it belongs to.
     pub flow: Handle,

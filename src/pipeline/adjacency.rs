@@ -5,9 +5,10 @@ use crate::flow::Flows;
 use crate::neighbours::v4_key;
 use crate::packet::view::{be32, be128};
 use crate::packet::{DropReason, Family, Meta, Packet, Verdict, flags};
-use crate::pipeline::Context;
 use crate::pipeline::route::NO_NEIGHBOUR;
+use crate::pipeline::{Context, vxlan};
 use crate::tables::NO_INTERFACE;
+use crate::tables::overlay::NO_OVERLAY;
 use crate::tables::policy::NO_ZONE;
 
 /// The next hop of the packet before: packets of a burst often share it, and then nothing is looked up.
@@ -17,6 +18,8 @@ pub(super) struct Hop {
     mtu_bytes: u16,
     has_zone: bool,
     mac: u64,
+    /// Less than `mtu_bytes` if it is behind a tunnel that takes no more.
+    tunnel_mtu: u16,
 }
 
 /// The egress before the first packet: nobody's.
@@ -24,7 +27,14 @@ const NOT_YET: u16 = NO_INTERFACE - 1;
 
 impl Default for Hop {
     fn default() -> Hop {
-        Hop { neighbour: NO_NEIGHBOUR, egress: NOT_YET, mtu_bytes: 0, has_zone: false, mac: 0 }
+        Hop {
+            neighbour: NO_NEIGHBOUR,
+            egress: NOT_YET,
+            mtu_bytes: 0,
+            has_zone: false,
+            mac: 0,
+            tunnel_mtu: u16::MAX,
+        }
     }
 }
 
@@ -58,7 +68,7 @@ fn check(
             return Err(DropReason::PortDown);
         }
         let (mtu_bytes, has_zone) = (egress.mtu_bytes, egress.zone != NO_ZONE);
-        *last = Hop { neighbour: NO_NEIGHBOUR, egress: meta.egress, mtu_bytes, has_zone, mac: 0 };
+        *last = Hop { egress: meta.egress, mtu_bytes, has_zone, ..Hop::default() };
     }
     // Into a zone there is no way without a session (DESIGN.md section 3), but for our own packets.
     if last.has_zone && !meta.flow.is_some() && !meta.has(flags::OWN) {
@@ -93,10 +103,26 @@ fn check(
         if !word.is_usable() {
             return Ok(Verdict::Resolve);
         }
-        cx.neighbours.mark_used(meta.neighbour, cx.now);
-        (last.neighbour, last.mac) = (meta.neighbour, word.mac());
+        let neighbour = meta.neighbour;
+        if cx.tables.interface(meta.egress).overlay != NO_OVERLAY {
+            last.tunnel_mtu = match vxlan::check_way(packet, word.mac(), cx) {
+                Ok(mtu_bytes) => mtu_bytes,
+                Err(instead) => return instead,
+            };
+        }
+        cx.neighbours.mark_used(neighbour, cx.now);
+        (last.neighbour, last.mac) = (neighbour, word.mac());
     }
+    let meta = &mut packet.meta;
     meta.dst_mac = last.mac;
+    if meta.ip_len > last.tunnel_mtu {
+        meta.identification = Meta::TOLD_MTU | u32::from(last.tunnel_mtu);
+        return match (is_v4, meta.has(flags::DONT_FRAGMENT)) {
+            (true, false) => Ok(Verdict::Fragment),
+            (true, true) => Err(DropReason::FragmentationNeeded),
+            (false, _) => Err(DropReason::PacketTooBig),
+        };
+    }
     Ok(if too_long { Verdict::Fragment } else { Verdict::Forward })
 }
 

@@ -19,11 +19,16 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 /// The fragments of a packet.
 pub type Fragments = ArrayVec<Frame, MAX_FRAGMENTS>;
 
-/// Cuts `packet` (kept as it is) into fragments with the L2 header of `egress`. On an error nothing is left
+/// Cuts `packet` (kept as it is) into fragments of at most `mtu_bytes` with the L2 header of `egress`. On an error nothing is left
 /// behind in `pool`'s debt.
-pub fn cut(packet: &Packet, egress: &Interface, pool: &mut FramePool) -> Result<Fragments, DropReason> {
+pub fn cut(
+    packet: &Packet,
+    egress: &Interface,
+    mtu_bytes: u16,
+    pool: &mut FramePool,
+) -> Result<Fragments, DropReason> {
     let mut fragments = Fragments::new();
-    let result = cut_into(&mut fragments, packet, egress, pool);
+    let result = cut_into(&mut fragments, packet, (egress, mtu_bytes), pool);
     if result.is_err() {
         fragments.drain(..).for_each(|frame| pool.put(frame));
     }
@@ -33,12 +38,12 @@ pub fn cut(packet: &Packet, egress: &Interface, pool: &mut FramePool) -> Result<
 fn cut_into(
     out: &mut Fragments,
     packet: &Packet,
-    egress: &Interface,
+    (egress, mtu_bytes): (&Interface, u16),
     pool: &mut FramePool,
 ) -> Result<(), DropReason> {
     let meta = &packet.meta;
     if meta.family == Family::Ipv6 {
-        return cut_v6(out, packet, egress, pool);
+        return cut_v6(out, packet, (egress, mtu_bytes), pool);
     }
     let l3 = usize::from(meta.l3);
     let header_len = usize::from(meta.l4) - l3;
@@ -59,7 +64,7 @@ fn cut_into(
     let mut done = 0;
     while done < payload {
         let header = if done == 0 { &first_header[..header_len] } else { &later_header[..later_len] };
-        let room = (usize::from(egress.mtu_bytes) - header.len()) & !7;
+        let room = (usize::from(mtu_bytes) - header.len()) & !7;
         let len = room.min(payload - done);
         let mut ip = [0u8; 60];
         ip[..header.len()].copy_from_slice(header);
@@ -90,7 +95,7 @@ fn cut_into(
 fn cut_v6(
     out: &mut Fragments,
     packet: &Packet,
-    egress: &Interface,
+    (egress, mtu_bytes): (&Interface, u16),
     pool: &mut FramePool,
 ) -> Result<(), DropReason> {
     const HEADERS: usize = crossing::IPV6_BYTES + crossing::FRAGMENT_BYTES;
@@ -103,7 +108,7 @@ fn cut_v6(
     let old_word = be16(&headers, 42);
     let mut reader = Reader { at: Some(&packet.frame), offset: l3 + HEADERS };
     let payload = usize::from(meta.ip_len) - HEADERS;
-    let room = (usize::from(egress.mtu_bytes.min(crossing::MIN_IPV6_MTU)) - HEADERS) & !7;
+    let room = (usize::from(mtu_bytes.min(crossing::MIN_IPV6_MTU)) - HEADERS) & !7;
     if usize::from(old_word & 0xfff8) + payload > usize::from(u16::MAX) {
         return Err(DropReason::Ipv4HeaderInvalid);
     }

@@ -29,7 +29,7 @@ impl Default for Tally {
 
 impl Tally {
     #[inline(always)]
-    fn add(&mut self, interface: u16, bytes: usize, cx: &Context<'_>) {
+    pub(super) fn add(&mut self, interface: u16, bytes: usize, cx: &Context<'_>) {
         if interface != self.interface {
             self.count(cx);
             *self = Tally { interface, packets: 0, bytes: 0 };

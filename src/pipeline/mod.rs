@@ -25,6 +25,7 @@ pub mod route;
 mod session;
 pub mod slow;
 mod source;
+mod vxlan;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -72,7 +73,8 @@ pub struct Context<'a> {
 /// The packet path. Seven stages, in this order; what one of them settles no later one touches. Before and between
 /// them stands [`plain`], which takes nearly all packets past the first three, and those without a session past all.
 ///
-/// `link`, `network` and `source` look at one packet after the other while its headers are at hand,
+/// `link`, `network` and `source` look at one packet after the other while its headers are at hand, and once more at what
+/// was in the tunnel that `vxlan` took it out of;
 /// `flow` and `route` at the whole burst, so that the lookups overlap, `adjacency` and `rewrite` again at one
 /// after the other. A packet has either a session, from `flow`, or a route. Where a session's other side is of the other
 /// family, [`crossing`] stands in for the last two.
@@ -96,6 +98,11 @@ fn run_stages<const SHORT: bool>(burst: &mut Burst, cx: &Context<'_>, flows: &mu
         link::step(packet, cx, &mut received);
         network::step(packet);
         source::step(packet, cx);
+        if let Some(outer) = vxlan::step(packet, cx, &mut received) {
+            network::step(packet);
+            vxlan::congestion(packet, outer);
+            source::step(packet, cx);
+        }
         flow::begin(packet, index, flows, &mut lookups);
     }
     received.finish(cx);

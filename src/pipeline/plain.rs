@@ -6,17 +6,24 @@
 //! What is not plain in any respect is left as it came: the stages deal with it, and say what is wrong with it. So
 //! this file decides nothing that they would not; they are its twin in the tests.
 
+use arrayvec::ArrayVec;
+
 use crate::flow::identification::Identifications;
 use crate::flow::{FlowTable, Flows};
 use crate::mem::BURST;
 use crate::neighbours::v4_key;
 use crate::packet::view::{array, be16, be32, ethertype, protocol};
-use crate::packet::{Burst, Family, Packet, Pass, Tags, Verdict, flags};
+use crate::packet::{Burst, Family, Meta, Packet, Pass, Tags, Verdict, flags};
+use crate::pipeline::vxlan::{self, INNER_LINK_BYTES, Tunnel};
 use crate::pipeline::{Context, flow, network, rewrite, route, source};
 use crate::tables::fib4::Fib4;
+use crate::tables::overlay::NO_OVERLAY;
 use crate::tables::policy::NO_ZONE;
-use crate::tables::{Action, MAX_LINK_HEADER, NO_INTERFACE, NextHop, PortTable, SourceCheck, Tables};
+use crate::tables::{
+    Action, Interface, MAX_LINK_HEADER, NO_INTERFACE, NextHop, PortTable, SourceCheck, Tables,
+};
 use crate::telemetry::add;
+use crate::vteps::Remote;
 
 /// IPv4 header without options, and eight bytes behind it: UDP's header, the beginning of all others.
 const IP_BYTES: usize = 28;
@@ -75,6 +82,8 @@ struct Entrance<'a> {
     flags: u16,
     /// More than 48 bits if nothing that comes in here is plain.
     mac: u64,
+    /// Tunnels end in its VRF.
+    has_tunnels: bool,
     packets: u64,
     bytes: u64,
 }
@@ -94,17 +103,25 @@ impl<'a> Entrance<'a> {
             vrf: 0,
             flags: 0,
             mac: u64::MAX,
+            has_tunnels: false,
             packets: 0,
             bytes: 0,
         };
-        if slot != NO_INTERFACE && tables.interface(slot).source_check == SourceCheck::Off {
-            let interface = tables.interface(slot);
-            (entrance.vrf, entrance.mac) = (interface.vrf, interface.mac);
-            let fib = &*tables.vrfs[usize::from(interface.vrf)].fib4;
-            entrance.large = fib.is_large().then_some(fib);
-            entrance.flags = flags::PLAIN | if interface.zone == NO_ZONE { 0 } else { flags::STATEFUL };
+        if slot != NO_INTERFACE {
+            entrance.open(tables.interface(slot), tables);
         }
         entrance
+    }
+
+    fn open(&mut self, interface: &Interface, tables: &'a Tables) {
+        if interface.source_check != SourceCheck::Off {
+            return;
+        }
+        (self.vrf, self.mac) = (interface.vrf, interface.mac);
+        let fib = &*tables.vrfs[usize::from(interface.vrf)].fib4;
+        self.large = fib.is_large().then_some(fib);
+        self.flags = flags::PLAIN | if interface.zone == NO_ZONE { 0 } else { flags::STATEFUL };
+        self.has_tunnels = interface.overlay == NO_OVERLAY && tables.overlays.end_in(interface.vrf);
     }
 
     fn count(&self, cx: &Context<'_>) {
@@ -114,6 +131,111 @@ impl<'a> Entrance<'a> {
             add(&counters.rx_bytes, self.bytes);
         }
     }
+}
+
+/// The tunnel that frames of a burst come out of.
+struct Exit<'a> {
+    /// Source and destination of the outer header.
+    ends: u64,
+    /// Destination port and VNI.
+    segment: u64,
+    /// VRF of the outer packet.
+    vrf: u16,
+    /// Where the frames inside come in.
+    entrance: Entrance<'a>,
+    /// The other end, if stations are followed there.
+    remote: Option<Remote>,
+    /// The station whose frame was the last.
+    station: u64,
+}
+
+impl<'a> Exit<'a> {
+    /// Nobody's: no outer packet has such an end.
+    fn none() -> Exit<'a> {
+        let entrance = Entrance {
+            large: None,
+            tag: UNTAGGED,
+            interface: NO_INTERFACE,
+            vrf: 0,
+            flags: 0,
+            mac: u64::MAX,
+            has_tunnels: false,
+            packets: 0,
+            bytes: 0,
+        };
+        Exit { ends: 0, segment: 0, vrf: 0, entrance, remote: None, station: 0 }
+    }
+
+    /// False: it is none, or not for this file.
+    #[inline(never)]
+    fn find(&mut self, ends: u64, segment: u64, vrf: u16, cx: &Context<'a>) -> bool {
+        let (src, dst) = (v4_key((ends >> 32) as u32), v4_key(ends as u32));
+        let (port, vni) = ((segment >> 32) as u16, segment as u32);
+        let Some(overlay) = cx.tables.overlays.find(vrf, dst, port, vni).filter(|found| found.permits(src))
+        else {
+            return false;
+        };
+        self.entrance.count(cx);
+        *self = Exit { ends, segment, vrf, ..Exit::none() };
+        self.entrance.interface = overlay.interface;
+        self.entrance.open(cx.tables.interface(overlay.interface), cx.tables);
+        self.remote = vxlan::sender(overlay, src, cx);
+        true
+    }
+
+    /// Takes a plain packet that may be to a tunnel end point out of its tunnel; false if what is inside is not plain.
+    #[inline(always)]
+    fn take(&mut self, packet: &mut Packet, cx: &Context<'a>) -> bool {
+        let outer = packet.meta;
+        packet.meta = Meta::FRESH;
+        let (ip, udp) = (usize::from(outer.l3), usize::from(outer.l4));
+        let bytes = packet.frame.bytes();
+        let Some(head) = bytes[udp..].first_chunk::<30>() else { return false };
+        let ends = u64::from(be32(bytes, ip + 12)) << 32 | u64::from(outer.dst_v4);
+        let flags_and_vni = u64::from_be_bytes(*array(head, 8));
+        let segment = u64::from(outer.dst_port) << 32 | flags_and_vni >> 8 & 0xff_ffff;
+        let udp_len = usize::from(be16(head, 4));
+        // A checksum to be verified, and congestion that is to be carried over, are for the stages.
+        if be16(head, 6) != 0
+            || flags_and_vni >> 56 & 8 == 0
+            || udp_len + 20 != usize::from(outer.ip_len)
+            || be16(head, 28) != ethertype::IPV4
+            || bytes[ip + 1] & 3 != 0
+        {
+            return false;
+        }
+        if (ends, segment, outer.vrf) != (self.ends, self.segment, self.vrf)
+            && !self.find(ends, segment, outer.vrf, cx)
+        {
+            return false;
+        }
+        let mac = u64::from_be_bytes(*array(head, 16)) >> 16;
+        let station = vxlan::station_of(array(head, 16));
+        let end = udp + udp_len;
+        if mac != self.entrance.mac || !read(udp + 30, &self.entrance, packet) {
+            return false;
+        }
+        if usize::from(packet.meta.l3) + usize::from(packet.meta.ip_len) > end {
+            packet.meta = Meta::FRESH;
+            return false;
+        }
+        self.entrance.packets += 1;
+        self.entrance.bytes += (udp_len - 16) as u64;
+        if station != self.station
+            && let Some(remote) = self.remote
+        {
+            self.station = station;
+            let slot = self.entrance.interface;
+            vxlan::follow(cx.tables.interface(slot), slot, station, remote, cx);
+        }
+        true
+    }
+}
+
+/// True if the plain packet may be to a tunnel end point of ours.
+#[inline(always)]
+fn may_be_tunnelled(packet: &Packet, cx: &Context<'_>) -> bool {
+    packet.meta.protocol == protocol::UDP && cx.tables.overlays.has_port(packet.meta.dst_port)
 }
 
 /// Looks at a burst of fresh packets from `port`, and begins the lookups of sessions.
@@ -129,6 +251,7 @@ pub(super) fn look(
     let port = &cx.tables.ports[usize::from(port)];
     let (mut plain, mut count, mut others) = (Plain::default(), 0, 0);
     let mut entrance = Entrance::find(UNTAGGED, port, cx.tables);
+    let mut exit = Exit::none();
     for index in 0..burst.len() {
         let packet = &mut burst[index];
         let bytes = packet.frame.bytes();
@@ -147,18 +270,30 @@ pub(super) fn look(
         if mac != entrance.mac || packet.frame.is_chained() || !read(l3, &entrance, packet) {
             continue;
         }
+        let mut from = &entrance;
+        if entrance.has_tunnels && may_be_tunnelled(packet, cx) {
+            let is_end =
+                cx.tables.overlays.is_end(entrance.vrf, v4_key(packet.meta.dst_v4), packet.meta.dst_port);
+            if is_end {
+                if !exit.take(packet, cx) {
+                    continue;
+                }
+                from = &exit.entrance;
+            }
+        }
+        let (vrf, is_stateful, large) = (from.vrf, from.flags & flags::STATEFUL != 0, from.large);
         plain.all |= 1 << index;
         entrance.packets += 1;
         entrance.bytes += packet.frame.len() as u64;
-        if entrance.flags & flags::STATEFUL != 0 {
+        if is_stateful {
             plain.stateful |= 1 << index;
             flow::begin_plain(packet, index, flows, lookups);
-        } else if count == 0 || entrance.vrf == routed.vrf {
-            routed.vrf = entrance.vrf;
+        } else if count == 0 || vrf == routed.vrf {
+            routed.vrf = vrf;
             routed.addrs[count] = packet.meta.dst_v4;
             routed.indices[count] = index as u8;
             count += 1;
-            if let Some(fib) = entrance.large {
+            if let Some(fib) = large {
                 fib.prefetch(packet.meta.dst_v4);
             }
         } else {
@@ -167,6 +302,7 @@ pub(super) fn look(
         }
     }
     entrance.count(cx);
+    exit.entrance.count(cx);
     (routed.count, routed.mask) = (count, plain.all & !(plain.stateful | others));
     plain
 }
@@ -212,11 +348,22 @@ struct Hop {
     neighbour: u32,
     egress: u16,
     mtu_bytes: u16,
+    /// Bytes of `header`, or [`TUNNELLED`].
     header_len: u8,
     header: [u8; MAX_LINK_HEADER],
+    /// Which of the burst's tunnels it is behind.
+    tunnel: u8,
     packets: u32,
     bytes: u32,
 }
+
+/// In the place of a header's length: longer than any.
+const TUNNELLED: u8 = u8::MAX;
+
+/// Tunnels of a burst; what goes by others is for the stages.
+const TUNNELS: usize = 16;
+
+type Tunnels = ArrayVec<Tunnel, TUNNELS>;
 
 /// Next hops kept in a burst: most of its packets go to them.
 const HOPS: usize = 32;
@@ -228,6 +375,7 @@ const NO_HOP: Hop = Hop {
     mtu_bytes: 0,
     header_len: 0,
     header: [0; MAX_LINK_HEADER],
+    tunnel: 0,
     packets: 0,
     bytes: 0,
 };
@@ -235,13 +383,17 @@ const NO_HOP: Hop = Hop {
 impl Hop {
     /// If it takes more than writing a header to reach it, it takes no packet.
     #[inline(never)]
-    fn find(next: NextHop, along_sessions: bool, cx: &Context<'_>) -> Hop {
+    fn find(next: NextHop, along_sessions: bool, tunnels: &mut Tunnels, cx: &Context<'_>) -> Hop {
         let egress = cx.tables.interface(next.interface);
         let word = cx.neighbours.word(next.neighbour);
         let mut hop = Hop { neighbour: next.neighbour, egress: next.interface, ..NO_HOP };
         // Into a zone there is no way without a session (DESIGN.md section 3).
         if egress.up && (along_sessions || egress.zone == NO_ZONE) && word.is_usable() {
             cx.neighbours.mark_used(next.neighbour, cx.now);
+            if egress.overlay != NO_OVERLAY {
+                hop.lead_through(egress, word.mac(), tunnels, cx);
+                return hop;
+            }
             let len = usize::from(egress.header_len);
             hop.header = egress.header;
             hop.header[..6].copy_from_slice(&word.mac().to_be_bytes()[2..]);
@@ -249,6 +401,28 @@ impl Hop {
             (hop.header_len, hop.mtu_bytes) = (egress.header_len, egress.mtu_bytes);
         }
         hop
+    }
+
+    /// It is behind a tunnel, if that is known and its next hop is there.
+    fn lead_through(&mut self, egress: &Interface, mac: u64, tunnels: &mut Tunnels, cx: &Context<'_>) {
+        let Some(overlay) = cx.tables.overlays.get(egress.overlay) else { return };
+        let Some(remote) = vxlan::remote_of(overlay, mac, cx) else { return };
+        let same = |tunnel: &Tunnel| (tunnel.overlay, tunnel.remote) == (egress.overlay, remote);
+        let place = match tunnels.iter().position(same) {
+            Some(place) => place,
+            None => {
+                if tunnels.is_full() {
+                    return;
+                }
+                let Ok(tunnel) = Tunnel::find(egress, overlay, remote, cx) else { return };
+                tunnels.push(tunnel);
+                tunnels.len() - 1
+            }
+        };
+        self.header[..INNER_LINK_BYTES].copy_from_slice(&egress.header[..INNER_LINK_BYTES]);
+        self.header[..6].copy_from_slice(&mac.to_be_bytes()[2..]);
+        self.header[12..14].copy_from_slice(&ethertype::IPV4.to_be_bytes());
+        (self.tunnel, self.header_len, self.mtu_bytes) = (place as u8, TUNNELLED, tunnels[place].mtu_bytes);
     }
 
     fn count(&self, cx: &Context<'_>) {
@@ -261,7 +435,10 @@ impl Hop {
 
     /// Finishes a packet: takes one off the TTL and puts the header in front.
     #[inline(always)]
-    fn send(&mut self, packet: &mut Packet) {
+    fn send(&mut self, packet: &mut Packet, tunnels: &mut Tunnels, cx: &Context<'_>) {
+        if self.header_len == TUNNELLED {
+            return self.send_through(packet, &mut tunnels[usize::from(self.tunnel)], cx);
+        }
         let (len, meta) = (usize::from(self.header_len), &mut packet.meta);
         (meta.egress, meta.verdict) = (self.egress, Verdict::Forward);
         self.packets += 1;
@@ -274,6 +451,26 @@ impl Hop {
             18 => self.put::<18>(head),
             _ => self.put::<22>(head),
         }
+    }
+
+    /// The same, with the headers of a tunnel in front of that.
+    #[inline(never)]
+    fn send_through(&mut self, packet: &mut Packet, tunnel: &mut Tunnel, cx: &Context<'_>) {
+        let meta = &mut packet.meta;
+        let (len, frame_len) = (tunnel.len(), INNER_LINK_BYTES + usize::from(meta.ip_len));
+        self.packets += 1;
+        self.bytes += frame_len as u32;
+        let bytes = packet.frame.reframe(meta.l3.into(), len + INNER_LINK_BYTES, meta.ip_len.into());
+        let (head, rest) = bytes.split_at_mut(len);
+        let frame: &mut [u8; SHORTEST] = rest.first_chunk_mut().expect("a plain packet has these bytes");
+        frame[..INNER_LINK_BYTES].copy_from_slice(&self.header[..INNER_LINK_BYTES]);
+        rewrite::decrement_ttl(&mut frame[INNER_LINK_BYTES..], Family::Ipv4);
+        let ip: &[u8; IP_BYTES] = array(frame, INNER_LINK_BYTES);
+        let source_port = vxlan::plain_source_port(ip, cx.tables.settings.key);
+        let ip_len = tunnel.write(head, frame_len, ip[1], source_port);
+        tunnel.seal(&mut packet.frame, ip_len);
+        tunnel.add(ip_len);
+        tunnel.note(meta, ip_len, source_port);
     }
 
     #[inline(always)]
@@ -295,28 +492,30 @@ pub(super) struct Done {
 /// The next hops of a burst's packets.
 pub(super) struct Hops<'a> {
     hops: [Hop; HOPS],
+    tunnels: Tunnels,
     along_sessions: bool,
     cx: &'a Context<'a>,
 }
 
 impl<'a> Hops<'a> {
     pub(super) fn new(along_sessions: bool, cx: &'a Context<'a>) -> Hops<'a> {
-        Hops { hops: [NO_HOP; HOPS], along_sessions, cx }
+        Hops { hops: [NO_HOP; HOPS], tunnels: Tunnels::new(), along_sessions, cx }
     }
 
     /// The next hop, kept at `place`: another may be there.
     #[inline(always)]
-    fn find(&mut self, next: NextHop, place: usize) -> &mut Hop {
+    fn find(&mut self, next: NextHop, place: usize) -> (&mut Hop, &mut Tunnels) {
         let hop = &mut self.hops[place % HOPS];
         if (hop.neighbour, hop.egress) != (next.neighbour, next.interface) {
             hop.count(self.cx);
-            *hop = Hop::find(next, self.along_sessions, self.cx);
+            *hop = Hop::find(next, self.along_sessions, &mut self.tunnels, self.cx);
         }
-        hop
+        (hop, &mut self.tunnels)
     }
 
     pub(super) fn finish(self) {
         self.hops.iter().for_each(|hop| hop.count(self.cx));
+        self.tunnels.iter().for_each(|tunnel| tunnel.count(self.cx));
     }
 }
 
@@ -352,13 +551,13 @@ pub(super) fn send(burst: &mut Burst, routed: &Routed, cx: &Context<'_>) -> Done
             route::apply(packet, vrf, *leaf, cx);
             continue;
         };
-        let hop = hops.find(next, place);
+        let (hop, tunnels) = hops.find(next, place);
         if packet.meta.ip_len > hop.mtu_bytes {
             unsent |= 1 << index;
             (packet.meta.egress, packet.meta.neighbour) = (next.interface, next.neighbour);
             continue;
         }
-        hop.send(packet);
+        hop.send(packet, tunnels, cx);
     }
     hops.finish();
     Done { routed: routed.mask, sent: routed.mask & !unsent }
@@ -382,12 +581,12 @@ pub(super) fn depart(
     };
     let Some((next, place)) = next else { return false };
     let cx = hops.cx;
-    let hop = hops.find(next, place);
+    let (hop, tunnels) = hops.find(next, place);
     if meta.ip_len > hop.mtu_bytes {
         return false;
     }
     rewrite::along(packet, flows, identifications, cx);
-    hop.send(packet);
+    hop.send(packet, tunnels, cx);
     true
 }
 

@@ -8,7 +8,8 @@ use crate::mem::Frame;
 use crate::packet::view::{array_mut, be16, ethertype, protocol};
 use crate::packet::{Family, Meta, Packet, Verdict, checksum, flags};
 use crate::pipeline::icmp_error::{self, add_delta};
-use crate::pipeline::{Context, crossing, proxy};
+use crate::pipeline::{Context, crossing, proxy, vxlan};
+use crate::tables::overlay::NO_OVERLAY;
 use crate::tables::{Interface, NO_INTERFACE};
 use crate::telemetry::add;
 
@@ -69,6 +70,9 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, tal
     let interface = cx.tables.interface(egress);
     rewrite(packet, interface);
     tally.add(egress, usize::from(interface.header_len) + usize::from(packet.meta.ip_len), cx);
+    if interface.overlay != NO_OVERLAY {
+        vxlan::encapsulate(packet, cx);
+    }
 }
 
 #[inline(always)]

@@ -162,6 +162,11 @@ fn follow(
     Err(DropReason::NoRoute)
 }
 
+/// The way to a tunnel end point.
+pub(super) fn towards(tables: &Tables, vrf: u16, addr: IpAddr, hash: u64) -> Result<Route, DropReason> {
+    follow(tables, find(tables, vrf, addr), addr, || hash)
+}
+
 /// The routing part of [`super::decide`].
 pub(super) fn decide(tables: &Tables, question: &Question) -> Result<Route, DropReason> {
     let flow_hash = || {

@@ -21,11 +21,13 @@ use crate::flow::proxy::Said;
 use crate::host::{LinkTarget, OwnBytes, arp, icmp, nd, tcp};
 use crate::mem::{Frame, FramePool};
 use crate::neighbours::{self, NeighbourTable, State, addr_key};
-use crate::packet::view::{be128, ethertype, protocol};
+use crate::packet::view::{array, be128, ethertype, protocol};
 use crate::packet::{DropReason, Family, IcmpError, Ingress, Meta, Packet, Verdict, checksum, flags, hash};
 use crate::pipeline::route::NO_NEIGHBOUR;
-use crate::pipeline::{Context, fragment, write_link_header};
+use crate::pipeline::vxlan::{NoTunnel, Tunnel};
+use crate::pipeline::{Context, fragment, vxlan, write_link_header};
 use crate::ratelimit::{Appointment, Bucket, SourceBuckets};
+use crate::tables::overlay::{NO_OVERLAY, Overlay};
 use crate::tables::{Interface, NO_INTERFACE, Tables};
 use crate::telemetry::add;
 use crate::time::Nanos;
@@ -252,7 +254,10 @@ impl SlowPath {
                     cap,
                     cx.now,
                 ) {
-                    Ok(answer) => self.consumed(packet, answer, cx, pool),
+                    Ok(answer) => {
+                        vxlan::let_in(&packet, cx);
+                        self.consumed(packet, answer, cx, pool);
+                    }
                     Err(reason) => return Err((packet, reason)),
                 }
                 Ok(())
@@ -341,6 +346,7 @@ impl SlowPath {
                 }
                 Err(reason) => return Err((packet, reason)),
             };
+            vxlan::let_in(&packet, cx);
             self.consumed(packet, answer, cx, pool);
             return Ok(());
         }
@@ -390,8 +396,7 @@ impl SlowPath {
                         return Err((packet, DropReason::PacketTooBig));
                     }
                     write_link_header(&mut packet.frame, 0, egress, meta.dst_mac, ethertype::IPV6);
-                    self.count_sent(meta.interface, packet.frame.total_len(), cx);
-                    self.emit.ready.push((packet.frame, meta.interface));
+                    self.put_on_link(packet.frame, meta.interface, cx, pool);
                 } else {
                     self.push_own(packet.frame, meta.vrf);
                 }
@@ -442,10 +447,92 @@ impl SlowPath {
         }
         let Some(mut frame) = pool.take_filled(bytes) else { return false };
         write_link_header(&mut frame, 0, egress, link.mac, link.ethertype);
-        add(&cx.counters.originated, 1);
-        self.count_sent(link.interface, frame.len(), cx);
-        self.emit.ready.push((frame, link.interface));
-        true
+        let sent = self.put_on_link(frame, link.interface, cx, pool);
+        add(&cx.counters.originated, sent);
+        sent > 0
+    }
+
+    /// Sends a frame of the gateway's own, which begins with its link header: into a tunnel, if the link is an overlay.
+    /// Returns how many have left.
+    fn put_on_link(
+        &mut self,
+        mut frame: Frame,
+        interface: u16,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> u64 {
+        let egress = cx.tables.interface(interface);
+        let len = frame.total_len();
+        let Some(overlay) = cx.tables.overlays.get(egress.overlay) else {
+            self.count_sent(interface, len, cx);
+            self.emit.ready.push((frame, interface));
+            return 1;
+        };
+        let mac = u64::from_be_bytes(*array(frame.bytes(), 0)) >> 16;
+        let is_group = mac >> 40 & 1 != 0;
+        match vxlan::remote_of(overlay, mac, cx).filter(|_| !is_group) {
+            Some(remote) => match self.tunnel(egress, overlay, remote, cx, pool) {
+                Some(mut tunnel) => {
+                    tunnel.put(&mut frame, cx);
+                    tunnel.count(cx);
+                    self.count_sent(interface, len, cx);
+                    self.emit.ready.push((frame, tunnel.egress));
+                    1
+                }
+                None => {
+                    pool.put(frame);
+                    0
+                }
+            },
+            // To all, as what goes to a station that nobody knows (RFC 7348 section 4.2): a copy for each.
+            None => {
+                let mut sent = 0;
+                for remote in overlay.remotes() {
+                    sent += u64::from(self.replicate(&frame, (egress, overlay, *remote), cx, pool));
+                }
+                pool.put(frame);
+                sent
+            }
+        }
+    }
+
+    fn replicate(
+        &mut self,
+        frame: &Frame,
+        (egress, overlay, remote): (&Interface, &Overlay, u128),
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> bool {
+        if self.has_budget()
+            && let Some(mut tunnel) = self.tunnel(egress, overlay, remote, cx, pool)
+            && let Some(mut copy) = pool.take_filled(frame.bytes())
+        {
+            self.count_sent(overlay.interface, copy.len(), cx);
+            tunnel.put(&mut copy, cx);
+            tunnel.count(cx);
+            self.emit.ready.push((copy, tunnel.egress));
+            return true;
+        }
+        false
+    }
+
+    /// The way to a remote; if its next hop is not known, that is asked for, and the gateway says it again later.
+    fn tunnel(
+        &mut self,
+        interface: &Interface,
+        overlay: &Overlay,
+        remote: u128,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> Option<Tunnel> {
+        match Tunnel::find(interface, overlay, remote, cx) {
+            Ok(tunnel) => Some(tunnel),
+            Err(NoTunnel::Unresolved { neighbour, .. }) => {
+                self.ask(neighbour, cx, pool);
+                None
+            }
+            Err(NoTunnel::Unknown | NoTunnel::Lost(_)) => None,
+        }
     }
 
     fn count_sent(&self, interface: u16, bytes: usize, cx: &Context<'_>) {
@@ -564,12 +651,31 @@ impl SlowPath {
             return Err((packet, DropReason::NoBuffer));
         }
         let egress = packet.meta.egress;
-        match fragment::cut(&packet, cx.tables.interface(egress), pool) {
+        let interface = cx.tables.interface(egress);
+        let mut tunnel = match interface.overlay {
+            NO_OVERLAY => None,
+            _ => match Tunnel::to_station(interface, packet.meta.dst_mac, cx) {
+                Ok(tunnel) => Some(tunnel),
+                Err(_) => return Err((packet, DropReason::VxlanNoTunnel)),
+            },
+        };
+        let mtu_bytes = tunnel.as_ref().map_or(interface.mtu_bytes, |tunnel| tunnel.mtu_bytes);
+        match fragment::cut(&packet, interface, mtu_bytes, pool) {
             Ok(fragments) => {
                 add(&cx.counters.fragments, fragments.len() as u64 - 1);
-                for frame in fragments {
+                for mut frame in fragments {
                     self.count_sent(egress, frame.total_len(), cx);
-                    self.emit.ready.push((frame, egress));
+                    let by = match &mut tunnel {
+                        None => egress,
+                        Some(tunnel) => {
+                            tunnel.put(&mut frame, cx);
+                            tunnel.egress
+                        }
+                    };
+                    self.emit.ready.push((frame, by));
+                }
+                if let Some(tunnel) = tunnel {
+                    tunnel.count(cx);
                 }
                 pool.put(packet.frame);
                 Ok(())
@@ -595,6 +701,17 @@ impl SlowPath {
             }
         }
         let slot = packet.meta.neighbour;
+        self.ask(slot, cx, pool);
+        match cx.neighbours.word(slot).state() {
+            State::Failed => return Err((packet, DropReason::NeighbourFailed)),
+            State::Idle => return Err((packet, DropReason::NeighbourTableFull)),
+            _ => {}
+        }
+        self.park(packet, slot, cx, pool)
+    }
+
+    /// Asks for a neighbour that nobody has asked for.
+    fn ask(&mut self, slot: u32, cx: &Context<'_>, pool: &mut FramePool) {
         if self.solicitations.len() < MAX_SOLICITATIONS && cx.neighbours.begin(slot, cx.now) {
             self.solicit(slot, 1, None, cx, pool);
             self.solicitations.push(Solicitation {
@@ -604,12 +721,6 @@ impl SlowPath {
                 unicast: None,
             });
         }
-        match cx.neighbours.word(slot).state() {
-            State::Failed => return Err((packet, DropReason::NeighbourFailed)),
-            State::Idle => return Err((packet, DropReason::NeighbourTableFull)),
-            _ => {}
-        }
-        self.park(packet, slot, cx, pool)
     }
 
     /// Queues a packet behind its neighbour; the oldest of a full queue goes (RFC 4861 section 7.2.2).

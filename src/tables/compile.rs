@@ -15,11 +15,12 @@ use prefix_trie::PrefixMap;
 use super::ecmp::Group;
 use super::fib4::Fib4;
 use super::fib6::Fib6;
+use super::overlay::{NO_OVERLAY, Overlay, OverlaySpec, Overlays};
 use super::rib::{Hop, Rib, Target, TargetId};
 use super::*;
 use crate::config::{OnFailure, VirtualService as VirtualServiceConfig};
 use crate::flow::nat::BlockClaims;
-use crate::neighbours::{NeighbourTable, addr_key};
+use crate::neighbours::{NeighbourTable, addr_key, mac_to_u64};
 use crate::packet::hash::Key;
 use crate::packet::view::ethertype;
 use crate::tables::balance::{Backends, Health, VirtualService};
@@ -66,8 +67,10 @@ pub struct PortSpec {
 pub struct InterfaceSpec {
     /// Name.
     pub name: String,
-    /// Its port's name.
-    pub port: String,
+    /// Its port's name; none for the segment of a VNI.
+    pub port: Option<String>,
+    /// The segment it is an end of, instead of a port.
+    pub overlay: Option<OverlaySpec>,
     /// VLAN tags.
     pub tags: Tags,
     /// TPID of the outer tag of a QinQ pair.
@@ -99,6 +102,8 @@ pub struct NeighbourSpec {
     pub address: IpAddr,
     /// Its MAC address.
     pub mac: [u8; 6],
+    /// On an overlay: the tunnel end point it is behind.
+    pub remote: Option<IpAddr>,
 }
 
 /// Why the tables could not be made. The config check finds most of this earlier, with a line number.
@@ -234,6 +239,7 @@ impl Compiler {
             policy: Arc::clone(&policy),
             pairs: Arc::default(),
             backends: Backends::default(),
+            overlays: Arc::default(),
         });
         let mut vrfs = Slots::default();
         // The default VRF is slot 0 for ever.
@@ -337,6 +343,7 @@ impl Compiler {
         }
         let interfaces = self.build_interfaces(&input)?;
         let ports = self.build_ports(&input)?;
+        let overlays = self.build_overlays(&input)?;
         let mut build = Build {
             interfaces: &interfaces,
             neighbours: &self.neighbours,
@@ -372,12 +379,12 @@ impl Compiler {
             }
         };
         let (states, vrfs): (Vec<_>, Vec<_>) = vrfs.into_iter().unzip();
-        self.apply_static_neighbours(&input);
+        self.apply_static_neighbours(&input, &overlays);
         self.states = states;
         // What says the same as before is no change: sessions that followed from it are not asked about it.
         let old = &*self.tables;
         let newer = |same: bool, epoch: u64| if same { epoch } else { generation };
-        let same_interfaces = interfaces == old.interfaces && ports == old.ports;
+        let same_interfaces = interfaces == old.interfaces && ports == old.ports && overlays == *old.overlays;
         let (policy, pairs) = self.pairs_after(&input.policy, generation);
         let (backends, backends_epoch) = self.backends_after(&input.policy, generation);
         let old = &*self.tables;
@@ -400,6 +407,7 @@ impl Compiler {
             policy: Arc::clone(&input.policy),
             pairs,
             backends,
+            overlays: Arc::new(overlays),
         });
         // No worker uses tables before these any more: the caller has waited for that.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -498,6 +506,7 @@ impl Compiler {
             policy: Arc::clone(&tables.policy),
             pairs: Arc::clone(&tables.pairs),
             backends: tables.backends.clone(),
+            overlays: Arc::clone(&tables.overlays),
         });
         Ok(Retired(retired))
     }
@@ -580,6 +589,7 @@ impl Compiler {
             policy: Arc::clone(&policy),
             pairs,
             backends,
+            overlays: Arc::clone(&tables.overlays),
         });
         // As in `compile`: addresses of the policy still in use stay known.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -632,12 +642,20 @@ impl Compiler {
             policy: Arc::clone(&tables.policy),
             pairs: Arc::clone(&tables.pairs),
             backends: tables.backends.clone(),
+            overlays: Arc::clone(&tables.overlays),
         });
         self.input = input;
         Ok(Retired(retired))
     }
 
-    fn apply_static_neighbours(&self, input: &Input) {
+    fn apply_static_neighbours(&self, input: &Input, overlays: &Overlays) {
+        let remotes = overlays.all().iter().flat_map(|overlay| overlay.remotes().iter().copied());
+        let mut remotes: Vec<u128> = remotes.collect();
+        remotes.extend(input.neighbours.iter().filter_map(|neighbour| neighbour.remote.map(addr_key)));
+        remotes.sort_unstable();
+        remotes.dedup();
+        // The config check has bounded them to what the table has room for.
+        self.neighbours.vteps.pin(&remotes, Nanos(0));
         let find = |neighbour: &NeighbourSpec| {
             let interface = self.interfaces.get(&neighbour.interface)?;
             self.neighbours.find(interface, addr_key(neighbour.address))
@@ -649,9 +667,21 @@ impl Compiler {
                 self.neighbours.forget(slot, Nanos(0));
             }
         }
+        let station = |neighbour: &NeighbourSpec| {
+            Some((self.interfaces.get(&neighbour.interface)?, mac_to_u64(neighbour.mac)))
+        };
+        for (segment, mac) in
+            self.input.neighbours.iter().filter(|old| old.remote.is_some()).filter_map(station)
+        {
+            self.neighbours.macs.forget(segment, mac);
+        }
         for new in &input.neighbours {
             if let Some(slot) = find(new) {
                 self.neighbours.set_permanent(slot, new.mac, Nanos(0));
+            }
+            let remote = new.remote.and_then(|remote| self.neighbours.vteps.find(addr_key(remote)));
+            if let (Some(remote), Some((segment, mac))) = (remote, station(new)) {
+                self.neighbours.macs.set_permanent(segment, mac, remote);
             }
         }
     }
@@ -659,15 +689,45 @@ impl Compiler {
     fn build_interfaces(&self, input: &Input) -> Result<Arc<[Interface]>, CompileError> {
         let mut interfaces: Vec<Interface> =
             (0..self.interfaces.len() as u16).map(|slot| tombstone(self.interfaces.name(slot))).collect();
+        let port_is_up = |spec: &InterfaceSpec| {
+            input.ports.iter().any(|port| Some(&port.name) == spec.port.as_ref() && port.members_up != 0)
+        };
+        let mut overlays = 0..NO_OVERLAY;
         for spec in &input.interfaces {
             let unknown = |what, name: &str| CompileError::Unknown { what, name: name.to_owned() };
             let slot = self.interfaces.get(&spec.name).ok_or_else(|| unknown("interface", &spec.name))?;
-            let port = self.ports.get(&spec.port).ok_or_else(|| unknown("port", &spec.port))?;
             let vrf = self.vrfs.get(&spec.vrf).ok_or_else(|| unknown("VRF", &spec.vrf))?;
-            let up = input.ports.iter().any(|port| port.name == spec.port && port.members_up != 0);
-            interfaces[usize::from(slot)] = interface(spec, port, vrf, up);
+            interfaces[usize::from(slot)] = match (&spec.overlay, &spec.port) {
+                (Some(overlay), _) => {
+                    // Some link that tunnels may go by. Which does is a matter of routes.
+                    let up = input.interfaces.iter().any(|other| {
+                        other.overlay.is_none() && other.vrf == overlay.underlay_vrf && port_is_up(other)
+                    });
+                    let number = overlays.next().unwrap_or(NO_OVERLAY);
+                    interface(spec, (NO_PORT, number), vrf, up)
+                }
+                (None, port) => {
+                    let name = port.as_deref().unwrap_or_default();
+                    let port = self.ports.get(name).ok_or_else(|| unknown("port", name))?;
+                    interface(spec, (port, NO_OVERLAY), vrf, port_is_up(spec))
+                }
+            };
         }
         Ok(interfaces.into())
+    }
+
+    /// In the order of their interfaces, as [`Compiler::build_interfaces`] numbers them.
+    fn build_overlays(&self, input: &Input) -> Result<Overlays, CompileError> {
+        let mut all = Vec::new();
+        for spec in &input.interfaces {
+            let Some(overlay) = &spec.overlay else { continue };
+            let unknown = |what, name: &str| CompileError::Unknown { what, name: name.to_owned() };
+            let slot = self.interfaces.get(&spec.name).ok_or_else(|| unknown("interface", &spec.name))?;
+            let vrf = &overlay.underlay_vrf;
+            let vrf = self.vrfs.get(vrf).ok_or_else(|| unknown("VRF", vrf))?;
+            all.push(Overlay::new(overlay, slot, vrf));
+        }
+        Ok(Overlays::new(all))
     }
 
     fn build_ports(&self, input: &Input) -> Result<Arc<[PortTable]>, CompileError> {
@@ -682,10 +742,8 @@ impl Compiler {
             }
         }
         for spec in &input.interfaces {
-            let (Some(interface), Some(port)) = (self.interfaces.get(&spec.name), self.ports.get(&spec.port))
-            else {
-                continue;
-            };
+            let port = spec.port.as_ref().and_then(|port| self.ports.get(port));
+            let (Some(interface), Some(port)) = (self.interfaces.get(&spec.name), port) else { continue };
             let port = &mut ports[usize::from(port)];
             match spec.tags {
                 Tags { outer: 0, .. } => port.untagged = interface,
@@ -715,6 +773,7 @@ fn tombstone(name: &str) -> Interface {
         mtu_bytes: 0,
         vrf: 0,
         port: 0,
+        overlay: NO_OVERLAY,
         source_check: SourceCheck::Off,
         clamp_mss: false,
         zone: 0,
@@ -729,7 +788,7 @@ fn tombstone(name: &str) -> Interface {
     }
 }
 
-fn interface(spec: &InterfaceSpec, port: u16, vrf: u16, up: bool) -> Interface {
+fn interface(spec: &InterfaceSpec, (port, overlay): (u16, u16), vrf: u16, up: bool) -> Interface {
     let mut header = [0; MAX_LINK_HEADER];
     header[6..12].copy_from_slice(&spec.mac);
     let mut len = 12;
@@ -760,13 +819,14 @@ fn interface(spec: &InterfaceSpec, port: u16, vrf: u16, up: bool) -> Interface {
         link_local = Some(eui64_link_local(spec.mac));
     }
     Interface {
-        mac: crate::neighbours::mac_to_u64(spec.mac),
+        mac: mac_to_u64(spec.mac),
         header,
         header_len: len as u8 + 2,
         up,
         mtu_bytes: spec.mtu_bytes,
         vrf,
         port,
+        overlay,
         source_check: spec.source_check,
         clamp_mss: spec.clamp_mss,
         zone: spec.zone,

@@ -1,11 +1,13 @@
 //! From what was typed ([`Config`]) to what it means for the tables ([`Input`] and [`Rib`]).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::{self, Config, RouteTarget, RouterAdvertisements, Vlan};
 use crate::packet::Tags;
 use crate::packet::hash::Key;
 use crate::tables::compile::{CompileError, Compiler, Input, InterfaceSpec, NeighbourSpec, PortSpec};
+use crate::tables::overlay::OverlaySpec;
 use crate::tables::policy::{self, NO_ZONE};
 use crate::tables::rib::{Hop, Rib, Target};
 use crate::tables::{Advertisements, Lag, Settings, SourceCheck};
@@ -44,11 +46,13 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
         members_up: facts.members_up,
     });
     let interfaces = config.interfaces.iter().zip(zones).map(|(interface, zone)| {
-        let port = config.ports.iter().position(|port| port.name == interface.port);
+        let around = interface.port_around(&config.interfaces);
+        let port = config.ports.iter().position(|port| Some(&port.name) == around);
         let own_mac = port.and_then(|port| facts.get(port)).map_or([0; 6], |facts| facts.mac);
         InterfaceSpec {
             name: interface.name.to_string(),
-            port: interface.port.to_string(),
+            port: interface.port.as_ref().map(ToString::to_string),
+            overlay: overlay(interface),
             tags: match interface.vlan {
                 None => Tags::default(),
                 Some(Vlan::Single(vlan)) => Tags { outer: vlan.get(), inner: 0 },
@@ -57,7 +61,7 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
             outer_tpid: interface.tpid.unwrap_or_default().ethertype(),
             vrf: interface.vrf.to_string(),
             addresses: interface.addresses.iter().map(|a| (a.address(), a.net().prefix_len())).collect(),
-            mtu_bytes: interface.mtu.bytes(),
+            mtu_bytes: interface.mtu(&config.interfaces).bytes(),
             mac: interface.mac.map_or(own_mac, config::Mac::bytes),
             source_check: match interface.source_check {
                 config::SourceCheck::Off => SourceCheck::Off,
@@ -78,6 +82,7 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
         interface: neighbour.interface.to_string(),
         address: neighbour.address,
         mac: neighbour.mac.bytes(),
+        remote: remote_of(config, neighbour),
     });
     Ok(Input {
         settings: settings(config),
@@ -87,6 +92,33 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
         neighbours: neighbours.collect(),
         policy,
     })
+}
+
+/// The segment that an interface with a VNI is an end of.
+fn overlay(interface: &config::Interface) -> Option<OverlaySpec> {
+    let (vni, vtep) = (interface.vni?, interface.vtep?);
+    Some(OverlaySpec {
+        vni: vni.get(),
+        vtep,
+        remotes: interface.remotes.clone(),
+        accept_from: interface.accept_from.iter().map(|prefix| prefix.net()).collect(),
+        underlay_vrf: interface.underlay().to_string(),
+        udp_port: interface.udp_port.map_or(config::Interface::VXLAN_PORT, |port| port.get() as u16),
+        dscp: match interface.dscp.unwrap_or_default() {
+            config::OuterDscp::Copy => None,
+            config::OuterDscp::Fixed(dscp) => Some(dscp.get() as u8),
+        },
+        ttl: interface.ttl.map_or(OverlaySpec::DEFAULT_TTL, |ttl| ttl.get() as u8),
+        learning: interface.learning.unwrap_or(true),
+        udp_checksum: interface.udp_checksum.unwrap_or(false),
+    })
+}
+
+/// The tunnel end point that a static neighbour is behind: the only one, if none is named.
+pub fn remote_of(config: &Config, neighbour: &config::Neighbour) -> Option<IpAddr> {
+    let interface = config.interfaces.iter().find(|interface| interface.name == neighbour.interface)?;
+    interface.vni?;
+    neighbour.remote.or_else(|| interface.remotes.first().copied())
 }
 
 /// The key of whatever nodes and runs must agree on.

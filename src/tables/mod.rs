@@ -15,6 +15,7 @@ mod fib_tree;
 #[cfg(test)]
 mod fib_twin;
 pub mod meaning;
+pub mod overlay;
 pub mod policy;
 pub mod rib;
 mod slots;
@@ -60,6 +61,8 @@ pub struct Tables {
     pub pairs: Arc<policy::PairEpochs>,
     /// How much each backend of a service takes at present.
     pub backends: balance::Backends,
+    /// VXLAN segments.
+    pub overlays: Arc<overlay::Overlays>,
 }
 
 /// Generation in which each part of the tables was made.
@@ -187,7 +190,10 @@ pub enum SourceCheck {
 /// Longest L2 header: two MAC addresses, two tags, the EtherType.
 pub const MAX_LINK_HEADER: usize = 22;
 
-/// A logical L3 end: an untagged port, a VLAN or a QinQ pair. What the packet path reads is one line.
+/// No port: what leaves by such an interface is put into a tunnel first.
+pub const NO_PORT: u16 = u16::MAX;
+
+/// A logical L3 end: an untagged port, a VLAN, a QinQ pair or the segment of a VNI. What the packet path reads is one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Interface {
@@ -203,8 +209,10 @@ pub struct Interface {
     pub mtu_bytes: u16,
     /// VRF slot.
     pub vrf: u16,
-    /// Port slot.
+    /// Port slot; [`NO_PORT`] for the segment of a VNI.
     pub port: u16,
+    /// Number of its overlay, or [`overlay::NO_OVERLAY`].
+    pub overlay: u16,
     /// Anti-spoofing.
     pub source_check: SourceCheck,
     /// Lowers the MSS of TCP connections to what `mtu_bytes` carries.

@@ -44,7 +44,9 @@ impl Engine {
         node: &Node,
         queues: &mut [Queue],
     ) {
-        let table = &tables.ports[usize::from(port)];
+        let Some(table) = tables.ports.get(usize::from(port)) else {
+            unreachable!("what leaves by an overlay is in a tunnel, and leaves by its egress");
+        };
         let member = match table.lag {
             Lag::None => 0,
             Lag::ActiveBackup => (table.members_up.trailing_zeros() % MAX_MEMBERS as u32) as u8,

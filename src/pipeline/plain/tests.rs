@@ -83,6 +83,40 @@ vlan = [200, 10]
 mac = "02:00:00:00:00:02"
 addresses = ["10.0.6.1/24"]
 mtu = 600
+[[interface]]
+name = "overlay"
+vni = 77
+vtep = "10.0.1.1"
+remotes = ["10.0.1.10", "10.0.5.2"]
+mac = "02:00:00:00:00:01"
+addresses = ["10.0.10.1/24"]
+[[interface]]
+name = "overlay-red"
+vni = 78
+vtep = "10.0.2.1"
+remotes = ["10.0.2.10"]
+vrf = "red"
+mac = "02:00:00:00:00:01"
+addresses = ["10.0.11.1/24"]
+[[interface]]
+name = "overlay-blue"
+vni = 79
+vtep = "10.0.1.1"
+remotes = ["10.0.1.10"]
+vrf = "blue"
+zone = "inside"
+mac = "02:00:00:00:00:01"
+addresses = ["10.0.12.1/24"]
+[[neighbour]]
+interface = "overlay"
+address = "10.0.10.2"
+mac = "02:00:00:00:02:10"
+remote = "10.0.5.2"
+[[neighbour]]
+interface = "overlay"
+address = "10.0.10.3"
+mac = "02:00:00:00:02:11"
+remote = "10.0.1.10"
 [[neighbour]]
 interface = "wan"
 address = "10.0.5.2"
@@ -122,6 +156,9 @@ via = ["10.0.5.9"]
 prefix = "100.64.1.0/24"
 blackhole = true
 [[route]]
+prefix = "100.64.3.0/24"
+via = ["10.0.10.2"]
+[[route]]
 prefix = "100.64.2.0/24"
 via = ["10.0.9.2@blue"]
 [[route]]
@@ -148,6 +185,8 @@ pool = ["198.51.100.1"]
 /// One frame: a right one of some kind, and bytes written over it.
 #[derive(Clone, Debug)]
 struct Sent {
+    /// In a tunnel to this end point, with this VNI, ECN field and UDP checksum.
+    tunnel: Option<([u8; 4], u32, u8, u16)>,
     tags: Vec<u16>,
     src: [u8; 4],
     dst: [u8; 4],
@@ -191,6 +230,8 @@ fn sent() -> impl Strategy<Value = Sent> {
         1 => Just([100, 64, 0]),
         1 => Just([100, 64, 1]),
         1 => Just([100, 64, 2]),
+        3 => Just([100, 64, 3]),
+        1 => Just([10, 0, 10]),
         1 => Just([10, 0, 5]),
         1 => Just([10, 0, 1]),
         1 => Just([224, 0, 0]),
@@ -214,18 +255,25 @@ fn sent() -> impl Strategy<Value = Sent> {
     ];
     let ttl = prop_oneof![8 => Just(64), 1 => 0..4u8];
     let rare = || prop::bool::weighted(0.05);
+    let vtep = prop_oneof![8 => Just([10, 0, 1, 1]), 4 => Just([10, 0, 2, 1]), 1 => Just([10, 0, 9, 1])];
+    let vni = prop_oneof![4 => Just(77), 3 => Just(78), 3 => Just(79), 1 => Just(80)];
+    let tunnel =
+        (vtep, vni, prop_oneof![8 => Just(0u8), 1 => 0..4u8], prop_oneof![8 => Just(0u16), 1 => Just(7)]);
     (
+        prop::option::weighted(0.4, tunnel),
         (tags, src, dst, ttl, fragment, protocol),
         (payload, 0..20usize, rare(), rare()),
         (over, prop::option::weighted(0.05, 0..70usize), prop::option::weighted(0.05, 60..200usize)),
     )
         .prop_map(
             |(
+                tunnel,
                 (tags, src, dst, ttl, flags_and_offset, protocol),
                 (payload, padding, options, wrong_checksum),
                 (over, cut, segment),
             )| {
                 Sent {
+                    tunnel,
                     tags,
                     src,
                     dst,
@@ -244,7 +292,32 @@ fn sent() -> impl Strategy<Value = Sent> {
         )
 }
 
+/// A whole frame, in a tunnel if it is to be in one: bytes written over it lie in the tunnel.
 fn frame(sent: &Sent) -> Vec<u8> {
+    let Some((vtep, vni, ecn, sum)) = sent.tunnel else { return bare_frame(sent) };
+    let inside = Sent { tunnel: None, tags: vec![], ..sent.clone() };
+    let mut payload = vec![8, 0, 0, 0];
+    payload.extend((vni << 8).to_be_bytes());
+    payload.extend(bare_frame(&inside));
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 10], [2, 0, 0, 0, 0, 1]);
+    let src = [vtep[0], vtep[1], vtep[2], 10];
+    let vid = |tag: u16| tag.try_into().expect("a VLAN ID");
+    let ip = match sent.tags[..] {
+        [] => ethernet.ipv4(src, vtep, sent.ttl),
+        [first, ..] => ethernet.single_vlan(vid(first)).ipv4(src, vtep, sent.ttl),
+    };
+    let mut bytes = Vec::new();
+    ip.udp(50000, 4789).write(&mut bytes, &payload).expect("a vector takes everything");
+    let l3 = if sent.tags.is_empty() { 14 } else { 18 };
+    bytes[l3 + 1] |= ecn;
+    bytes[l3 + 10..l3 + 12].fill(0);
+    let header = checksum::of(&bytes[l3..l3 + 20]);
+    bytes[l3 + 10..l3 + 12].copy_from_slice(&header.to_be_bytes());
+    bytes[l3 + 26..l3 + 28].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+fn bare_frame(sent: &Sent) -> Vec<u8> {
     let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 10], [2, 0, 0, 0, 0, 1]);
     let vid = |tag: u16| tag.try_into().expect("a VLAN ID");
     let ip = match sent.tags[..] {
@@ -397,6 +470,7 @@ proptest! {
 /// A datagram of no peculiarity.
 fn usual() -> Sent {
     Sent {
+        tunnel: None,
         tags: vec![],
         src: [10, 0, 1, 10],
         dst: [203, 0, 113, 9],
@@ -419,10 +493,13 @@ fn usual_packets_are_plain() {
     let usual = usual();
     let tagged = Sent { tags: vec![100], ..usual.clone() };
     let connected = Sent { dst: [10, 0, 5, 3], ..usual.clone() };
+    let into = Sent { dst: [100, 64, 3, 9], ..usual.clone() };
+    let out_of = Sent { tunnel: Some(([10, 0, 1, 1], 77, 0, 0)), ..usual.clone() };
+    let through = Sent { tags: vec![100], tunnel: Some(([10, 0, 2, 1], 78, 0, 0)), ..usual.clone() };
     let mut gateway = Gateway::new();
     let tables = gateway.node.tables.load_full();
     let mut burst = Burst::new();
-    for sent in [&usual, &tagged, &connected] {
+    for sent in [&usual, &tagged, &connected, &into, &out_of, &through] {
         let frame = gateway.pool.take_filled(&frame(sent)).expect("a free frame");
         burst.push(Packet { frame, meta: Meta::FRESH });
     }
@@ -430,9 +507,10 @@ fn usual_packets_are_plain() {
     let mut routed = super::Routed::default();
     let mut lookups = flow::Lookups::default();
     let plain = super::look(&mut burst, 0, &cx, &gateway.flows, &mut routed, &mut lookups);
-    assert_eq!(plain.all, 0b111);
-    assert_eq!(super::send(&mut burst, &routed, &cx).sent, 0b111);
-    assert!(burst.iter().all(|packet| packet.meta.verdict == Verdict::Forward));
+    assert_eq!(plain.all, 0b11_1111);
+    // The last is of another VRF.
+    assert_eq!(super::send(&mut burst, &routed, &cx).sent, 0b1_1111);
+    assert!(burst[..5].iter().all(|packet| packet.meta.verdict == Verdict::Forward));
     burst.drain(..).for_each(|packet| gateway.pool.put(packet.frame));
 }
 
