@@ -16,6 +16,8 @@ mod pressure;
 mod services;
 #[path = "e2e/sessions.rs"]
 mod sessions;
+#[path = "e2e/vxlan.rs"]
+mod vxlan;
 
 use std::fs;
 use std::path::Path;

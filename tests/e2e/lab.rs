@@ -17,6 +17,8 @@ pub struct Lab {
     prefix: String,
     dir: tempfile::TempDir,
     servers: AtomicU32,
+    /// Hosts of this test beside those of `scripts/lab`.
+    more: Mutex<Vec<String>>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -41,6 +43,7 @@ impl Lab {
             prefix: format!("sgt{}x{number}-", std::process::id()),
             dir: tempfile::tempdir().expect("a directory for the test's files"),
             servers: AtomicU32::new(0),
+            more: Mutex::new(Vec::new()),
             _alone: alone,
         };
         let output = lab.script("up").args(options).output().expect("scripts/lab runs");
@@ -109,6 +112,20 @@ impl Lab {
         );
     }
 
+    /// One more host, with nothing but a loopback.
+    pub fn add_host(&self, host: &str) {
+        let namespace = format!("{}{host}", self.prefix);
+        let made = Command::new("ip").args(["netns", "add", &namespace]).status();
+        assert!(made.expect("ip runs").success(), "ip netns add {namespace}");
+        self.more.lock().expect("nobody panics with it").push(namespace);
+        self.must(host, "ip link set lo up");
+    }
+
+    /// Gives a device of one host to another.
+    pub fn hand(&self, device: &str, from: &str, to: &str) {
+        self.must(from, &format!("ip link set {device} netns {}{to}", self.prefix));
+    }
+
     /// Plugs a new device of `gw` into the switch of the uplink.
     pub fn plug_in(&self, device: &str) {
         self.must("gw", &format!("ip link set {device} netns {}sw", self.prefix));
@@ -141,6 +158,10 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        let more = self.more.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for namespace in more {
+            let _ = Command::new("ip").args(["netns", "del", namespace]).status();
+        }
         match self.script("down").output() {
             Ok(output) if output.status.success() => {}
             Ok(output) => eprintln!("scripts/lab down: {}", text(&output)),
