@@ -183,9 +183,10 @@ impl VtepTable {
         all
     }
 
-    /// A router on the way to `addr` takes no IP packets longer than `mtu_bytes`.
+    /// A router on the way to `addr` takes no IP packets longer than `mtu_bytes`. Of several the least counts.
     pub fn note_path_mtu(&self, addr: u128, mtu_bytes: u16, now: Nanos) {
         let Some(remote) = self.find(addr) else { return };
+        let mtu_bytes = mtu_bytes.min(self.path_mtu(addr, now));
         let until = now.as_secs() + PATH_MTU_SECONDS;
         let word = u64::from(mtu_bytes) << 48 | until & 0xffff_ffff;
         self.places[remote.index()].path_mtu.store(word, Ordering::Relaxed);
@@ -260,6 +261,7 @@ mod tests {
         let table = VtepTable::new(Key::default());
         table.find_or_insert(v4_key(1), at(1));
         table.note_path_mtu(v4_key(1), 1400, at(1));
+        table.note_path_mtu(v4_key(1), 1450, at(1));
         assert_eq!(table.path_mtu(v4_key(1), at(600)), 1400);
         assert_eq!(table.path_mtu(v4_key(1), at(601)), u16::MAX);
         assert_eq!(table.path_mtu(v4_key(2), at(1)), u16::MAX);

@@ -271,7 +271,13 @@ pub(super) fn look(
             continue;
         }
         let mut from = &entrance;
-        if entrance.has_tunnels && may_be_tunnelled(packet, cx) {
+        if entrance.has_tunnels && packet.meta.protocol == protocol::ICMP {
+            if cx.tables.overlays.is_vtep(entrance.vrf, v4_key(packet.meta.dst_v4)) {
+                // It may be about a tunnel.
+                packet.meta = Meta::FRESH;
+                continue;
+            }
+        } else if entrance.has_tunnels && may_be_tunnelled(packet, cx) {
             let is_end =
                 cx.tables.overlays.is_end(entrance.vrf, v4_key(packet.meta.dst_v4), packet.meta.dst_port);
             if is_end {

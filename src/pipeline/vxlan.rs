@@ -41,11 +41,62 @@ const ECN_MASK: u8 = 3;
 #[inline(always)]
 pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, received: &mut link::Tally) -> Option<u8> {
     let meta = &packet.meta;
-    let is_candidate = meta.verdict == Verdict::Continue
-        && meta.protocol == protocol::UDP
-        && !meta.has(flags::OWN)
-        && cx.tables.overlays.has_port(meta.dst_port);
-    if is_candidate { out_of_tunnel(packet, cx, received) } else { None }
+    if meta.verdict != Verdict::Continue || meta.has(flags::OWN) || !cx.tables.overlays.end_in(meta.vrf) {
+        return None;
+    }
+    match meta.protocol {
+        protocol::UDP if cx.tables.overlays.has_port(meta.dst_port) => out_of_tunnel(packet, cx, received),
+        protocol::ICMP | protocol::ICMPV6 if is_too_big(packet, cx).is_some() => {
+            packet.meta.verdict = Verdict::Answered;
+            None
+        }
+        _ => None,
+    }
+}
+
+/// A router in the underlay says that a packet of ours was too long for it: the way to that remote takes less for a
+/// while (RFC 1191 section 3, RFC 8201 section 4). `None`: it is none of that.
+#[cold]
+fn is_too_big(packet: &Packet, cx: &Context<'_>) -> Option<()> {
+    /// What every IPv4 host takes in (RFC 791 section 3.1): below it somebody means harm.
+    const LEAST_V4: u16 = 576;
+    const LEAST_V6: u16 = 1280;
+    const TOO_BIG_V4: [u8; 2] = [3, 4];
+    const TOO_BIG_V6: [u8; 2] = [2, 0];
+    let meta = &packet.meta;
+    let l3 = packet.frame.bytes().get(usize::from(meta.l3)..)?;
+    let header_len = usize::from(meta.l4 - meta.l3);
+    let len = usize::from(meta.ip_len) - header_len;
+    let message = l3.get(header_len..).map(|rest| &rest[..rest.len().min(len)])?;
+    if meta.has(flags::FRAGMENT) {
+        return None;
+    }
+    let quoted = message.get(8..)?;
+    let (dst, mtu_bytes, quoted_src, quoted_dst, upper, udp) = match meta.family {
+        Family::Ipv4 if message[..2] == TOO_BIG_V4 && quoted.len() >= 28 && quoted[0] == 0x45 => {
+            let (src, dst) = (v4_key(be32(quoted, 12)), v4_key(be32(quoted, 16)));
+            (v4_key(meta.dst_v4), be16(message, 6).max(LEAST_V4), src, dst, quoted[9], &quoted[20..28])
+        }
+        Family::Ipv6 if message[..2] == TOO_BIG_V6 && quoted.len() >= 48 => {
+            let mtu_bytes = u16::try_from(be32(message, 4)).unwrap_or(u16::MAX).max(LEAST_V6);
+            (be128(l3, 24), mtu_bytes, be128(quoted, 8), be128(quoted, 24), quoted[6], &quoted[40..48])
+        }
+        _ => return None,
+    };
+    let is_ours = upper == protocol::UDP
+        && quoted_src == dst
+        && be16(udp, 0) >= FIRST_SOURCE_PORT
+        && cx.tables.overlays.is_tunnel(meta.vrf, dst, be16(udp, 2), quoted_dst);
+    let pseudo = match meta.family {
+        Family::Ipv4 => 0,
+        _ => checksum::pseudo_v6(array(l3, 8), array(l3, 24), protocol::ICMPV6, len),
+    };
+    let sum = checksum::add_chain(&packet.frame, usize::from(meta.l4), len);
+    if !is_ours || checksum::fold(sum + pseudo) != 0xffff {
+        return None;
+    }
+    cx.neighbours.vteps.note_path_mtu(quoted_dst, mtu_bytes, cx.now);
+    Some(())
 }
 
 #[inline(never)]

@@ -156,6 +156,21 @@ impl Overlays {
         self.ends.binary_search(&(vrf, addr, port)).is_ok()
     }
 
+    /// True if tunnels end at this address.
+    pub fn is_vtep(&self, vrf: u16, addr: u128) -> bool {
+        self.ends.iter().any(|(end_vrf, end, _)| (*end_vrf, *end) == (vrf, addr))
+    }
+
+    /// True if one of the segments has tunnels between these ends.
+    pub fn is_tunnel(&self, vrf: u16, vtep: u128, port: u16, remote: u128) -> bool {
+        self.is_end(vrf, vtep, port)
+            && self.all.iter().any(|overlay| {
+                let spec = &overlay.spec;
+                (overlay.underlay_vrf, addr_key(spec.vtep), spec.udp_port) == (vrf, vtep, port)
+                    && overlay.permits(remote)
+            })
+    }
+
     /// The segment of a VNI that ends there.
     pub fn find(&self, vrf: u16, addr: u128, port: u16, vni: u32) -> Option<&Overlay> {
         let number = self.by_vni.get(&((vrf, addr, port), vni))?;

@@ -409,6 +409,35 @@ for ip_ in (rebuilt(v4(T4, H4) / udp(8000)), rebuilt(v6(T6, H6) / udp(8000))):
     c.through("wan", from_server(arriving(from_station(ip_))), "lan", to_host(hop(ip_)))
     c.through("wan", from_server(arriving(from_station(ip_), checksum=True)), "lan", to_host(hop(ip_)))
 
+def too_big(sent, mtu, src=S4B, dst=W4):
+    """What a router of the underlay says of an outer packet."""
+    if ":" in src:
+        return IPv6(src=src, dst=dst, hlim=60) / ICMPv6PacketTooBig(mtu=mtu) / Raw(bytes(sent)[:1232])
+    return IP(src=src, dst=dst, ttl=60) / ICMP(type=3, code=4, nexthopmtu=mtu) / Raw(bytes(sent)[:548])
+
+
+for name, blue, ends, router, over in (("v4", overlay(), (W4, S4), (S4B, W4), 50), ("v6", UNDER6, (W6, S6), (S6B, W6), 70)):
+    c = Case(f"vxlan-path-mtu-{name}", "A router in the underlay takes less: what does not fit is told so for ten minutes; who quotes no tunnel of ours changes nothing.",
+             "scapy script: RFC 1191 section 3, RFC 8201 section 4", net(blue=blue))
+    full = rebuilt(v4(dst=T4, flags="DF") / udp(1500 - over - 28))
+    sent = tunnel(to_station(hop(full)), *ends)
+    c.through("lan", from_host(full), "wan", to_server(sent))
+    for forged in (tunnel(to_station(hop(full)), ends[0], router[0]), tunnel(to_station(hop(full)), *ends, port=4790), tunnel(to_station(hop(full)), *ends, sport=1000)):
+        c.rx("wan", from_server(too_big(forged, 1400, *router)), punt=True)
+    bad = bytearray(bytes(too_big(sent, 1400, *router)))
+    bad[-1] ^= 1
+    c.rx("wan", from_server(bytes(bad)), drop="icmp-invalid")
+    c.through("lan", from_host(full), "wan", to_server(sent))
+    c.rx("wan", from_server(too_big(sent, 1400, *router)), punt=True)
+    c.error("lan", from_host(full), "fragmentation-needed", to_host(icmp4(L4, H4, 3, 4, full, mtu=1400 - over)))
+    less = rebuilt(v4(dst=T4, flags="DF") / udp(1400 - over - 28))
+    c.through("lan", from_host(less), "wan", to_server(tunnel(to_station(hop(less)), *ends)))
+    # As little as somebody may make us believe.
+    c.rx("wan", from_server(too_big(sent, 68, *router)), punt=True)
+    least = (576 if name == "v4" else 1280) - over
+    c.error("lan", from_host(less), "fragmentation-needed", to_host(icmp4(L4, H4, 3, 4, less, mtu=least)))
+    c.at(610_000).through("lan", from_host(full), "wan", to_server(sent))
+
 # -- sessions ----------------------------------------------------------------------------------------------
 ZONED = zoned(overlay(zone="segment", addresses=["10.9.0.1/24", "2001:db8:9::1/64"]), STATIONS,
               rule("in", "allow", "inside", "segment"), rule("net", "allow", "segment", "outside"),
@@ -436,6 +465,9 @@ def told(case):
     outer = rebuilt(v4(S4, W4) / UDP(sport=1, dport=5000) / payload(8))
     case.rx("wan", from_server(outer), drop="firewall-deny")
     case.rx("wan", from_server(arriving(from_station(ask), S4C)), drop="vxlan-unknown-remote")
+    sent = tunnel(to_station(rebuilt(v4(dst=T4) / udp())))
+    case.rx("wan", from_server(too_big(sent, 1400)), punt=True)
+    case.rx("wan", from_server(too_big(tunnel(to_station(ask), dst=S4C), 1400)), drop="icmp-error-no-session")
 
 
 story("vxlan-sessions", "The segment has a zone of its own: sessions into it, none out of it without a rule; the zone of the wan is not asked for the tunnel.",
