@@ -248,6 +248,47 @@ def devices():
     }
 
 
+def overlays():
+    """Frames in VXLAN, whole and spoiled; packets into tunnels; stations that are asked for and that move."""
+    remote, other, stranger, vtep = (10, 0, 1, 10), (10, 0, 2, 2), (10, 0, 1, 77), (10, 0, 1, 1)
+    station, ours, inside = (10, 9, 0, 10), (10, 9, 0, 1), v4((10, 9, 0, 10), FAR, payload=UDP)
+
+    def vxlan(inner, vni=5, flags=8, checksum=0):
+        return word(50000) + word(4789) + word(16 + len(inner)) + word(checksum) + bytes([flags, 0, 0, 0]) + word(vni << 8, 4) + inner
+
+    def over4(inner, src=remote, tos=0, **more):
+        ip = bytearray(v4(src, vtep, 17, vxlan(inner, **more)))
+        ip[1] = tos
+        return record(ether(0x0800, bytes(ip)))
+
+    over6 = lambda inner, host=0x10: record(ether(0x86DD, v6(a6(1, host), a6(1, 1), 17, vxlan(inner, 6))))
+    plain = ether(0x0800, inside)
+    ask = lambda address, own: ether(0x0806, arp(1, HOST, address, bytes(6), own), ALL)
+    solicited = ether(0x86DD, v6(a6(8, 10), SOLICITED, 58, NS[:8] + a6(8, 1) + NS[24:], 255), bytes.fromhex("3333ff000001"))
+    return {
+        "out": (0, [over4(plain), over4(ether(0x86DD, v6(a6(9, 10), a6(0xFF, 9), payload=UDP))), over6(ether(0x0800, v4((10, 8, 0, 10), FAR, payload=UDP)))]),
+        "invalid": (0, [over4(plain, flags=0)]),
+        "checksum": (0, [over4(plain, checksum=1)]),
+        "unknown-vni": (0, [over4(plain, vni=99)]),
+        "unknown-remote": (0, [over4(plain, src=stranger)]),
+        "inner-tag": (0, [over4(ether(0x0800, inside, tags=((0x8100, 7),)))]),
+        "ecn": (0, [over4(plain, tos=3)]),
+        "no-tunnel": (0, [record(ether(0x0800, v4(A, (10, 7, 0, 10), payload=UDP)))]),
+        "into": (0, [record(ether(0x0800, v4(A, station, payload=UDP))), record(ether(0x86DD, v6(a6(1, 10), a6(9, 10), payload=UDP)))]),
+        "into-cut": (0, [record(ether(0x0800, v4(A, station, payload=UDP)), padding=50)]),
+        "into-too-long": (0, [record(ether(0x0800, v4(A, station, payload=UDP, fragment=0x4000)), padding=36)]),
+        "asked": (0, [over4(ask(station, ours)), over6(ask((10, 8, 0, 10), (10, 8, 0, 1))), over6(solicited),
+                      record(ether(0x0800, v4(A, (10, 8, 0, 10), payload=UDP)))]),
+        "asks": (0, [record(ether(0x0800, v4(A, (10, 9, 0, 20), payload=UDP))), wait(),
+                     over4(ether(0x0806, arp(2, HOST, (10, 9, 0, 20), GATEWAY, ours)), src=other)]),
+        "moves": (0, [over6(ask((10, 8, 0, 10), (10, 8, 0, 1))), over6(ether(0x0800, v4((10, 8, 0, 10), FAR, payload=UDP)), 0x11),
+                      record(ether(0x0800, v4(A, (10, 8, 0, 10), payload=UDP)))]),
+        "echo": (0, [over4(ether(0x0800, v4(station, ours, 1, ECHO)))]),
+        "nested": (0, [over4(ether(0x0800, v4(station, vtep, 17, vxlan(plain))))]),
+        "ttl": (0, [over4(ether(0x0800, v4(station, FAR, payload=UDP, ttl=1)))]),
+    }
+
+
 def main(out):
     os.makedirs(out, exist_ok=True)
 
@@ -262,7 +303,7 @@ def main(out):
     waits = record(ether(0x0800, v4(A, (10, 0, 2, 77), payload=UDP)))
     write(0, "stopped", STOP, [waits] * 3)
     write(5, "scanned", 1, [many(8, SOURCE, ether(0x0800, v4(A, (10, 0, 2, 70 + n), payload=UDP))) for n in range(8)])
-    for config, seeds in {7: sessions(), 8: sessions() | borrowed(), 9: devices()}.items():
+    for config, seeds in {7: sessions(), 8: sessions() | borrowed(), 9: devices(), 10: overlays()}.items():
         for name, (special, records) in seeds.items():
             write(config, name, special, records)
 

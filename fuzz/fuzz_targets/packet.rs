@@ -48,6 +48,7 @@ use softgate::packet::DropReason;
 use softgate::packet::hash::Key;
 use softgate::tables::compile::{Compiler, MAX_INTERFACES, Retired};
 use softgate::tables::meaning::{self, PortFacts};
+use softgate::tables::overlay::NO_OVERLAY;
 use softgate::telemetry::Totals;
 use softgate::time::Nanos;
 use softgate::worker::{Node, Worker};
@@ -334,8 +335,12 @@ fn check_books(node: &Node, wires: &[Arc<Mutex<Wire>>]) {
         "the books do not balance: {totals:?}"
     );
     let interfaces = |field: fn(&softgate::telemetry::InterfaceCounters) -> &AtomicU64| -> u64 {
-        let all = node.counters.iter().flat_map(|worker| worker.interfaces.iter());
-        all.map(|interface| field(interface).load(Ordering::Relaxed)).sum()
+        // What goes through a tunnel is counted there as well.
+        let tables = node.tables.load();
+        let on_port = |slot: usize| tables.interfaces.get(slot).is_none_or(|i| i.overlay == NO_OVERLAY);
+        let all = node.counters.iter().flat_map(|worker| worker.interfaces.iter().enumerate());
+        let all = all.filter(|(slot, _)| on_port(*slot));
+        all.map(|(_, interface)| field(interface).load(Ordering::Relaxed)).sum()
     };
     let (sent, sent_bytes) = wires
         .iter()

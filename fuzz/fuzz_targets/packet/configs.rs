@@ -29,7 +29,7 @@ const fn zones(workers: usize) -> Choice {
     Choice { successor, variants: &SESSIONS, ..routes(text, workers) }
 }
 
-pub const CONFIGS: [Choice; 10] = [
+pub const CONFIGS: [Choice; 11] = [
     routes(include_str!("../../configs/plain.toml"), 1),
     routes(include_str!("../../configs/vlan.toml"), 1),
     routes(include_str!("../../configs/qinq.toml"), 1),
@@ -44,6 +44,7 @@ pub const CONFIGS: [Choice; 10] = [
         narrow: Some((1, 0)),
         ..routes(include_str!("../../configs/devices.toml"), 1)
     },
+    Choice { variants: &TUNNELS, ..routes(include_str!("../../configs/overlay.toml"), 1) },
 ];
 
 /// Most variants of a config.
@@ -56,6 +57,13 @@ const ROUTING: [&str; 4] = [
      icmp = { rate = 1, burst = 1, per_source_rate = 1, per_source_burst = 1 }",
     "interface = { source_check = 'strict', mtu = 1280 }",
     "interface = { source_check = 'loose' }",
+];
+
+/// With overlays: little room for neighbours; nobody is followed; sources checked.
+const TUNNELS: [&str; 3] = [
+    "",
+    "neighbours = { per_interface = 2, queue = 1, reachable_s = 1 }",
+    "interface = { source_check = 'strict' }",
 ];
 
 /// With sessions. No time may be longer than the gateway's rest.

@@ -53,6 +53,9 @@ pub fn mend(frame: &mut [u8], flags: u8) {
             ip[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         let end = be16(ip, 2).min(ip.len());
+        if ip[9] == 17 && end >= header_len {
+            mend_tunnelled(&mut ip[header_len..end], flags);
+        }
         if flags & flag::ICMP != 0 && ip[9] == 1 && end >= header_len + 8 {
             let message = &mut ip[header_len..end];
             message[2..4].fill(0);
@@ -65,6 +68,9 @@ pub fn mend(frame: &mut [u8], flags: u8) {
             ip[4..6].copy_from_slice(&len.to_be_bytes());
         }
         let end = (40 + be16(ip, 4)).min(ip.len());
+        if ip[6] == 17 {
+            mend_tunnelled(&mut ip[40..end], flags);
+        }
         if flags & flag::ICMP != 0 && ip[6] == 58 && end >= 48 {
             ip[42..44].fill(0);
             let address = |at: usize| *ip[at..].first_chunk::<16>().expect("40 bytes are there");
@@ -73,6 +79,19 @@ pub fn mend(frame: &mut [u8], flags: u8) {
             ip[42..44].copy_from_slice(&sum.to_be_bytes());
         }
     }
+}
+
+/// The same for the frame in a VXLAN packet, and the length of the datagram it is in.
+fn mend_tunnelled(udp: &mut [u8], flags: u8) {
+    const HEADERS: usize = 16;
+    if udp.len() < HEADERS || be16(udp, 2) != 4789 {
+        return;
+    }
+    if flags & flag::LENGTH != 0 {
+        let len = udp.len() as u16;
+        udp[4..6].copy_from_slice(&len.to_be_bytes());
+    }
+    mend(&mut udp[HEADERS..], flags & !flag::MAC);
 }
 
 /// What the `n`-th of many frames has of its own.

@@ -1,5 +1,6 @@
 //! Cables in memory, and what must hold of each frame that leaves by one.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
@@ -115,13 +116,45 @@ fn check_sent(frame: &[u8], port: u16, tables: &Tables) {
             assert!(checksum::is_valid(&ip[..header_len]), "the IPv4 header checksum");
             assert_ne!(ip[8], 0, "sent with TTL 0");
             assert!(ip.len() <= usize::from(interface.mtu_bytes), "{} bytes over the MTU", ip.len());
+            // Ours, and no fragment: others' are not looked into.
+            let source = Ipv4Addr::from(*ip[12..].first_chunk::<4>().expect("a header"));
+            if ip[9] == 17 && be16(ip, 6) & 0x3fff == 0 && interface.owns_v4(source) {
+                check_tunnelled(&ip[header_len..]);
+            }
         }
         0x86dd => {
             assert_eq!(ip[0] >> 4, 6);
             assert_eq!(40 + be16(ip, 4), ip.len(), "the IPv6 length is the frame's");
             assert_ne!(ip[7], 0, "sent with hop limit 0");
             assert!(ip.len() <= usize::from(interface.mtu_bytes), "{} bytes over the MTU", ip.len());
+            let source = Ipv6Addr::from(*ip[8..].first_chunk::<16>().expect("a header"));
+            if ip[6] == 17 && interface.owns_v6(source) {
+                check_tunnelled(&ip[40..]);
+            }
         }
         other => panic!("sent a frame of EtherType {other:#06x}"),
+    }
+}
+
+/// What leaves in a tunnel of ours is whole as well.
+fn check_tunnelled(udp: &[u8]) {
+    assert_eq!(be16(udp, 2), 4789, "the gateway sends no other datagrams");
+    assert_eq!(be16(udp, 4), udp.len(), "the UDP length is the packet's");
+    assert_eq!(udp[8], 8, "the I flag alone");
+    let frame = &udp[16..];
+    let ip = &frame[14..];
+    match be16(frame, 12) {
+        0x0806 => assert_eq!(ip.len(), 28, "an ARP packet in a tunnel"),
+        0x0800 => {
+            let header_len = usize::from(ip[0] & 15) * 4;
+            assert_eq!(be16(ip, 2), ip.len(), "the IPv4 length is that of the frame in the tunnel");
+            assert!(checksum::is_valid(&ip[..header_len]), "the IPv4 header checksum in the tunnel");
+            assert_ne!(ip[8], 0, "sent with TTL 0 in a tunnel");
+        }
+        0x86dd => {
+            assert_eq!(40 + be16(ip, 4), ip.len(), "the IPv6 length is that of the frame in the tunnel");
+            assert_ne!(ip[7], 0, "sent with hop limit 0 in a tunnel");
+        }
+        other => panic!("sent a frame of EtherType {other:#06x} in a tunnel"),
     }
 }
