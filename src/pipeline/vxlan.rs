@@ -251,9 +251,27 @@ pub(super) fn let_in(packet: &Packet, cx: &Context<'_>) {
     }
     let frame = &packet.frame.bytes()[usize::from(meta.l3) - INNER_LINK_BYTES..];
     let mac = station_of(array(frame, 0));
-    if let Some(remote) = Remote::from_bits(meta.neighbour).filter(|_| is_station(interface, mac)) {
+    let Some(remote) = Remote::from_bits(meta.neighbour).filter(|_| is_station(interface, mac)) else {
+        return;
+    };
+    if is_neighbour(&frame[INNER_LINK_BYTES..], meta, mac, cx) {
         cx.neighbours.macs.learn(meta.interface, mac, remote, cx.now);
     }
+}
+
+/// True if one that the message speaks of is a neighbour with this MAC address: of those there are only so many.
+fn is_neighbour(l3: &[u8], meta: &Meta, mac: u64, cx: &Context<'_>) -> bool {
+    let has = |addr: u128| {
+        let slot = cx.neighbours.find(meta.interface, addr);
+        slot.is_some_and(|slot| cx.neighbours.word(slot).mac() == mac)
+    };
+    if meta.family == Family::Other {
+        // RFC 826: the sender's protocol address.
+        return l3.len() >= 18 && has(v4_key(be32(l3, 14)));
+    }
+    // RFC 4861 sections 4.1 to 4.4: the sender, or the target of an advertisement.
+    let target = usize::from(meta.l4 - meta.l3) + 8;
+    has(be128(l3, 8)) || l3.len() >= target + 16 && has(be128(l3, target))
 }
 
 /// The inner packet's ECN field after a tunnel whose outer header had this one: RFC 6040 section 4.2, figure 4. `None`:
