@@ -127,7 +127,17 @@ impl Lab {
         let made = self.compiler.tables();
         let tables = if self.one_epoch {
             let Tables {
-                generation, ports, interfaces, vrfs, groups, settings, policy, pairs, backends, overlays, ..
+                generation,
+                ports,
+                interfaces,
+                vrfs,
+                groups,
+                settings,
+                policy,
+                pairs,
+                backends,
+                overlays,
+                ..
             } = &**made;
             let epochs = Epochs {
                 interfaces: *generation,
