@@ -86,6 +86,15 @@ fn backends(gateway: &Gateway) -> BTreeMap<String, Value> {
     listed.iter().map(|of| (of["name"].as_str().expect("a name").to_owned(), of.clone())).collect()
 }
 
+/// Waits until the backend has flows of those that are under way.
+fn until_busy(gateway: &Gateway, name: &str) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while backends(gateway)[name]["flows"] == 0 {
+        assert!(Instant::now() < deadline, "nobody comes to {name}: {:?}", backends(gateway));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Waits until no flow of the backend is left.
 fn until_done(gateway: &Gateway, name: &str) {
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -146,7 +155,7 @@ fn backends_come_and_go_under_load() {
 
     // A drain and a larger set while 40 connections are busy: nobody notices.
     let load = wrk(&lab, 6);
-    std::thread::sleep(Duration::from_secs(1));
+    until_busy(&gateway, "10.0.1.10:8082");
     gateway.ask("service drain shop 10.0.1.10:8082");
     let opened = backends(&gateway)["10.0.1.10:8082"]["opened"].clone();
     std::thread::sleep(Duration::from_secs(1));
@@ -163,8 +172,8 @@ fn backends_come_and_go_under_load() {
     until_done(&gateway, "10.0.1.10:8082");
 
     // Disabled: what it has is reset, nothing else.
-    let load = wrk(&lab, 4);
-    std::thread::sleep(Duration::from_secs(1));
+    let load = wrk(&lab, 6);
+    until_busy(&gateway, "10.0.2.10:8084");
     gateway.ask("service disable shop 10.0.2.10:8084");
     let wrong = errors(load);
     assert!(wrong.contains("read") && wrong.contains("connect 0") && wrong.contains("timeout 0"), "{wrong}");
@@ -213,8 +222,8 @@ fn failed_backends_are_found_and_come_back() {
     assert_eq!(answers(&lab, 200).keys().collect::<Vec<_>>(), ["one", "three", "two"]);
 
     // It dies under load: what it has is lost, and what comes to it until that is known; nothing after that.
-    let load = wrk(&lab, 4);
-    std::thread::sleep(Duration::from_secs(1));
+    let load = wrk(&lab, 6);
+    until_busy(&gateway, "10.0.1.10:8082");
     drop(two);
     let shown = until_health(&gateway, "10.0.1.10:8082", "down");
     assert!(shown["note"] == "refused" && shown["takes_percent"] == 0, "{shown}");
