@@ -13,7 +13,7 @@
 //! reader      how commands read and end what belongs to a worker
 //! pipeline    the packet path, one stage per file; sees no socket, file, lock or clock
 //! flow        sessions of a worker: flow table, timers, TCP tracker, NAT mappings
-//! host        what the gateway says for itself: ARP, ND, ICMP; pure functions
+//! host        what the gateway says for itself: ARP, ND, ICMP; pure functions; health checks, without I/O and clock
 //! tables      immutable lookup tables, compiled from the config
 //! neighbours  a shared table that changes under the workers: a slot is an atomic word; with it `macs` and `vteps`,
 //!             behind which remote tunnel end point the stations of an overlay are

@@ -2,13 +2,17 @@
 //! nothing else, are taken on whatever worker they come in, past the firewall. Hosts are built by etherparse.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use etherparse::{Icmpv4Type, Icmpv6Type, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use pcap_file::TsResolution;
+use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 use softgate::config::{Config, HealthCheck};
 use softgate::host::probe::{Event, PORTS, Reason, Target, Verdict};
-use softgate::io::Port;
+use softgate::io::{Port, pcap};
 use softgate::mem::{ChunkSize, FramePool, Frames, PacketMemory};
 use softgate::packet::DropReason;
 use softgate::replay;
@@ -317,6 +321,42 @@ fn a_backend_of_another_vrf() {
     gate.ends();
 }
 
+/// The host's own word that nobody listens passes the firewall as well, if it quotes what was asked.
+#[test]
+fn a_closed_port_is_told_by_icmp() {
+    let mut gate = Gate::zoned(2);
+    gate.check(&[CHECKS[2], CHECKS[3]]);
+    let refused = |frame: &[u8], spoil: usize| {
+        let sliced = SlicedPacket::from_ethernet(frame).expect("a frame");
+        let (own, host) = ends_of(&sliced);
+        let mut quoted = frame[14..].to_vec();
+        let at = if host.is_ipv4() { 20 } else { 40 };
+        quoted[at + 1] ^= spoil as u8;
+        let mut answer = Vec::new();
+        match host {
+            IpAddr::V4(_) => builder(host, own)
+                .icmpv4(Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port))
+                .write(&mut answer, &quoted),
+            IpAddr::V6(_) => builder(host, own)
+                .icmpv6(Icmpv6Type::DestinationUnreachable(etherparse::icmpv6::DestUnreachableCode::Port))
+                .write(&mut answer, &quoted),
+        }
+        .expect("a vector takes everything");
+        Some(answer)
+    };
+    gate.pass(2000, |frame| refused(frame, 0));
+    assert_eq!(gate.said(), [3, 4].map(|id| (id, Verdict::Down, Reason::Refused)));
+    assert_eq!(gate.drops(), []);
+    // Of another port it is about nothing that we know.
+    let mut lost = 0;
+    gate.pass(1000, |frame| {
+        lost += 1;
+        refused(frame, 1)
+    });
+    assert_eq!(gate.drops(), [(DropReason::IcmpErrorNoSession, lost)]);
+    gate.ends();
+}
+
 /// Answers that nobody looks at, because the health checks are kept from their CPU.
 #[test]
 fn answers_that_find_no_buffer() {
@@ -375,4 +415,75 @@ fn what_cannot_be_asked_is_down() {
         [down(1, no_route), down(2, no_route), down(3, no_route), down(4, Reason::Unreachable)]
     );
     gate.ends();
+}
+
+/// A capture of what a replay with these frames sends, and what it says of the only target.
+fn replayed(workers: usize, frames: &[(u64, Vec<u8>)]) -> (Vec<(Nanos, Vec<u8>)>, Vec<Event>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let input = folder.path().join("in.pcap");
+    let header = PcapHeader { ts_resolution: TsResolution::NanoSecond, ..PcapHeader::default() };
+    let mut writer =
+        PcapWriter::with_header(File::create(&input).expect("a file"), header).expect("a capture");
+    for (millis, frame) in frames {
+        let packet = PcapPacket::new(Duration::from_millis(5_000_000 + millis), frame.len() as u32, frame);
+        writer.write_packet(&packet).expect("a packet");
+    }
+    drop(writer);
+    let check: HealthCheck = toml::from_str("type = \"tcp\"\ninterval = \"10s\"").expect("a check");
+    let target =
+        Target { id: 9, vrf: 0, addr: V4.parse().expect("an address"), port: 80, check: Arc::new(check) };
+    let options = replay::Options {
+        inputs: vec![("lan".to_owned(), input)],
+        out: folder.path().join("out"),
+        workers,
+        linger: Duration::from_secs(2),
+        reloads: Vec::new(),
+        targets: vec![target],
+    };
+    let config =
+        Config::parse(&INTERFACES.replace("ZONE", "zone = \"lan\""), "gw.toml").expect("a good config");
+    let report = replay::run(&config, &options).expect("a replay");
+    assert_eq!(report.leaked_frames, 0);
+    let sent = pcap::read(&options.out.join("lan.pcap")).expect("a capture");
+    (sent.into_iter().map(|sent| (sent.time, sent.bytes)).collect(), report.verdicts)
+}
+
+/// The first run shows the SYN, the second has the answer to it in its capture; both begin alike, to the byte.
+#[test]
+fn a_replay_probes_by_the_clock_of_its_capture() {
+    let mut noise = Vec::new();
+    builder(V4.parse().expect("an address"), "10.0.0.1".parse().expect("an address"))
+        .udp(1, 1)
+        .write(&mut noise, &[])
+        .expect("a vector");
+    let (sent, said) = replayed(1, &[(0, noise.clone())]);
+    let (first, rest) = sent.split_first().expect("a SYN");
+    assert_eq!(said, []);
+    assert!(rest.iter().all(|(_, bytes)| *bytes == first.1), "nobody answers: it is sent again");
+    let answer = kind_host(&first.1).expect("an answer");
+    let millis = first.0.0 / 1_000_000 - 5_000_000 + 5;
+    for workers in [1, 2, 4] {
+        let (sent, said) = replayed(workers, &[(0, noise.clone()), (millis, answer.clone())]);
+        assert_eq!(sent[0], *first);
+        let [event] = said[..] else { panic!("{said:?}") };
+        assert_eq!((event.id, event.verdict, event.reason), (9, Verdict::Up, Reason::Ok));
+        // The connection is open, and then not any more.
+        let flags: Vec<(bool, bool, u32, u32)> = sent[1..]
+            .iter()
+            .map(|(_, bytes)| match SlicedPacket::from_ethernet(bytes).expect("a frame").transport {
+                Some(TransportSlice::Tcp(tcp)) => {
+                    (tcp.ack(), tcp.rst(), tcp.sequence_number(), tcp.acknowledgment_number())
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let Some(TransportSlice::Tcp(syn)) =
+            SlicedPacket::from_ethernet(&first.1).expect("a frame").transport
+        else {
+            panic!("TCP")
+        };
+        let next = syn.sequence_number().wrapping_add(1);
+        assert_eq!(flags, [(true, false, next, 2), (true, true, next, 2)]);
+        assert_eq!(replayed(workers, &[(0, noise.clone()), (millis, answer.clone())]), (sent, said));
+    }
 }

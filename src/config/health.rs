@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use serde::de::{self, Deserializer, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
@@ -57,7 +58,8 @@ pub struct HealthCheck {
     /// HTTPS: whether the certificate has to be right; absent: any will do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<bool>,
-    /// HTTPS: the file of the certificate authorities, in PEM.
+    /// HTTPS: the file of the certificate authorities, in PEM; its path in full. It is read when the config takes
+    /// effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
     /// UDP: what is sent.
@@ -161,10 +163,6 @@ impl HealthCheck {
 
     /// What no key shows by itself: `report` gets the key, its value and what is allowed.
     pub fn check(&self, report: &mut dyn FnMut(&'static str, Option<String>, String)) {
-        if self.kind == HealthKind::Https {
-            let allowed = "tcp, http, udp or icmp: health checks do not speak TLS yet";
-            report("type", Some(String::from("https")), String::from(allowed));
-        }
         if let Some(timeout) = self.timeout
             && timeout >= self.interval
         {
@@ -209,6 +207,12 @@ impl HealthCheck {
             }
             (HealthKind::Https, None | Some(false), Some(_)) => {
                 report("ca", None, String::from("needs verify = true"));
+            }
+            (HealthKind::Https, ..) => {
+                let host = self.host.as_ref();
+                if let Some(host) = host.filter(|host| ServerName::try_from(host.name()).is_err()) {
+                    report("host", Some(host.0.clone()), String::from("TLS needs a DNS name or an address"));
+                }
             }
             _ => {}
         }
@@ -546,6 +550,7 @@ mod tests {
             "type = \"tcp\"",
             "type = \"tcp\"\ninterval = \"1s\"\ntimeout = \"999ms\"\nrise = 1\nfall = 100\nport = 8081",
             "type = \"http\"\nmethod = \"HEAD\"\npath = \"/up?a=%20\"\nhost = \"shop.example:81\"\nstatus = 204",
+            "type = \"https\"\nverify = true\nca = \"ca.pem\"\nhost = \"shop.example\"",
             "type = \"http\"\nstatus = [200, \"300-399\"]\nbody = \"fine\"",
             "type = \"udp\"\nsend = \"hex:00FF\"\nexpect = \"ok\"",
             "type = \"icmp\"\nfrom = [\"10.0.0.1\", \"2001:db8::1\"]",
@@ -573,13 +578,15 @@ mod tests {
 
     #[test]
     fn faults_name_their_key() {
-        let cases: [(&str, &str); 17] = [
+        let cases: [(&str, &str); 19] = [
             ("interval = \"1s\"", "gw.toml:1: health: the key type is missing"),
             ("type = \"ping\"", "gw.toml:2: health.type: \"ping\": allowed: tcp, http, https, udp, icmp"),
+            ("type = \"https\"\nverify = true", "gw.toml:3: health.verify: true: needs ca = \"FILE.pem\""),
             (
-                "type = \"https\"",
-                "gw.toml:2: health.type: https: tcp, http, udp or icmp: health checks do not speak TLS yet",
+                "type = \"https\"\nhost = \"a..b:443\"",
+                "gw.toml:3: health.host: a..b:443: TLS needs a DNS name or an address",
             ),
+            ("type = \"https\"\nca = \"x.pem\"", "gw.toml:3: health.ca: needs verify = true"),
             (
                 "type = \"tcp\"\ninterval = \"5\"",
                 "gw.toml:3: health.interval: \"5\": a time is 10ms to 1h: \"500ms\", \"2s\", \"1m\"",

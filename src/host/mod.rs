@@ -2,7 +2,7 @@
 //! resets in the name of hosts that may not be reached.
 //!
 //! Pure functions: a packet's bytes, the tables and the neighbour table in, bytes out. Packet types come
-//! from `smoltcp::wire`; the pipeline's slow path turns answers into frames.
+//! from `smoltcp::wire`; the pipeline's slow path turns answers into frames. [`probe`] remembers: it asks by itself.
 
 pub mod arp;
 pub mod icmp;

@@ -91,6 +91,9 @@ pub(super) fn whole<A: Table>(
         let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
         let icmp_type = l3.get(usize::from(packet.meta.l4 - packet.meta.l3)).copied().unwrap_or(0);
         if icmp_error::is_error(packet.meta.family, icmp_type) {
+            if cx.probes.expects(packet) {
+                return Ok(Verdict::Punt);
+            }
             return icmp_error::follow::<A>(packet, cx, flows);
         }
         if !flow::is_query(packet.meta.family, icmp_type) {

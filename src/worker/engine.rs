@@ -259,11 +259,16 @@ impl Engine {
     fn send_probes(&mut self, cx: &Context<'_>, node: &Node, queues: &mut [Queue]) {
         for _ in 0..BURST {
             let Engine { slow, pool, .. } = self;
-            let sent = node.probes.take_leaving(self.id, |vrf, bytes| slow.send_probe(bytes, vrf, cx, pool));
+            let sent = node.probes.take_leaving(self.id, |vrf, bytes| match usize::from(vrf) {
+                // Newer than the burst's tables: the probe asks again.
+                slot if slot >= cx.tables.vrfs.len() => Err(DropReason::NoRoute),
+                _ if slow.send_probe(bytes, vrf, cx, pool) => Ok(()),
+                _ => Err(DropReason::NoBuffer),
+            });
             match sent {
                 None => break,
-                Some(true) => {}
-                Some(false) => add(&cx.counters.drops[DropReason::NoBuffer.index()], 1),
+                Some(Ok(())) => {}
+                Some(Err(reason)) => add(&cx.counters.drops[reason.index()], 1),
             }
         }
         self.send_emitted(cx, node, queues);

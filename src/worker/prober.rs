@@ -1,7 +1,9 @@
 //! The health checks of a node: the engine between the tables, which know the ways, and the workers, which have the
 //! packets. Who drives it reads the clock; it may be on any thread, but there is one for a node.
 
+use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::node::Node;
@@ -124,8 +126,8 @@ impl Outside for Way<'_> {
     }
 
     fn send(&mut self, vrf: u16, packet: &[u8]) {
-        // All packets of a connection by the same worker, or they might overtake each other. Its port is behind a header
-        // without options.
+        // All packets of a connection by the same worker, or they might overtake each other. Its port is behind a
+        // header without options.
         let l4 = if packet[0] >> 4 == 4 { 20 } else { 40 };
         let worker = usize::from(be16(packet, l4)) % self.node.counters.len();
         if self.node.probes.send(worker, vrf, packet) {
@@ -139,6 +141,12 @@ impl Outside for Way<'_> {
 
     fn forget(&mut self, flow: &Flow) {
         self.node.probes.forget(flow);
+    }
+
+    fn read(&mut self, file: &Path) -> io::Result<Vec<u8>> {
+        crate::config::read_file(file).map(String::into_bytes).inspect_err(|error| {
+            tracing::error!(file = %file.display(), %error, "cannot read the authorities of a health check");
+        })
     }
 
     fn report(&mut self, event: Event) {

@@ -148,6 +148,15 @@ while True:
     s.sendto(data, peer)
 ";
 
+/// Serves documents over TLS, with the certificate of `tests/tls`.
+const TLS: &str = "import http.server, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1] + '/server.pem', sys.argv[1] + '/server.key')
+server = http.server.HTTPServer(('198.51.100.1', 8443), http.server.SimpleHTTPRequestHandler)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+";
+
 /// Servers come and go, and the verdicts follow: over IPv4 and IPv6, with a firewall that lets nobody at the gateway.
 #[test]
 fn verdicts_follow_the_servers() {
@@ -161,6 +170,10 @@ fn verdicts_follow_the_servers() {
     let tcp = format!("type = \"tcp\";{often}");
     let udp = format!("type = \"udp\";send = \"ping\";expect = \"ping\";{often}");
     let icmp = format!("type = \"icmp\";{often}");
+    let tls = format!("{}/tests/tls", env!("CARGO_MANIFEST_DIR"));
+    let https = format!(
+        "type = \"https\";host = \"shop.example\";verify = true;ca = \"{tls}/ca.pem\";body = \"html\";{often}"
+    );
     let targets = [
         ("198.51.100.1", 8081, &*http),
         ("2001:db8:ff::1", 8081, &*http),
@@ -169,16 +182,18 @@ fn verdicts_follow_the_servers() {
         ("198.51.100.1", 0, &*icmp),
         ("2001:db8:ff::1", 0, &*icmp),
         ("198.51.100.77", 0, &*icmp),
+        ("198.51.100.1", 8443, &*https),
     ];
+    let secret = Server::start(&lab, &["-c", TLS, &tls]);
     let server = Server::start(&lab, &web);
     let echo = Server::start(&lab, &["-c", ECHO]);
     let checked = Checked::start(&lab, &zones, &targets);
     let mut first: Vec<String> =
-        (0..7).map(|_| checked.said.recv_timeout(PATIENCE).expect("a verdict")).collect();
+        (0..8).map(|_| checked.said.recv_timeout(PATIENCE).expect("a verdict")).collect();
     first.sort_unstable();
     assert_eq!(
         first,
-        ["0 Up ok", "1 Up ok", "2 Up ok", "3 Up ok", "4 Up ok", "5 Up ok", "6 Down unreachable"]
+        ["0 Up ok", "1 Up ok", "2 Up ok", "3 Up ok", "4 Up ok", "5 Up ok", "6 Down unreachable", "7 Up ok"]
     );
     drop(server);
     let mut down: Vec<String> =
@@ -186,7 +201,9 @@ fn verdicts_follow_the_servers() {
     down.sort_unstable();
     assert_eq!(down, ["0 Down refused", "1 Down refused", "2 Down refused"]);
     drop(echo);
-    checked.hears("3 Down timeout");
+    checked.hears("3 Down refused");
+    drop(secret);
+    checked.hears("7 Down refused");
     let server = Server::start(&lab, &web);
     let mut up: Vec<String> =
         (0..3).map(|_| checked.said.recv_timeout(PATIENCE).expect("a verdict")).collect();

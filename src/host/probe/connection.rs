@@ -1,19 +1,21 @@
 //! TCP of probes (RFC 9293), by smoltcp: one socket for each, only while the probe runs.
 //!
-//! smoltcp looks at all sockets of a set for each packet; since every connection is a set of its own here, found by its
-//! flow, the costs of a packet do not depend on how many there are. All share one `Interface`, which knows neither
-//! routes nor neighbours: on a medium of IP packets it is only the clock and the own address, which is set before
-//! each use. So VRFs may have the same addresses.
+//! smoltcp looks at all sockets of a set for each packet; since every connection is a set of its own here, found by
+//! its flow, the costs of a packet do not depend on how many there are. All share one `Interface`, which knows
+//! neither routes nor neighbours: on a medium of IP packets it is only the clock and the own address, which is set
+//! before each use. So VRFs may have the same addresses.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use rustls::ClientConfig;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
-use super::{Flow, MAX_PROBE_BYTES, Outside, Reason, http};
+use super::{Flow, MAX_PROBE_BYTES, Outside, Reason, http, tls};
 use crate::config::{HealthCheck, HealthKind};
 use crate::time::Nanos;
 
@@ -21,6 +23,8 @@ use crate::time::Nanos;
 const LITTLE: usize = 64;
 /// Receive buffer of one that carries an answer.
 const RECEIVE_BYTES: usize = 4096;
+/// Send buffer within TLS: a client has not much to say.
+const SEND_TLS_BYTES: usize = 2048;
 
 /// What all connections share.
 pub(super) struct Stack {
@@ -52,6 +56,8 @@ enum Talk {
     Open,
     /// A request goes, an answer comes.
     Http { request: Vec<u8>, sent: usize, answer: http::Answer },
+    /// The same within TLS.
+    Https { session: Box<tls::Session>, answer: http::Answer },
 }
 
 /// A connection under way.
@@ -63,25 +69,29 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Begins to open one; `None`: the addresses are none that can be connected.
+    /// Begins to open one; with `tls` it speaks that. `Err`: the addresses are none that can be connected, or the
+    /// host has no name for TLS.
     pub(super) fn open(
         flow: &Flow,
         vrf: u16,
         check: &HealthCheck,
+        tls: Option<&Arc<ClientConfig>>,
         at: (&mut Stack, Nanos),
         outside: &mut dyn Outside,
-    ) -> Option<Connection> {
-        let talk = match check.kind {
-            HealthKind::Http => Talk::Http {
-                request: http::request(check, flow.peer, flow.peer_port),
-                sent: 0,
-                answer: http::Answer::new(),
-            },
+    ) -> Result<Connection, Reason> {
+        let request = || http::request(check, flow.peer, flow.peer_port);
+        let talk = match (check.kind, tls) {
+            (HealthKind::Http, _) => Talk::Http { request: request(), sent: 0, answer: http::Answer::new() },
+            (HealthKind::Https, tls) => {
+                let session = tls.and_then(|tls| tls::Session::new(tls, check, flow.peer, &request()));
+                Talk::Https { session: Box::new(session.ok_or(Reason::Tls)?), answer: http::Answer::new() }
+            }
             _ => Talk::Open,
         };
         let (receive, send) = match &talk {
             Talk::Open => (LITTLE, LITTLE),
             Talk::Http { request, .. } => (RECEIVE_BYTES, request.len()),
+            Talk::Https { .. } => (RECEIVE_BYTES, SEND_TLS_BYTES),
         };
         let (stack, now) = at;
         let mut socket = Socket::new(SocketBuffer::new(vec![0; receive]), SocketBuffer::new(vec![0; send]));
@@ -90,12 +100,12 @@ impl Connection {
         socket.set_nagle_enabled(false);
         stack.stand_at(flow.own);
         let (peer, own) = ((flow.peer, flow.peer_port), (flow.own, flow.own_port));
-        socket.connect(stack.interface.context(), peer, own).ok()?;
+        socket.connect(stack.interface.context(), peer, own).map_err(|_| Reason::NoRoute)?;
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         let mut connection = Connection { sockets, handle, was_open: false, talk };
         connection.poll(None, flow, vrf, (stack, now), outside);
-        Some(connection)
+        Ok(connection)
     }
 
     /// Takes a packet, or does what is due. `Some`: how the probe ended.
@@ -163,20 +173,41 @@ impl Connection {
             State::Closed if !self.was_open => return Some(Reason::Refused),
             _ => self.was_open = true,
         }
-        let Talk::Http { request, sent, answer } = &mut self.talk else { return Some(Reason::Ok) };
-        if socket.may_send() {
-            *sent += socket.send_slice(&request[*sent..]).unwrap_or(0);
-        }
-        while socket.can_recv() {
-            let ended = socket.recv(|bytes| (bytes.len(), answer.take(bytes, check)));
+        loop {
+            // What has been read may have to be answered at once.
+            match &mut self.talk {
+                Talk::Open => return Some(Reason::Ok),
+                Talk::Http { request, sent, .. } if socket.may_send() => {
+                    *sent += socket.send_slice(&request[*sent..]).unwrap_or(0);
+                }
+                Talk::Https { session, .. } if socket.may_send() => {
+                    let sent = socket.send_slice(&session.outgoing).unwrap_or(0);
+                    session.outgoing.drain(..sent);
+                }
+                Talk::Http { .. } | Talk::Https { .. } => {}
+            }
+            if !socket.can_recv() {
+                break;
+            }
+            let ended = socket.recv(|bytes| {
+                let ended = match &mut self.talk {
+                    Talk::Open => None,
+                    Talk::Http { answer, .. } => answer.take(bytes, check),
+                    Talk::Https { session, answer } => session.take(bytes, answer, check),
+                };
+                (bytes.len(), ended)
+            });
             if let Ok(Some(reason)) = ended {
                 return Some(reason);
             }
         }
         match socket.state() {
             State::Closed => Some(Reason::Reset),
-            _ if !socket.may_recv() => Some(answer.end()),
-            _ => None,
+            _ if socket.may_recv() => None,
+            _ => match &self.talk {
+                Talk::Open => None,
+                Talk::Http { answer, .. } | Talk::Https { answer, .. } => Some(answer.end()),
+            },
         }
     }
 }

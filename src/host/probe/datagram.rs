@@ -1,9 +1,9 @@
-//! Probes of one packet: UDP (RFC 768) and echo (RFC 792, RFC 4443 section 4). And what answers to probes say by their
-//! headers alone.
+//! Probes of one packet: UDP (RFC 768) and echo (RFC 792, RFC 4443 section 4). And what answers to probes say by
+//! their headers alone.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Flow, MAX_PROBE_BYTES, PORTS};
+use super::{Flow, MAX_PROBE_BYTES, PORTS, Reason};
 use crate::host::OwnBytes;
 use crate::host::icmp::{ipv4_header, ipv6_header};
 use crate::packet::checksum;
@@ -16,6 +16,8 @@ const ICMP_BYTES: usize = 8;
 
 const V4_ECHO_REPLY: u8 = 0;
 const V4_ECHO: u8 = 8;
+const V4_UNREACHABLE: u8 = 3;
+const V6_UNREACHABLE: u8 = 1;
 const V6_ECHO: u8 = 128;
 const V6_ECHO_REPLY: u8 = 129;
 
@@ -82,10 +84,13 @@ pub(super) fn is_echo_of(reply: &[u8], sequence: u16) -> bool {
     reply.get(6..ICMP_BYTES) == Some(&sequence.to_be_bytes()) && reply.get(ICMP_BYTES..) == Some(&ECHO_DATA)
 }
 
-/// The flow that a packet to the gateway may answer, and where its upper layer is. `l3` is a whole packet whose headers
-/// have been checked, and `l4` the offset of its upper layer in it.
+/// The flow that a packet to the gateway may answer, and where its upper layer is. `l3` is a whole packet whose
+/// headers have been checked, and `l4` the offset of its upper layer in it.
 pub(super) fn flow_of(l3: &[u8], l4: usize, upper: u8, vrf: u16) -> Option<Flow> {
     let ports = l3.get(l4..l4 + UDP_BYTES)?;
+    if is_unreachable(upper, ports[0]) {
+        return quoted_flow(l3, l4, vrf);
+    }
     let (peer, own): (IpAddr, IpAddr) = match l3[0] >> 4 {
         4 => (Ipv4Addr::from(be32(l3, 12)).into(), Ipv4Addr::from(be32(l3, 16)).into()),
         _ => (Ipv6Addr::from(be128(l3, 8)).into(), Ipv6Addr::from(be128(l3, 24)).into()),
@@ -97,6 +102,66 @@ pub(super) fn flow_of(l3: &[u8], l4: usize, upper: u8, vrf: u16) -> Option<Flow>
         _ => return None,
     };
     PORTS.contains(&own_port).then_some(Flow { vrf, protocol: upper, own, own_port, peer, peer_port })
+}
+
+/// Destination unreachable (RFC 792, RFC 4443 section 3.1).
+fn is_unreachable(upper: u8, icmp_type: u8) -> bool {
+    matches!((upper, icmp_type), (protocol::ICMP, V4_UNREACHABLE) | (protocol::ICMPV6, V6_UNREACHABLE))
+}
+
+/// The flow that an error quotes a datagram or an echo request of. Not of TCP: who is nowhere on the way could end
+/// its probes by guessing ports (RFC 5927 section 2), and there a RST says as much.
+fn quoted_flow(l3: &[u8], l4: usize, vrf: u16) -> Option<Flow> {
+    let quoted = l3.get(l4 + ICMP_BYTES..)?;
+    // As we have sent it: without options.
+    let (upper, own, peer, told, at): (u8, IpAddr, IpAddr, IpAddr, usize) = match l3[0] >> 4 {
+        4 if quoted.len() >= IPV4_BYTES + UDP_BYTES && quoted[0] == 0x45 => (
+            quoted[9],
+            Ipv4Addr::from(be32(quoted, 12)).into(),
+            Ipv4Addr::from(be32(quoted, 16)).into(),
+            Ipv4Addr::from(be32(l3, 16)).into(),
+            IPV4_BYTES,
+        ),
+        6 if quoted.len() >= IPV6_BYTES + UDP_BYTES && quoted[0] >> 4 == 6 => (
+            quoted[6],
+            Ipv6Addr::from(be128(quoted, 8)).into(),
+            Ipv6Addr::from(be128(quoted, 24)).into(),
+            Ipv6Addr::from(be128(l3, 24)).into(),
+            IPV6_BYTES,
+        ),
+        _ => return None,
+    };
+    let (own_port, peer_port) = match (upper, quoted[at]) {
+        (protocol::UDP, _) => (be16(quoted, at), be16(quoted, at + 2)),
+        (protocol::ICMP, V4_ECHO) | (protocol::ICMPV6, V6_ECHO) => (be16(quoted, at + 4), 0),
+        _ => return None,
+    };
+    let is_ours = own == told && PORTS.contains(&own_port);
+    is_ours.then_some(Flow { vrf, protocol: upper, own, own_port, peer, peer_port })
+}
+
+/// True for an ICMP error about what a probe has sent.
+pub(super) fn is_error(l3: &[u8], l4: usize, upper: u8) -> bool {
+    l3.get(l4).is_some_and(|icmp_type| is_unreachable(upper, *icmp_type))
+}
+
+/// What such an error says; `None`: it is broken.
+pub(super) fn error(l3: &[u8], l4: usize, upper: u8) -> Option<Reason> {
+    let message =
+        l3.get(l4..).filter(|message| message.len() >= ICMP_BYTES && is_whole(l3, message, upper))?;
+    // Port unreachable: RFC 792; RFC 4443 section 3.1.
+    let is_port = message[1] == if upper == protocol::ICMP { 3 } else { 4 };
+    Some(if is_port { Reason::Refused } else { Reason::Unreachable })
+}
+
+/// True if the checksum is right.
+fn is_whole(l3: &[u8], message: &[u8], upper: u8) -> bool {
+    let pseudo = match l3[0] >> 4 {
+        4 if upper == protocol::ICMP => 0,
+        4 => checksum::pseudo_v4(*array(l3, 12), *array(l3, 16), upper, message.len()),
+        _ => checksum::pseudo_v6(array(l3, 8), array(l3, 24), upper, message.len()),
+    };
+    checksum::fold(checksum::add(pseudo, message)) == 0xffff
 }
 
 /// The upper layer of a UDP or ICMP packet if its length and checksum are right; of UDP what it carries.
@@ -113,10 +178,5 @@ pub(super) fn payload<'p>(l3: &'p [u8], l4: usize, flow: &Flow) -> Option<&'p [u
         }
         _ => (message, 0),
     };
-    let pseudo = match l3[0] >> 4 {
-        4 if flow.protocol == protocol::ICMP => 0,
-        4 => checksum::pseudo_v4(*array(l3, 12), *array(l3, 16), flow.protocol, message.len()),
-        _ => checksum::pseudo_v6(array(l3, 8), array(l3, 24), flow.protocol, message.len()),
-    };
-    (checksum::fold(checksum::add(pseudo, message)) == 0xffff).then(|| &message[skip..])
+    is_whole(l3, message, flow.protocol).then(|| &message[skip..])
 }

@@ -4,12 +4,15 @@
 //! probe by its flow. So neither time nor packets make anything look at more targets than it is about.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::AHashMap;
+use rustls::ClientConfig;
 
 use super::connection::{Connection, Stack};
-use super::{Event, Flow, Outside, PORTS, Reason, Target, Verdict, datagram};
+use super::{Event, Flow, Outside, PORTS, Reason, Target, Verdict, datagram, tls};
 use crate::config::HealthKind;
 use crate::packet::hash::{self, Key};
 use crate::packet::view::protocol;
@@ -24,8 +27,8 @@ const PUT_OFF: Duration = Duration::from_millis(10);
 /// How long a connection waits before it tries again to send something for which there was no room.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// Within what time a new target is asked for the first time, or within its interval if that is shorter: those of a new
-/// config not all at once, and nobody has to wait for an interval of an hour.
+/// Within what time a new target is asked for the first time, or within its interval if that is shorter: those of a
+/// new config not all at once, and nobody has to wait for an interval of an hour.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
 /// The part of an interval by which it may be shorter, so that targets do not fall into step.
@@ -46,6 +49,8 @@ pub struct Engine {
     timers: BTreeSet<(Nanos, u32)>,
     /// Slots of probes under way.
     running: AHashMap<Flow, u32>,
+    /// By the file of the authorities; `None`: that is not there, or none.
+    tls: AHashMap<Option<PathBuf>, Option<Arc<ClientConfig>>>,
     next_port: u16,
     put_off: u64,
 }
@@ -169,6 +174,7 @@ impl Engine {
             by_id: AHashMap::new(),
             timers: BTreeSet::new(),
             running: AHashMap::new(),
+            tls: AHashMap::new(),
             next_port: PORTS.start() + (hash::fold(seed ^ key.0, key.1) % ports) as u16,
             put_off: 0,
         }
@@ -177,6 +183,18 @@ impl Engine {
     /// Checks these from now on, and no others. Targets that are the same as before, by id, place and kind of check,
     /// go on with what is known of them; of others nothing is known.
     pub fn set_targets(&mut self, targets: Vec<Target>, now: Nanos, outside: &mut dyn Outside) {
+        // What a file of authorities has in it may be another than before.
+        self.tls.clear();
+        for target in targets.iter().filter(|target| target.check.kind == HealthKind::Https) {
+            let ca = &target.check.ca;
+            if !self.tls.contains_key(ca) {
+                let config = match ca {
+                    Some(file) => outside.read(file).ok().and_then(|pem| tls::config(Some(&pem))),
+                    None => tls::config(None),
+                };
+                self.tls.insert(ca.clone(), config);
+            }
+        }
         let mut old = std::mem::take(&mut self.by_id);
         for target in targets {
             match old.remove(&target.id) {
@@ -306,8 +324,8 @@ impl Engine {
         }
     }
 
-    /// Takes a packet to the gateway that came in by `vrf`: `l3` is all of it, its headers are right, `l4` is the offset
-    /// of its upper layer `upper`. False: it is not about a probe.
+    /// Takes a packet to the gateway that came in by `vrf`: `l3` is all of it, its headers are right, `l4` is the
+    /// offset of its upper layer `upper`. False: it is not about a probe.
     pub fn receive(
         &mut self,
         (l3, l4, upper): (&[u8], usize, u8),
@@ -322,6 +340,12 @@ impl Engine {
         };
         if probe.connection.is_some() {
             self.step(slot, Some(l3), now, outside);
+            return true;
+        }
+        if datagram::is_error(l3, l4, upper) {
+            if let Some(reason) = datagram::error(l3, l4, upper) {
+                self.end(slot, reason, now, outside);
+            }
             return true;
         }
         // With a wrong checksum it did not come.
@@ -339,7 +363,7 @@ impl Engine {
     /// Begins a probe, unless there is no room for it.
     fn begin(&mut self, slot: u32, now: Nanos, outside: &mut dyn Outside) {
         let Some(Checked { target, probes, .. }) = &self.targets[slot as usize] else { return };
-        let (vrf, id, check) = (target.vrf, target.id, std::sync::Arc::clone(&target.check));
+        let (vrf, id, check) = (target.vrf, target.id, Arc::clone(&target.check));
         let (peer, peer_port, round) = (target.addr, port_of(target), *probes);
         let from = outside.source(vrf, peer, check.source_for(peer));
         let upper = match check.kind {
@@ -369,13 +393,16 @@ impl Engine {
         };
         let connection = match upper {
             protocol::TCP => {
-                let opened = Connection::open(&flow, vrf, &check, (&mut self.stack, now), outside);
-                let Some(opened) = opened else {
-                    outside.forget(&flow);
-                    self.conclude(slot, Reason::NoRoute, now, now, outside);
-                    return;
-                };
-                Some(Box::new(opened))
+                let tls = self.tls.get(&check.ca).and_then(Option::as_ref);
+                let opened = Connection::open(&flow, vrf, &check, tls, (&mut self.stack, now), outside);
+                match opened {
+                    Ok(opened) => Some(Box::new(opened)),
+                    Err(reason) => {
+                        outside.forget(&flow);
+                        self.conclude(slot, reason, now, now, outside);
+                        return;
+                    }
+                }
             }
             protocol::UDP => {
                 outside.send(vrf, &datagram::udp(&flow, check.send.as_deref().unwrap_or_default()));

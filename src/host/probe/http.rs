@@ -1,7 +1,7 @@
 //! HTTP/1.1 (RFC 9110, RFC 9112) as far as health checks need it: one request, and whether its answer is as expected.
 //!
-//! Nothing is kept of an answer but the line that is being read and as many bytes of the body as the expected text may
-//! reach back.
+//! Nothing is kept of an answer but the line that is being read and as many bytes of the body as the expected text
+//! may reach back.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;

@@ -6,9 +6,9 @@
 //! The [`Engine`] knows time and packets as arguments and says through [`Outside`] what is to be done: golden tests,
 //! a network in memory and the live gateway drive the same one. One file for each part:
 //!
-//! - [`engine`]: when whom is asked, and what follows from the results
-//! - [`connection`]: TCP, by smoltcp; [`http`] on top of it
-//! - [`datagram`]: UDP and ICMP
+//! - `engine`: when whom is asked, and what follows from the results
+//! - `connection`: TCP, by smoltcp; `http` on top of it, and `tls` between them
+//! - `datagram`: UDP and ICMP
 //! - [`exchange`]: what the engine's thread and the workers share
 
 mod connection;
@@ -18,10 +18,13 @@ pub mod exchange;
 mod http;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,7 +78,7 @@ pub enum Reason {
     Reset,
     /// Nothing came in time.
     Timeout,
-    /// Nothing came in time, and its MAC address or that of the router on the way is not known.
+    /// A router says so, or nothing came in time and the MAC address of the next hop is not known.
     Unreachable,
     /// The gateway has no route to it, or no address of its own on the way.
     NoRoute,
@@ -194,6 +197,9 @@ pub trait Outside {
 
     /// From now on they are not.
     fn forget(&mut self, flow: &Flow);
+
+    /// What is in a file of certificates.
+    fn read(&mut self, file: &Path) -> io::Result<Vec<u8>>;
 
     /// A verdict has changed.
     fn report(&mut self, event: Event);

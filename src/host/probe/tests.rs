@@ -1,12 +1,16 @@
 //! The engine in a network in memory: peers that are built and read by etherparse, and a clock that jumps.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{Read as _, Write as _};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use etherparse::{Icmpv4Type, Icmpv6Type, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::*;
 
@@ -31,6 +35,8 @@ enum Manner {
     Says(Vec<u8>),
     /// Answers datagrams and echo requests with what they had.
     Echoes,
+    /// Says this within TLS to whoever has asked for something.
+    Secret(Vec<u8>),
     /// Answers with a packet that is broken in its n-th byte.
     Breaks(usize),
 }
@@ -41,6 +47,7 @@ struct Talk {
     acked: u32,
     request: Vec<u8>,
     answered: bool,
+    tls: Option<rustls::ServerConnection>,
 }
 
 struct Peer {
@@ -66,6 +73,7 @@ struct Net {
     expected: HashSet<Flow>,
     events: Vec<Event>,
     room: bool,
+    files: HashMap<PathBuf, Vec<u8>>,
     unreachable: HashSet<IpAddr>,
     /// VRF in which answers come in, by that of the target; absent: the same.
     leaks: HashMap<u16, u16>,
@@ -105,6 +113,10 @@ impl Outside for Net {
         assert!(self.expected.remove(flow), "{flow:?} was not expected");
     }
 
+    fn read(&mut self, file: &Path) -> io::Result<Vec<u8>> {
+        self.files.get(file).cloned().ok_or(io::ErrorKind::NotFound.into())
+    }
+
     fn report(&mut self, event: Event) {
         assert_eq!(event.at, self.now);
         self.events.push(event);
@@ -121,6 +133,7 @@ impl Net {
             expected: HashSet::new(),
             events: Vec::new(),
             room: true,
+            files: HashMap::new(),
             unreachable: HashSet::new(),
             leaks: HashMap::new(),
         }
@@ -177,7 +190,8 @@ impl Net {
                 } else if tcp.syn() {
                     peer.begun.push(now);
                     let acked = tcp.sequence_number().wrapping_add(1);
-                    let mut talk = Talk { next: 0xffff_fff0, acked, request: Vec::new(), answered: false };
+                    let mut talk =
+                        Talk { next: 0xffff_fff0, acked, request: Vec::new(), answered: false, tls: None };
                     match &peer.manner {
                         Manner::Silent => {}
                         Manner::Refuses => {
@@ -191,6 +205,7 @@ impl Net {
                             out.push((WAY, bytes));
                         }
                         manner => {
+                            talk.tls = matches!(manner, Manner::Secret(_)).then(tls_server);
                             out.push((WAY, segment(&talk, "syn", &[])));
                             talk.next = talk.next.wrapping_add(1);
                             if matches!(manner, Manner::Closes) {
@@ -208,6 +223,29 @@ impl Net {
                     talk.request.extend_from_slice(tcp.payload());
                     peer.request = talk.request.clone();
                     match &peer.manner {
+                        Manner::Secret(said) => {
+                            let tls = talk.tls.as_mut().expect("it was there from the begin");
+                            let mut bytes = tcp.payload();
+                            let mut heard = Vec::new();
+                            while !bytes.is_empty() {
+                                tls.read_tls(&mut bytes).expect("from memory");
+                                let _ = tls.process_new_packets();
+                                let _ = tls.reader().read_to_end(&mut heard);
+                            }
+                            if heard.ends_with(b"\r\n\r\n") {
+                                peer.request = heard;
+                                tls.writer().write_all(said).expect("to memory");
+                                tls.send_close_notify();
+                            }
+                            let mut bytes = Vec::new();
+                            while tls.wants_write() {
+                                tls.write_tls(&mut bytes).expect("to memory");
+                            }
+                            for part in bytes.chunks(700) {
+                                out.push((WAY, segment(talk, "", part)));
+                                talk.next = talk.next.wrapping_add(part.len() as u32);
+                            }
+                        }
                         Manner::Resets => out.push((WAY, segment(talk, "rst", &[]))),
                         Manner::Serves(parts, gap)
                             if talk.request.ends_with(b"\r\n\r\n") && !talk.answered =>
@@ -228,6 +266,23 @@ impl Net {
             }
             TransportSlice::Udp(udp) => {
                 peer.begun.push(now);
+                if matches!(peer.manner, Manner::Refuses) {
+                    // With what was refused (RFC 792, RFC 4443 section 3.1).
+                    let mut bytes = Vec::new();
+                    let v4 = etherparse::icmpv4::DestUnreachableHeader::Port;
+                    let v6 = etherparse::icmpv6::DestUnreachableCode::Port;
+                    let written = match dst {
+                        IpAddr::V4(_) => {
+                            builder().icmpv4(Icmpv4Type::DestinationUnreachable(v4)).write(&mut bytes, packet)
+                        }
+                        IpAddr::V6(_) => {
+                            builder().icmpv6(Icmpv6Type::DestinationUnreachable(v6)).write(&mut bytes, packet)
+                        }
+                    };
+                    written.expect("a vector takes everything");
+                    self.put(WAY, Parcel::ToEngine { vrf, packet: bytes });
+                    return;
+                }
                 let said = match &peer.manner {
                     Manner::Echoes | Manner::Breaks(_) => udp.payload(),
                     Manner::Says(said) => said,
@@ -279,6 +334,20 @@ impl Net {
         let vrf = self.leaks.get(&vrf).copied().unwrap_or(vrf);
         out.into_iter().for_each(|(after, packet)| self.put(after, Parcel::ToEngine { vrf, packet }));
     }
+}
+
+/// The server of `tests/tls`.
+fn tls_server() -> rustls::ServerConnection {
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("../../../tests/tls/server.pem"));
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../../../tests/tls/server.key"));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the versions there are")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.expect("a certificate")], key.expect("a key"))
+        .expect("they belong together");
+    rustls::ServerConnection::new(Arc::new(config)).expect("a server")
 }
 
 fn checksum_of_tcp(packet: &[u8]) -> u16 {
@@ -414,6 +483,7 @@ fn what_peers_do_and_what_is_said_of_it() {
             Answer,
         ),
         ("no answer", Manner::Silent, "type = \"udp\"\nsend = \"hex:00ff\"", Timeout),
+        ("a closed port", Manner::Refuses, "type = \"udp\"\nsend = \"ping\"", Refused),
         ("echo", Manner::Echoes, "type = \"icmp\"", Ok),
         ("no echo", Manner::Silent, "type = \"icmp\"", Timeout),
     ];
@@ -430,6 +500,50 @@ fn what_peers_do_and_what_is_said_of_it() {
     }
     // An echo that brings something else back is not ours: we go on waiting.
     assert_eq!(probe(Manner::Says(b"other".to_vec()), "type = \"icmp\"", "10.0.0.10").1, Timeout);
+}
+
+#[test]
+fn a_server_that_speaks_tls() {
+    use Reason::*;
+    let fine = "HTTP/1.1 200 OK\r\n\r\nall is well";
+    let https = "type = \"https\"\nbody = \"well\"";
+    let verified = |ca: &str, host: &str| format!("{https}\nverify = true\nca = \"{ca}\"{host}");
+    let named = "\nhost = \"shop.example:8080\"";
+    let addr = "192.0.2.10";
+    let secret = |text: &str| Manner::Secret(text.as_bytes().to_vec());
+    let cases = [
+        ("any certificate", secret(fine), https.to_owned(), Ok),
+        ("the right one", secret(fine), verified("ca.pem", named), Ok),
+        ("the right one, by address", secret(fine), verified("ca.pem", ""), Ok),
+        ("another name", secret(fine), verified("ca.pem", "\nhost = \"other.example\""), Tls),
+        ("another authority", secret(fine), verified("other-ca.pem", named), Tls),
+        ("no such file", secret(fine), verified("none.pem", named), Tls),
+        ("no authorities", secret(fine), verified("broken.pem", named), Tls),
+        ("another status", secret("HTTP/1.1 503 No\r\n\r\n"), https.to_owned(), Status(503)),
+        ("another body", secret("HTTP/1.1 200 OK\r\n\r\nall is lost"), https.to_owned(), Body),
+        ("without TLS", served(fine), https.to_owned(), Timeout),
+        ("garbage", Manner::Says(vec![]), https.to_owned(), Timeout),
+        ("a server that closes", Manner::Closes, https.to_owned(), Closed),
+        ("a RST in the middle", Manner::Resets, https.to_owned(), Reset),
+    ];
+    for (name, manner, check, expected) in cases {
+        let mut rig = Rig::new();
+        for (file, bytes) in [
+            ("ca.pem", &include_bytes!("../../../tests/tls/ca.pem")[..]),
+            ("other-ca.pem", include_bytes!("../../../tests/tls/other-ca.pem")),
+            ("broken.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        ] {
+            rig.net.files.insert(file.into(), bytes.to_vec());
+        }
+        rig.net.peer(0, addr, manner);
+        rig.set(vec![target(1, 0, addr, &format!("{check}\nfall = 1"))]);
+        rig.pass(Duration::from_millis(2500));
+        let status = rig.engine.status_of(1).expect("a target");
+        assert_eq!(status.last.map(|(reason, ..)| reason), Some(expected), "{name}");
+        if expected == Ok {
+            assert!(rig.net.at(addr).request.starts_with(b"GET / HTTP/1.1\r\nHost: "), "{name}");
+        }
+    }
 }
 
 #[test]
@@ -601,7 +715,8 @@ fn what_finds_no_room_waits_and_fails_nobody() {
 
 #[test]
 fn requests_say_what_was_configured() {
-    let check = "type = \"http\"\nmethod = \"HEAD\"\npath = \"/up\"\nhost = \"shop.example\"\nport = 81\nfrom = \"10.0.0.77\"";
+    let check = "type = \"http\"\nmethod = \"HEAD\"\npath = \"/up\"\nhost = \"shop.example\"\nport = 81";
+    let check = &format!("{check}\nfrom = \"10.0.0.77\"");
     let mut rig = Rig::new();
     rig.net.peer(0, "10.0.0.10", served("HTTP/1.1 204\r\n"));
     rig.set(vec![target(1, 0, "10.0.0.10", check)]);
@@ -644,7 +759,8 @@ proptest! {
     ) {
         let mut rig = Rig::new();
         rig.net.peer(0, "10.0.0.10", Manner::Opens);
-        rig.set(vec![target(1, 0, "10.0.0.10", &format!("type = \"tcp\"\ninterval = \"1s\"\nrise = {rise}\nfall = {fall}"))]);
+        let check = format!("type = \"tcp\"\ninterval = \"1s\"\nrise = {rise}\nfall = {fall}");
+        rig.set(vec![target(1, 0, "10.0.0.10", &check)]);
         let mut expected: Option<Verdict> = None;
         for (at, good) in results.iter().enumerate() {
             rig.net.at("10.0.0.10").manner = if *good { Manner::Opens } else { Manner::Refuses };
