@@ -153,3 +153,34 @@ fn tables_are_bounded() {
     let said = parsed(&(0..4200).map(service).collect::<String>()).expect_err("half a GiB").to_string();
     assert!(said.contains("service: the tables of all services would take 525 MiB, at most 512"), "{said}");
 }
+
+#[test]
+fn checks_of_backends_are_checked() {
+    let with = |health: &str| SHOP.replace("by_client = true", &format!("by_client = true\n{health}"));
+    let good = "health = { type = \"http\", from = \"10.0.1.1\" }\nslow_start_s = 30\nmax_ejected = 50";
+    let config = parsed(&with(good)).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(Config::parse(&config.to_toml(), "saved.toml").expect("as it was written"), config);
+    for (health, told) in [
+        ("slow_start_s = 30", "service[0].slow_start_s: only who is checked comes back"),
+        (
+            "health = { type = \"tcp\", from = \"10.0.1.9\" }",
+            "health.from: 10.0.1.9: no interface has this address",
+        ),
+        ("health = { type = \"tcp\", path = \"/\" }", "service[0].health.path: goes with type = http, https"),
+        ("max_ejected = 0", "max_ejected"),
+    ] {
+        let said = parsed(&with(health)).expect_err(health).to_string();
+        assert!(said.contains(told), "{health}: {said}");
+    }
+    let portless = "[[service]]\nname = \"all\"\naddress = \"203.0.113.10\"\nhealth = { type = \"tcp\" }\n\
+                    backends = [{ address = \"10.0.1.10\" }]";
+    let said = parsed(portless).expect_err("which port?").to_string();
+    assert!(said.contains("service[0].health.port: which port is to be asked?"), "{said}");
+    let nat = "\n[[nat.source]]\nname = \"out\"\npool = \"interface\"\nports = \"40000-61000\"\n";
+    let said = parsed(&format!("{}{nat}", with(good))).expect_err("the ports of probes").to_string();
+    assert!(
+        said.contains("nat.source[0].ports: 40000-61000: health checks have the ports 61000 to 65535"),
+        "{said}"
+    );
+    parsed(&format!("{SHOP}{nat}")).expect("nobody is checked");
+}

@@ -3,17 +3,19 @@
 use ahash::{AHashMap, AHashSet};
 
 use super::Config;
-use super::addresses::AddressRange;
+use super::addresses::{AddressRange, NatPool};
 use super::balance::{BackendKey, VirtualService};
 use super::check::{Checks, Fault, Place};
 use super::check_policy::{UNICAST, is_unicast};
 use super::service::{PortRange, Service};
-use super::value::VrfName;
+use super::value::{InterfaceAddress, VrfName};
 
 /// Bytes of the tables of all services together.
 const MAX_TABLE_BYTES: usize = 512 << 20;
 /// Places of a table of few and of many backends, two bytes each (`tables::balance::maglev`).
 const PLACES: [usize; 2] = [4_099, 65_537];
+/// Source ports of health checks (`host::probe::PORTS`).
+const PROBE_PORTS: (u16, u16) = (61_000, 65_535);
 /// Backends of all services together.
 const MAX_BACKENDS: usize = 500_000;
 
@@ -63,6 +65,32 @@ impl<'a> Checks<'a, '_> {
             self.table_fault("service".into(), allowed);
         }
         self.same_services();
+        if services.iter().any(|service| service.health.is_some()) {
+            self.ports_of_probes();
+        }
+    }
+
+    /// Answers to probes come to the gateway's own addresses: NAT that has one of those must leave them their ports.
+    fn ports_of_probes(&mut self) {
+        let config = self.config;
+        let own = |range: &AddressRange, vrf: &VrfName| {
+            let mut interfaces = config.interfaces.iter().filter(|interface| interface.vrf == *vrf);
+            interfaces.any(|interface| interface.addresses.iter().any(|own| range.contains(own.address())))
+        };
+        for (index, rule) in config.nat.sources.iter().enumerate() {
+            let Some(ports) = rule.ports.filter(|ports| ports.last() >= PROBE_PORTS.0) else { continue };
+            let shares = rule.pool.as_ref().is_some_and(|pool| match pool {
+                NatPool::Interface => true,
+                NatPool::Addresses(ranges) => ranges.iter().any(|range| own(range, &rule.vrf)),
+            });
+            if shares {
+                let allowed = format!(
+                    "health checks have the ports {} to {} of the gateway's own addresses",
+                    PROBE_PORTS.0, PROBE_PORTS.1
+                );
+                self.fault(format!("nat.source[{index}].ports"), ports, allowed);
+            }
+        }
     }
 
     fn service(&mut self, vrfs: &[VrfName], key: &str, service: &VirtualService) {
@@ -97,6 +125,14 @@ impl<'a> Checks<'a, '_> {
         }
         if let Some(check) = &service.health {
             let mut faults = Vec::new();
+            for from in check.from.as_deref().unwrap_or_default() {
+                let mut interfaces = self.config.interfaces.iter();
+                let is_own = |own: &InterfaceAddress| own.address() == from.0;
+                if !interfaces.any(|interface| interface.addresses.iter().any(is_own)) {
+                    let allowed = "no interface has this address";
+                    faults.push((format!("{key}.health.from"), Some(from.0.to_string()), allowed.to_owned()));
+                }
+            }
             check.check(&mut |name, value, allowed| {
                 faults.push((format!("{key}.health.{name}"), value, allowed))
             });
