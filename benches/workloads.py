@@ -10,6 +10,7 @@ other gateways can be compared.
     lb_64k, lb_1M         the same to the one service 90.0.0.1 udp/20000, untagged
     tcp_64k               the same as TCP in the middle of a connection, on VLAN 100
     vl_16M                the same with as many flows as a worker can have; only if named, 1.3 GB
+    vx_1, vx_64k          the frames of fw_* in VXLAN with VNI 13 from 192.168.1.2 to .1, each flow by its source port
     imix_64k, big_64k     on VLAN 100 with frames of 64, 594 and 1518 bytes, 7 to 4 to 1, and of 1518 bytes
     rt_10k, rt_1M         one million packets, each to a random address in a random one of the routes
     routes_10k, routes_1M .txt: route files of the config, lengths roughly as in the default-free zone,
@@ -36,7 +37,8 @@ VLAN = 100
 FLOWS = {"1": (1, 1), "1k": (16, 63), "64k": (1024, 63), "1M": (16384, 63), "4M": (65536, 63)}
 # Made only if named.
 SIXTEEN_MILLION = (253952, 63)
-CAPTURES = {"fw": ("1", "64k", "1M"), "vl": ("1", "1k", "64k", "1M", "4M"), "tcp": ("64k",), "lb": ("64k", "1M")}
+CAPTURES = {"fw": ("1", "64k", "1M"), "vl": ("1", "1k", "64k", "1M", "4M"), "tcp": ("64k",), "lb": ("64k", "1M"),
+            "vx": ("1", "64k")}
 
 ROUTES = {"10k": 10_000, "1M": 1_000_000}
 RANDOM_DESTINATIONS = 1_000_000
@@ -107,6 +109,33 @@ def udp_frames(src, dst, src_port, dst_port, vlan=None, tcp=False, frame_bytes=F
     return frames
 
 
+OVERLAY = bytes.fromhex("02fe00000002")
+VNI = 13
+
+
+def in_vxlan(inner, source_port):
+    """The same frames in VXLAN (RFC 7348) as Linux sends it: DF, no UDP checksum."""
+    count, length = inner.shape
+    inner[:, 0:6] = np.frombuffer(OVERLAY, np.uint8)
+    frames = np.zeros((count, 50 + length), np.uint8)
+    frames[:, 0:12] = np.frombuffer(INSIDE_PORT + CLIENT, np.uint8)
+    frames[:, 12:14] = [0x08, 0x00]
+    header = frames[:, 14:34]
+    header[:, 0] = 0x45
+    header[:, 2:4] = divmod(36 + length, 256)
+    header[:, 6], header[:, 8], header[:, 9] = 0x40, 64, 17
+    header[:, 12:16] = list(ipaddress.IPv4Address("192.168.1.2").packed)
+    header[:, 16:20] = list(ipaddress.IPv4Address("192.168.1.1").packed)
+    header[:, 10:12] = big_endian(~ones_complement_sum(header) & 0xFFFF, 2)
+    frames[:, 34:36] = big_endian(source_port, 2)
+    frames[:, 36:38] = divmod(4789, 256)
+    frames[:, 38:40] = divmod(16 + length, 256)
+    frames[:, 42] = 8
+    frames[:, 46:49] = list(VNI.to_bytes(3, "big"))
+    frames[:, 50:] = inner
+    return frames
+
+
 def write_capture(path, frames):
     count, length = frames.shape
     records = np.zeros((count, 16 + length), np.uint8)
@@ -168,6 +197,8 @@ def flow_captures(directory, numbers):
         if name in CAPTURES["lb"]:
             service = np.full(len(host), ipv4("90.0.0.1")), 1024 + port, np.full(len(host), 20000)
             write_capture(directory / f"lb_{name}.pcap", udp_frames(ipv4("10.0.0.1") + host, *service))
+        if name in CAPTURES["vx"]:
+            write_capture(directory / f"vx_{name}.pcap", in_vxlan(udp_frames(*fields), 49152 + (host * 63 + port) % 16384))
         if name in CAPTURES["tcp"]:
             write_capture(directory / f"tcp_{name}.pcap", udp_frames(*fields, vlan=VLAN, tcp=True))
 

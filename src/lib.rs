@@ -28,12 +28,15 @@
 //!
 //! A worker's turn takes a burst of up to 64 frames from each of its queues ([`io::Port::receive`]), looks
 //! once at the published [`tables::Tables`] and once at the clock, and runs [`pipeline::run`] over it: *link*
-//! (tags, interface), *network* (IP header), *source* (martians, anti-spoofing), *route* (longest prefix match
-//! for the whole burst), *adjacency* (the checks before any rewrite, the next hop's MAC) and *rewrite* (TTL, L2
-//! header). What is to be forwarded is staged for the egress queue and sent at the end of the turn. Everything
-//! else goes to [`pipeline::slow`]: neighbours to resolve, packets to the gateway, fragments, ICMP errors. A
-//! packet that has to wait is parked as frame, ingress and time, and starts again at the first stage; so does a
-//! fragment between zones that comes before the first of its datagram ([`flow::fragments`]).
+//! (tags, interface), *network* (IP header), *source* (martians, anti-spoofing), *route* (longest prefix
+//! match for the whole burst), *adjacency* (the checks before any rewrite, the next hop's MAC) and *rewrite*
+//! (TTL, L2 header). What is to a tunnel end point of ours goes through the first of them once more with the
+//! frame inside, as if it had come in by the overlay's interface; what leaves by one gets the headers of its
+//! tunnel behind the last. What is to be forwarded is staged for the egress queue and sent at the end of the
+//! turn. Everything else goes to [`pipeline::slow`]: neighbours to resolve, packets to the gateway,
+//! fragments, ICMP errors. A packet that has to wait is parked as frame, ingress and time, and starts again
+//! at the first stage; so does a fragment between zones that comes before the first of its datagram
+//! ([`flow::fragments`]).
 //!
 //! # What always holds
 //!

@@ -183,7 +183,15 @@ impl<'a> Exit<'a> {
         true
     }
 
-    /// Takes a plain packet that may be to a tunnel end point out of its tunnel; false if what is inside is not plain.
+    /// True if the packet is to a tunnel end point of ours.
+    #[inline(always)]
+    fn is_for(&self, meta: &Meta, cx: &Context<'a>) -> bool {
+        let is_as_before = (self.ends as u32, (self.segment >> 32) as u16, self.vrf)
+            == (meta.dst_v4, meta.dst_port, meta.vrf);
+        is_as_before || cx.tables.overlays.is_end(meta.vrf, v4_key(meta.dst_v4), meta.dst_port)
+    }
+
+    /// Takes a plain packet to a tunnel end point out of its tunnel; false if what is inside is not plain.
     #[inline(always)]
     fn take(&mut self, packet: &mut Packet, cx: &Context<'a>) -> bool {
         let outer = packet.meta;
@@ -277,15 +285,11 @@ pub(super) fn look(
                 packet.meta = Meta::FRESH;
                 continue;
             }
-        } else if entrance.has_tunnels && may_be_tunnelled(packet, cx) {
-            let is_end =
-                cx.tables.overlays.is_end(entrance.vrf, v4_key(packet.meta.dst_v4), packet.meta.dst_port);
-            if is_end {
-                if !exit.take(packet, cx) {
-                    continue;
-                }
-                from = &exit.entrance;
+        } else if entrance.has_tunnels && may_be_tunnelled(packet, cx) && exit.is_for(&packet.meta, cx) {
+            if !exit.take(packet, cx) {
+                continue;
             }
+            from = &exit.entrance;
         }
         let (vrf, is_stateful, large) = (from.vrf, from.flags & flags::STATEFUL != 0, from.large);
         plain.all |= 1 << index;
@@ -519,7 +523,7 @@ impl<'a> Hops<'a> {
         (hop, &mut self.tunnels)
     }
 
-    pub(super) fn finish(self) {
+    pub(super) fn finish(&self) {
         self.hops.iter().for_each(|hop| hop.count(self.cx));
         self.tunnels.iter().for_each(|tunnel| tunnel.count(self.cx));
     }

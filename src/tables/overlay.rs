@@ -99,8 +99,8 @@ pub struct Overlays {
     by_vni: AHashMap<(End, u32), u16>,
     /// Sorted. Few, usually one: our own addresses.
     ends: Vec<End>,
-    /// UDP ports of the ends: few, usually one.
-    ports: Vec<u16>,
+    /// UDP ports of the ends, one bit each; absent: none.
+    ports: Option<Box<[u64; 1024]>>,
     /// By VRF slot: whether tunnels end there.
     vrfs: Vec<bool>,
 }
@@ -116,9 +116,8 @@ impl Overlays {
             if let Err(place) = overlays.ends.binary_search(&end) {
                 overlays.ends.insert(place, end);
             }
-            if !overlays.ports.contains(&spec.udp_port) {
-                overlays.ports.push(spec.udp_port);
-            }
+            let ports = overlays.ports.get_or_insert_with(|| Box::new([0; 1024]));
+            ports[usize::from(spec.udp_port / 64)] |= 1 << (spec.udp_port % 64);
             let vrf = usize::from(overlay.underlay_vrf);
             overlays.vrfs.resize(overlays.vrfs.len().max(vrf + 1), false);
             overlays.vrfs[vrf] = true;
@@ -147,7 +146,7 @@ impl Overlays {
     /// True if a tunnel may end at this UDP port.
     #[inline]
     pub fn has_port(&self, port: u16) -> bool {
-        self.ports.contains(&port)
+        self.ports.as_ref().is_some_and(|ports| ports[usize::from(port / 64)] >> (port % 64) & 1 != 0)
     }
 
     /// True if tunnels end there.

@@ -227,7 +227,8 @@ mod tests {
     const VECTORS: [(u32, u32); 3] = [(1752, 2401), (39_871, 62_830), (37_545, 15_904)];
 
     proptest! {
-        /// Shares are as the weights, to a place for each of the passes that were not gone through to the end.
+        /// Shares are as the weights, but for a turn that a backend has saved up for when the table is full, and for its
+        /// part of the places that all others have saved up for.
         #[test]
         fn shares_follow_the_weights(weights in proptest::collection::vec(0u16..=100, 1..60)) {
             let backends: BTreeMap<Identity, u16> = (0..).map(backend).zip(weights).collect();
@@ -237,7 +238,8 @@ mod tests {
             let listed: Vec<u16> = backends.values().copied().collect();
             for (share, weight) in table.shares(listed.len()).into_iter().zip(listed) {
                 let fair = if sum == 0 { 0.0 } else { places * f64::from(weight) / f64::from(sum) };
-                prop_assert!((f64::from(share) - fair).abs() <= 2.0, "{share} places, {fair} would be fair");
+                let slack = 2.0 + fair * backends.len() as f64 / places;
+                prop_assert!((f64::from(share) - fair).abs() <= slack, "{share} places, {fair} would be fair");
             }
         }
 
