@@ -244,6 +244,48 @@ fn ipv4_snat_new() -> Bench {
     bench(&parse(&[&route("0.0.0.0/0", "10.0.5.2"), POLICY, SOURCE_NAT].concat(), true), frames)
 }
 
+/// An overlay, and a station on it.
+fn overlay(vtep: &str, remote: &str) -> String {
+    format!(
+        r#"
+[[interface]]
+name = "blue"
+vni = 13
+vtep = "{vtep}"
+remotes = ["{remote}"]
+mac = "02:00:00:00:00:01"
+addresses = ["10.9.0.1/24"]
+[[neighbour]]
+interface = "blue"
+address = "10.9.0.2"
+mac = "02:00:00:00:02:0c"
+"#
+    )
+}
+
+fn vxlan_encap() -> Bench {
+    let frames = (0..FLOWS).map(|flow| ipv4(&[], [10, 0, 1, 10], [203, 0, 113, flow as u8], flow));
+    bench(&config(&[overlay("10.0.5.1", "10.0.5.2"), route("0.0.0.0/0", "10.9.0.2")].concat()), frames)
+}
+
+fn vxlan_decap() -> Bench {
+    const UDP_SUM: usize = 14 + 20 + 6;
+    let frames = (0..FLOWS).map(|flow| {
+        let mut payload = vec![8, 0, 0, 0, 0, 0, 13, 0];
+        payload.extend(ipv4(&[], [10, 9, 0, 2], [203, 0, 113, flow as u8], flow));
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(HOST_MAC, GATEWAY_MAC)
+            .ipv4([10, 0, 1, 10], [10, 0, 1, 1], 64)
+            .udp(49152 + flow as u16, 4789)
+            .write(&mut frame, &payload)
+            .expect("a vector takes everything");
+        // RFC 7348 section 5.
+        frame[UDP_SUM..UDP_SUM + 2].fill(0);
+        frame
+    });
+    bench(&config(&[overlay("10.0.1.1", "10.0.1.10"), route("0.0.0.0/0", "10.0.5.2")].concat()), frames)
+}
+
 /// Makes a scenario.
 type Setup = fn() -> Bench;
 
@@ -280,6 +322,10 @@ fn ready(setup: Setup, null: bool) -> Bench {
 #[bench::qinq_to_untagged_null(qinq_to_untagged, true)]
 #[bench::ipv4_10k_routes(ipv4_10k_routes, false)]
 #[bench::ipv4_10k_routes_null(ipv4_10k_routes, true)]
+#[bench::vxlan_encap(vxlan_encap, false)]
+#[bench::vxlan_encap_null(vxlan_encap, true)]
+#[bench::vxlan_decap(vxlan_decap, false)]
+#[bench::vxlan_decap_null(vxlan_decap, true)]
 #[bench::ipv4_session(session, false)]
 #[bench::ipv4_session_null(session, true)]
 #[bench::ipv4_snat_session(snat_session, false)]

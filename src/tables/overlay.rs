@@ -132,6 +132,12 @@ impl Overlays {
         self.all.get(usize::from(number))
     }
 
+    /// True if there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// All of them.
     pub fn all(&self) -> &[Overlay] {
         &self.all
