@@ -1,10 +1,12 @@
 //! What no value of `[[service]]` shows by itself.
 
+use std::sync::Arc;
+
 use ahash::{AHashMap, AHashSet};
 
 use super::Config;
 use super::addresses::{AddressRange, NatPool};
-use super::balance::{BackendKey, VirtualService};
+use super::balance::VirtualService;
 use super::check::{Checks, Fault, Place};
 use super::check_policy::{UNICAST, is_unicast};
 use super::service::{PortRange, Service};
@@ -33,6 +35,24 @@ pub fn check_service(config: &Config, service: &VirtualService) -> Result<(), St
     first.map_or(Ok(()), Err)
 }
 
+/// What all services together may take: the first fault.
+pub fn check_services(services: &[Arc<VirtualService>]) -> Result<(), String> {
+    let backends: usize = services.iter().map(|service| service.backends.len()).sum();
+    if backends > MAX_BACKENDS {
+        return Err(format!("at most {MAX_BACKENDS} backends in all services, not {backends}"));
+    }
+    let bytes: usize =
+        services.iter().map(|service| 2 * PLACES[usize::from(service.backends.len() > 40)]).sum();
+    if bytes > MAX_TABLE_BYTES {
+        return Err(format!(
+            "the tables of all services would take {} MiB, at most {}: let services with more than 40 backends be fewer",
+            bytes >> 20,
+            MAX_TABLE_BYTES >> 20
+        ));
+    }
+    Ok(())
+}
+
 impl<'a> Checks<'a, '_> {
     pub(super) fn services(&mut self) {
         let services = &self.config.services;
@@ -48,20 +68,7 @@ impl<'a> Checks<'a, '_> {
         for (index, service) in services.iter().enumerate() {
             self.service(&vrfs, &format!("service[{index}]"), service);
         }
-        let backends: usize = services.iter().map(|service| service.backends.len()).sum();
-        if backends > MAX_BACKENDS {
-            let allowed = format!("at most {MAX_BACKENDS} backends in all services, not {backends}");
-            self.table_fault("service".into(), allowed);
-        }
-        let bytes: usize =
-            services.iter().map(|service| 2 * PLACES[usize::from(service.backends.len() > 40)]).sum();
-        if bytes > MAX_TABLE_BYTES {
-            let allowed = format!(
-                "the tables of all services would take {} MiB, at most {}: let services with more than 40 backends be \
-                 fewer",
-                bytes >> 20,
-                MAX_TABLE_BYTES >> 20
-            );
+        if let Err(allowed) = check_services(services) {
             self.table_fault("service".into(), allowed);
         }
         self.same_services();
@@ -156,7 +163,7 @@ impl<'a> Checks<'a, '_> {
             );
         }
         let one_port = |served: &Service| served.ports().is_some_and(|ports| ports.first() == ports.last());
-        let mut seen: AHashSet<BackendKey> = AHashSet::with_capacity(service.backends.len());
+        let mut seen = AHashSet::with_capacity(service.backends.len());
         for (at, backend) in service.backends.iter().enumerate() {
             let key = format!("{key}.backends[{at}]");
             let address = backend.address;
@@ -165,7 +172,7 @@ impl<'a> Checks<'a, '_> {
                 self.fault(format!("{key}.address"), address, allowed);
             } else if !is_unicast(address.address) {
                 self.fault(format!("{key}.address"), address, UNICAST);
-            } else if service.has(address.address) && backend.vrf.is_none() {
+            } else if service.has(address.address) && *service.vrf_of(backend) == service.vrf {
                 self.fault(format!("{key}.address"), address, "the address of the service itself");
             }
             if let Some(vrf) = backend.vrf.as_ref().filter(|vrf| unknown(vrf)) {
@@ -185,7 +192,7 @@ impl<'a> Checks<'a, '_> {
                     self.fault(format!("{key}.address"), address, allowed);
                 }
             }
-            if !seen.insert(backend.key()) {
+            if !seen.insert((backend.address, service.vrf_of(backend))) {
                 self.fault(format!("{key}.address"), backend.key(), "the service has this backend already");
             }
         }

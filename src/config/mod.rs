@@ -34,7 +34,7 @@ use serde::Serialize;
 pub use addresses::{AddressRange, Member, NatPool, NatTarget, OneOrMore};
 pub use balance::{Backend, BackendAdmin, BackendKey, BalanceMode, OnFailure, VirtualService};
 pub use check::{Links, check_neighbour};
-pub use check_balance::check_service;
+pub use check_balance::{check_service, check_services};
 pub use check_overlay::{MAX_REMOTES, MAX_REMOTES_IN_ALL, MAX_UDP_PORTS, check_remote};
 pub use check_policy::{check_lines, check_rule};
 pub use deterministic::Sharing;

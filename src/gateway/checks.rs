@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ahash::AHashSet;
+
 use super::Gateway;
 use super::health::Health;
 use crate::config::{Config, VirtualService};
@@ -85,12 +87,34 @@ impl Gateway {
     pub(super) fn check_backends(&mut self) {
         let (targets, checked) = wanted(&self.config, &self.compiler);
         let gone = self.checks.book.set_services(checked);
-        for slot in gone {
-            self.compiler.note_health(slot, BackendHealth::WELL);
+        for slot in &gone {
+            self.compiler.note_health(*slot, BackendHealth::WELL);
         }
         if let Err(error) = self.checks.thread.set_targets(targets) {
             tracing::error!(%error, "the health checks do not run");
         }
+        // What was said of those that are checked no more, or may be out otherwise now, is in the tables still.
+        let now = self.now();
+        let was_taken_back = gone.iter().any(|slot| !self.compiler.tables().backends.is_well(*slot));
+        let counts_otherwise = self.note_verdicts(0..self.checks.book.services(), now);
+        if was_taken_back || counts_otherwise {
+            let retired = self.compiler.change_health();
+            self.publish([retired]);
+        }
+    }
+
+    /// Tells the compiler what the verdicts on these services come to; true if that is something new.
+    fn note_verdicts(&mut self, services: impl IntoIterator<Item = usize>, now: Nanos) -> bool {
+        let mut is_news = false;
+        for service in services {
+            for (backend, health) in self.checks.book.health(service, now) {
+                if self.compiler.health(backend) != health {
+                    self.compiler.note_health(backend, health);
+                    is_news = true;
+                }
+            }
+        }
+        is_news
     }
 
     /// The descriptor that is readable when the checks have something to say.
@@ -128,16 +152,9 @@ impl Gateway {
             }
         }
         touched.extend(self.checks.book.step(now));
-        let mut changed = false;
-        for slot in touched {
-            for (backend, health) in self.checks.book.health(slot, now) {
-                if self.compiler.health(backend) != health {
-                    self.compiler.note_health(backend, health);
-                    changed = true;
-                }
-            }
-        }
-        if changed {
+        let services: AHashSet<usize> =
+            touched.into_iter().filter_map(|slot| self.checks.book.service_of(slot)).collect();
+        if self.note_verdicts(services, now) {
             let retired = self.compiler.change_health();
             self.publish([retired]);
         }

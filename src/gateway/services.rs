@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 
 use super::Gateway;
 use super::inspect::Inspector;
@@ -64,6 +64,7 @@ impl Gateway {
             return Err(Fault::refused("backends change in a transaction of their own"));
         }
         let Some(after) = changed(&self.config.services, patches)? else { return Ok(()) };
+        config::check_services(&after).map_err(Fault::refused)?;
         for (old, new) in self.config.services.iter().zip(&after) {
             if !Arc::ptr_eq(old, new) {
                 config::check_service(&self.config, new).map_err(Fault::refused)?;
@@ -88,6 +89,9 @@ impl Gateway {
 
     /// Notes what the checks say of the backends shown.
     pub(super) fn note_health(&self, list: &mut ServiceList) {
+        if list.next.is_some() {
+            return;
+        }
         let statuses: AHashMap<u32, Status> =
             self.checks.status().into_iter().map(|status| (status.id, status)).collect();
         let services: AHashMap<&str, &Arc<VirtualService>> =
@@ -128,15 +132,24 @@ impl Inspector<'_> {
         }
         let wanted =
             |service: &&Arc<VirtualService>| query.service.as_ref().is_none_or(|name| service.name == *name);
-        let shown: Vec<ServiceEntry> =
-            self.config.services.iter().filter(wanted).map(|service| self.service(service)).collect();
+        // All that there ever were, by service.
+        let mut ever: AHashMap<&str, Vec<(u32, &str)>> = AHashMap::new();
+        for (slot, name) in (0..).zip(self.compiler.policy_slots.backends.names()) {
+            if let Some((service, backend)) = name.split_once('/') {
+                ever.entry(service).or_default().push((slot, backend));
+            }
+        }
+        let one = |service: &Arc<VirtualService>| {
+            self.service(service, ever.get(service.name.as_str()).map_or(&[], Vec::as_slice))
+        };
+        let shown: Vec<ServiceEntry> = self.config.services.iter().filter(wanted).map(one).collect();
         match &query.service {
             Some(name) if shown.is_empty() => Err(Fault::not_found(format!("no service {name}"))),
             _ => Ok(ServiceList { next: None, services: shown }),
         }
     }
 
-    fn service(&self, said: &VirtualService) -> ServiceEntry {
+    fn service(&self, said: &VirtualService, ever: &[(u32, &str)]) -> ServiceEntry {
         let tables = self.node.tables.load();
         let slots = &self.compiler.policy_slots.backends;
         let compiled = tables.policy.services().list();
@@ -152,16 +165,15 @@ impl Inspector<'_> {
         });
         let mut backends: Vec<BackendEntry> = listed.collect();
         // Who has left, and is not done yet.
-        let prefix = format!("{}/", said.name);
-        let known: Vec<String> =
-            said.backends.iter().map(|backend| policy::backend_name(said, &backend.key())).collect();
-        let others = (0u32..).zip(slots.names()).filter_map(|(slot, name)| {
-            let rest = name.strip_prefix(&prefix)?;
-            (!known.contains(name)).then(|| (slot, rest.to_owned()))
-        });
+        let known: AHashSet<u32> = said
+            .backends
+            .iter()
+            .filter_map(|backend| slots.wide(&policy::backend_name(said, &backend.key())))
+            .collect();
+        let others = ever.iter().filter(|(slot, _)| !known.contains(slot));
         backends.extend(others.filter_map(|(slot, name)| {
-            let name = name.strip_suffix(&format!("@{}", said.vrf)).map_or(name.clone(), str::to_owned);
-            let entry = self.counted(BackendEntry { name, left: true, ..BackendEntry::default() }, slot);
+            let name = name.strip_suffix(&format!("@{}", said.vrf)).unwrap_or(name).to_owned();
+            let entry = self.counted(BackendEntry { name, left: true, ..BackendEntry::default() }, *slot);
             (entry.flows > 0).then_some(entry)
         }));
         ServiceEntry {

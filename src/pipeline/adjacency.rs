@@ -116,12 +116,12 @@ fn check(
     let meta = &mut packet.meta;
     meta.dst_mac = last.mac;
     if meta.ip_len > last.tunnel_mtu {
+        if is_v4 && !meta.has(flags::DONT_FRAGMENT) {
+            return Ok(Verdict::Fragment);
+        }
+        // Whoever is lost needs no other identification.
         meta.identification = Meta::TOLD_MTU | u32::from(last.tunnel_mtu);
-        return match (is_v4, meta.has(flags::DONT_FRAGMENT)) {
-            (true, false) => Ok(Verdict::Fragment),
-            (true, true) => Err(DropReason::FragmentationNeeded),
-            (false, _) => Err(DropReason::PacketTooBig),
-        };
+        return Err(if is_v4 { DropReason::FragmentationNeeded } else { DropReason::PacketTooBig });
     }
     Ok(if too_long { Verdict::Fragment } else { Verdict::Forward })
 }

@@ -833,10 +833,18 @@ fn renew<A: Table>(
     flows: &mut Flows,
     now: Tick,
 ) -> Result<Verdict, DropReason> {
-    if handle.direction() == 0 && fate::<A>(handle.session(), cx, flows) == BackendFate::Rehash {
+    // Only who speaks to the backend can be told, or led to another: what comes from it condemns the session.
+    let fate =
+        if handle.direction() == 0 { fate::<A>(handle.session(), cx, flows) } else { BackendFate::Keep };
+    if fate != BackendFate::Keep {
         packet.meta.flow = Handle::NONE;
-        note_lost::<A>(handle.session(), cx, flows);
+        if !is_condemned::<A>(handle.session(), flows) {
+            note_lost::<A>(handle.session(), cx, flows);
+        }
         end::<A>(handle.session(), cx, flows);
+        if fate == BackendFate::Reset {
+            return Err(DropReason::BackendFailed);
+        }
         let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
         let tuple: Tuple<A> = flow::tuple_in(&packet.meta, l3);
         return open(packet, &tuple, true, cx, flows, now);
@@ -856,11 +864,16 @@ fn renew<A: Table>(
     }
 }
 
-/// What becomes of a session for the state that its backend is in.
+/// What becomes of a session for what has happened to its backend since it was decided.
 fn fate<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> BackendFate {
     let table = A::shared(flows);
     let Some(backend) = table.record(session).backend() else { return BackendFate::Keep };
-    cx.tables.backends.fate(backend, table.flow(Handle::new(session, 0)).tuple.protocol)
+    let (flow, backends) = (table.flow(Handle::new(session, 0)), &cx.tables.backends);
+    // Flows that came to it afterwards, because all others had failed too, are as good as before.
+    if backends.still_holds(backend, flow.epoch) {
+        return BackendFate::Keep;
+    }
+    backends.fate(backend, flow.tuple.protocol)
 }
 
 /// Counts a session that its backend loses.
@@ -911,10 +924,11 @@ pub(super) fn bring_up_to_date<A: Table>(
             Ok(())
         }
         Err(reason) => {
-            if reason == DropReason::BackendFailed && !is_condemned::<A>(session, flows) {
+            if reason != DropReason::BackendFailed {
+                end::<A>(session, cx, flows);
+            } else if condemn::<A>(session, cx, flows) {
                 note_lost::<A>(session, cx, flows);
             }
-            end::<A>(session, cx, flows);
             Err(reason)
         }
     }

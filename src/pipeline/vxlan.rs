@@ -308,6 +308,10 @@ pub(super) fn congestion(packet: &mut Packet, outer: u8) {
             if is_v4 {
                 let sum = checksum::update(be16(l3, 10), old, be16(l3, 0));
                 l3[10..12].copy_from_slice(&sum.to_be_bytes());
+            } else {
+                // Nothing in the packet makes up for it. The outer sum was right, and is asked for again if it has to wait.
+                let udp = from - UDP_TO_INNER;
+                packet.frame.bytes_mut()[udp + 6..udp + 8].fill(0);
             }
         }
         Some(_) => {}
@@ -681,7 +685,10 @@ pub(super) fn check_way(
         }
         Err(NoTunnel::Unknown) => {
             let slot = meta.neighbour;
-            if slot == NO_NEIGHBOUR || cx.neighbours.word(slot).state() == State::Permanent {
+            // Who is not followed would be asked for again and again.
+            let is_followed =
+                cx.tables.overlays.get(interface.overlay).is_some_and(|overlay| overlay.spec.learning);
+            if slot == NO_NEIGHBOUR || !is_followed || cx.neighbours.word(slot).state() == State::Permanent {
                 return Err(Err(DropReason::VxlanNoTunnel));
             }
             // Its place was forgotten: who it is has to be asked again.

@@ -531,7 +531,10 @@ impl Compiler {
             let stays: AHashSet<u16> = new.list().iter().map(|service| service.slot).collect();
             // Flows of a service that is gone follow its word; those of a backend that left its service do not.
             for service in old.list().iter().filter(|service| !stays.contains(&service.slot)) {
-                let slots = service.backends.iter().map(|backend| backend.slot);
+                // Those that left it before as well: by their names.
+                let prefix = format!("{}/", self.policy_slots.services.name(service.slot));
+                let names = (0..).zip(self.policy_slots.backends.names());
+                let slots = names.filter(|(_, name)| name.starts_with(&prefix)).map(|(slot, _)| slot);
                 self.orphans.extend(slots.map(|slot| (slot, service.on_failure)));
             }
             for service in new.list() {

@@ -332,6 +332,9 @@ def _(c):
     c.error("wan", from_server(sent), "backend-failed", to_server(reset(sent)))
     sent = rebuilt(ip(H4, web[1][0]) / T("PA", 5001, 1001, data=10)(8080, web[1][1]))
     c.error("lan", from_host(sent), "backend-failed", to_host(reset(sent)))
+    # Its client is told as well, when it speaks.
+    sent = rebuilt(ip(web[1][0], VIP) / T("A", 1001, 5011)(web[1][1], 80))
+    c.error("wan", from_server(sent), "backend-failed", to_server(reset(sent)))
     stays.up(T("PA", 1001, 5001, data=10))
     moved = talk(c, dns, (VIP, 80), B8)
     moved.up(U())

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::config::Config;
 use crate::flow::Flows;
 use crate::mem::{BURST, ChunkSize, FramePool, PacketMemory};
-use crate::packet::{Burst, Ingress, Meta, Packet, Pass, Verdict, checksum, flags};
+use crate::packet::{Burst, DropReason, Ingress, Meta, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::{Context, flow, run_stages};
 use crate::replay;
 use crate::time::Nanos;
@@ -417,6 +417,10 @@ impl Gateway {
         meta.identification &= Meta::NEW_IDENTIFICATION;
         if matches!(meta.verdict, Verdict::Forward) {
             (meta.dst_mac, meta.neighbour) = (0, 0);
+        }
+        // Which of its checks came first.
+        if meta.verdict == Verdict::Drop(DropReason::FragmentationNeeded) {
+            meta.neighbour = 0;
         }
         if meta.verdict == Verdict::Held {
             return Outcome { meta: format!("{meta:?}"), bytes: vec![], chained: vec![] };

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 
 use super::Health;
 use crate::time::Nanos;
@@ -30,7 +30,7 @@ pub struct Checked {
 struct Known {
     up: bool,
     since: Nanos,
-    /// It has been down before.
+    /// It has been down before, and has not got its full share yet.
     is_back: bool,
 }
 
@@ -69,11 +69,11 @@ impl Book {
         if before.is_some_and(|known| known.up == up) {
             return false;
         }
-        let is_back = before.is_some_and(|known| !known.up);
+        let slow_start = self.services[*service].slow_start;
+        let is_back = slow_start > Duration::ZERO && before.is_some_and(|known| !known.up);
         self.known.insert(slot, Known { up, since: at, is_back });
         self.steps.retain(|(_, other)| *other != slot);
-        let slow_start = self.services[*service].slow_start;
-        if up && is_back && slow_start > Duration::ZERO {
+        if up && is_back {
             self.steps.insert((at.plus(slow_start / STEPS), slot));
         }
         true
@@ -90,10 +90,12 @@ impl Book {
         while let Some((due, slot)) = self.steps.first().copied().filter(|(due, _)| *due <= now) {
             self.steps.remove(&(due, slot));
             stepped.push(slot);
-            if let (Some(known), Some(service)) = (self.known.get(&slot), self.service_of.get(&slot)) {
+            if let (Some(known), Some(service)) = (self.known.get_mut(&slot), self.service_of.get(&slot)) {
                 let slow_start = self.services[*service].slow_start;
                 if now < known.since.plus(slow_start) {
                     self.steps.insert((now.plus(slow_start / STEPS), slot));
+                } else {
+                    known.is_back = false;
                 }
             }
         }
@@ -105,11 +107,20 @@ impl Book {
         self.known.get(&slot).map(|known| (known.up, known.since))
     }
 
-    /// What the verdicts on the service of a backend come to, for each of its backends. Of more that are down than may
-    /// be out those that were last are used all the same.
-    pub fn health(&self, slot: u32, now: Nanos) -> Vec<(u32, Health)> {
-        let Some(number) = self.service_of.get(&slot) else { return Vec::new() };
-        let service = &self.services[*number];
+    /// How many services are checked.
+    pub fn services(&self) -> usize {
+        self.services.len()
+    }
+
+    /// The service of a backend, as a number.
+    pub fn service_of(&self, slot: u32) -> Option<usize> {
+        self.service_of.get(&slot).copied()
+    }
+
+    /// What the verdicts come to for each backend of a service. Of more that are down than may be out those that were
+    /// last are used all the same.
+    pub fn health(&self, service: usize, now: Nanos) -> Vec<(u32, Health)> {
+        let Some(service) = self.services.get(service) else { return Vec::new() };
         let mut down: Vec<(Nanos, u32)> = service
             .backends
             .iter()
@@ -120,7 +131,7 @@ impl Book {
         down.sort_unstable();
         let most = service.backends.len() * service.max_ejected_percent as usize / 100;
         down.truncate(most.max(1));
-        let out: Vec<u32> = down.into_iter().map(|(_, slot)| slot).collect();
+        let out: AHashSet<u32> = down.into_iter().map(|(_, slot)| slot).collect();
         let of = |slot: &u32| {
             let health = match self.known.get(slot) {
                 _ if out.contains(slot) => Health { up: false, level: 0 },
@@ -161,7 +172,7 @@ mod tests {
     }
 
     fn out(book: &Book, now: u64) -> Vec<u32> {
-        let health = book.health(1, Nanos(now));
+        let health = book.health(0, Nanos(now));
         health.into_iter().filter(|(_, health)| !health.up).map(|(slot, _)| slot).collect()
     }
 
@@ -179,7 +190,9 @@ mod tests {
         assert!(!book.note(77, false, Nanos(9)), "nobody knows it");
         // The other service is by itself, and one may always be out.
         assert!(book.note(9, false, Nanos(9)));
-        assert_eq!(book.health(9, Nanos(9)), [(9, Health { up: false, level: 0 })]);
+        assert_eq!((book.service_of(9), book.service_of(77)), (Some(1), None));
+        assert_eq!(book.health(1, Nanos(9)), [(9, Health { up: false, level: 0 })]);
+        assert_eq!(book.health(2, Nanos(9)), []);
         let mut least = self::book(1, 0);
         least.note(2, false, Nanos(1));
         least.note(3, false, Nanos(2));
@@ -189,7 +202,7 @@ mod tests {
     #[test]
     fn who_comes_back_starts_slowly_and_who_was_never_away_does_not() {
         let mut book = book(100, 32);
-        let level = |book: &Book, now: u64| book.health(1, Nanos(now * S))[1].1.level;
+        let level = |book: &Book, now: u64| book.health(0, Nanos(now * S))[1].1.level;
         assert!(book.note(2, true, Nanos(0)));
         assert_eq!((level(&book, 0), book.next_step()), (255, None));
         book.note(2, false, Nanos(S));

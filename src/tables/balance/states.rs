@@ -72,6 +72,12 @@ impl Backends {
         self.of(slot).in_service
     }
 
+    /// True if nothing is wrong with its health.
+    pub fn is_well(&self, slot: u32) -> bool {
+        let BackendState { level, in_service, has_failed, .. } = self.of(slot);
+        !has_failed && (!in_service || level == u8::MAX)
+    }
+
     /// All that is known of a backend.
     pub fn state(&self, slot: u32) -> BackendState {
         self.of(slot)
@@ -115,12 +121,12 @@ impl Backends {
                 let health = health(backend.slot);
                 let active = backend.admin == BackendAdmin::Active;
                 let is_well = active && health.up;
-                let ends = backend.admin == BackendAdmin::Disabled || active && !health.up;
+                let ends = backend.admin == BackendAdmin::Disabled || !health.up;
                 states[backend.slot as usize] = BackendState {
                     level: if is_well { health.level } else { 0 },
                     in_service: active && backend.weight > 0,
                     fate: if ends { fate_of(service.on_failure) } else { BackendFate::Keep },
-                    has_failed: active && !health.up,
+                    has_failed: !health.up,
                     since: 0,
                 };
             }

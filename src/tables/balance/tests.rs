@@ -193,10 +193,12 @@ fn flows_follow_what_happens_to_their_backend() {
     let (well, touched) = after(&service, &same, &[], 9);
     assert_eq!((touched, well.fate(1, TCP)), (false, BackendFate::Keep));
     assert!(after(&service, &well, &[1], 10).1);
-    // Drained: all stay. Disabled: as if it had failed, but that UDP may stay where connections may.
+    // Drained: all stay, as long as it is well. Disabled: as if it had failed, but that UDP may stay where connections may.
     service.backends[0].admin = BackendAdmin::Drain;
-    let (drained, touched) = after(&service, &well, &[1], 11);
+    let (drained, touched) = after(&service, &well, &[], 11);
     assert_eq!((touched, drained.fate(1, TCP), drained.level(1)), (false, BackendFate::Keep, 0));
+    let (dead, touched) = after(&service, &drained, &[1], 11);
+    assert_eq!((touched, dead.fate(1, TCP), dead.level(1)), (true, BackendFate::Reset, 0));
     service.backends[0].admin = BackendAdmin::Disabled;
     for (on_failure, tcp, udp) in [
         (OnFailure::Reset, BackendFate::Reset, BackendFate::Rehash),
