@@ -221,6 +221,11 @@ impl Gateway {
             self.pass(OBLIVION_MS);
             self.settle();
         }
+        // The last session may have ended just now, and its port is held for as long as the config says.
+        if self.claimed() != self.claimed {
+            self.pass(OBLIVION_MS);
+            self.settle();
+        }
         // One page of mappings is looked at each time.
         for _ in 0..MAX_SWEEPS {
             if self.claimed() == self.claimed {
