@@ -291,6 +291,45 @@ def overlays():
     }
 
 
+
+def bridges():
+    """Frames between members, to all of them and to the gateway; every reason to lose one."""
+    a, b, c = (bytes([2, 0, 0, 0, 7, n]) for n in (10, 11, 12))
+    on = ((0x8100, 300),)
+    ours, station, remote, vtep = (10, 6, 0, 1), (10, 6, 0, 10), (10, 0, 1, 10), (10, 0, 1, 1)
+    inside = v4(station, (10, 6, 0, 11), payload=UDP)
+
+    def frame(src, dst, kind=0x0800, what=inside, tags=on):
+        return dst + src + b"".join(word(tpid) + word(vid) for tpid, vid in tags) + word(kind) + what
+
+    def vxlan(inner, vni):
+        return word(50000) + word(4789) + word(16 + len(inner)) + word(0) + bytes([8, 0, 0, 0]) + word(vni << 8, 4) + inner
+
+    over4 = lambda inner: record(ether(0x0800, v4(remote, vtep, 17, vxlan(inner, 8))))
+    over6 = lambda inner: record(ether(0x86DD, v6(a6(1, 0x10), a6(1, 1), 17, vxlan(inner, 9))))
+    bare = lambda src, dst, **keys: frame(src, dst, tags=(), **keys)
+    qinq = ((0x88A8, 200), (0x8100, 10))
+    asks = frame(a, ALL, 0x0806, arp(1, a, station, bytes(6), ours))
+    return {
+        "learns": (0, [record(frame(a, b)), record(frame(b, a), 1), record(frame(a, b)), record(frame(c, a, tags=qinq), 1), record(frame(a, c)), wait()]),
+        "to-all": (0, [record(frame(a, ALL)), record(frame(b, ALL, 0x88B6), 1), record(asks), over4(bare(c, ALL)), wait()]),
+        "vnis": (0, [over4(bare(b, a)), record(frame(a, b)), over6(bare(c, a)), record(frame(a, c)), over6(bare(c, b)), over4(bare(b, b)), wait()]),
+        "reserved": (0, [record(frame(a, bytes.fromhex("0180c2000000"))), wait()]),
+        "invalid-source": (0, [record(frame(ALL, b)), wait()]),
+        "three-tags": (0, [record(frame(a, b, tags=qinq + ((0x8100, 5),)), 1), wait()]),
+        "same-member": (0, [record(frame(a, b)), record(frame(c, a)), wait()]),
+        "too-long": (0, [record(frame(c, a, tags=qinq), 1), record(frame(a, c), padding=20), record(frame(a, ALL), padding=100), wait()]),
+        "storm": (0, [many(20, SOURCE_PORT, frame(a, ALL)), wait()]),
+        "no-member": (0, [record(frame(a, ALL, tags=((0x8100, 301),))), wait()]),
+        "loop": (2, [wait(), record(frame(a, b), 0, TENTH), wait(), record(frame(b, a), 1), record(frame(a, b)), wait()]),
+        "gateway": (0, [record(frame(a, GATEWAY, what=v4(station, FAR, payload=UDP))), record(frame(a, GATEWAY, what=v4(station, ours, 1, ECHO))), wait(),
+                        record(ether(0x0800, v4(A, station, payload=UDP))), record(ether(0x0800, v4(A, (10, 6, 0, 11), payload=UDP))), wait()]),
+        "gateway-vni": (0, [over4(bare(HOST, ALL)), wait(), record(ether(0x0800, v4(A, station, payload=UDP))), record(ether(0x0800, v4(A, station, payload=UDP)), padding=36), wait()]),
+        "suppressed": (0, [record(frame(HOST, ALL), 1), wait(), record(frame(a, ALL, 0x0806, arp(1, a, (10, 6, 0, 77), bytes(6), station))), wait()]),
+        "asks": (0, [record(ether(0x0800, v4(A, (10, 6, 0, 20), payload=UDP))), wait(), record(frame(b, GATEWAY, 0x0806, arp(2, b, (10, 6, 0, 20), GATEWAY, ours)), 1), wait()]),
+    }
+
+
 def main(out):
     os.makedirs(out, exist_ok=True)
 
@@ -305,7 +344,7 @@ def main(out):
     waits = record(ether(0x0800, v4(A, (10, 0, 2, 77), payload=UDP)))
     write(0, "stopped", STOP, [waits] * 3)
     write(5, "scanned", 1, [many(8, SOURCE, ether(0x0800, v4(A, (10, 0, 2, 70 + n), payload=UDP))) for n in range(8)])
-    for config, seeds in {7: sessions(), 8: sessions() | borrowed(), 9: devices(), 10: overlays()}.items():
+    for config, seeds in {7: sessions(), 8: sessions() | borrowed(), 9: devices(), 10: overlays(), 11: bridges()}.items():
         for name, (special, records) in seeds.items():
             write(config, name, special, records)
 

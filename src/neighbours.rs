@@ -224,7 +224,7 @@ pub struct NeighbourTable {
     key: Key,
     /// Remote tunnel end points.
     pub vteps: VtepTable,
-    /// Behind which of them the stations of overlays are.
+    /// Where the stations of bridges and overlays are.
     pub macs: MacTable,
 }
 
@@ -242,7 +242,7 @@ impl NeighbourTable {
             learned: (0..interfaces).map(|_| AtomicU32::new(0)).collect(),
             key,
             vteps: VtepTable::new(key),
-            macs: MacTable::new(slots, key),
+            macs: MacTable::new(slots * 2, interfaces, key),
         }
     }
 

@@ -137,6 +137,7 @@ impl Lab {
                 pairs,
                 backends,
                 overlays,
+                bridges,
                 ..
             } = &**made;
             let epochs = Epochs {
@@ -158,6 +159,7 @@ impl Lab {
                 pairs: Arc::clone(pairs),
                 backends: backends.clone(),
                 overlays: Arc::clone(overlays),
+                bridges: Arc::clone(bridges),
             })
         } else {
             Arc::clone(made)

@@ -17,9 +17,9 @@
 //! - no frame is missing: all are free again;
 //! - no session is left;
 //! - no neighbour is left but those of the config, and no port of a NAT address;
-//! - received + originated + further fragments = sent + punted + dropped, and the interfaces' counters say the same;
+//! - received + originated + further fragments and copies = sent + punted + dropped, and the interfaces' counters say the same;
 //! - each frame sent was whole: an ARP request or answer, or an IP packet with lengths that fit the frame and
-//!   the MTU, a TTL, and for IPv4 a right header checksum.
+//!   the MTU, a TTL, and for IPv4 a right header checksum; what members of bridges say to each other fits the MTU.
 //!
 //! What takes long, to stop and to change the config, is done in some runs of a gateway only ([`SELDOM_STOPS`]); in its
 //! first one always, so that an input that crashed does it again.
@@ -140,11 +140,13 @@ impl Gateway {
         let mut workers: Vec<Worker> =
             pools.into_iter().enumerate().map(|(id, pool)| Worker::new(id, &node, pool)).collect();
         let wires: [Arc<Mutex<Wire>>; 3] = Default::default();
+        let loops = configs[0].bridges.iter().any(|bridge| bridge.loop_probe_s.get() > 0);
         let cables = choice.cables.into_iter().map(|cable| (cable, usize::MAX));
         let narrow = choice.narrow.into_iter().map(|cable| (cable, NARROW));
         for (((port, member), room), wire) in cables.chain(narrow).zip(&wires) {
             let (wire, tables) = (Arc::clone(wire), Arc::clone(&node.tables));
-            let device = WirePort { port, wire, tables, room, taken: 0 };
+            let around = (loops && port == 0).then(|| Arc::clone(&wires[1]));
+            let device = WirePort { port, wire, tables, room, taken: 0, around };
             workers[usize::from(port) % count].attach(port, member, Box::new(device));
         }
         let mut gateway = Gateway {
@@ -335,14 +337,19 @@ fn check_books(node: &Node, wires: &[Arc<Mutex<Wire>>]) {
     note_reasons(&totals);
     let dropped: u64 = totals.drops.iter().map(|(_, count)| count).sum();
     assert_eq!(
-        totals.received + totals.originated + totals.fragments,
+        totals.received + totals.originated + totals.fragments + totals.replicated,
         totals.sent + totals.punted + dropped,
         "the books do not balance: {totals:?}"
     );
     let interfaces = |field: fn(&softgate::telemetry::InterfaceCounters) -> &AtomicU64| -> u64 {
         // What goes through a tunnel is counted there as well.
         let tables = node.tables.load();
-        let on_port = |slot: usize| tables.interfaces.get(slot).is_none_or(|i| i.overlay == NO_OVERLAY);
+        let on_port = |slot: usize| {
+            tables
+                .interfaces
+                .get(slot)
+                .is_none_or(|interface| interface.overlay == NO_OVERLAY && !interface.is_segment())
+        };
         let all = node.counters.iter().flat_map(|worker| worker.interfaces.iter().enumerate());
         let all = all.filter(|(slot, _)| on_port(*slot));
         all.map(|(_, interface)| field(interface).load(Ordering::Relaxed)).sum()

@@ -219,7 +219,7 @@ pub(super) fn del(args: DelArgs, socket: &Path) -> Result<(), Trouble> {
 }
 
 /// A time as people write it, in whole seconds.
-fn ttl(text: &str) -> Result<Seconds, String> {
+pub(super) fn ttl(text: &str) -> Result<Seconds, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     Seconds::new(seconds).map_err(|_| String::from("a time is 1s to 31days"))

@@ -4,6 +4,7 @@
 
 mod apply;
 pub mod bench;
+mod bridges;
 mod change;
 mod check;
 pub mod doctor;
@@ -59,6 +60,8 @@ pub enum Command {
     Add(change::AddArgs),
     /// Remove routes, neighbours, rules or members of groups
     Del(change::DelArgs),
+    /// Stations and members of bridges
+    Bridge(bridges::BridgeArgs),
     /// Change backends of a service
     Service(services::ServiceArgs),
     /// End sessions
@@ -101,6 +104,7 @@ impl Cli {
             Command::Apply(args) => apply::run(args, &socket),
             Command::Add(args) => change::add(args, &socket),
             Command::Del(args) => change::del(args, &socket),
+            Command::Bridge(args) => bridges::run(args, &socket),
             Command::Service(args) => services::run(args, &socket),
             Command::Clear(args) => sessions::clear(args, &socket),
             Command::Nat(args) => nat::run(args, &socket),

@@ -45,6 +45,7 @@ struct Json {
     punted: u64,
     originated: u64,
     fragments: u64,
+    replicated: u64,
     errors_limited: u64,
     leaked_frames: usize,
     drops: std::collections::BTreeMap<&'static str, u64>,
@@ -90,6 +91,7 @@ fn print(report: &Report, args: &Args) -> Result<(), Trouble> {
             punted: totals.punted,
             originated: totals.originated,
             fragments: totals.fragments,
+            replicated: totals.replicated,
             errors_limited: totals.errors_limited,
             leaked_frames: report.leaked_frames,
             drops: totals.drops.iter().map(|(reason, count)| (reason.name(), *count)).collect(),
@@ -106,6 +108,7 @@ fn print(report: &Report, args: &Args) -> Result<(), Trouble> {
         ("punted", totals.punted, "consumed by the gateway itself: ARP, ND, ICMP to it"),
         ("originated", totals.originated, "made by the gateway: answers, errors, requests"),
         ("fragments", totals.fragments, "made beyond each packet's first"),
+        ("replicated", totals.replicated, "made by bridges beyond each frame's first"),
         ("dropped", dropped, ""),
     ] {
         let _ = writeln!(text, "{}", format!("{name:<12}{count:>12}   {says}").trim_end());

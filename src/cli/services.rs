@@ -6,12 +6,14 @@ use std::str::FromStr;
 use clap::Subcommand;
 
 use super::apply::print_changed;
+use super::change::ttl;
 use super::sessions::duration;
 use super::table::{table, text};
 use super::{Trouble, connect, print, print_json};
-use crate::config::{Backend, BackendAdmin, BackendKey, Ranged, RuleName};
+use crate::config::{Backend, BackendAdmin, BackendKey, Ranged, RuleName, Seconds};
 use crate::control::{
-    BackendChange, BackendEntry, Changed, Request, ServiceBackends, ServiceEntry, ServiceList, ServicesQuery,
+    BackendChange, BackendEntry, BackendsRemoved, Changed, Request, ServiceBackends, ServiceEntry,
+    ServiceList, ServicesQuery,
 };
 
 /// Arguments of `service`.
@@ -50,7 +52,23 @@ enum What {
         /// ADDRESS:PORT[@VRF][=WEIGHT]
         #[arg(value_name = "BACKEND")]
         backends: Vec<Weighed>,
+        /// They leave after this time, unless they are named again before: 90s, 10m
+        #[arg(long, value_parser = ttl)]
+        ttl: Option<Seconds>,
     },
+    /// Add backends to a service, or say again that they are in it; the others stay
+    AddBackends {
+        /// The service
+        service: RuleName,
+        /// ADDRESS:PORT[@VRF][=WEIGHT]
+        #[arg(value_name = "BACKEND", required = true)]
+        backends: Vec<Weighed>,
+        /// They leave after this time, unless they are named again before: 90s, 10m
+        #[arg(long, value_parser = ttl)]
+        ttl: Option<Seconds>,
+    },
+    /// Take backends out of a service; they keep the flows they have
+    DelBackends(Which),
 }
 
 #[derive(Debug, clap::Args)]
@@ -81,6 +99,11 @@ fn weight(said: &str) -> Result<Ranged<0, 1000>, String> {
     weight.ok_or_else(|| String::from("a weight is 0 to 1000"))
 }
 
+fn named(service: RuleName, backends: Vec<Weighed>, ttl_s: Option<Seconds>, others_stay: bool) -> Request {
+    let backends = backends.into_iter().map(|Weighed(backend)| backend).collect();
+    Request::ServiceSetBackends(ServiceBackends { service, backends, others_stay, ttl_s })
+}
+
 pub(super) fn run(args: ServiceArgs, socket: &Path) -> Result<(), Trouble> {
     let as_is = |Which { service, backends }: Which, state| {
         Request::ServiceSetBackend(BackendChange { service, backends, state: Some(state), weight: None })
@@ -92,9 +115,10 @@ pub(super) fn run(args: ServiceArgs, socket: &Path) -> Result<(), Trouble> {
         What::Weight { service, weight, backends } => {
             Request::ServiceSetBackend(BackendChange { service, backends, state: None, weight: Some(weight) })
         }
-        What::SetBackends { service, backends } => {
-            let backends = backends.into_iter().map(|Weighed(backend)| backend).collect();
-            Request::ServiceSetBackends(ServiceBackends { service, backends })
+        What::SetBackends { service, backends, ttl } => named(service, backends, ttl, false),
+        What::AddBackends { service, backends, ttl } => named(service, backends, ttl, true),
+        What::DelBackends(Which { service, backends }) => {
+            Request::ServiceDelBackends(BackendsRemoved { service, backends })
         }
     };
     let changed: Changed = connect(socket)?.call(&request)?;
@@ -172,6 +196,10 @@ fn row(backend: &BackendEntry, places: u32) -> [String; 14] {
         backend.lost.to_string(),
         ago(backend.last_flow_s),
         ago(backend.changed_s),
-        backend.note.clone().unwrap_or_default(),
+        match (&backend.note, backend.leaves_s) {
+            (note, None) => note.clone().unwrap_or_default(),
+            (None, Some(left)) => format!("leaves in {}", duration(left)),
+            (Some(note), Some(left)) => format!("{note}, leaves in {}", duration(left)),
+        },
     ]
 }

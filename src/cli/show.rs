@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::table::{list, or_dash, page_text, table, text};
-use super::{Trouble, connect, print, print_json, services, sessions};
-use crate::config::{GroupName, InterfaceName, Lag, PortMode, Prefix, RuleName, VrfName};
+use super::{Trouble, bridges, connect, print, print_json, services, sessions};
+use crate::config::{GroupName, InterfaceName, Lag, Name, PortMode, Prefix, RuleName, VrfName};
 use crate::control::{
-    Counter, DropEntry, GroupEntry, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState, PortStatus,
-    Request, RouteEntry, RouteKind, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
+    BridgeEntry, Counter, DropEntry, GroupEntry, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState,
+    PortStatus, Request, RouteEntry, RouteKind, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
 };
 
 /// Arguments of `show`.
@@ -62,6 +62,16 @@ enum What {
         /// Only this one
         service: Option<RuleName>,
     },
+    /// Bridges and their members
+    Bridges,
+    /// Stations of bridges: behind which member each is
+    Macs {
+        /// Only those of this bridge
+        bridge: Option<Name>,
+        /// Only behind this member, as show bridges calls it
+        #[arg(long)]
+        member: Option<String>,
+    },
     /// Rules: what they decided, and which can never decide
     Rules,
     /// Groups of addresses, and who uses them
@@ -98,6 +108,10 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
         What::Nat(args) => sessions::nat(args, socket, json),
         What::Rules => sessions::rules(socket, json),
         What::Services { service } => services::show(service, socket, json),
+        What::Bridges => {
+            ask(socket, Request::ShowBridges {}, json, |list: &Vec<BridgeEntry>| bridges::show(list))
+        }
+        What::Macs { bridge, member } => bridges::show_macs(bridge, member, socket, json),
         What::Groups { group } => ask(socket, Request::ShowGroups { group }, json, groups),
         What::Counters { all } => {
             ask(socket, Request::ShowCounters {}, json, |list: &Vec<Counter>| counters(list, all))

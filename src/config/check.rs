@@ -7,6 +7,7 @@ use ahash::{AHashMap, AHashSet};
 use ipnet::IpNet;
 
 use super::Config;
+use super::bridge::End;
 use super::sections::{Interface, Port, Route, RouterAdvertisements};
 use super::value::{InterfaceName, Mtu, Name, NextHop, Vlan, VrfName};
 
@@ -32,8 +33,10 @@ pub(crate) fn check(config: &Config, report: &mut dyn FnMut(Fault)) {
     checks.control();
     checks.names();
     checks.ports();
-    checks.interfaces();
-    checks.overlays();
+    let ends = config.ends();
+    checks.interfaces(&ends);
+    checks.overlays(&ends);
+    checks.bridges();
     checks.zones();
     checks.overlaps();
     checks.neighbours();
@@ -140,21 +143,21 @@ impl<'a> Checks<'a, '_> {
         }
     }
 
-    fn interfaces(&mut self) {
+    fn interfaces(&mut self, ends: &[End]) {
         let ports: AHashSet<&Name> = self.config.ports.iter().map(|port| &port.name).collect();
-        let mut tags: AHashMap<(&Name, Option<Vlan>), usize> = AHashMap::new();
-        for (index, interface) in self.config.interfaces.iter().enumerate() {
-            let key = |key: &str| format!("interface[{index}].{key}");
-            let Some(port) = self.port_of(index, interface) else {
-                self.interface_addresses(index, interface);
+        let mut tags: AHashMap<(&Name, Option<Vlan>), &Interface> = AHashMap::new();
+        for End { key: end, interface, .. } in ends {
+            let key = |key: &str| format!("{end}.{key}");
+            let Some(port) = self.port_of(end, interface) else {
+                self.interface_addresses(end, interface);
                 continue;
             };
             if !ports.contains(port) {
                 let known = list(self.config.ports.iter().map(|port| &port.name));
                 self.fault(key("port"), port, format!("no such port; known: {known}"));
             }
-            if let Some(other) = tags.insert((port, interface.vlan), index) {
-                let other = &self.config.interfaces[other].name;
+            if let Some(other) = tags.insert((port, interface.vlan), interface) {
+                let other = &other.name;
                 match interface.vlan {
                     Some(vlan) => self.fault(
                         key("vlan"),
@@ -171,23 +174,19 @@ impl<'a> Checks<'a, '_> {
             if interface.tpid.is_some() && !matches!(interface.vlan, Some(Vlan::QinQ { .. })) {
                 self.table_fault(key("tpid"), "tpid goes with a QinQ pair, vlan = [outer, inner]");
             }
-            self.interface_addresses(index, interface);
+            self.interface_addresses(end, interface);
         }
     }
 
-    fn interface_addresses(&mut self, index: usize, interface: &Interface) {
+    fn interface_addresses(&mut self, end: &str, interface: &Interface) {
         let has_ipv6 = interface.addresses.iter().any(|address| address.address().is_ipv6());
         let mtu = interface.mtu(&self.config.interfaces);
         if has_ipv6 && mtu < Mtu::IPV6_LEAST {
             let mtu = mtu.bytes();
-            self.fault(
-                format!("interface[{index}].mtu"),
-                mtu,
-                "IPv6 needs an MTU of 1280 or more (RFC 8200 section 5)",
-            );
+            self.fault(format!("{end}.mtu"), mtu, "IPv6 needs an MTU of 1280 or more (RFC 8200 section 5)");
         }
         if matches!(interface.router_advertisements, RouterAdvertisements::On { .. }) && !has_ipv6 {
-            let key = format!("interface[{index}].router_advertisements");
+            let key = format!("{end}.router_advertisements");
             self.table_fault(key, "router advertisements need an IPv6 address on the interface");
         }
     }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ahash::{AHashMap, AHashSet};
 
+use super::bridge::End;
 use super::check::{Checks, list};
 use super::sections::Interface;
 use super::value::{Mtu, PortName, VrfName};
@@ -20,25 +21,30 @@ pub const MAX_UDP_PORTS: usize = 8;
 /// Prefixes of one `accept_from`.
 const MAX_ACCEPT_FROM: usize = 64;
 
-impl<'a> Checks<'a, '_> {
+impl Checks<'_, '_> {
     /// The port of an interface that is on one; the keys that say so go together.
-    pub(super) fn port_of(&mut self, index: usize, interface: &'a Interface) -> Option<&'a PortName> {
-        let key = |key: &str| format!("interface[{index}].{key}");
-        if interface.vni.is_some() {
-            let with_port = [
-                ("port", interface.port.is_some()),
-                ("vlan", interface.vlan.is_some()),
-                ("tpid", interface.tpid.is_some()),
-            ];
+    pub(super) fn port_of<'i>(&mut self, end: &str, interface: &'i Interface) -> Option<&'i PortName> {
+        let key = |key: &str| format!("{end}.{key}");
+        let with_port = [
+            ("port", interface.port.is_some()),
+            ("vlan", interface.vlan.is_some()),
+            ("tpid", interface.tpid.is_some()),
+        ];
+        let instead = match (interface.vni.is_some(), interface.bridge.is_some()) {
+            (true, false) => Some("an interface with a VNI is on no port: tunnels go where routes lead"),
+            (_, true) => Some("an interface of a bridge is on no port: the bridge's members are"),
+            (false, false) => None,
+        };
+        if let Some(allowed) = instead {
             for (name, _) in with_port.iter().filter(|(_, is_there)| *is_there) {
-                self.table_fault(
-                    key(name),
-                    "an interface with a VNI is on no port: tunnels go where routes lead",
-                );
+                self.table_fault(key(name), allowed);
             }
+        }
+        if interface.vni.is_some() && interface.bridge.is_none() {
             return None;
         }
         let with_vni = [
+            ("vni", interface.vni.is_some() && interface.bridge.is_some()),
             ("vtep", interface.vtep.is_some()),
             ("remotes", !interface.remotes.is_empty()),
             ("accept_from", !interface.accept_from.is_empty()),
@@ -50,36 +56,41 @@ impl<'a> Checks<'a, '_> {
             ("udp_checksum", interface.udp_checksum.is_some()),
         ];
         for (name, _) in with_vni.iter().filter(|(_, is_there)| *is_there) {
-            self.table_fault(key(name), "goes with a VNI: write vni = 5001, or leave it out");
+            let allowed = match interface.bridge {
+                Some(_) => "an interface of a bridge has no tunnels: make a VNI a member of the bridge",
+                None => "goes with a VNI: write vni = 5001, or leave it out",
+            };
+            self.table_fault(key(name), allowed);
         }
-        if interface.port.is_none() {
-            self.table_fault(format!("interface[{index}]"), "an interface has one of: port, vni");
+        if interface.port.is_none() && interface.bridge.is_none() {
+            let allowed = match end.starts_with("bridge") {
+                true => "a member has one of: port, vni",
+                false => "an interface has one of: port, vni, bridge",
+            };
+            self.table_fault(end.to_owned(), allowed);
         }
-        interface.port.as_ref()
+        if interface.bridge.is_some() { None } else { interface.port.as_ref() }
     }
 
     /// Every VNI once per tunnel end point, which is ours; remotes that can be; an MTU that fits.
-    pub(super) fn overlays(&mut self) {
+    pub(super) fn overlays(&mut self, ends: &[End]) {
         let config = self.config;
-        let mut vnis: AHashMap<(VrfName, IpAddr, u16, u32), usize> = AHashMap::new();
+        let mut vnis: AHashMap<(VrfName, IpAddr, u16, u32), &Interface> = AHashMap::new();
         let mut ports: AHashSet<u16> = AHashSet::new();
         let mut all_remotes: AHashSet<IpAddr> = AHashSet::new();
-        for (index, interface) in config.interfaces.iter().enumerate() {
-            let Some(vni) = interface.vni else { continue };
-            let key = |key: &str| format!("interface[{index}].{key}");
+        for End { key: end, interface, .. } in ends {
+            let Some(vni) = interface.vni.filter(|_| interface.bridge.is_none()) else { continue };
+            let key = |key: &str| format!("{end}.{key}");
             let Some(vtep) = interface.vtep else {
-                self.table_fault(
-                    format!("interface[{index}]"),
-                    "a VNI needs vtep = \"192.0.2.1\": its tunnel end point",
-                );
+                self.table_fault(end.clone(), "a VNI needs vtep = \"192.0.2.1\": its tunnel end point");
                 continue;
             };
             let (vrf, port) = (
                 interface.underlay(),
                 interface.udp_port.map_or(Interface::VXLAN_PORT, |port| port.get() as u16),
             );
-            if let Some(other) = vnis.insert((vrf.clone(), vtep, port, vni.get()), index) {
-                let other = &config.interfaces[other].name;
+            if let Some(other) = vnis.insert((vrf.clone(), vtep, port, vni.get()), interface) {
+                let other = &other.name;
                 self.fault(key("vni"), vni, format!("interface {other} already has this VNI at {vtep}"));
             }
             let before = ports.len();
@@ -94,7 +105,7 @@ impl<'a> Checks<'a, '_> {
             match interface.carrier(&config.interfaces) {
                 None => {
                     let own =
-                        config.interfaces.iter().filter(|other| other.vni.is_none() && other.vrf == vrf);
+                        config.interfaces.iter().filter(|other| other.port.is_some() && other.vrf == vrf);
                     let own = list(own.flat_map(|other| other.addresses.iter().map(|own| own.address())));
                     let known = if own.is_empty() { String::from("nothing") } else { own };
                     self.fault(
@@ -103,12 +114,12 @@ impl<'a> Checks<'a, '_> {
                         format!("not an address of the gateway on a port in VRF {vrf}, which has {known}"),
                     );
                 }
-                Some(carrier) => self.overlay_mtu(index, interface, carrier),
+                Some(carrier) => self.overlay_mtu(end, interface, carrier),
             }
             if vtep.is_ipv6() && matches!(vtep, IpAddr::V6(vtep) if vtep.is_unicast_link_local()) {
                 self.fault(key("vtep"), vtep, "tunnels need a routable address");
             }
-            self.remotes(index, interface, vtep);
+            self.remotes(end, interface, vtep);
             let before = all_remotes.len();
             all_remotes.extend(&interface.remotes);
             if before <= MAX_REMOTES_IN_ALL && all_remotes.len() > MAX_REMOTES_IN_ALL {
@@ -118,20 +129,20 @@ impl<'a> Checks<'a, '_> {
         }
     }
 
-    fn remotes(&mut self, index: usize, interface: &Interface, vtep: IpAddr) {
-        let key = |key: &str, at: usize| format!("interface[{index}].{key}[{at}]");
+    fn remotes(&mut self, end: &str, interface: &Interface, vtep: IpAddr) {
+        let key = |key: &str, at: usize| format!("{end}.{key}[{at}]");
         if interface.remotes.is_empty() && interface.accept_from.is_empty() {
             let allowed = "a VNI needs remotes = [\"192.0.2.2\"], or accept_from = [\"192.0.2.0/24\"] to learn them from";
-            self.table_fault(format!("interface[{index}]"), allowed);
+            self.table_fault(end.to_owned(), allowed);
         }
         if interface.remotes.len() > MAX_REMOTES {
             let allowed =
                 format!("at most {MAX_REMOTES} remotes of an interface: each broadcast goes to all of them");
-            self.fault(format!("interface[{index}].remotes"), interface.remotes.len(), allowed);
+            self.fault(format!("{end}.remotes"), interface.remotes.len(), allowed);
         }
         if interface.accept_from.len() > MAX_ACCEPT_FROM {
             let allowed = format!("at most {MAX_ACCEPT_FROM} prefixes");
-            self.fault(format!("interface[{index}].accept_from"), interface.accept_from.len(), allowed);
+            self.fault(format!("{end}.accept_from"), interface.accept_from.len(), allowed);
         }
         let own: AHashSet<IpAddr> = self
             .config
@@ -164,14 +175,14 @@ impl<'a> Checks<'a, '_> {
         if interface.learning == Some(false) && !interface.accept_from.is_empty() {
             let allowed =
                 "who is not configured is learned: leave learning = false out, or name them as remotes";
-            self.table_fault(format!("interface[{index}].accept_from"), allowed);
+            self.table_fault(format!("{end}.accept_from"), allowed);
         }
     }
 
-    fn overlay_mtu(&mut self, index: usize, interface: &Interface, carrier: &Interface) {
+    fn overlay_mtu(&mut self, end: &str, interface: &Interface, carrier: &Interface) {
         let (around, overhead) = (carrier.mtu.unwrap_or_default().bytes(), interface.overhead());
         let most = around - overhead;
-        let key = format!("interface[{index}].mtu");
+        let key = format!("{end}.mtu");
         match interface.mtu {
             Some(mtu) if mtu.bytes() > most => {
                 let allowed = format!(

@@ -7,8 +7,10 @@ mod addresses;
 mod balance;
 #[cfg(test)]
 mod balance_tests;
+mod bridge;
 mod check;
 mod check_balance;
+mod check_bridge;
 mod check_overlay;
 mod check_policy;
 mod deterministic;
@@ -33,6 +35,7 @@ use serde::Serialize;
 
 pub use addresses::{AddressRange, Member, NatPool, NatTarget, OneOrMore};
 pub use balance::{Backend, BackendAdmin, BackendKey, BalanceMode, OnFailure, VirtualService};
+pub use bridge::{Bridge, BridgeMember, End};
 pub use check::{Links, check_neighbour};
 pub use check_balance::{check_service, check_services};
 pub use check_overlay::{MAX_REMOTES, MAX_REMOTES_IN_ALL, MAX_UDP_PORTS, check_remote};
@@ -92,6 +95,9 @@ pub struct Config {
     /// `[[interface]]`
     #[serde(rename = "interface", skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<Interface>,
+    /// `[[bridge]]`
+    #[serde(rename = "bridge", skip_serializing_if = "Vec::is_empty")]
+    pub bridges: Vec<Bridge>,
     /// `[[neighbour]]`
     #[serde(rename = "neighbour", skip_serializing_if = "Vec::is_empty")]
     pub neighbours: Vec<Neighbour>,
@@ -123,7 +129,7 @@ pub struct Config {
 }
 
 /// The top-level keys, in the order of the manual.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "schema",
     "system",
     "control",
@@ -134,6 +140,7 @@ const KEYS: [&str; 20] = [
     "port",
     "vrf",
     "interface",
+    "bridge",
     "neighbour",
     "route",
     "route_file",
@@ -160,6 +167,7 @@ impl Default for Config {
             ports: Vec::new(),
             vrfs: Vec::new(),
             interfaces: Vec::new(),
+            bridges: Vec::new(),
             neighbours: Vec::new(),
             routes: Vec::new(),
             route_files: Vec::new(),
@@ -211,6 +219,7 @@ impl Config {
             ports: source.list("port", e),
             vrfs: source.list("vrf", e),
             interfaces: source.list("interface", e),
+            bridges: source.list("bridge", e),
             neighbours: source.list("neighbour", e),
             routes: source.list("route", e),
             route_files: source.list("route_file", e),

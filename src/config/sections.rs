@@ -408,18 +408,21 @@ impl<'de> Deserialize<'de> for OuterDscp {
     }
 }
 
-/// `[[interface]]`: a logical layer-3 end: a port untagged, a VLAN of it, a QinQ pair, or the segment of a VNI.
+/// `[[interface]]`: a logical layer-3 end: a port untagged, a VLAN of it, a QinQ pair, or the segment of a VNI or bridge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interface {
     /// What routes, rules and counters call it.
     pub name: InterfaceName,
-    /// The port it is on; absent with `vni`.
+    /// The port it is on; absent with `vni` and `bridge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<PortName>,
     /// Its tags; absent: untagged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<Vlan>,
+    /// The bridge whose segment it is on, instead of a port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<Name>,
     /// The VXLAN segment it is an end of (RFC 7348), instead of a port. What follows down to `udp_checksum` goes with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vni: Option<Vni>,
@@ -502,7 +505,9 @@ impl Interface {
     pub fn carrier<'a>(&self, all: &'a [Interface]) -> Option<&'a Interface> {
         let (vtep, vrf) = (self.vtep.filter(|_| self.vni.is_some())?, self.underlay());
         all.iter().find(|other| {
-            other.vni.is_none() && other.vrf == vrf && other.addresses.iter().any(|own| own.address() == vtep)
+            other.port.is_some()
+                && other.vrf == vrf
+                && other.addresses.iter().any(|own| own.address() == vtep)
         })
     }
 

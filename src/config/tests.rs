@@ -305,19 +305,19 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
             "mtu = 9000",
             "mut = 9000",
             &[
-                "gw.toml:35: interface[0].mut: unknown key; known here: name, port, vlan, vni, vtep, remotes, accept_from, underlay_vrf, udp_port, dscp, ttl, learning, udp_checksum, tpid, zone, vrf, addresses, mtu, mac, source_check, clamp_mss, router_advertisements",
+                "gw.toml:35: interface[0].mut: unknown key; known here: name, port, vlan, bridge, vni, vtep, remotes, accept_from, underlay_vrf, udp_port, dscp, ttl, learning, udp_checksum, tpid, zone, vrf, addresses, mtu, mac, source_check, clamp_mss, router_advertisements",
             ],
         ),
         (
             "port = \"lan\"\nvlan = 100",
             "vlan = 100",
-            &["gw.toml:28: interface[0]: an interface has one of: port, vni"],
+            &["gw.toml:28: interface[0]: an interface has one of: port, vni, bridge"],
         ),
         (
             "[pair]\n",
             "[peer]\n",
             &[
-                "gw.toml:10: peer: unknown key; known here: schema, system, control, log, pair, icmp, neighbours, port, vrf, interface, neighbour, route, route_file, flows, zone, group, admin_rule, rule, nat, service",
+                "gw.toml:10: peer: unknown key; known here: schema, system, control, log, pair, icmp, neighbours, port, vrf, interface, bridge, neighbour, route, route_file, flows, zone, group, admin_rule, rule, nat, service",
             ],
         ),
         (

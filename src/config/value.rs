@@ -98,6 +98,11 @@ impl Name {
         }
     }
 
+    /// A name that is made of others, and that nobody can give.
+    pub(super) fn compound(text: &str) -> Name {
+        Name(text.into())
+    }
+
     /// The VRF of everything that names none.
     pub fn default_vrf() -> VrfName {
         static DEFAULT: LazyLock<Name> = LazyLock::new(|| Name("default".into()));

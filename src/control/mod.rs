@@ -17,6 +17,7 @@
 //! request is a transaction of its own.
 
 mod base64;
+mod bridges;
 mod client;
 mod deterministic;
 #[cfg(any(test, fuzzing))]
@@ -32,6 +33,10 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use bridges::{
+    BridgeChanged, BridgeEntry, MacEntry, MacPage, MacsAdded, MacsQuery, MacsRemoved, MemberEntry,
+    MemberOpened,
+};
 pub use client::{Client, ClientError, RouteStream};
 pub use deterministic::{HostQuery, NatHost, PortQuery, SharedPool};
 pub use inspect::{
@@ -46,7 +51,9 @@ pub use reply::{
 pub use request::{GroupMembers, NeighbourKey, Patch, Request, RouteKey, RoutesQuery, RuleAddition};
 pub use rpc::{Fault, FaultKind};
 pub use server::{Limits, Server};
-pub use services::{BackendChange, BackendEntry, ServiceBackends, ServiceEntry, ServiceList, ServicesQuery};
+pub use services::{
+    BackendChange, BackendEntry, BackendsRemoved, ServiceBackends, ServiceEntry, ServiceList, ServicesQuery,
+};
 
 /// What stands behind the socket.
 pub trait Backend {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::base64;
+use super::bridges::{BridgeChanged, BridgeEntry, MacPage};
 use super::deterministic::NatHost;
 use super::inspect::{Cleared, GroupEntry, MappingPage, PoolEntry, RuleList, SessionPage};
 use super::request::RouteKey;
@@ -50,6 +51,12 @@ pub enum Reply {
     Rules(RuleList),
     /// To `show.services`.
     Services(ServiceList),
+    /// To `show.bridges`.
+    Bridges(Vec<BridgeEntry>),
+    /// To `show.macs`.
+    Macs(MacPage),
+    /// To `bridge.add-macs`, `bridge.del-macs` and `bridge.open`.
+    BridgeChanged(BridgeChanged),
     /// To `show.groups`.
     Groups(Vec<GroupEntry>),
     /// To `drops.export`.

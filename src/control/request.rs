@@ -9,9 +9,10 @@ use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::ser::{SerializeSeq as _, SerializeTuple as _, Serializer};
 use serde::{Deserialize, Serialize};
 
+use super::bridges::{MacsAdded, MacsQuery, MacsRemoved, MemberOpened};
 use super::deterministic::{HostQuery, PortQuery};
 use super::inspect::{ClearQuery, MappingsQuery, SessionsQuery};
-use super::services::{BackendChange, ServiceBackends, ServicesQuery};
+use super::services::{BackendChange, BackendsRemoved, ServiceBackends, ServicesQuery};
 use crate::config::route_file::parse_via;
 use crate::config::{
     Backend, BackendKey, GroupName, InterfaceName, Member, Name, Neighbour, NotAllowed, Prefix, Route,
@@ -81,6 +82,21 @@ pub enum Request {
     /// Services and their backends, with exact counters. While the answer has `next`, ask again with it.
     #[serde(rename = "show.services")]
     ShowServices(ServicesQuery),
+    /// Bridges and their members.
+    #[serde(rename = "show.bridges")]
+    ShowBridges {},
+    /// Stations of bridges, some at a time.
+    #[serde(rename = "show.macs")]
+    ShowMacs(MacsQuery),
+    /// Says behind which member of a bridge stations are: at once, in no transaction.
+    #[serde(rename = "bridge.add-macs")]
+    BridgeAddMacs(MacsAdded),
+    /// Forgets stations of a bridge.
+    #[serde(rename = "bridge.del-macs")]
+    BridgeDelMacs(MacsRemoved),
+    /// Opens a member of a bridge that was shut because of a loop.
+    #[serde(rename = "bridge.open")]
+    BridgeOpen(MemberOpened),
     /// Groups, their members, and who uses them.
     #[serde(rename = "show.groups")]
     ShowGroups {
@@ -158,6 +174,9 @@ pub enum Request {
     /// Replaces all backends of a service as one change; those that go keep the flows they have.
     #[serde(rename = "service.set-backends")]
     ServiceSetBackends(ServiceBackends),
+    /// Takes backends out of a service; they keep the flows they have.
+    #[serde(rename = "service.del-backends")]
+    ServiceDelBackends(BackendsRemoved),
     /// Drains, disables or enables backends, or gives them another weight.
     #[serde(rename = "service.set-backend")]
     ServiceSetBackend(BackendChange),
@@ -258,6 +277,8 @@ pub enum Patch {
     RuleDel(Vec<RuleName>),
     /// Replace the backends of a service.
     ServiceSetBackends(ServiceBackends),
+    /// Take backends out of a service.
+    ServiceDelBackends(BackendsRemoved),
     /// Change backends of a service.
     ServiceSetBackend(BackendChange),
 }
@@ -274,6 +295,7 @@ impl Patch {
             Patch::RuleAdd(_) => 1,
             Patch::RuleDel(rules) => rules.len(),
             Patch::ServiceSetBackends(service) => service.backends.len(),
+            Patch::ServiceDelBackends(removed) => removed.backends.len(),
             Patch::ServiceSetBackend(change) => change.backends.len(),
         };
         changes as u64
@@ -310,6 +332,9 @@ impl Patch {
             }
             Patch::RuleDel(rules) => rules.capacity() * (size_of::<RuleName>() + 64),
             Patch::ServiceSetBackends(service) => service.backends.capacity() * (size_of::<Backend>() + 64),
+            Patch::ServiceDelBackends(removed) => {
+                removed.backends.capacity() * (size_of::<BackendKey>() + 64)
+            }
             Patch::ServiceSetBackend(change) => change.backends.capacity() * (size_of::<BackendKey>() + 64),
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Backend, BackendAdmin, BackendKey, Ranged, RuleName};
+use crate::config::{Backend, BackendAdmin, BackendKey, Ranged, RuleName, Seconds};
 
 /// Which services to show. While the answer has `next`, ask again with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,22 @@ pub struct ServiceBackends {
     pub service: RuleName,
     /// Its backends from now on, as in the config.
     pub backends: Vec<Backend>,
+    /// Those that are not named stay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub others_stay: bool,
+    /// After how many seconds those that are named leave, unless they are named again before; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_s: Option<Seconds>,
+}
+
+/// Backends that leave a service; they keep the flows they have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendsRemoved {
+    /// The service.
+    pub service: RuleName,
+    /// Which of its backends, as `ADDRESS:PORT` or `ADDRESS:PORT@VRF`.
+    pub backends: Vec<BackendKey>,
 }
 
 /// Another word on some backends of a service.
@@ -103,6 +119,9 @@ pub struct BackendEntry {
     /// Since its health or the operator's word on it changed last; `None`: since the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_s: Option<u64>,
+    /// In how many seconds it leaves, unless it is named again before; `None`: it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaves_s: Option<u64>,
     /// It is in the service no more, and has flows still.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub left: bool,

@@ -211,9 +211,20 @@ impl Session {
             | Request::NatFind(_)
             | Request::ShowRules { .. }
             | Request::ShowServices(_)
+            | Request::ShowBridges {}
+            | Request::ShowMacs(_)
             | Request::ShowGroups { .. }
             | Request::DropsExport {} => backend.execute(request),
             Request::ClearSessions(_) => self.audited("clear.sessions", 0, request, backend),
+            Request::BridgeAddMacs(ref added) => {
+                let count = added.macs.len() as u64;
+                self.audited("bridge.add-macs", count, request, backend)
+            }
+            Request::BridgeDelMacs(ref removed) => {
+                let count = removed.macs.len() as u64;
+                self.audited("bridge.del-macs", count, request, backend)
+            }
+            Request::BridgeOpen(_) => self.audited("bridge.open", 1, request, backend),
             Request::Upload { name, text } => self.upload(name, &text, shared, limits),
             Request::Apply { file_name, text, .. } => self.apply(file_name, text, backend, shared),
             Request::RouteAdd { routes } => {
@@ -243,6 +254,10 @@ impl Session {
             Request::ServiceSetBackends(all) => {
                 let patch = Patch::ServiceSetBackends(all);
                 self.change("service.set-backends", patch, backend, shared, limits)
+            }
+            Request::ServiceDelBackends(removed) => {
+                let patch = Patch::ServiceDelBackends(removed);
+                self.change("service.del-backends", patch, backend, shared, limits)
             }
             Request::ServiceSetBackend(change) => {
                 let patch = Patch::ServiceSetBackend(change);

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::config::{Config, Name, NextHop, Prefix, Route, RouteTarget};
+use crate::config::{Config, Name, NextHop, Prefix, Route, RouteTarget, Seconds};
 
 /// Name, text and files of a config.
 type Applied = (String, String, Vec<(String, String)>);
@@ -444,7 +444,30 @@ fn every_request_survives_the_wire() {
         Request::ServiceSetBackends(ServiceBackends {
             service: Name::new("shop").unwrap(),
             backends: vec![toml::from_str("address = '10.0.0.1:80'\nweight = 2").expect("a backend")],
+            others_stay: true,
+            ttl_s: Seconds::new(60).ok(),
         }),
+        Request::ServiceDelBackends(BackendsRemoved {
+            service: Name::new("shop").unwrap(),
+            backends: vec!["10.0.0.1:80".parse().unwrap()],
+        }),
+        Request::ShowBridges {},
+        Request::ShowMacs(MacsQuery {
+            bridge: Name::new("seg").ok(),
+            member: Some("lan.100".into()),
+            after: Some(1 << 60),
+        }),
+        Request::BridgeAddMacs(MacsAdded {
+            bridge: Name::new("seg").unwrap(),
+            macs: vec!["02:00:00:00:00:01".parse().unwrap()],
+            member: "vni5001".into(),
+            remote: Some("192.0.2.2".parse().unwrap()),
+        }),
+        Request::BridgeDelMacs(MacsRemoved {
+            bridge: Name::new("seg").unwrap(),
+            macs: vec!["02:00:00:00:00:01".parse().unwrap()],
+        }),
+        Request::BridgeOpen(MemberOpened { bridge: Name::new("seg").unwrap(), member: "lan".into() }),
         Request::ServiceSetBackend(BackendChange {
             service: Name::new("shop").unwrap(),
             backends: vec!["[2001:db8::5]:80@blue".parse().unwrap()],

@@ -55,6 +55,7 @@ pub fn changed(
             | Patch::RuleAdd(_)
             | Patch::RuleDel(_)
             | Patch::ServiceSetBackends(_)
+            | Patch::ServiceDelBackends(_)
             | Patch::ServiceSetBackend(_) => continue,
         };
         let after = after.get_or_insert_with(|| After { groups: groups.to_vec(), ..After::default() });

@@ -1,5 +1,6 @@
 //! The live gateway: devices, workers and tables held together by the control thread.
 
+mod bridges;
 mod checks;
 pub mod deterministic;
 mod device;
@@ -45,7 +46,7 @@ use event_log::EventLog;
 use gaps::RunQueue;
 use health::Health;
 use inspect::{Inspector, PoolHistory};
-use temporary::Temporary;
+use temporary::{Leases, Temporary};
 
 /// How long an idle worker keeps spinning before it blocks: longer than the gaps of busy traffic, short
 /// enough that an idle gateway costs nothing.
@@ -259,6 +260,8 @@ pub struct Gateway {
     events: EventLog,
     /// Members of groups that go by themselves.
     temporary: Temporary,
+    /// Backends of services that go by themselves.
+    leases: Leases,
     /// The health of services' backends.
     checks: Checks,
 }
@@ -315,6 +318,7 @@ impl Gateway {
             late: Vec::new(),
             events,
             temporary: Temporary::default(),
+            leases: Leases::default(),
             checks,
         };
         gateway.reconfigure(config, true)?;
@@ -324,12 +328,14 @@ impl Gateway {
     /// Takes a new config on, all or nothing: ports come and go, then tables are published.
     pub fn apply(&mut self, mut config: Config) -> Result<u64, StartError> {
         let given_up = self.temporary.join(&mut config.groups);
+        let leases_over = self.leases.join_services(&self.config.services, &mut config.services);
         let before = self.node.tables.load().generation;
         let result = self.reconfigure(config, false);
         // Also where a port failed: from its tables on the config is in force, and what it names itself is there for
         // good.
         if self.node.tables.load().generation != before {
             given_up.into_iter().for_each(|key| self.temporary.set(key, None));
+            leases_over.into_iter().for_each(|key| self.leases.set(key, None));
         }
         result.map(|()| self.node.tables.load().generation)
     }
@@ -731,7 +737,8 @@ impl Gateway {
 
     /// How long [`Gateway::expire_members`] and [`Gateway::handle_health`] have nothing to do, at most `limit`.
     pub fn rest(&self, limit: Duration) -> Duration {
-        let deadlines = self.temporary.first().into_iter().chain(self.checks.next_step());
+        let leases = self.leases.first();
+        let deadlines = self.temporary.first().into_iter().chain(leases).chain(self.checks.next_step());
         deadlines.min().map_or(limit, |first| first.since(self.now()).min(limit))
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ahash::AHashSet;
 use ipnet::IpNet;
 
-use super::{Gateway, deterministic, groups, temporary};
+use super::{Gateway, deterministic, groups, services, temporary};
 use crate::config::{self, Config, Neighbour};
 use crate::control::{
     Backend, Changed, Fault, GroupEntry, NeighbourKey, Patch, Reply, Request, RouteKey, TemporaryMember,
@@ -49,8 +49,14 @@ impl Backend for Gateway {
             Request::ShowServices(query) => {
                 let mut list = self.inspector().services(&query)?;
                 self.note_health(&mut list);
+                self.note_lease_times(&mut list);
                 Ok(Reply::Services(list))
             }
+            Request::ShowBridges {} => Ok(Reply::Bridges(self.show_bridges())),
+            Request::ShowMacs(query) => Ok(Reply::Macs(self.show_macs(&query)?)),
+            Request::BridgeAddMacs(added) => Ok(Reply::BridgeChanged(self.add_macs(&added)?)),
+            Request::BridgeDelMacs(removed) => Ok(Reply::BridgeChanged(self.remove_macs(&removed)?)),
+            Request::BridgeOpen(opened) => Ok(Reply::BridgeChanged(self.open_member(&opened)?)),
             Request::ShowGroups { group } => {
                 let mut groups = self.inspector().groups(group.as_ref())?;
                 groups.iter_mut().for_each(|group| self.note_temporary(group));
@@ -69,6 +75,7 @@ impl Backend for Gateway {
             | Request::RuleAdd(_)
             | Request::RuleDel { .. }
             | Request::ServiceSetBackends(_)
+            | Request::ServiceDelBackends(_)
             | Request::ServiceSetBackend(_)
             | Request::Begin {}
             | Request::Abort {} => unreachable!("the session answers these"),
@@ -125,9 +132,7 @@ impl Gateway {
         if patches.iter().any(|patch| matches!(patch, Patch::RuleAdd(_) | Patch::RuleDel(_))) {
             return self.change_rules(patches);
         }
-        let is_service =
-            |patch: &Patch| matches!(patch, Patch::ServiceSetBackends(_) | Patch::ServiceSetBackend(_));
-        if patches.iter().any(is_service) {
+        if patches.iter().any(services::is_of_services) {
             return self.change_services(patches);
         }
         // Checked whole before anything is touched.
@@ -157,6 +162,7 @@ impl Gateway {
                 | Patch::RuleAdd(_)
                 | Patch::RuleDel(_)
                 | Patch::ServiceSetBackends(_)
+                | Patch::ServiceDelBackends(_)
                 | Patch::ServiceSetBackend(_) => {}
             }
         }
@@ -203,9 +209,10 @@ impl Gateway {
         Ok(Some((policy, touched)))
     }
 
-    /// Takes out members of groups whose time is over.
+    /// Takes out members of groups and backends of services whose time is over.
     pub fn expire_members(&mut self) {
         let now = self.now();
+        self.expire_backends(now);
         let due = self.temporary.due(now);
         if due.is_empty() {
             return;
@@ -250,6 +257,7 @@ impl Gateway {
                 | Patch::RuleAdd(_)
                 | Patch::RuleDel(_)
                 | Patch::ServiceSetBackends(_)
+                | Patch::ServiceDelBackends(_)
                 | Patch::ServiceSetBackend(_) => {}
             }
         }
@@ -370,6 +378,7 @@ impl Gateway {
                 | Patch::RuleAdd(_)
                 | Patch::RuleDel(_)
                 | Patch::ServiceSetBackends(_)
+                | Patch::ServiceDelBackends(_)
                 | Patch::ServiceSetBackend(_) => {}
             }
         }

@@ -1,14 +1,19 @@
 //! Services: backends that come and go while the gateway runs, what the checks say of them, and what is shown.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ahash::{AHashMap, AHashSet};
 
 use super::Gateway;
 use super::inspect::Inspector;
-use crate::config::{self, Backend, BackendKey, VirtualService};
-use crate::control::{BackendChange, BackendEntry, Fault, Patch, ServiceEntry, ServiceList, ServicesQuery};
+use super::temporary::LeaseKey;
+use crate::config::{self, Backend, BackendKey, RuleName, VirtualService};
+use crate::control::{
+    BackendChange, BackendEntry, BackendsRemoved, Fault, Patch, ServiceEntry, ServiceList, ServicesQuery,
+};
 use crate::host::probe::{Reason, Status, Verdict};
 use crate::tables::balance::Services;
 use crate::tables::policy::{self, Touched};
@@ -23,6 +28,7 @@ fn changed(
     for patch in patches {
         let name = match patch {
             Patch::ServiceSetBackends(all) => &all.service,
+            Patch::ServiceDelBackends(removed) => &removed.service,
             Patch::ServiceSetBackend(change) => &change.service,
             _ => continue,
         };
@@ -32,7 +38,9 @@ fn changed(
             .ok_or_else(|| Fault::not_found(format!("no service {name}: services are made by the config")))?;
         let service = Arc::make_mut(service);
         match patch {
+            Patch::ServiceSetBackends(all) if all.others_stay => add(service, &all.backends),
             Patch::ServiceSetBackends(all) => service.backends.clone_from(&all.backends),
+            Patch::ServiceDelBackends(removed) => remove(service, &removed.backends)?,
             Patch::ServiceSetBackend(change) => set(service, change)?,
             _ => {}
         }
@@ -40,11 +48,37 @@ fn changed(
     Ok(after)
 }
 
+/// Those that are there already become as they are named.
+fn add(service: &mut VirtualService, backends: &[Backend]) {
+    for backend in backends {
+        match find(&mut service.backends, &backend.key()) {
+            Some(known) => known.clone_from(backend),
+            None => service.backends.push(backend.clone()),
+        }
+    }
+}
+
+fn remove(service: &mut VirtualService, keys: &[BackendKey]) -> Result<(), Fault> {
+    for key in keys {
+        let at = service.backends.iter().position(|backend| backend.key() == *key);
+        let at = at.ok_or_else(|| no_backend(service, key))?;
+        service.backends.remove(at);
+    }
+    Ok(())
+}
+
+fn no_backend(service: &VirtualService, key: &BackendKey) -> Fault {
+    Fault::not_found(format!("service {} has no backend {key}; see show services", service.name))
+}
+
+/// True if it changes services.
+pub(super) fn is_of_services(patch: &Patch) -> bool {
+    matches!(patch, Patch::ServiceSetBackends(_) | Patch::ServiceDelBackends(_) | Patch::ServiceSetBackend(_))
+}
+
 fn set(service: &mut VirtualService, change: &BackendChange) -> Result<(), Fault> {
     for key in &change.backends {
-        let backend = find(&mut service.backends, key).ok_or_else(|| {
-            Fault::not_found(format!("service {} has no backend {key}; see show services", service.name))
-        })?;
+        let Some(backend) = find(&mut service.backends, key) else { return Err(no_backend(service, key)) };
         backend.state = change.state.unwrap_or(backend.state);
         backend.weight = change.weight.unwrap_or(backend.weight);
     }
@@ -58,9 +92,7 @@ fn find<'a>(backends: &'a mut [Backend], key: &BackendKey) -> Option<&'a mut Bac
 impl Gateway {
     /// Makes all of these changes, or none: all backends of all services change in one moment.
     pub(super) fn change_services(&mut self, patches: &[Patch]) -> Result<(), Fault> {
-        let is_ours =
-            |patch: &Patch| matches!(patch, Patch::ServiceSetBackends(_) | Patch::ServiceSetBackend(_));
-        if !patches.iter().all(is_ours) {
+        if !patches.iter().all(is_of_services) {
             return Err(Fault::refused("backends change in a transaction of their own"));
         }
         let Some(after) = changed(&self.config.services, patches)? else { return Ok(()) };
@@ -77,12 +109,83 @@ impl Gateway {
                 let policy = self.compiler.tables().policy.with_services(Services::compile(made));
                 let retired = self.compiler.put_policy(Arc::new(policy), &Touched::default());
                 self.publish([retired]);
+                self.note_leases(patches);
                 self.check_backends();
                 Ok(())
             }
             Err(error) => {
                 self.config.services = before;
                 Err(Fault::refused(error))
+            }
+        }
+    }
+
+    /// When the backends that were named leave by themselves.
+    fn note_leases(&mut self, patches: &[Patch]) {
+        let now = self.now();
+        for patch in patches {
+            match patch {
+                Patch::ServiceSetBackends(all) => {
+                    if !all.others_stay {
+                        let of_service: Vec<LeaseKey> = self
+                            .leases
+                            .keys()
+                            .filter(|(service, _)| *service == all.service)
+                            .cloned()
+                            .collect();
+                        of_service.into_iter().for_each(|key| self.leases.set(key, None));
+                    }
+                    let deadline = all.ttl_s.map(|ttl| now.plus(Duration::from_secs(ttl.get().into())));
+                    for backend in &all.backends {
+                        self.leases.set((all.service.clone(), backend.key()), deadline);
+                    }
+                }
+                Patch::ServiceDelBackends(removed) => {
+                    for key in &removed.backends {
+                        self.leases.set((removed.service.clone(), key.clone()), None);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes out backends whose time is over: they keep the flows they have.
+    pub(super) fn expire_backends(&mut self, now: Nanos) {
+        let due = self.leases.due(now);
+        if due.is_empty() {
+            return;
+        }
+        let mut by_service: BTreeMap<RuleName, Vec<BackendKey>> = BTreeMap::new();
+        due.iter()
+            .for_each(|(service, key)| by_service.entry(service.clone()).or_default().push(key.clone()));
+        let removed = |(service, backends)| Patch::ServiceDelBackends(BackendsRemoved { service, backends });
+        let patches: Vec<Patch> = by_service.into_iter().map(removed).collect();
+        match self.change_services(&patches) {
+            Ok(()) => {
+                tracing::info!(target: "softgate::audit", backends = due.len(), "temporary backends are gone");
+            }
+            Err(fault) => {
+                tracing::error!(%fault, "temporary backends stay for now");
+                self.leases.put_off(due, now);
+            }
+        }
+    }
+
+    /// Notes when backends leave by themselves.
+    pub(super) fn note_lease_times(&self, list: &mut ServiceList) {
+        if self.leases.is_empty() {
+            return;
+        }
+        let now = self.now();
+        for service in &self.config.services {
+            let Some(entry) = list.services.iter_mut().find(|entry| entry.name == service.name.as_str())
+            else {
+                continue;
+            };
+            for (backend, entry) in service.backends.iter().zip(&mut entry.backends) {
+                let left = self.leases.left(&(service.name.clone(), backend.key()), now);
+                entry.leaves_s = left.map(|left| left.as_secs());
             }
         }
     }
@@ -277,6 +380,8 @@ mod tests {
             Patch::ServiceSetBackends(ServiceBackends {
                 service: "one".parse().expect("a name"),
                 backends: backends.iter().map(backend).collect(),
+                others_stay: false,
+                ttl_s: None,
             })
         };
         assert_eq!(

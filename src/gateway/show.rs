@@ -157,7 +157,7 @@ impl Gateway {
             .collect()
     }
 
-    fn interface_sums(&self) -> Vec<Sums> {
+    pub(super) fn interface_sums(&self) -> Vec<Sums> {
         let slots = self.node().tables.load().interfaces.len();
         let sum = |slot: usize| {
             let mut sums = Sums::default();
@@ -223,7 +223,8 @@ impl Gateway {
         let tables = self.node().tables.load();
         let overlay = tables.overlays.get(tables.interfaces.get(usize::from(interface))?.overlay)?;
         let shared = &self.node().neighbours;
-        let known = shared.macs.find(interface, word.mac()).and_then(|remote| shared.vteps.address(remote));
+        let known = shared.macs.find(interface, word.mac()).and_then(|at| at.as_remote());
+        let known = known.and_then(|(remote, _)| shared.vteps.address(remote));
         let key = known.filter(|_| word.is_usable()).or_else(|| overlay.only_remote())?;
         Some(neighbours::addr_of(key))
     }
@@ -250,6 +251,28 @@ impl Gateway {
             ("punted", totals.punted, "Packets the gateway consumed itself: ARP, ND, ICMP to it."),
             ("originated", totals.originated, "Packets the gateway made: answers, errors, requests."),
             ("fragments", totals.fragments, "Fragments made beyond each packet's first."),
+            ("replicated", totals.replicated, "Copies made by bridges beyond each frame's first."),
+            (
+                "bridges.suppressed",
+                sum(|worker| &worker.suppressed),
+                "Questions of ARP and ND that bridges answered in the name of a station.",
+            ),
+            (
+                "bridges.moves",
+                self.node().neighbours.macs.moves.load(Ordering::Relaxed),
+                "Stations that came up behind another member of their bridge.",
+            ),
+            (
+                "bridges.flaps",
+                sum(|worker| &worker.flaps),
+                "Frames of stations that are in two places of a bridge, which stay where they are.",
+            ),
+            (
+                "bridges.unlearned",
+                self.node().neighbours.macs.refused.load(Ordering::Relaxed),
+                "Frames of stations beyond `max_macs`, or for which the MAC table has no room.",
+            ),
+            ("bridges.loops", sum(|worker| &worker.loops), "Frames by which bridges found a loop."),
             ("errors-limited", totals.errors_limited, "ICMP errors withheld by a rate limit."),
             (
                 "unsolicited-syns.given-up",
@@ -437,10 +460,10 @@ impl Gateway {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Sums {
-    rx_packets: u64,
-    rx_bytes: u64,
-    tx_packets: u64,
-    tx_bytes: u64,
-    drops: u64,
+pub(super) struct Sums {
+    pub(super) rx_packets: u64,
+    pub(super) rx_bytes: u64,
+    pub(super) tx_packets: u64,
+    pub(super) tx_bytes: u64,
+    pub(super) drops: u64,
 }

@@ -1,14 +1,15 @@
-//! Members of groups that go by themselves. They belong to no config document: what is applied next neither names
-//! them nor takes them away, unless it has their group no more or names them itself, for good.
+//! Members of groups and backends of services that go by themselves. They belong to no config document: what is applied next neither names
+//! them nor takes them away, unless it has their group or service no more or names them itself, for good.
 
 use std::collections::BTreeMap;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::AHashMap;
 
 use super::groups;
-use crate::config::{Group, GroupName, Member};
+use crate::config::{Backend, BackendKey, Group, GroupName, Member, RuleName, VirtualService};
 use crate::control::{GroupMembers, Patch};
 use crate::time::Nanos;
 
@@ -21,18 +22,33 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// A member, and the group it is in.
 pub type Key = (GroupName, Member);
 
+/// A backend, and the service it is of.
+pub type LeaseKey = (RuleName, BackendKey);
+
+/// When each member of a group goes that does so by itself.
+pub type Temporary = Deadlines<Key>;
+
+/// When each backend goes that does so by itself.
+pub type Leases = Deadlines<LeaseKey>;
+
 /// When each of them goes.
-#[derive(Debug, Default)]
-pub struct Temporary {
+#[derive(Debug)]
+pub struct Deadlines<K> {
     /// With the number that makes it one of several at the same time.
-    deadlines: AHashMap<Key, (Nanos, u64)>,
-    due: BTreeMap<(Nanos, u64), Key>,
+    deadlines: AHashMap<K, (Nanos, u64)>,
+    due: BTreeMap<(Nanos, u64), K>,
     next: u64,
 }
 
-impl Temporary {
+impl<K> Default for Deadlines<K> {
+    fn default() -> Deadlines<K> {
+        Deadlines { deadlines: AHashMap::new(), due: BTreeMap::new(), next: 0 }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Deadlines<K> {
     /// True if the member goes by itself.
-    pub fn holds(&self, key: &Key) -> bool {
+    pub fn holds(&self, key: &K) -> bool {
         self.deadlines.contains_key(key)
     }
 
@@ -42,7 +58,7 @@ impl Temporary {
     }
 
     /// The member goes at `deadline`; `None`: it has gone, or stays for good.
-    pub fn set(&mut self, key: Key, deadline: Option<Nanos>) {
+    pub fn set(&mut self, key: K, deadline: Option<Nanos>) {
         if let Some(old) = self.deadlines.remove(&key) {
             self.due.remove(&old);
         }
@@ -59,7 +75,7 @@ impl Temporary {
     }
 
     /// Those whose time is over, the first first; not all if they are many.
-    pub fn due(&self, now: Nanos) -> Vec<Key> {
+    pub fn due(&self, now: Nanos) -> Vec<K> {
         self.due
             .iter()
             .take_while(|((deadline, _), _)| *deadline <= now)
@@ -69,10 +85,48 @@ impl Temporary {
     }
 
     /// Tries them again later.
-    pub fn put_off(&mut self, keys: Vec<Key>, now: Nanos) {
+    pub fn put_off(&mut self, keys: Vec<K>, now: Nanos) {
         keys.into_iter().for_each(|key| self.set(key, Some(now.plus(AGAIN))));
     }
 
+    /// How long it has left, if it goes by itself.
+    pub fn left(&self, key: &K, now: Nanos) -> Option<Duration> {
+        self.deadlines.get(key).map(|(deadline, _)| deadline.since(now))
+    }
+
+    /// All of them.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.deadlines.keys()
+    }
+}
+
+impl Leases {
+    /// Puts the backends that go by themselves into the services of another config, as they are in the one before.
+    /// Returns those that are none any more: the config has their service no more, or names them itself.
+    pub fn join_services(
+        &self,
+        before: &[Arc<VirtualService>],
+        services: &mut [Arc<VirtualService>],
+    ) -> Vec<LeaseKey> {
+        let mut given_up = Vec::new();
+        // In the order in which they go, so that two runs do the same.
+        for (name, key) in self.due.values() {
+            let is_it = |backend: &&Backend| backend.key() == *key;
+            let old = before.iter().find(|service| service.name == *name);
+            let backend = old.and_then(|service| service.backends.iter().find(is_it));
+            let service = services.iter_mut().find(|service| service.name == *name);
+            match (backend, service) {
+                (Some(backend), Some(service)) if !service.backends.iter().any(|known| is_it(&known)) => {
+                    Arc::make_mut(service).backends.push(backend.clone());
+                }
+                _ => given_up.push((name.clone(), key.clone())),
+            }
+        }
+        given_up
+    }
+}
+
+impl Temporary {
     /// The members of a group that go, and how long each has left.
     pub fn of(&self, group: &GroupName, now: Nanos) -> Vec<(&Member, Duration)> {
         let own = self.due.iter().filter(|(_, (name, _))| name == group);
@@ -185,5 +239,30 @@ mod tests {
         let mut groups = vec![group("a", &[]), group("b", &[]), group("gone", &[])];
         assert_eq!(temporary.join(&mut groups), []);
         assert_eq!(groups[0].members.len(), 3);
+    }
+
+    #[test]
+    fn backends_outlive_a_config_that_has_their_service() {
+        let service = |name: &str, backends: &[&str]| {
+            let list: Vec<String> =
+                backends.iter().map(|address| format!("{{ address = \"{address}\" }}")).collect();
+            let text = format!(
+                "name = \"{name}\"\naddress = \"192.0.2.1\"\nservice = \"tcp/80\"\nbackends = [{}]",
+                list.join(", ")
+            );
+            Arc::new(toml::from_str::<VirtualService>(&text).expect("a service"))
+        };
+        let key = |name: &str, address: &str| -> LeaseKey {
+            (name.parse().expect("a name"), address.parse().expect("a backend"))
+        };
+        let mut leases = Leases::default();
+        let keys = [key("a", "10.0.0.1:80"), key("a", "10.0.0.2:80"), key("gone", "10.0.0.3:80")];
+        keys.iter().for_each(|key| leases.set(key.clone(), Some(at(60))));
+        assert_eq!(leases.left(&keys[0], at(50)), Some(Duration::from_secs(10)));
+        let before = [service("a", &["10.0.0.1:80", "10.0.0.2:80"]), service("gone", &["10.0.0.3:80"])];
+        // The document names one of them itself now.
+        let mut after = [service("a", &["10.0.0.9:80", "10.0.0.2:80"])];
+        assert_eq!(leases.join_services(&before, &mut after), keys[1..]);
+        assert_eq!(after[0], service("a", &["10.0.0.9:80", "10.0.0.2:80", "10.0.0.1:80"]));
     }
 }

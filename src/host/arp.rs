@@ -77,6 +77,31 @@ pub fn receive(
     Ok(Some((link, emit(&reply))))
 }
 
+/// Who asks for whom, if that is what the packet does: not for himself (RFC 5227 section 3).
+pub fn question(l3: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    let packet = ArpPacket::new_checked(l3).ok()?;
+    match ArpRepr::parse(&packet).ok()? {
+        ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Request,
+            source_protocol_addr: sender,
+            target_protocol_addr: target,
+            ..
+        } if sender != target => Some((sender, target)),
+        _ => None,
+    }
+}
+
+/// What the station with `mac` and the address `target` would answer to the one that asks.
+pub fn answer_as(mac: u64, target: Ipv4Addr, (asker, sender): (u64, Ipv4Addr)) -> OwnBytes {
+    emit(&ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Reply,
+        source_hardware_addr: EthernetAddress(mac_from_u64(mac)),
+        source_protocol_addr: target,
+        target_hardware_addr: EthernetAddress(mac_from_u64(asker)),
+        target_protocol_addr: sender,
+    })
+}
+
 /// A request for `target`: broadcast, or to the MAC it had when it was last heard of (RFC 1122 section 2.3.2.1).
 pub fn request(
     slot: u16,

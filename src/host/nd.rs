@@ -12,7 +12,7 @@ use smoltcp::wire::{NdiscOption, NdiscOptionRepr, NdiscPrefixInformation};
 
 use crate::host::{LinkTarget, OwnBytes};
 use crate::neighbours::{NeighbourTable, mac_from_u64, mac_to_u64};
-use crate::packet::view::{be128, ethertype, protocol};
+use crate::packet::view::{be16, be128, ethertype, protocol};
 use crate::packet::{DropReason, checksum};
 use crate::tables::policy::Policy;
 use crate::tables::{Advertisements, Interface};
@@ -171,6 +171,37 @@ pub fn receive(
         // Other routers' advertisements and redirects are for hosts.
         NdiscRepr::RouterAdvert { .. } | NdiscRepr::Redirect { .. } => Ok(Answer::Nothing),
     }
+}
+
+/// Who asks for whom, if a whole packet is a valid solicitation of a neighbour. Whoever has no address yet wants to hear
+/// the owner itself (RFC 4862 section 5.4.3).
+pub fn question(l3: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
+    const IPV6_BYTES: usize = 40;
+    let header = l3.first_chunk::<IPV6_BYTES>()?;
+    let (src, dst) = (Ipv6Addr::from(be128(header, 8)), Ipv6Addr::from(be128(header, 24)));
+    let len = usize::from(be16(header, 4));
+    let message = l3.get(IPV6_BYTES..IPV6_BYTES + len)?;
+    if header[6] != protocol::ICMPV6 || header[7] != HOP_LIMIT || !options_are_sound(message) {
+        return None;
+    }
+    let packet = Icmpv6Packet::new_checked(message).ok()?;
+    if packet.msg_code() != 0 || !packet.verify_checksum(&src, &dst) || src.is_unspecified() {
+        return None;
+    }
+    match NdiscRepr::parse(&packet).ok()? {
+        NdiscRepr::NeighborSolicit { target_addr, .. } if target_addr != src => Some((src, target_addr)),
+        _ => None,
+    }
+}
+
+/// What the station with `mac` and the address `target_addr` would answer to the one that asks.
+pub fn answer_as(mac: u64, target_addr: Ipv6Addr, to: Ipv6Addr) -> OwnBytes {
+    let repr = NdiscRepr::NeighborAdvert {
+        flags: NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::OVERRIDE,
+        target_addr,
+        lladdr: Some(RawHardwareAddress::from_bytes(&mac_from_u64(mac))),
+    };
+    emit(&repr, target_addr, to)
 }
 
 /// RFC 4861 section 7.2.5, the table in appendix C.

@@ -181,6 +181,22 @@ pub enum DropReason {
     VxlanEcn,
     /// Towards a remote tunnel end point.
     VxlanNoTunnel,
+    /// Shut because of a loop.
+    BridgeMemberShut,
+    /// A group address, none, or our own.
+    BridgeInvalidSource,
+    /// IEEE 802.1Q table 8-1.
+    BridgeReserved,
+    /// Back to where it came from.
+    BridgeSameMember,
+    /// From one tunnel into another.
+    BridgeSplitHorizon,
+    /// Longer than the MTU of a member; or to all, and in several buffers.
+    BridgeTooLong,
+    /// `storm_pps`.
+    BridgeStorm,
+    /// To all, and there is nobody.
+    BridgeNoMember,
 }
 
 /// Everything that is to be said of a reason, in the order of the enum.
@@ -592,12 +608,60 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             Some(HostUnreachable),
             "No tunnel leads to the station: `underlay_vrf` has no route to the remote, or it leads into another tunnel; or nobody has said behind which remote a static neighbour is.",
         ),
+        (
+            BridgeMemberShut,
+            "bridge-member-shut",
+            None,
+            "The member of the bridge is shut: a frame by which the gateway looks for loops came back through it. Take the second way around out; `bridge open` opens the member at once.",
+        ),
+        (
+            BridgeInvalidSource,
+            "bridge-invalid-source",
+            None,
+            "The frame's source is a group address, zero, or the gateway's own MAC address: a loop, or a forgery.",
+        ),
+        (
+            BridgeReserved,
+            "bridge-reserved",
+            None,
+            "To an address that no bridge passes on (01:80:c2:00:00:00 to 0f, IEEE 802.1Q table 8-1): spanning tree, LACP, LLDP.",
+        ),
+        (
+            BridgeSameMember,
+            "bridge-same-member",
+            None,
+            "The station that the frame is for is behind the member it came in by: a switch there has not learned it yet, or sends everything to everybody.",
+        ),
+        (
+            BridgeSplitHorizon,
+            "bridge-split-horizon",
+            None,
+            "The frame came out of a tunnel, and its station is behind another: tunnel end points send to each other directly. Name all of them to each of them.",
+        ),
+        (
+            BridgeTooLong,
+            "bridge-too-long",
+            None,
+            "The frame is longer than the MTU of the member it would leave by; bridges do not fragment. Give hosts the smallest MTU of the members.",
+        ),
+        (
+            BridgeStorm,
+            "bridge-storm",
+            None,
+            "More broadcasts, multicasts and frames to unknown stations came in by the member than its `storm_pps` allows.",
+        ),
+        (
+            BridgeNoMember,
+            "bridge-no-member",
+            None,
+            "The frame was for all members of the bridge, and there is no other that is up and takes it, or no buffer was free.",
+        ),
     ]
 };
 
 impl DropReason {
     /// Number of reasons.
-    pub const COUNT: usize = DropReason::VxlanNoTunnel as usize + 1;
+    pub const COUNT: usize = DropReason::BridgeNoMember as usize + 1;
 
     /// All reasons, in order.
     pub fn all() -> impl Iterator<Item = DropReason> {

@@ -34,6 +34,9 @@ pub enum Verdict {
     Resolve,
     /// Has to be cut into fragments for the egress.
     Fragment,
+    /// A copy goes to each member of a bridge: the one it came in by excepted, or with an egress, which is the segment's
+    /// interface, all.
+    Flood,
     /// Taken out of the burst: a fragment that waits for the first of its datagram.
     Held,
     /// Its flow has to be decided.

@@ -6,8 +6,9 @@ use crate::neighbours::v4_key;
 use crate::packet::view::{be32, be128};
 use crate::packet::{DropReason, Family, Meta, Packet, Verdict, flags};
 use crate::pipeline::route::NO_NEIGHBOUR;
-use crate::pipeline::{Context, vxlan};
+use crate::pipeline::{Context, bridge, vxlan};
 use crate::tables::NO_INTERFACE;
+use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::overlay::NO_OVERLAY;
 use crate::tables::policy::NO_ZONE;
 
@@ -104,7 +105,13 @@ fn check(
             return Ok(Verdict::Resolve);
         }
         let neighbour = meta.neighbour;
-        if cx.tables.interface(meta.egress).overlay != NO_OVERLAY {
+        let egress = cx.tables.interface(meta.egress);
+        if egress.bridge != NO_BRIDGE {
+            last.tunnel_mtu = match bridge::check_way(packet, word.mac(), cx) {
+                Ok(mtu_bytes) => mtu_bytes,
+                Err(verdict) => return Ok(verdict),
+            };
+        } else if egress.overlay != NO_OVERLAY {
             last.tunnel_mtu = match vxlan::check_way(packet, word.mac(), cx) {
                 Ok(mtu_bytes) => mtu_bytes,
                 Err(instead) => return instead,

@@ -3,7 +3,8 @@
 
 use crate::packet::view::{array, be16, ethertype};
 use crate::packet::{DropReason, Family, Ingress, Packet, Pass, Tags, Verdict, flags};
-use crate::pipeline::Context;
+use crate::pipeline::{Context, bridge};
+use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::policy::NO_ZONE;
 use crate::tables::{NO_INTERFACE, PortTable, SourceCheck, Tables};
 use crate::telemetry::add;
@@ -56,21 +57,25 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, tally: &mut Tally) {
     match cx.ingress {
         Ingress::Port(port) => {
             let bytes = packet.frame.total_len();
-            receive(packet, &cx.tables.ports[usize::from(port)], cx.tables);
+            let is_bridged = receive(packet, &cx.tables.ports[usize::from(port)], cx.tables);
             tally.add(packet.meta.interface, bytes, cx);
+            if is_bridged {
+                bridge::arrive(packet, None, cx);
+            }
         }
         Ingress::Own { vrf } => own(packet, vrf),
     }
 }
 
+/// True if it came in by a member of a bridge.
 #[inline(always)]
-fn receive(packet: &mut Packet, port: &PortTable, tables: &Tables) {
+fn receive(packet: &mut Packet, port: &PortTable, tables: &Tables) -> bool {
     let meta = &mut packet.meta;
     meta.interface = NO_INTERFACE;
     let bytes = packet.frame.bytes();
     let Some(head) = bytes.first_chunk::<ETHERNET_BYTES>() else {
         meta.verdict = Verdict::Drop(DropReason::Truncated);
-        return;
+        return false;
     };
     let mut kind = u16::from_be_bytes([head[12], head[13]]);
     let mut l3 = ETHERNET_BYTES;
@@ -80,7 +85,7 @@ fn receive(packet: &mut Packet, port: &PortTable, tables: &Tables) {
         while (kind == ethertype::VLAN || kind == ethertype::QINQ) && tags < 2 {
             if bytes.len() < l3 + TAG_BYTES {
                 meta.verdict = Verdict::Drop(DropReason::Truncated);
-                return;
+                return false;
             }
             vids[tags] = be16(bytes, l3) & VID_MASK;
             kind = be16(bytes, l3 + 2);
@@ -93,12 +98,15 @@ fn receive(packet: &mut Packet, port: &PortTable, tables: &Tables) {
     };
     if slot == NO_INTERFACE {
         meta.verdict = Verdict::Drop(DropReason::UnknownVlan);
-        return;
+        return false;
     }
     let interface = tables.interface(slot);
     meta.interface = slot;
     meta.vrf = interface.vrf;
     meta.l3 = l3 as u16;
+    if interface.bridge != NO_BRIDGE {
+        return true;
+    }
     if interface.zone != NO_ZONE {
         meta.flags |= flags::STATEFUL;
     }
@@ -111,7 +119,7 @@ fn receive(packet: &mut Packet, port: &PortTable, tables: &Tables) {
         // The group bit is the lowest of the first byte (IEEE 802).
         if head[0] & 1 == 0 {
             meta.verdict = Verdict::Drop(DropReason::NotForUs);
-            return;
+            return false;
         }
         meta.flags |= flags::LINK_GROUP;
     }
@@ -121,6 +129,7 @@ fn receive(packet: &mut Packet, port: &PortTable, tables: &Tables) {
         ethertype::ARP => meta.verdict = Verdict::Punt,
         _ => meta.verdict = Verdict::Drop(DropReason::UnknownEthertype),
     }
+    false
 }
 
 fn own(packet: &mut Packet, vrf: u16) {

@@ -9,6 +9,7 @@
 //! everything else that asks "what would happen" calls it whole.
 
 mod adjacency;
+mod bridge;
 mod crossing;
 mod flow;
 pub mod fragment;
@@ -33,7 +34,7 @@ use crate::flow::Flows;
 use crate::host::probe::exchange::Exchange;
 use crate::mem::BURST;
 use crate::neighbours::NeighbourTable;
-use crate::packet::{Burst, DropReason, Ingress, Pass, positions};
+use crate::packet::{Burst, DropReason, Ingress, Pass, Verdict, positions};
 use crate::tables::balance::NoBackend;
 use crate::tables::policy::{
     Action, Asked, Bound, DEFAULT_RULE, NO_NAT_RULE, NO_ZONE, Nat64Rule, NotTaken, Policy, Ruling, SELF,
@@ -47,6 +48,7 @@ use route::Route;
 pub use crate::tables::policy::Question;
 pub use rewrite::write_link_header;
 pub use session::note_refused;
+pub use slow::segments::Segments;
 pub use slow::{Emit, Limits, SlowPath};
 
 /// What a stage may look at: one snapshot, one time, for the whole burst.
@@ -92,6 +94,8 @@ fn run_stages<const SHORT: bool>(burst: &mut Burst, cx: &Context<'_>, flows: &mu
         Ingress::Port(port) if SHORT => plain::look(burst, port, cx, flows, &mut routed, &mut lookups),
         _ => plain::Plain::default(),
     };
+    // Frames between members of a bridge: finished at once.
+    let mut bridged = 0;
     let mut received = link::Tally::default();
     for index in positions(all & !plain.all) {
         let packet = &mut burst[index];
@@ -103,10 +107,12 @@ fn run_stages<const SHORT: bool>(burst: &mut Burst, cx: &Context<'_>, flows: &mu
             vxlan::congestion(packet, outer);
             source::step(packet, cx);
         }
+        bridged |= u64::from(packet.meta.verdict == Verdict::Forward) << index;
         flow::begin(packet, index, flows, &mut lookups);
     }
     received.finish(cx);
     let done = plain::send(burst, &routed, cx);
+    let done = plain::Done { sent: done.sent | bridged, ..done };
     if done.sent == all {
         return;
     }

@@ -16,6 +16,7 @@ use crate::packet::view::{array, be16, be32, ethertype, protocol};
 use crate::packet::{Burst, Family, Meta, Packet, Pass, Tags, Verdict, flags};
 use crate::pipeline::vxlan::{self, INNER_LINK_BYTES, Tunnel};
 use crate::pipeline::{Context, flow, network, rewrite, route, source};
+use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::fib4::Fib4;
 use crate::tables::overlay::NO_OVERLAY;
 use crate::tables::policy::NO_ZONE;
@@ -114,7 +115,7 @@ impl<'a> Entrance<'a> {
     }
 
     fn open(&mut self, interface: &Interface, tables: &'a Tables) {
-        if interface.source_check != SourceCheck::Off {
+        if interface.source_check != SourceCheck::Off || interface.bridge != NO_BRIDGE {
             return;
         }
         (self.vrf, self.mac) = (interface.vrf, interface.mac);
@@ -175,6 +176,9 @@ impl<'a> Exit<'a> {
         else {
             return false;
         };
+        if cx.tables.interface(overlay.interface).bridge != NO_BRIDGE {
+            return false;
+        }
         self.entrance.count(cx);
         *self = Exit { ends, segment, vrf, ..Exit::none() };
         self.entrance.interface = overlay.interface;
@@ -418,7 +422,8 @@ impl Hop {
         let word = cx.neighbours.word(next.neighbour);
         let mut hop = Hop { neighbour: next.neighbour, egress: next.interface, ..NO_HOP };
         // Into a zone there is no way without a session (DESIGN.md section 3).
-        if egress.up && (along_sessions || egress.zone == NO_ZONE) && word.is_usable() {
+        let is_bridged = egress.bridge != NO_BRIDGE;
+        if egress.up && (along_sessions || egress.zone == NO_ZONE) && word.is_usable() && !is_bridged {
             cx.neighbours.mark_used(next.neighbour, cx.now);
             if egress.overlay != NO_OVERLAY {
                 hop.lead_through(egress, word.mac(), tunnels, cx);

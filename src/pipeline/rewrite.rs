@@ -8,7 +8,8 @@ use crate::mem::Frame;
 use crate::packet::view::{array_mut, be16, ethertype, protocol};
 use crate::packet::{Family, Meta, Packet, Verdict, checksum, flags};
 use crate::pipeline::icmp_error::{self, add_delta};
-use crate::pipeline::{Context, crossing, proxy, vxlan};
+use crate::pipeline::{Context, bridge, crossing, proxy, vxlan};
+use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::overlay::NO_OVERLAY;
 use crate::tables::{Interface, NO_INTERFACE};
 use crate::telemetry::add;
@@ -72,6 +73,8 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, tal
     tally.add(egress, usize::from(interface.header_len) + usize::from(packet.meta.ip_len), cx);
     if interface.overlay != NO_OVERLAY {
         vxlan::encapsulate(packet, cx);
+    } else if interface.bridge != NO_BRIDGE {
+        bridge::deliver(packet, cx);
     }
 }
 

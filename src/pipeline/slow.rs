@@ -5,6 +5,8 @@
 //! parked carries frame, ingress and time only, and starts again at the first stage.
 
 mod announce;
+pub(super) mod loops;
+pub mod segments;
 mod unsolicited;
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -25,13 +27,14 @@ use crate::packet::view::{array, be128, ethertype, protocol};
 use crate::packet::{DropReason, Family, IcmpError, Ingress, Meta, Packet, Verdict, checksum, flags, hash};
 use crate::pipeline::route::NO_NEIGHBOUR;
 use crate::pipeline::vxlan::{NoTunnel, Tunnel};
-use crate::pipeline::{Context, fragment, vxlan, write_link_header};
+use crate::pipeline::{Context, bridge, fragment, vxlan, write_link_header};
 use crate::ratelimit::{Appointment, Bucket, SourceBuckets};
 use crate::tables::overlay::{NO_OVERLAY, Overlay};
 use crate::tables::{Interface, NO_INTERFACE, Tables};
 use crate::telemetry::add;
 use crate::time::Nanos;
 use announce::Announcer;
+use segments::{Rounds, Segments};
 use unsolicited::Unsolicited;
 
 /// Packets a worker parks for all neighbours together.
@@ -84,6 +87,8 @@ pub struct Limits {
     pub half_open: Arc<HalfOpen>,
     /// What SYNs are answered with.
     pub cookies: Cookies,
+    /// Members of bridges.
+    pub segments: Segments,
 }
 
 impl Limits {
@@ -96,6 +101,7 @@ impl Limits {
             rules: BySlot::default(),
             zones: Box::new([const { Bucket::new() }; 256]),
             cookies: Cookies::new(key),
+            segments: Segments::new(interfaces),
             half_open: Arc::new(HalfOpen::new(key).expect("address space for 512 KiB")),
         }
     }
@@ -154,6 +160,10 @@ pub struct SlowPath {
     unsolicited: Unsolicited,
     /// Advertisements somebody asked this worker for.
     asked_for: Vec<AdvertisementTimer>,
+    /// Of bridges.
+    rounds: Rounds,
+    /// Group frames that have been copied, and that the gateway itself may want.
+    flooded: Vec<Parked>,
 }
 
 impl SlowPath {
@@ -172,6 +182,8 @@ impl SlowPath {
             advertisements_epoch: 0,
             unsolicited: Unsolicited::default(),
             asked_for: Vec::new(),
+            rounds: Rounds::default(),
+            flooded: Vec::new(),
         }
     }
 
@@ -188,6 +200,7 @@ impl SlowPath {
             Verdict::Punt => self.punt(packet, cx, pool, limits),
             Verdict::Resolve => self.resolve(packet, cx, pool),
             Verdict::Fragment => self.fragment(packet, cx, pool),
+            Verdict::Flood => self.flood(packet, cx, pool, limits),
             Verdict::Answered => {
                 self.consumed(packet, None, cx, pool);
                 Ok(())
@@ -463,6 +476,11 @@ impl SlowPath {
     ) -> u64 {
         let egress = cx.tables.interface(interface);
         let len = frame.total_len();
+        if egress.is_segment()
+            && let Some(bridge) = cx.tables.bridges.get(egress.bridge)
+        {
+            return self.put_on_segment(frame, bridge, cx, pool);
+        }
         let Some(overlay) = cx.tables.overlays.get(egress.overlay) else {
             self.count_sent(interface, len, cx);
             self.emit.ready.push((frame, interface));
@@ -653,6 +671,7 @@ impl SlowPath {
         let egress = packet.meta.egress;
         let interface = cx.tables.interface(egress);
         let mut tunnel = match interface.overlay {
+            _ if interface.is_segment() => return self.fragment_for_segment(packet, cx, pool),
             NO_OVERLAY => None,
             _ => match Tunnel::to_station(interface, packet.meta.dst_mac, cx) {
                 Ok(tunnel) => Some(tunnel),
@@ -676,6 +695,37 @@ impl SlowPath {
                 }
                 if let Some(tunnel) = tunnel {
                     tunnel.count(cx);
+                }
+                pool.put(packet.frame);
+                Ok(())
+            }
+            Err(reason) => Err((packet, reason)),
+        }
+    }
+
+    /// Cuts a packet for the segment of a bridge: the way to its next hop says how long it may be.
+    #[cold]
+    fn fragment_for_segment(
+        &mut self,
+        mut packet: Packet,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> Result<(), (Packet, DropReason)> {
+        let egress = packet.meta.egress;
+        let interface = cx.tables.interface(egress);
+        let mac = packet.meta.dst_mac;
+        let Ok(way) = bridge::check_way(&mut packet, mac, cx) else {
+            return Err((packet, DropReason::VxlanNoTunnel));
+        };
+        match fragment::cut(&packet, interface, way.min(interface.mtu_bytes), pool) {
+            Ok(fragments) => {
+                add(&cx.counters.fragments, fragments.len() as u64 - 1);
+                for frame in fragments {
+                    // To a station that nobody knows each goes to all members.
+                    match self.put_on_link(frame, egress, cx, pool) {
+                        0 => add(&cx.counters.drops[DropReason::BridgeNoMember.index()], 1),
+                        copies => add(&cx.counters.replicated, copies - 1),
+                    }
                 }
                 pool.put(packet.frame);
                 Ok(())
@@ -776,6 +826,8 @@ impl SlowPath {
         neighbours: &NeighbourTable,
         out: &mut ArrayVec<Parked, { crate::mem::BURST }>,
     ) {
+        let flooded = self.flooded.len().min(out.remaining_capacity());
+        out.extend(self.flooded.drain(..flooded));
         let mut index = 0;
         while index < self.queues.len() {
             let queue = &mut self.queues[index];
@@ -793,13 +845,14 @@ impl SlowPath {
 
     /// True if packets are parked.
     pub fn has_parked(&self) -> bool {
-        self.parked > 0
+        self.parked > 0 || !self.flooded.is_empty()
     }
 
     /// All parked packets, when the gateway stops.
     pub fn take_parked(&mut self) -> impl Iterator<Item = Parked> {
         self.parked = 0;
-        std::mem::take(&mut self.queues).into_iter().flat_map(|queue| queue.packets)
+        let flooded = std::mem::take(&mut self.flooded);
+        std::mem::take(&mut self.queues).into_iter().flat_map(|queue| queue.packets).chain(flooded)
     }
 
     // ---- time
@@ -811,16 +864,17 @@ impl SlowPath {
         let sweep = self.is_owner.then_some(self.sweep_due);
         let announcement = self.announcer.next_deadline();
         let unsolicited = Some(self.unsolicited.next_due());
-        [solicitation, advertisement, sweep, announcement, unsolicited]
+        let segments = self.rounds.next_deadline();
+        [solicitation, advertisement, sweep, announcement, unsolicited, segments]
             .into_iter()
             .flatten()
             .min()
             .unwrap_or(Nanos(u64::MAX))
     }
 
-    /// True while a sweep over the neighbour table is under way.
+    /// True while a sweep over the neighbour table or the MAC table is under way.
     pub fn is_sweeping(&self) -> bool {
-        self.sweep_at != 0
+        self.sweep_at != 0 || self.rounds.is_sweeping()
     }
 
     /// Looks for ports that another device carries than before, or that came up. `ready` says of a port and a
@@ -840,6 +894,7 @@ impl SlowPath {
             self.announce(cx, pool);
             self.sweep(cx, pool);
             self.advertise(cx, pool, limits);
+            self.look_at_segments(cx, pool);
         }
     }
 

@@ -5,12 +5,14 @@
 //! config says from whom; the frame inside begins again as if it had come in by the overlay's interface. There is one
 //! tunnel at most: a packet in a packet in a packet is for the gateway itself, and nobody there takes it.
 
+use crate::macs::Location;
 use crate::mem::Frame;
 use crate::neighbours::{State, addr_key, addr_of, v4_key};
 use crate::packet::view::{array, be16, be32, be128, ethertype, protocol};
 use crate::packet::{DropReason, Family, Meta, Packet, Pass, Verdict, checksum, flags, hash};
 use crate::pipeline::route::{self, NO_NEIGHBOUR, Route};
-use crate::pipeline::{Context, link};
+use crate::pipeline::{Context, bridge, link};
+use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::overlay::{NO_OVERLAY, Overlay};
 use crate::tables::policy::NO_ZONE;
 use crate::tables::{Interface, MAX_LINK_HEADER, SourceCheck};
@@ -110,7 +112,7 @@ fn out_of_tunnel(packet: &mut Packet, cx: &Context<'_>, received: &mut link::Tal
     if !cx.tables.overlays.is_end(meta.vrf, dst, meta.dst_port) {
         return None;
     }
-    match decapsulate(packet, (src, dst), cx, received) {
+    match decapsulate(packet, (src, dst), ecn, cx, received) {
         Ok(()) => Some(ecn),
         Err(reason) => {
             packet.meta.verdict = Verdict::Drop(reason);
@@ -122,6 +124,7 @@ fn out_of_tunnel(packet: &mut Packet, cx: &Context<'_>, received: &mut link::Tal
 fn decapsulate(
     packet: &mut Packet,
     (src, dst): (u128, u128),
+    ecn: u8,
     cx: &Context<'_>,
     received: &mut link::Tally,
 ) -> Result<(), DropReason> {
@@ -172,6 +175,13 @@ fn decapsulate(
     if kind == ethertype::VLAN || kind == ethertype::QINQ {
         return Err(DropReason::VxlanInnerTag);
     }
+    if interface.bridge != NO_BRIDGE {
+        meta.flags = 0;
+        let remote = sender(overlay, src, cx);
+        mark_congestion(packet, kind, ecn)?;
+        bridge::arrive(packet, remote, cx);
+        return Ok(());
+    }
     // The group bit is the lowest of the first byte (IEEE 802).
     if u64::from_be_bytes(*array(&frame, 0)) >> 16 != interface.mac {
         if frame[0] & 1 == 0 {
@@ -193,6 +203,22 @@ fn decapsulate(
         }
     }
     Ok(())
+}
+
+/// As [`congestion`], of a frame that may go on to another member of a bridge as it is.
+fn mark_congestion(packet: &mut Packet, kind: u16, ecn: u8) -> Result<(), DropReason> {
+    let len = packet.frame.bytes().len() - usize::from(packet.meta.l3);
+    packet.meta.family = match kind {
+        ethertype::IPV4 if len >= 20 => Family::Ipv4,
+        ethertype::IPV6 if len >= 40 => Family::Ipv6,
+        _ => return Ok(()),
+    };
+    congestion(packet, ecn);
+    packet.meta.family = Family::Other;
+    match packet.meta.verdict {
+        Verdict::Drop(reason) => Err(reason),
+        _ => Ok(()),
+    }
 }
 
 /// What is known of every packet that comes in there.
@@ -233,7 +259,7 @@ pub(super) fn station_of(frame: &[u8; INNER_LINK_BYTES]) -> u64 {
 #[inline(always)]
 pub(super) fn follow(interface: &Interface, segment: u16, mac: u64, remote: Remote, cx: &Context<'_>) {
     if cx.pass == Pass::First && is_station(interface, mac) {
-        cx.neighbours.macs.follow(segment, mac, remote, cx.now);
+        cx.neighbours.macs.follow(segment, mac, Location::remote(remote, 0), cx.now);
     }
 }
 
@@ -255,7 +281,7 @@ pub(super) fn let_in(packet: &Packet, cx: &Context<'_>) {
         return;
     };
     if is_neighbour(&frame[INNER_LINK_BYTES..], meta, mac, cx) {
-        cx.neighbours.macs.learn(meta.interface, mac, remote, cx.now);
+        cx.neighbours.macs.learn(meta.interface, mac, Location::remote(remote, 0), cx.now);
     }
 }
 
@@ -367,7 +393,8 @@ pub(super) enum NoTunnel {
 /// The remote that a station of a segment is behind, in key form.
 pub(super) fn remote_of(overlay: &Overlay, mac: u64, cx: &Context<'_>) -> Option<u128> {
     let shared = cx.neighbours;
-    let known = shared.macs.find(overlay.interface, mac).and_then(|remote| shared.vteps.address(remote));
+    let known = shared.macs.find(overlay.interface, mac).and_then(|at| at.as_remote());
+    let known = known.and_then(|(remote, _)| shared.vteps.address(remote));
     // A change of the config may have shut it out.
     known.filter(|remote| overlay.permits(*remote)).or_else(|| overlay.only_remote())
 }
@@ -393,8 +420,8 @@ impl Tunnel {
         let way = route::towards(cx.tables, overlay.underlay_vrf, addr_of(remote), spread);
         let Ok(Route::Forward { egress, via }) = way else { return Err(NONE) };
         let out = cx.tables.interface(egress);
-        // No tunnel in a tunnel.
-        if out.overlay != NO_OVERLAY {
+        // No tunnel in a tunnel, or behind a bridge.
+        if out.overlay != NO_OVERLAY || out.bridge != NO_BRIDGE {
             return Err(NONE);
         }
         if !out.up {
@@ -596,7 +623,7 @@ impl Tunnel {
     }
 
     /// The same, of which the last bytes may be no part of.
-    fn put_cut(&mut self, frame: &mut Frame, frame_len: usize, cx: &Context<'_>) -> (u16, u16) {
+    pub(super) fn put_cut(&mut self, frame: &mut Frame, frame_len: usize, cx: &Context<'_>) -> (u16, u16) {
         let (tos, source_port) = looks_of(frame.bytes(), cx.tables.settings.key);
         let len = self.len();
         let ip_len = self.write(frame.prepend(len), frame_len, tos, source_port);

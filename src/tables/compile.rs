@@ -12,6 +12,7 @@ use ahash::{AHashMap, AHashSet};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
+use super::bridge::{Bridge, Bridges, MAX_BRIDGES, Member, NO_BRIDGE};
 use super::ecmp::Group;
 use super::fib4::Fib4;
 use super::fib6::Fib6;
@@ -20,6 +21,7 @@ use super::rib::{Hop, Rib, Target, TargetId};
 use super::*;
 use crate::config::{OnFailure, VirtualService as VirtualServiceConfig};
 use crate::flow::nat::BlockClaims;
+use crate::macs::Location;
 use crate::neighbours::{NeighbourTable, addr_key, mac_to_u64};
 use crate::packet::hash::Key;
 use crate::packet::view::ethertype;
@@ -43,6 +45,8 @@ pub struct Input {
     pub ports: Vec<PortSpec>,
     /// Interfaces, in configured order.
     pub interfaces: Vec<InterfaceSpec>,
+    /// Bridges; their members are interfaces.
+    pub bridges: Vec<BridgeSpec>,
     /// VRFs that exist beside those interfaces name.
     pub vrfs: Vec<String>,
     /// The operator's neighbours.
@@ -71,6 +75,10 @@ pub struct InterfaceSpec {
     pub port: Option<String>,
     /// The segment it is an end of, instead of a port.
     pub overlay: Option<OverlaySpec>,
+    /// The bridge it belongs to, by name; a member is on a port or an overlay as well.
+    pub bridge: Option<String>,
+    /// Of a member: stations it may have, and frames a second from it to all others.
+    pub limits: (u32, u32),
     /// VLAN tags.
     pub tags: Tags,
     /// TPID of the outer tag of a QinQ pair.
@@ -91,6 +99,23 @@ pub struct InterfaceSpec {
     pub zone: u8,
     /// Router advertisements.
     pub advertisements: Option<Advertisements>,
+}
+
+/// A bridge as the tables need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgeSpec {
+    /// Name.
+    pub name: String,
+    /// After how many seconds a silent station is forgotten.
+    pub ageing_s: u64,
+    /// Frames a second from its own interface to all members.
+    pub storm_pps: u32,
+    /// ARP and ND are answered for stations that are known.
+    pub suppress: bool,
+    /// Time between two looks for loops.
+    pub loop_probe: Option<std::time::Duration>,
+    /// How long a member that closes a loop is shut.
+    pub loop_hold: std::time::Duration,
 }
 
 /// A neighbour the operator configured.
@@ -184,6 +209,8 @@ pub struct Compiler {
     pub interfaces: Slots,
     /// VRF slots.
     pub vrfs: Slots,
+    /// Numbers of bridges.
+    pub bridges: Slots,
     /// Slots of zones, rules and pools.
     pub policy_slots: PolicySlots,
     /// Who answers for which ports of NAT addresses: shared with the workers.
@@ -240,6 +267,7 @@ impl Compiler {
             pairs: Arc::default(),
             backends: Backends::default(),
             overlays: Arc::default(),
+            bridges: Arc::default(),
         });
         let mut vrfs = Slots::default();
         // The default VRF is slot 0 for ever.
@@ -248,6 +276,7 @@ impl Compiler {
             ports: Slots::default(),
             interfaces: Slots::default(),
             vrfs,
+            bridges: Slots::default(),
             policy_slots: PolicySlots::default(),
             claims,
             members: None,
@@ -260,6 +289,7 @@ impl Compiler {
                 settings: Settings::default(),
                 ports: Vec::new(),
                 interfaces: Vec::new(),
+                bridges: Vec::new(),
                 vrfs: Vec::new(),
                 neighbours: Vec::new(),
                 policy,
@@ -341,9 +371,13 @@ impl Compiler {
         for interface in &input.interfaces {
             self.interface_slot(&interface.name)?;
         }
+        for bridge in &input.bridges {
+            self.bridges.slot(&bridge.name, MAX_BRIDGES).map_err(slots_error("bridges"))?;
+        }
         let interfaces = self.build_interfaces(&input)?;
         let ports = self.build_ports(&input)?;
         let overlays = self.build_overlays(&input)?;
+        let bridges = self.build_bridges(&input, &interfaces)?;
         let mut build = Build {
             interfaces: &interfaces,
             neighbours: &self.neighbours,
@@ -384,7 +418,10 @@ impl Compiler {
         // What says the same as before is no change: sessions that followed from it are not asked about it.
         let old = &*self.tables;
         let newer = |same: bool, epoch: u64| if same { epoch } else { generation };
-        let same_interfaces = interfaces == old.interfaces && ports == old.ports && overlays == *old.overlays;
+        let same_interfaces = interfaces == old.interfaces
+            && ports == old.ports
+            && overlays == *old.overlays
+            && bridges == *old.bridges;
         let (policy, pairs) = self.pairs_after(&input.policy, generation);
         let (backends, backends_epoch) = self.backends_after(&input.policy, generation);
         let old = &*self.tables;
@@ -408,6 +445,7 @@ impl Compiler {
             pairs,
             backends,
             overlays: Arc::new(overlays),
+            bridges: Arc::new(bridges),
         });
         // No worker uses tables before these any more: the caller has waited for that.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -507,6 +545,7 @@ impl Compiler {
             pairs: Arc::clone(&tables.pairs),
             backends: tables.backends.clone(),
             overlays: Arc::clone(&tables.overlays),
+            bridges: Arc::clone(&tables.bridges),
         });
         Ok(Retired(retired))
     }
@@ -593,6 +632,7 @@ impl Compiler {
             pairs,
             backends,
             overlays: Arc::clone(&tables.overlays),
+            bridges: Arc::clone(&tables.bridges),
         });
         // As in `compile`: addresses of the policy still in use stay known.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -646,6 +686,7 @@ impl Compiler {
             pairs: Arc::clone(&tables.pairs),
             backends: tables.backends.clone(),
             overlays: Arc::clone(&tables.overlays),
+            bridges: Arc::clone(&tables.bridges),
         });
         self.input = input;
         Ok(Retired(retired))
@@ -684,7 +725,7 @@ impl Compiler {
             }
             let remote = new.remote.and_then(|remote| self.neighbours.vteps.find(addr_key(remote)));
             if let (Some(remote), Some((segment, mac))) = (remote, station(new)) {
-                self.neighbours.macs.set_permanent(segment, mac, remote);
+                self.neighbours.macs.set_permanent(segment, mac, Location::remote(remote, 0));
             }
         }
     }
@@ -695,28 +736,82 @@ impl Compiler {
         let port_is_up = |spec: &InterfaceSpec| {
             input.ports.iter().any(|port| Some(&port.name) == spec.port.as_ref() && port.members_up != 0)
         };
+        // Some link that tunnels may go by. Which does is a matter of routes.
+        let underlay_is_up = |vrf: &str| {
+            let carries = |other: &&InterfaceSpec| {
+                other.bridge.is_none() && other.overlay.is_none() && other.vrf == vrf
+            };
+            input.interfaces.iter().filter(carries).any(port_is_up)
+        };
+        let link_is_up = |spec: &InterfaceSpec| match &spec.overlay {
+            Some(overlay) => underlay_is_up(&overlay.underlay_vrf),
+            None => port_is_up(spec),
+        };
         let mut overlays = 0..NO_OVERLAY;
         for spec in &input.interfaces {
             let unknown = |what, name: &str| CompileError::Unknown { what, name: name.to_owned() };
             let slot = self.interfaces.get(&spec.name).ok_or_else(|| unknown("interface", &spec.name))?;
             let vrf = self.vrfs.get(&spec.vrf).ok_or_else(|| unknown("VRF", &spec.vrf))?;
-            interfaces[usize::from(slot)] = match (&spec.overlay, &spec.port) {
-                (Some(overlay), _) => {
-                    // Some link that tunnels may go by. Which does is a matter of routes.
-                    let up = input.interfaces.iter().any(|other| {
-                        other.overlay.is_none() && other.vrf == overlay.underlay_vrf && port_is_up(other)
-                    });
+            let bridge = match &spec.bridge {
+                Some(name) => self.bridges.get(name).ok_or_else(|| unknown("bridge", name))?,
+                None => NO_BRIDGE,
+            };
+            let is_same = |other: &&InterfaceSpec| other.bridge == spec.bridge;
+            let made = match (&spec.overlay, &spec.port) {
+                (Some(_), _) => {
                     let number = overlays.next().unwrap_or(NO_OVERLAY);
-                    interface(spec, (NO_PORT, number), vrf, up)
+                    interface(spec, (NO_PORT, number), vrf, link_is_up(spec))
+                }
+                // A bridge is up as long as one of its members is.
+                (None, None) if spec.bridge.is_some() => {
+                    let up = input.interfaces.iter().filter(is_same).any(link_is_up);
+                    interface(spec, (NO_PORT, NO_OVERLAY), vrf, up)
                 }
                 (None, port) => {
                     let name = port.as_deref().unwrap_or_default();
                     let port = self.ports.get(name).ok_or_else(|| unknown("port", name))?;
-                    interface(spec, (port, NO_OVERLAY), vrf, port_is_up(spec))
+                    interface(spec, (port, NO_OVERLAY), vrf, link_is_up(spec))
                 }
             };
+            interfaces[usize::from(slot)] = Interface { bridge, ..made };
         }
         Ok(interfaces.into())
+    }
+
+    fn build_bridges(&self, input: &Input, interfaces: &[Interface]) -> Result<Bridges, CompileError> {
+        let mut all: Vec<Option<Bridge>> = (0..self.bridges.len()).map(|_| None).collect();
+        for spec in &input.bridges {
+            let unknown = |what, name: &str| CompileError::Unknown { what, name: name.to_owned() };
+            let number = self.bridges.get(&spec.name).ok_or_else(|| unknown("bridge", &spec.name))?;
+            let mut bridge = Bridge {
+                name: spec.name.clone(),
+                segment: Bridges::segment(number),
+                interface: NO_INTERFACE,
+                members: Vec::new(),
+                ageing_s: spec.ageing_s,
+                storm_pps: spec.storm_pps,
+                suppress: spec.suppress,
+                loop_probe: spec.loop_probe,
+                loop_hold: spec.loop_hold,
+            };
+            let mut vnis = 0..crate::macs::MAX_VNIS as u8;
+            for end in input.interfaces.iter().filter(|end| end.bridge.as_ref() == Some(&spec.name)) {
+                let slot = self.interfaces.get(&end.name).ok_or_else(|| unknown("interface", &end.name))?;
+                let interface = &interfaces[usize::from(slot)];
+                if interface.is_segment() {
+                    bridge.interface = slot;
+                    continue;
+                }
+                let (max_macs, storm_pps) = end.limits;
+                let vni = match interface.overlay {
+                    NO_OVERLAY => None,
+                    overlay => vnis.next().map(|vni| (vni, overlay)),
+                };
+                bridge.members.push(Member { interface: slot, vni, max_macs, storm_pps });
+            }
+            all[usize::from(number)] = Some(bridge);
+        }
+        Ok(Bridges::new(all))
     }
 
     /// In the order of their interfaces, as [`Compiler::build_interfaces`] numbers them.
@@ -777,6 +872,7 @@ fn tombstone(name: &str) -> Interface {
         vrf: 0,
         port: 0,
         overlay: NO_OVERLAY,
+        bridge: NO_BRIDGE,
         source_check: SourceCheck::Off,
         clamp_mss: false,
         zone: 0,
@@ -830,6 +926,7 @@ fn interface(spec: &InterfaceSpec, (port, overlay): (u16, u16), vrf: u16, up: bo
         vrf,
         port,
         overlay,
+        bridge: NO_BRIDGE,
         source_check: spec.source_check,
         clamp_mss: spec.clamp_mss,
         zone: spec.zone,

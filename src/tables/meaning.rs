@@ -2,11 +2,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{self, Config, RouteTarget, RouterAdvertisements, Vlan};
 use crate::packet::Tags;
 use crate::packet::hash::Key;
-use crate::tables::compile::{CompileError, Compiler, Input, InterfaceSpec, NeighbourSpec, PortSpec};
+use crate::tables::compile::{
+    BridgeSpec, CompileError, Compiler, Input, InterfaceSpec, NeighbourSpec, PortSpec,
+};
 use crate::tables::overlay::OverlaySpec;
 use crate::tables::policy::{self, NO_ZONE};
 use crate::tables::rib::{Hop, Rib, Target};
@@ -30,8 +33,9 @@ impl PortFacts {
 
 /// Everything but the routes. `facts` are in the order of the config's ports.
 pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> Result<Input, CompileError> {
-    let mut zones = Vec::with_capacity(config.interfaces.len());
-    for interface in &config.interfaces {
+    let ends = config.ends();
+    let mut zones = Vec::with_capacity(ends.len());
+    for config::End { interface, .. } in &ends {
         let zone = |zone: &config::ZoneName| compiler.policy_slots.zone(zone.as_str());
         zones.push(interface.zone.as_ref().map_or(Ok(NO_ZONE), zone)?);
     }
@@ -45,14 +49,42 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
         },
         members_up: facts.members_up,
     });
-    let interfaces = config.interfaces.iter().zip(zones).map(|(interface, zone)| {
-        let around = interface.port_around(&config.interfaces);
-        let port = config.ports.iter().position(|port| Some(&port.name) == around);
-        let own_mac = port.and_then(|port| facts.get(port)).map_or([0; 6], |facts| facts.mac);
+    let own_mac = |port: Option<&config::PortName>| {
+        let port = config.ports.iter().position(|known| Some(&known.name) == port);
+        port.and_then(|port| facts.get(port)).map_or([0; 6], |facts| facts.mac)
+    };
+    let mac = |interface: &config::Interface| {
+        let port = match &interface.bridge {
+            Some(bridge) => config.port_of_bridge(bridge),
+            None => interface.port_around(&config.interfaces),
+        };
+        interface.mac.map_or_else(|| own_mac(port), config::Mac::bytes)
+    };
+    let interfaces = ends.iter().zip(zones).map(|(end, zone)| {
+        let interface = &end.interface;
+        let member = end.member.map(|(bridge, at)| {
+            let bridge = &config.bridges[bridge];
+            (bridge, &bridge.members[at])
+        });
+        // What its members hear for the interface of a bridge is known by one address.
+        let own = |bridge: &config::Bridge| {
+            config.interfaces.iter().find(|interface| interface.bridge.as_ref() == Some(&bridge.name))
+        };
+        let is_heard_for = member.and_then(|(bridge, _)| own(bridge)).unwrap_or(interface);
         InterfaceSpec {
             name: interface.name.to_string(),
             port: interface.port.as_ref().map(ToString::to_string),
             overlay: overlay(interface),
+            bridge: member
+                .map(|(bridge, _)| &bridge.name)
+                .or(interface.bridge.as_ref())
+                .map(ToString::to_string),
+            limits: member.map_or((0, 0), |(bridge, member)| {
+                (
+                    member.max_macs.unwrap_or(bridge.max_macs).get(),
+                    member.storm_pps.unwrap_or(bridge.storm_pps).get(),
+                )
+            }),
             tags: match interface.vlan {
                 None => Tags::default(),
                 Some(Vlan::Single(vlan)) => Tags { outer: vlan.get(), inner: 0 },
@@ -62,7 +94,7 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
             vrf: interface.vrf.to_string(),
             addresses: interface.addresses.iter().map(|a| (a.address(), a.net().prefix_len())).collect(),
             mtu_bytes: interface.mtu(&config.interfaces).bytes(),
-            mac: interface.mac.map_or(own_mac, config::Mac::bytes),
+            mac: mac(is_heard_for),
             source_check: match interface.source_check {
                 config::SourceCheck::Off => SourceCheck::Off,
                 config::SourceCheck::Loose => SourceCheck::Loose,
@@ -88,10 +120,23 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
         settings: settings(config),
         ports: ports.collect(),
         interfaces: interfaces.collect(),
+        bridges: config.bridges.iter().map(bridge).collect(),
         vrfs: config.vrf_names().iter().map(ToString::to_string).collect(),
         neighbours: neighbours.collect(),
         policy,
     })
+}
+
+fn bridge(bridge: &config::Bridge) -> BridgeSpec {
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    BridgeSpec {
+        name: bridge.name.to_string(),
+        ageing_s: bridge.ageing_s.get().into(),
+        storm_pps: bridge.storm_pps.get(),
+        suppress: bridge.suppress,
+        loop_probe: Some(seconds(bridge.loop_probe_s.get())).filter(|time| !time.is_zero()),
+        loop_hold: seconds(bridge.loop_hold_s.get()),
+    }
 }
 
 /// The segment that an interface with a VNI is an end of.

@@ -5,6 +5,7 @@
 //! snapshots; each part has an epoch of its own, so that a flow can tell what it was decided by.
 
 pub mod balance;
+pub mod bridge;
 pub mod classify;
 pub mod compile;
 pub mod ecmp;
@@ -63,6 +64,8 @@ pub struct Tables {
     pub backends: balance::Backends,
     /// VXLAN segments.
     pub overlays: Arc<overlay::Overlays>,
+    /// Bridged segments.
+    pub bridges: Arc<bridge::Bridges>,
 }
 
 /// Generation in which each part of the tables was made.
@@ -190,10 +193,11 @@ pub enum SourceCheck {
 /// Longest L2 header: two MAC addresses, two tags, the EtherType.
 pub const MAX_LINK_HEADER: usize = 22;
 
-/// No port: what leaves by such an interface is put into a tunnel first.
+/// No port: what leaves by such an interface is put into a tunnel first, or given to a member of a bridge.
 pub const NO_PORT: u16 = u16::MAX;
 
-/// A logical L3 end: an untagged port, a VLAN, a QinQ pair or the segment of a VNI. What the packet path reads is one line.
+/// A logical L3 end: an untagged port, a VLAN, a QinQ pair or the segment of a VNI or a bridge; or a bridge's member. What
+/// the packet path reads is one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Interface {
@@ -209,10 +213,12 @@ pub struct Interface {
     pub mtu_bytes: u16,
     /// VRF slot.
     pub vrf: u16,
-    /// Port slot; [`NO_PORT`] for the segment of a VNI.
+    /// Port slot; [`NO_PORT`] for the segment of a VNI or a bridge.
     pub port: u16,
     /// Number of its overlay, or [`overlay::NO_OVERLAY`].
     pub overlay: u16,
+    /// Number of the bridge it is a member of, or that it is the interface of; or [`bridge::NO_BRIDGE`].
+    pub bridge: u16,
     /// Anti-spoofing.
     pub source_check: SourceCheck,
     /// Lowers the MSS of TCP connections to what `mtu_bytes` carries.

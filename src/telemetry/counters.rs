@@ -105,6 +105,14 @@ pub struct WorkerCounters {
     pub originated: AtomicU64,
     /// Fragments made beyond a packet's first.
     pub fragments: AtomicU64,
+    /// Copies made by bridges beyond a frame's first.
+    pub replicated: AtomicU64,
+    /// Questions of ARP and ND that bridges answered in the name of a station.
+    pub suppressed: AtomicU64,
+    /// Frames of stations that are in two places of a bridge.
+    pub flaps: AtomicU64,
+    /// Loops found by bridges.
+    pub loops: AtomicU64,
     /// Bursts that held at least one frame.
     pub bursts: AtomicU64,
     /// Turns of the loop.
@@ -168,6 +176,10 @@ impl WorkerCounters {
             punted: AtomicU64::new(0),
             originated: AtomicU64::new(0),
             fragments: AtomicU64::new(0),
+            replicated: AtomicU64::new(0),
+            suppressed: AtomicU64::new(0),
+            flaps: AtomicU64::new(0),
+            loops: AtomicU64::new(0),
             bursts: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             errors_limited: AtomicU64::new(0),
@@ -211,6 +223,8 @@ pub struct Totals {
     pub originated: u64,
     /// Fragments made beyond each packet's first.
     pub fragments: u64,
+    /// Copies made by bridges beyond each frame's first.
+    pub replicated: u64,
     /// ICMP errors withheld by a rate limit.
     pub errors_limited: u64,
     /// Reasons that lost something, with their counts.
@@ -233,6 +247,7 @@ impl Totals {
             punted: sum(|w| &w.punted),
             originated: sum(|w| &w.originated),
             fragments: sum(|w| &w.fragments),
+            replicated: sum(|w| &w.replicated),
             errors_limited: sum(|w| &w.errors_limited),
             drops: drops.filter(|(_, count)| *count > 0).collect(),
         }

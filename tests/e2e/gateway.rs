@@ -28,6 +28,8 @@ pub struct Config {
     pub uplink: &'static [&'static str],
     /// Zones of `tenant-a`, `tenant-b` and `outside`; empty: none.
     pub zones: [&'static str; 3],
+    /// `tenant-a` and `tenant-b` are one bridged segment, with a gateway of its own, beside these members.
+    pub bridge: &'static str,
     /// Further tables.
     pub extra: String,
 }
@@ -41,6 +43,7 @@ impl Default for Config {
             uplink_mtu: 1500,
             uplink: &["eth2"],
             zones: [""; 3],
+            bridge: "",
             extra: String::new(),
         }
     }
@@ -49,12 +52,43 @@ impl Default for Config {
 impl Config {
     /// As the operator would have typed it.
     pub fn text(&self, socket: &Path) -> String {
-        let Config { workers, mode, mtu, uplink_mtu, uplink, zones, extra } = self;
+        let Config { workers, mode, mtu, uplink_mtu, uplink, zones, bridge, extra } = self;
         let zone = |zone: &str| if zone.is_empty() { String::new() } else { format!("zone = \"{zone}\"") };
         let [zone_a, zone_b, zone_outside] = zones.map(zone);
         let devices = match uplink {
             [one] => format!("device = \"{one}\""),
             several => format!("devices = {several:?}\nlag = \"active-backup\""),
+        };
+        let segment = match bridge {
+            &"" => format!(
+                r#"
+[[interface]]
+name = "tenant-a"
+port = "trunk"
+vlan = 100
+addresses = ["10.0.1.1/24", "2001:db8:1::1/64"]
+mtu = {mtu}
+{zone_a}
+[[interface]]
+name = "tenant-b"
+port = "trunk"
+vlan = [200, 10]
+addresses = ["10.0.2.1/24", "2001:db8:2::1/64"]
+mtu = {mtu}
+{zone_b}"#
+            ),
+            members => format!(
+                r#"
+[[bridge]]
+name = "seg"
+members = [{{ port = "trunk", vlan = 100 }}, {{ port = "trunk", vlan = [200, 10] }}, {members}]
+loop_probe_s = 1
+[[interface]]
+name = "segment"
+bridge = "seg"
+addresses = ["10.0.1.1/24", "2001:db8:1::1/64"]
+{zone_a}"#
+            ),
         };
         let socket = socket.display();
         format!(
@@ -73,20 +107,7 @@ mode = "{mode}"
 name = "uplink"
 {devices}
 mode = "{mode}"
-[[interface]]
-name = "tenant-a"
-port = "trunk"
-vlan = 100
-addresses = ["10.0.1.1/24", "2001:db8:1::1/64"]
-mtu = {mtu}
-{zone_a}
-[[interface]]
-name = "tenant-b"
-port = "trunk"
-vlan = [200, 10]
-addresses = ["10.0.2.1/24", "2001:db8:2::1/64"]
-mtu = {mtu}
-{zone_b}
+{segment}
 [[interface]]
 name = "outside"
 port = "uplink"

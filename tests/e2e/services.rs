@@ -182,6 +182,26 @@ fn backends_come_and_go_under_load() {
     assert!(shown["lost"].as_u64() > Some(0) && shown["takes_percent"] == 0, "{shown}");
     assert_eq!(answers(&lab, 100).keys().collect::<Vec<_>>(), ["one", "three"]);
 
+    // Backends that are named for a time: they leave when nobody names them again, and outlive a new config until then.
+    gateway.ask("service add-backends shop 10.0.1.10:8082 --ttl 4s");
+    gateway.ask("service add-backends shop 10.0.1.10:8085 --ttl 1h");
+    assert!(gateway.ask("show services").contains("leaves in"));
+    let (status, said) = gateway.apply(
+        &lab,
+        &balanced().text(gateway.socket()).replace("{ address = \"10.0.1.10:8082\", weight = 2 },", ""),
+    );
+    assert!(status.success(), "{said}");
+    let names: Vec<String> = backends(&gateway).into_keys().collect();
+    assert_eq!(names, ["10.0.1.10:8081", "10.0.1.10:8082", "10.0.1.10:8085", "10.0.2.10:8083"]);
+    until_done(&gateway, "10.0.1.10:8082");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while backends(&gateway).get("10.0.1.10:8082").is_some_and(|of| of["left"] != true) {
+        assert!(Instant::now() < deadline, "it does not leave: {:?}", backends(&gateway));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    gateway.ask("service del-backends shop 10.0.1.10:8085");
+    assert_eq!(answers(&lab, 100).keys().collect::<Vec<_>>(), ["one", "three"]);
+
     // Nobody left: refused at once, not timed out.
     gateway.ask("service set-backends shop");
     let found = answers(&lab, 5);

@@ -29,7 +29,7 @@ const fn zones(workers: usize) -> Choice {
     Choice { successor, variants: &SESSIONS, ..routes(text, workers) }
 }
 
-pub const CONFIGS: [Choice; 11] = [
+pub const CONFIGS: [Choice; 12] = [
     routes(include_str!("../../configs/plain.toml"), 1),
     routes(include_str!("../../configs/vlan.toml"), 1),
     routes(include_str!("../../configs/qinq.toml"), 1),
@@ -45,6 +45,7 @@ pub const CONFIGS: [Choice; 11] = [
         ..routes(include_str!("../../configs/devices.toml"), 1)
     },
     Choice { variants: &TUNNELS, ..routes(include_str!("../../configs/overlay.toml"), 1) },
+    Choice { variants: &SEGMENTS, ..routes(include_str!("../../configs/bridge.toml"), 1) },
 ];
 
 /// Most variants of a config.
@@ -65,6 +66,10 @@ const TUNNELS: [&str; 3] = [
     "neighbours = { per_interface = 2, queue = 1, reachable_s = 1 }",
     "interface = { source_check = 'strict' }",
 ];
+
+/// With bridges: little room for neighbours; and a way around, on which what looks for loops comes back.
+const SEGMENTS: [&str; 3] =
+    ["", "neighbours = { per_interface = 2, queue = 1, reachable_s = 1 }", "bridge = { loop_probe_s = 1 }"];
 
 /// With sessions. No time may be longer than the gateway's rest.
 const SESSIONS: [&str; MAX_VARIANTS] = [

@@ -1,0 +1,143 @@
+//! Bridges: layer-2 segments, as the packet path needs them.
+//!
+//! A member is an interface of the tables, with a link header and counters as any other, but without addresses; its
+//! `bridge` says whose it is. The segment's layer-3 interface, if there is one, has the same `bridge`, and neither a port
+//! nor an overlay: what leaves by it leaves by members.
+
+use std::time::Duration;
+
+use super::compile::MAX_INTERFACES;
+use super::{Interface, NO_PORT};
+use crate::macs::{Entry, Location};
+use crate::tables::overlay::NO_OVERLAY;
+
+/// No bridge: a number that is never given out.
+pub const NO_BRIDGE: u16 = u16::MAX;
+
+/// Most bridges a node can have had since its start.
+pub const MAX_BRIDGES: usize = 4096;
+
+/// Segments of bridges in the MAC table have numbers above those of all interfaces.
+const FIRST_SEGMENT: u16 = MAX_INTERFACES as u16;
+
+const _: () = assert!(MAX_INTERFACES + MAX_BRIDGES < u16::MAX as usize);
+
+/// A member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its interface slot.
+    pub interface: u16,
+    /// Of a VNI: its number among those of the bridge, and that of its overlay.
+    pub vni: Option<(u8, u16)>,
+    /// Stations it may have.
+    pub max_macs: u32,
+    /// Frames a second from it to all others.
+    pub storm_pps: u32,
+}
+
+/// A bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Name, as configured.
+    pub name: String,
+    /// Its segment in the MAC table.
+    pub segment: u16,
+    /// Slot of its layer-3 interface, or [`super::NO_INTERFACE`].
+    pub interface: u16,
+    /// Members, in configured order.
+    pub members: Vec<Member>,
+    /// After how many seconds a silent station is forgotten.
+    pub ageing_s: u64,
+    /// Frames a second from its own interface to all members.
+    pub storm_pps: u32,
+    /// ARP and ND are answered for stations that are known.
+    pub suppress: bool,
+    /// Time between two looks for loops.
+    pub loop_probe: Option<Duration>,
+    /// How long a member that closes a loop is shut.
+    pub loop_hold: Duration,
+}
+
+impl Bridge {
+    /// The member with this interface slot.
+    #[inline]
+    pub fn member(&self, interface: u16) -> Option<&Member> {
+        self.members.iter().find(|member| member.interface == interface)
+    }
+
+    /// The member that leads to a location.
+    #[inline]
+    pub fn member_at(&self, location: Location) -> Option<&Member> {
+        match location.as_local() {
+            Some(interface) => self.member(interface),
+            None => {
+                let (_, vni) = location.as_remote()?;
+                self.members.iter().find(|member| member.vni.is_some_and(|(number, _)| number == vni))
+            }
+        }
+    }
+
+    /// True if the station was heard from within the ageing time.
+    pub fn still_knows(&self, entry: &Entry, now_s: u64) -> bool {
+        entry.is_static || now_s < entry.seen_s + self.ageing_s
+    }
+}
+
+/// All bridges, by number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bridges {
+    all: Vec<Option<Bridge>>,
+}
+
+impl Bridges {
+    /// Bridges in the places that are their numbers.
+    pub fn new(all: Vec<Option<Bridge>>) -> Bridges {
+        Bridges { all }
+    }
+
+    /// The bridge with this number.
+    #[inline]
+    pub fn get(&self, number: u16) -> Option<&Bridge> {
+        self.all.get(usize::from(number))?.as_ref()
+    }
+
+    /// The bridge with this segment.
+    pub fn of_segment(&self, segment: u16) -> Option<&Bridge> {
+        self.get(segment.checked_sub(FIRST_SEGMENT)?)
+    }
+
+    /// How many numbers have been given out.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// All there are.
+    pub fn iter(&self) -> impl Iterator<Item = &Bridge> {
+        self.all.iter().flatten()
+    }
+
+    /// True if there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// The segment of the bridge with this number.
+    pub fn segment(number: u16) -> u16 {
+        FIRST_SEGMENT + number
+    }
+}
+
+impl Interface {
+    /// True if frames that come in here go on to the other members of a bridge.
+    #[inline]
+    pub fn is_member(&self) -> bool {
+        self.bridge != NO_BRIDGE && !self.is_segment()
+    }
+
+    /// True if it is the layer-3 interface of a bridge.
+    #[inline]
+    pub fn is_segment(&self) -> bool {
+        self.bridge != NO_BRIDGE && self.port == NO_PORT && self.overlay == NO_OVERLAY
+    }
+}
