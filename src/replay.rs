@@ -125,6 +125,7 @@ pub fn compile(
     let capacity = flow::Capacity::checked(config.flows.capacity.get(), workers, populate)?;
     let node = Node::new(&compiler, workers, MAX_INTERFACES, capacity);
     node.reserve_rules(&compiler.policy_slots);
+    node.reserve_relays(compiler.tables());
     Ok((node, compiler))
 }
 
@@ -274,6 +275,7 @@ fn reload(
     let input = meaning::input(config, &facts, compiler)?;
     let retired = compiler.compile(input, rib)?;
     node.reserve_rules(&compiler.policy_slots);
+    node.reserve_relays(compiler.tables());
     node.tables.store(Arc::clone(compiler.tables()));
     settle(workers, clock, clock.now())?;
     retired.release(&node.neighbours);

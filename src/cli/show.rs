@@ -13,8 +13,9 @@ use super::table::{list, or_dash, page_text, table, text};
 use super::{Trouble, bridges, connect, print, print_json, services, sessions};
 use crate::config::{GroupName, InterfaceName, Lag, Name, PortMode, Prefix, RuleName, VrfName};
 use crate::control::{
-    BridgeEntry, Counter, DropEntry, GroupEntry, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState,
-    PortStatus, Request, RouteEntry, RouteKind, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
+    BridgeEntry, Counter, DhcpRelayEntry, DropEntry, GroupEntry, InterfaceStatus, LinkState, NeighbourEntry,
+    NeighbourState, PortStatus, Request, RouteEntry, RouteKind, RouteSource, RoutesQuery, Version, ViaEntry,
+    WorkerStatus,
 };
 
 /// Arguments of `show`.
@@ -89,6 +90,8 @@ enum What {
     Drops,
     /// Workers: load and health
     Workers,
+    /// DHCP relays: servers, messages relayed and lost
+    DhcpRelays,
     /// Version, generation, uptime
     Version,
 }
@@ -118,6 +121,7 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
         }
         What::Drops => ask(socket, Request::ShowDrops {}, json, drops),
         What::Workers => ask(socket, Request::ShowWorkers {}, json, workers),
+        What::DhcpRelays => ask(socket, Request::ShowDhcpRelays {}, json, dhcp_relays),
         What::Version => ask(socket, Request::ShowVersion {}, json, version),
     }
 }
@@ -369,6 +373,24 @@ fn drops(list_of: &Vec<DropEntry>) -> String {
             drop.count.to_string(),
             or_dash(drop.last_s),
             drop.explanation.clone(),
+        ]);
+    }
+    text(&table)
+}
+
+fn dhcp_relays(list_of: &Vec<DhcpRelayEntry>) -> String {
+    let mut table = table(["INTERFACE", "SOURCE", "SERVERS", "VRF", ">REQUESTS", ">REPLIES", "LOST"]);
+    for relay in list_of {
+        let lost: Vec<String> =
+            relay.drops.iter().map(|lost| format!("{} {}", lost.reason, lost.count)).collect();
+        table.add_row([
+            relay.interface.to_string(),
+            relay.source.to_string(),
+            list(&relay.servers),
+            relay.vrf.to_string(),
+            relay.requests.to_string(),
+            relay.replies.to_string(),
+            if lost.is_empty() { String::from("-") } else { lost.join(", ") },
         ]);
     }
     text(&table)

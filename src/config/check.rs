@@ -37,6 +37,7 @@ pub(crate) fn check(config: &Config, report: &mut dyn FnMut(Fault)) {
     checks.interfaces(&ends);
     checks.overlays(&ends);
     checks.bridges();
+    checks.relays();
     checks.zones();
     checks.overlaps();
     checks.neighbours();

@@ -11,9 +11,11 @@ mod bridge;
 mod check;
 mod check_balance;
 mod check_bridge;
+mod check_dhcp;
 mod check_overlay;
 mod check_policy;
 mod deterministic;
+mod dhcp;
 mod error;
 mod health;
 mod policy;
@@ -41,6 +43,7 @@ pub use check_balance::{check_service, check_services};
 pub use check_overlay::{MAX_REMOTES, MAX_REMOTES_IN_ALL, MAX_UDP_PORTS, check_remote};
 pub use check_policy::{check_lines, check_rule};
 pub use deterministic::Sharing;
+pub use dhcp::{AgentId, DhcpRelay, Dhcpv6Relay, Option82};
 pub use error::{ConfigError, ConfigErrors};
 pub use health::{
     Bytes, HealthCheck, HealthKind, HttpHost, HttpMethod, HttpPath, OwnAddress, Period, StatusRange,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::dhcp::{DhcpRelay, Dhcpv6Relay};
 use super::value::{
     DeviceName, HashKey, InterfaceAddress, InterfaceName, Mac, Mtu, Name, NextHop, NotAllowed, PortName,
     Prefix, Ranged, Tpid, Vlan, VrfName, ZoneName,
@@ -480,6 +481,12 @@ pub struct Interface {
     /// Whether we announce ourselves to IPv6 hosts.
     #[serde(default = "RouterAdvertisements::off", skip_serializing_if = "RouterAdvertisements::is_off")]
     pub router_advertisements: RouterAdvertisements,
+    /// Where DHCP messages of its clients go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp_relay: Option<DhcpRelay>,
+    /// Where DHCPv6 messages of its clients go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcpv6_relay: Option<Dhcpv6Relay>,
 }
 
 /// Outer IPv4 header, UDP, VXLAN and the inner Ethernet header (RFC 7348 section 5).

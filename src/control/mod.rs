@@ -44,9 +44,9 @@ pub use inspect::{
     Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery, TemporaryMember,
 };
 pub use reply::{
-    Changed, Counter, DropEntry, DropsExport, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState,
-    PortStatus, Reply, RouteEntry, RouteKind, RoutePage, RouteSource, Staged, Version, ViaEntry,
-    WorkerStatus,
+    Changed, Counter, DhcpRelayEntry, DropEntry, DropsExport, InterfaceStatus, LinkState, LostMessages,
+    NeighbourEntry, NeighbourState, PortStatus, Reply, RouteEntry, RouteKind, RoutePage, RouteSource, Staged,
+    Version, ViaEntry, WorkerStatus,
 };
 pub use request::{GroupMembers, NeighbourKey, Patch, Request, RouteKey, RoutesQuery, RuleAddition};
 pub use rpc::{Fault, FaultKind};

@@ -37,6 +37,8 @@ pub enum Reply {
     Drops(Vec<DropEntry>),
     /// To `show.workers`.
     Workers(Vec<WorkerStatus>),
+    /// To `show.dhcp-relays`.
+    DhcpRelays(Vec<DhcpRelayEntry>),
     /// To `show.sessions`.
     Sessions(SessionPage),
     /// To `clear.sessions`.
@@ -398,6 +400,34 @@ pub struct WorkerStatus {
     pub sessions_ended: u64,
     /// Sessions of each family (IPv4, IPv6) it has room for.
     pub session_capacity: u64,
+}
+
+/// The DHCP relay of an interface, of one family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhcpRelayEntry {
+    /// The interface its clients are on.
+    pub interface: InterfaceName,
+    /// What servers know it by.
+    pub source: IpAddr,
+    /// Its servers.
+    pub servers: Vec<IpAddr>,
+    /// The VRF they are in.
+    pub vrf: VrfName,
+    /// Messages of clients that went to the servers; to several counts once.
+    pub requests: u64,
+    /// Messages of servers that went to clients.
+    pub replies: u64,
+    /// Messages that were lost, by reason; only reasons that have counted.
+    pub drops: Vec<LostMessages>,
+}
+
+/// Messages that a relay lost for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostMessages {
+    /// Name of the drop reason; `other` for those that are not DHCP's own.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// The latest dropped packets.

@@ -54,6 +54,9 @@ pub enum Request {
     /// Workers: load and health.
     #[serde(rename = "show.workers")]
     ShowWorkers {},
+    /// DHCP relays: what they relayed and what not.
+    #[serde(rename = "show.dhcp-relays")]
+    ShowDhcpRelays {},
     /// Sessions that match, some at a time; or only how many.
     #[serde(rename = "show.sessions")]
     ShowSessions(SessionsQuery),

@@ -204,6 +204,7 @@ impl Session {
             | Request::ShowCounters {}
             | Request::ShowDrops {}
             | Request::ShowWorkers {}
+            | Request::ShowDhcpRelays {}
             | Request::ShowSessions(_)
             | Request::ShowNat {}
             | Request::ShowMappings(_)

@@ -393,6 +393,7 @@ fn every_request_survives_the_wire() {
         Request::ShowCounters {},
         Request::ShowDrops {},
         Request::ShowWorkers {},
+        Request::ShowDhcpRelays {},
         Request::ShowSessions(SessionsQuery::default()),
         Request::ShowSessions(SessionsQuery {
             filter: filter.clone(),

@@ -416,6 +416,7 @@ impl Gateway {
         let generation = tables.generation;
         self.late.extend(retired);
         self.node.reserve_rules(&self.compiler.policy_slots);
+        self.node.reserve_relays(&tables);
         let old = self.node.tables.swap(tables);
         self.node.wake_all();
         deterministic::log_changes(&old.policy, &self.compiler);

@@ -15,14 +15,14 @@ use pcap_file::pcapng::blocks::interface_description::{
 use super::Gateway;
 use crate::config::{InterfaceName, Mac, PortMode, SCHEMA};
 use crate::control::{
-    Counter, DropEntry, DropsExport, Fault, InterfaceStatus, LinkState, NeighbourEntry, NeighbourState,
-    PortStatus, Version, WorkerStatus,
+    Counter, DhcpRelayEntry, DropEntry, DropsExport, Fault, InterfaceStatus, LinkState, LostMessages,
+    NeighbourEntry, NeighbourState, PortStatus, Version, WorkerStatus,
 };
 use crate::io::xdp::Mode;
 use crate::neighbours::{self, State, Word, mac_from_u64};
 use crate::packet::DropReason;
 use crate::tables::NO_INTERFACE;
-use crate::telemetry::{DropRecord, Totals, WorkerCounters};
+use crate::telemetry::{DropRecord, RELAY_REASONS, RelayCounters, Totals, WorkerCounters};
 
 impl Gateway {
     pub(super) fn show_version(&self) -> Version {
@@ -423,6 +423,38 @@ impl Gateway {
             writer.write_pcapng_block(block).map_err(failed)?;
         }
         Ok(DropsExport { packets: records.len() as u64, pcapng: writer.into_inner() })
+    }
+
+    pub(super) fn show_dhcp_relays(&self) -> Vec<DhcpRelayEntry> {
+        let tables = self.node().tables.load();
+        let relays = tables.relays.v4.all().iter().chain(tables.relays.v6.all());
+        let mut entries: Vec<DhcpRelayEntry> = relays
+            .filter_map(|relay| {
+                let family = usize::from(relay.spec.source.is_ipv6());
+                let sum = |of: &dyn Fn(&RelayCounters) -> u64| -> u64 {
+                    let counters = self.node().counters.iter().map(|worker| &worker.relays[family]);
+                    counters.filter_map(|by| by.get(relay.interface.into())).map(of).sum()
+                };
+                let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+                let known = RELAY_REASONS.iter().enumerate();
+                let known = known.map(|(place, reason)| (reason.name(), sum(&|by| load(&by.drops[place]))));
+                let drops = known.chain([("other", sum(&|by| load(&by.other_drops)))]);
+                let drops = drops.filter(|(_, count)| *count > 0);
+                Some(DhcpRelayEntry {
+                    interface: self.interface_name(relay.interface)?,
+                    source: relay.spec.source,
+                    servers: relay.spec.servers.clone(),
+                    vrf: relay.spec.vrf.parse().ok()?,
+                    requests: sum(&|by| load(&by.requests)),
+                    replies: sum(&|by| load(&by.replies)),
+                    drops: drops
+                        .map(|(reason, count)| LostMessages { reason: reason.to_owned(), count })
+                        .collect(),
+                })
+            })
+            .collect();
+        entries.sort_by(|a, b| (&a.interface, a.source).cmp(&(&b.interface, b.source)));
+        entries
     }
 
     pub(super) fn show_workers(&self) -> Vec<WorkerStatus> {

@@ -5,6 +5,7 @@
 //! from `smoltcp::wire`; the pipeline's slow path turns answers into frames. [`probe`] remembers: it asks by itself.
 
 pub mod arp;
+pub mod dhcp;
 pub mod icmp;
 pub mod nd;
 pub mod probe;

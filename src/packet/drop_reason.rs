@@ -197,6 +197,24 @@ pub enum DropReason {
     BridgeStorm,
     /// To all, and there is nobody.
     BridgeNoMember,
+    /// RFC 2131, RFC 8415.
+    DhcpInvalid,
+    /// RFC 1542 section 4.1.1, RFC 8415 section 19.1.2.
+    DhcpHops,
+    /// RFC 3046 section 2.1.1.
+    DhcpLoop,
+    /// `from_relays` of the relay.
+    DhcpOtherRelay,
+    /// RFC 3046 section 2.1.
+    DhcpOption82,
+    /// Not one of the relay's.
+    DhcpUnknownServer,
+    /// A reply for nobody.
+    DhcpNoClient,
+    /// `rate_limit` of the relay.
+    DhcpRateLimit,
+    /// With what a relay adds.
+    DhcpTooLong,
 }
 
 /// Everything that is to be said of a reason, in the order of the enum.
@@ -656,12 +674,66 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             None,
             "The frame was for all members of the bridge, and there is no other that is up and takes it, or no buffer was free.",
         ),
+        (
+            DhcpInvalid,
+            "dhcp-invalid",
+            None,
+            "To a DHCP relay of ours, but no message that can be relayed: cut off, options that leave it, a wrong UDP checksum, a server's word from a client, no address to answer to.",
+        ),
+        (
+            DhcpHops,
+            "dhcp-hops",
+            None,
+            "A DHCP message that has been through more relays than `max_hops` of the interface's relay allows: a loop, or a long chain.",
+        ),
+        (
+            DhcpLoop,
+            "dhcp-loop",
+            None,
+            "A DHCP message from a client's side that says we have relayed it already (giaddr is ours): relays that send to each other, or a forgery.",
+        ),
+        (
+            DhcpOtherRelay,
+            "dhcp-other-relay",
+            None,
+            "A DHCP message of another relay nearer to the client: write `from_relays = true` on the interface, if there is one.",
+        ),
+        (
+            DhcpOption82,
+            "dhcp-option82",
+            None,
+            "A client's DHCP message that has an option 82 already: forged, or a switch put it there; `option82` of the interface's relay says what becomes of those.",
+        ),
+        (
+            DhcpUnknownServer,
+            "dhcp-unknown-server",
+            None,
+            "To a DHCP relay of ours from the side of servers, but not from one of its `servers`: forged, or a server that answers from another address.",
+        ),
+        (
+            DhcpNoClient,
+            "dhcp-no-client",
+            None,
+            "A DHCP server's reply that names no interface we relay for: its giaddr, circuit ID, Interface-Id or link-address is not one of ours any more, or the server does not echo what we told it.",
+        ),
+        (
+            DhcpRateLimit,
+            "dhcp-rate-limit",
+            None,
+            "A DHCP message of a client beyond the `rate_limit` of its interface's relay. Clients ask again.",
+        ),
+        (
+            DhcpTooLong,
+            "dhcp-too-long",
+            None,
+            "A DHCP message that with what a relay adds is longer than its buffer of 1,536 bytes or the MTU of the clients' interface, or that came in a jumbo frame.",
+        ),
     ]
 };
 
 impl DropReason {
     /// Number of reasons.
-    pub const COUNT: usize = DropReason::BridgeNoMember as usize + 1;
+    pub const COUNT: usize = DropReason::DhcpTooLong as usize + 1;
 
     /// All reasons, in order.
     pub fn all() -> impl Iterator<Item = DropReason> {

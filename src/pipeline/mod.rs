@@ -20,6 +20,7 @@ mod network;
 mod plain;
 mod proxy;
 mod reassembly;
+mod relay;
 pub mod review;
 mod rewrite;
 pub mod route;
@@ -72,10 +73,10 @@ pub struct Context<'a> {
     pub pass: Pass,
 }
 
-/// The packet path. Seven stages, in this order; what one of them settles no later one touches. Before and between
+/// The packet path. Eight stages, in this order; what one of them settles no later one touches. Before and between
 /// them stands [`plain`], which takes nearly all packets past the first three, and those without a session past all.
 ///
-/// `link`, `network` and `source` look at one packet after the other while its headers are at hand, and once more at what
+/// `link`, `network`, `relay` and `source` look at one packet after the other while its headers are at hand, and once more at what
 /// was in the tunnel that `vxlan` took it out of;
 /// `flow` and `route` at the whole burst, so that the lookups overlap, `adjacency` and `rewrite` again at one
 /// after the other. A packet has either a session, from `flow`, or a route. Where a session's other side is of the other
@@ -101,10 +102,12 @@ fn run_stages<const SHORT: bool>(burst: &mut Burst, cx: &Context<'_>, flows: &mu
         let packet = &mut burst[index];
         link::step(packet, cx, &mut received);
         network::step(packet);
+        relay::step(packet, cx);
         source::step(packet, cx);
         if let Some(outer) = vxlan::step(packet, cx, &mut received) {
             network::step(packet);
             vxlan::congestion(packet, outer);
+            relay::step(packet, cx);
             source::step(packet, cx);
         }
         bridged |= u64::from(packet.meta.verdict == Verdict::Forward) << index;

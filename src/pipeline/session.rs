@@ -20,7 +20,7 @@ use crate::packet::{DropReason, Family, Meta, Packet, Pass, Verdict, checksum, f
 use crate::pipeline::route::{self, Route};
 use crate::pipeline::{
     Allowed, Context, Decision, Question, behind_prefix, crossing, decide, flow, icmp_error, proxy,
-    reassembly,
+    reassembly, relay,
 };
 use crate::tables::balance::BackendFate;
 use crate::tables::policy::{Action, Bound, DEFAULT_RULE, NO_NAT_RULE, Policy, Ruling, SourceNat};
@@ -205,7 +205,8 @@ fn open<A: Table>(
     now: Tick,
 ) -> Result<Verdict, DropReason> {
     // What the gateway has asked for needs no rule; of an address that NAT has as well, it is from other ports.
-    if cx.probes.expects(packet) {
+    // So does what a relay is there for.
+    if cx.probes.expects(packet) || relay::is_wanted(packet, cx) {
         return Ok(Verdict::Punt);
     }
     let mut question = question(packet);

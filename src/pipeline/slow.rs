@@ -7,6 +7,7 @@
 mod announce;
 pub(super) mod loops;
 pub mod segments;
+mod relay;
 mod unsolicited;
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -79,6 +80,8 @@ pub struct Limits {
     pub errors_by_source: SourceBuckets,
     /// Router advertisements, by interface slot.
     pub advertisements: Box<[Appointment]>,
+    /// DHCP messages of clients, by interface slot: of IPv4 and of IPv6.
+    pub relays: Box<[[Bucket; 2]]>,
     /// New sessions, by slot of the rule that limits them.
     pub rules: BySlot<Bucket>,
     /// New sessions, by zone.
@@ -98,6 +101,7 @@ impl Limits {
             errors: Bucket::default(),
             errors_by_source: SourceBuckets::new(key),
             advertisements: (0..interfaces).map(|_| Appointment::default()).collect(),
+            relays: (0..interfaces).map(|_| Default::default()).collect(),
             rules: BySlot::default(),
             zones: Box::new([const { Bucket::new() }; 256]),
             cookies: Cookies::new(key),
@@ -252,6 +256,9 @@ impl SlowPath {
                 }
                 Err(reason) => Err((packet, reason)),
             };
+        }
+        if crate::pipeline::relay::is_wanted(&packet, cx) {
+            return self.relay(packet, cx, pool, limits);
         }
         match packet.meta.family {
             Family::Other => {

@@ -17,6 +17,7 @@ use super::ecmp::Group;
 use super::fib4::Fib4;
 use super::fib6::Fib6;
 use super::overlay::{NO_OVERLAY, Overlay, OverlaySpec, Overlays};
+use super::relay::{Relay, RelaySpec, Relays};
 use super::rib::{Hop, Rib, Target, TargetId};
 use super::*;
 use crate::config::{OnFailure, VirtualService as VirtualServiceConfig};
@@ -99,6 +100,8 @@ pub struct InterfaceSpec {
     pub zone: u8,
     /// Router advertisements.
     pub advertisements: Option<Advertisements>,
+    /// DHCP relays of its clients.
+    pub relays: Vec<RelaySpec>,
 }
 
 /// A bridge as the tables need it.
@@ -268,6 +271,7 @@ impl Compiler {
             backends: Backends::default(),
             overlays: Arc::default(),
             bridges: Arc::default(),
+            relays: Arc::default(),
         });
         let mut vrfs = Slots::default();
         // The default VRF is slot 0 for ever.
@@ -378,6 +382,7 @@ impl Compiler {
         let ports = self.build_ports(&input)?;
         let overlays = self.build_overlays(&input)?;
         let bridges = self.build_bridges(&input, &interfaces)?;
+        let relays = self.build_relays(&input)?;
         let mut build = Build {
             interfaces: &interfaces,
             neighbours: &self.neighbours,
@@ -446,6 +451,7 @@ impl Compiler {
             backends,
             overlays: Arc::new(overlays),
             bridges: Arc::new(bridges),
+            relays: Arc::new(relays),
         });
         // No worker uses tables before these any more: the caller has waited for that.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -546,6 +552,7 @@ impl Compiler {
             backends: tables.backends.clone(),
             overlays: Arc::clone(&tables.overlays),
             bridges: Arc::clone(&tables.bridges),
+            relays: Arc::clone(&tables.relays),
         });
         Ok(Retired(retired))
     }
@@ -633,6 +640,7 @@ impl Compiler {
             backends,
             overlays: Arc::clone(&tables.overlays),
             bridges: Arc::clone(&tables.bridges),
+            relays: Arc::clone(&tables.relays),
         });
         // As in `compile`: addresses of the policy still in use stay known.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -687,6 +695,7 @@ impl Compiler {
             backends: tables.backends.clone(),
             overlays: Arc::clone(&tables.overlays),
             bridges: Arc::clone(&tables.bridges),
+            relays: Arc::clone(&tables.relays),
         });
         self.input = input;
         Ok(Retired(retired))
@@ -826,6 +835,20 @@ impl Compiler {
             all.push(Overlay::new(overlay, slot, vrf));
         }
         Ok(Overlays::new(all))
+    }
+
+    fn build_relays(&self, input: &Input) -> Result<Relays, CompileError> {
+        let unknown = |what, name: &str| CompileError::Unknown { what, name: name.to_owned() };
+        let mut all = Vec::new();
+        for interface in input.interfaces.iter().filter(|interface| !interface.relays.is_empty()) {
+            let name = &interface.name;
+            let slot = self.interfaces.get(name).ok_or_else(|| unknown("interface", name))?;
+            for relay in &interface.relays {
+                let vrf = self.vrfs.get(&relay.vrf).ok_or_else(|| unknown("VRF", &relay.vrf))?;
+                all.push(Relay::new(relay, slot, vrf));
+            }
+        }
+        Ok(Relays::new(all))
     }
 
     fn build_ports(&self, input: &Input) -> Result<Arc<[PortTable]>, CompileError> {

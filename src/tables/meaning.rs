@@ -7,11 +7,13 @@ use std::time::Duration;
 use crate::config::{self, Config, RouteTarget, RouterAdvertisements, Vlan};
 use crate::packet::Tags;
 use crate::packet::hash::Key;
+use crate::ratelimit::Rate;
 use crate::tables::compile::{
     BridgeSpec, CompileError, Compiler, Input, InterfaceSpec, NeighbourSpec, PortSpec,
 };
 use crate::tables::overlay::OverlaySpec;
 use crate::tables::policy::{self, NO_ZONE};
+use crate::tables::relay::RelaySpec;
 use crate::tables::rib::{Hop, Rib, Target};
 use crate::tables::{Advertisements, Lag, Settings, SourceCheck};
 
@@ -108,6 +110,7 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
                     Some(Advertisements { interval_s, lifetime_s })
                 }
             },
+            relays: relay_v4(interface).into_iter().chain(relay_v6(interface)).collect(),
         }
     });
     let neighbours = config.neighbours.iter().map(|neighbour| NeighbourSpec {
@@ -157,6 +160,56 @@ fn overlay(interface: &config::Interface) -> Option<OverlaySpec> {
         learning: interface.learning.unwrap_or(true),
         udp_checksum: interface.udp_checksum.unwrap_or(false),
     })
+}
+
+/// What relays DHCP messages of the interface's clients.
+fn relay_v4(interface: &config::Interface) -> Option<RelaySpec> {
+    let relay = interface.dhcp_relay.as_ref()?;
+    let vrf = relay.vrf.as_ref().unwrap_or(&interface.vrf);
+    let source = interface.relay_source(true, relay.source.map(IpAddr::V4))?;
+    Some(RelaySpec {
+        vrf: vrf.to_string(),
+        source,
+        link: interface.relay_source(true, None)?,
+        is_own_source: is_own_source(interface, vrf, source),
+        servers: relay.servers.iter().map(|server| IpAddr::V4(*server)).collect(),
+        id: relay.circuit_id.as_ref().map_or(interface.name.as_str().as_bytes(), |id| id.bytes()).to_vec(),
+        remote_id: relay.remote_id.as_ref().map(|id| id.bytes().to_vec()),
+        option82: relay.option82,
+        server_id_override: relay.server_id_override,
+        from_relays: relay.from_relays,
+        max_hops: relay.max_hops.get() as u8,
+        limit: rate(relay.rate_limit),
+    })
+}
+
+/// The same of DHCPv6.
+fn relay_v6(interface: &config::Interface) -> Option<RelaySpec> {
+    let relay = interface.dhcpv6_relay.as_ref()?;
+    let vrf = relay.vrf.as_ref().unwrap_or(&interface.vrf);
+    let source = interface.relay_source(false, relay.source.map(IpAddr::V6))?;
+    Some(RelaySpec {
+        vrf: vrf.to_string(),
+        source,
+        link: interface.relay_source(false, None)?,
+        is_own_source: is_own_source(interface, vrf, source),
+        servers: relay.servers.iter().map(|server| IpAddr::V6(*server)).collect(),
+        id: relay.interface_id.as_ref().map_or(interface.name.as_str().as_bytes(), |id| id.bytes()).to_vec(),
+        remote_id: relay.remote_id.as_ref().map(|id| id.bytes().to_vec()),
+        option82: config::Option82::Off,
+        server_id_override: false,
+        from_relays: relay.from_relays,
+        max_hops: relay.max_hops.get() as u8,
+        limit: rate(relay.rate_limit),
+    })
+}
+
+fn rate(limit: config::RateLimit) -> Rate {
+    Rate { per_s: limit.per_s.get(), burst: limit.burst.unwrap_or(limit.per_s).get() }
+}
+
+fn is_own_source(interface: &config::Interface, vrf: &config::VrfName, source: IpAddr) -> bool {
+    *vrf == interface.vrf && interface.addresses.iter().any(|own| own.address() == source)
 }
 
 /// The tunnel end point that a static neighbour is behind: the only one, if none is named.

@@ -18,6 +18,7 @@ mod fib_twin;
 pub mod meaning;
 pub mod overlay;
 pub mod policy;
+pub mod relay;
 pub mod rib;
 mod slots;
 
@@ -66,6 +67,8 @@ pub struct Tables {
     pub overlays: Arc<overlay::Overlays>,
     /// Bridged segments.
     pub bridges: Arc<bridge::Bridges>,
+    /// DHCP relays.
+    pub relays: Arc<relay::Relays>,
 }
 
 /// Generation in which each part of the tables was made.

@@ -92,6 +92,43 @@ pub struct BackendCounters {
     pub lost: AtomicU64,
 }
 
+/// Reasons that only DHCP messages are lost for.
+pub const RELAY_REASONS: [DropReason; 9] = {
+    use DropReason::*;
+    [
+        DhcpInvalid,
+        DhcpHops,
+        DhcpLoop,
+        DhcpOtherRelay,
+        DhcpOption82,
+        DhcpUnknownServer,
+        DhcpNoClient,
+        DhcpRateLimit,
+        DhcpTooLong,
+    ]
+};
+
+/// Counters of the DHCP relay of one interface and family, as one worker saw it.
+#[derive(Debug, Default)]
+pub struct RelayCounters {
+    /// Messages of clients that went to the servers, each counted once.
+    pub requests: AtomicU64,
+    /// Messages of servers that went to clients.
+    pub replies: AtomicU64,
+    /// Those that were lost, in the order of [`RELAY_REASONS`].
+    pub drops: [AtomicU64; RELAY_REASONS.len()],
+    /// For other reasons.
+    pub other_drops: AtomicU64,
+}
+
+impl RelayCounters {
+    /// Counts a message that is lost.
+    pub fn lose(&self, reason: DropReason) {
+        let place = RELAY_REASONS.iter().position(|known| *known == reason);
+        add(place.map_or(&self.other_drops, |place| &self.drops[place]), 1);
+    }
+}
+
 /// Counters of one worker.
 #[derive(Debug)]
 pub struct WorkerCounters {
@@ -151,6 +188,8 @@ pub struct WorkerCounters {
     pub backends: BySlot<BackendCounters>,
     /// By pool slot.
     pub pools: BySlot<PoolCounters>,
+    /// Of DHCP and of DHCPv6, by interface slot.
+    pub relays: [BySlot<RelayCounters>; 2],
     /// Generation that no session of the worker is older than.
     pub converged: Seen,
     /// Generation of the tables the worker used last.
@@ -199,6 +238,7 @@ impl WorkerCounters {
             nat_rules: BySlot::default(),
             backends: BySlot::default(),
             pools: BySlot::default(),
+            relays: Default::default(),
             generation: Seen::default(),
             converged: Seen::default(),
             frames_free: AtomicU64::new(0),

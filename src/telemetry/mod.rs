@@ -4,5 +4,7 @@ mod counters;
 pub mod events;
 mod recorder;
 
-pub use counters::{InterfaceCounters, PoolCounters, RuleCounters, Totals, WorkerCounters, add};
+pub use counters::{
+    InterfaceCounters, PoolCounters, RELAY_REASONS, RelayCounters, RuleCounters, Totals, WorkerCounters, add,
+};
 pub use recorder::{DropRecord, DropRecorder, RECORD_BYTES};

@@ -151,6 +151,15 @@ impl Node {
         }
     }
 
+    /// Makes room for what is kept by relay, before tables with relays on these interfaces are published.
+    pub fn reserve_relays(&self, tables: &Tables) {
+        let relays = &tables.relays;
+        for (family, all) in [relays.v4.all(), relays.v6.all()].into_iter().enumerate() {
+            let slots = all.iter().map(|relay| usize::from(relay.interface) + 1).max().unwrap_or(0);
+            self.counters.iter().for_each(|counters| counters.relays[family].reserve(slots));
+        }
+    }
+
     /// What worker `id` hands down with its packets, here those of our own.
     pub(crate) fn context<'n>(&'n self, id: usize, tables: &'n Tables, now: Nanos) -> Context<'n> {
         Context {
