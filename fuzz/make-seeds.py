@@ -291,7 +291,6 @@ def overlays():
     }
 
 
-
 def bridges():
     """Frames between members, to all of them and to the gateway; every reason to lose one."""
     a, b, c = (bytes([2, 0, 0, 0, 7, n]) for n in (10, 11, 12))
@@ -330,6 +329,63 @@ def bridges():
     }
 
 
+def relays():
+    """DHCP messages of clients and servers, and what is wrong with some."""
+    nobody, everybody, ours, server, client6 = bytes(4), (255,) * 4, (10, 0, 1, 1), (10, 0, 2, 2), bytes.fromhex("fe80") + bytes(12) + word(0x110)
+    relays6 = bytes.fromhex("ff020000000000000000000000010002")
+
+    def message(op=1, hops=0, giaddr=nobody, yiaddr=nobody, options=b"\xff"):
+        head = bytes([op, 1, 6, hops]) + bytes(12) + bytes(yiaddr) + bytes(4) + bytes(giaddr) + HOST + bytes(10) + options
+        return head + bytes(204 - len(head))
+
+    def udp(data, total, sport=68, dport=67):
+        return word(sport) + word(dport) + word(8 + total) + word(0) + data
+
+    def asked(total=304, src=nobody, dst=everybody, to=ALL, **more):
+        # What a record does not hold are zeros: two 40s more than the 246 bytes up to here.
+        return record(ether(0x0800, v4(src, dst, payload=udp(message(**more), total)), to), padding=max(0, (total - 204 + 39) // 40))
+
+    def said(src=server, dst=ours, **more):
+        more = {"op": 2, "giaddr": ours, "yiaddr": (10, 0, 1, 50), **more}
+        return record(ether(0x0800, v4(src, dst, payload=udp(message(**more), 304, 67))), 1, padding=3)
+
+    def summed(src, dst, data):
+        udp = word(546) + word(547) + word(8 + len(data)) + word(0) + data
+        total = sum(int.from_bytes(part[at:at + 2].ljust(2, b"\0"), "big") for part in (src, dst, word(17) + word(len(udp)), udp) for at in range(0, len(part), 2))
+        while total >> 16:
+            total = (total & 0xFFFF) + (total >> 16)
+        return udp[:6] + word(total ^ 0xFFFF) + udp[8:]
+
+    def asked6(data, src=client6, dst=relays6, to=bytes.fromhex("333300010002"), port=0):
+        whole = ether(0x86DD, v6(src, dst, 17, summed(src, dst, data)), to)
+        cut = whole[:len(whole) - (len(whole) - 215 + 39) // 40 * 40] if len(whole) > 255 else whole
+        return record(cut, port, padding=(len(whole) - len(cut)) // 40)
+
+    option6 = lambda code, value: word(code) + word(len(value)) + value
+    solicit = bytes([1, 1, 2, 3]) + option6(8, bytes(2))
+    relayed6 = lambda kind, hops, body, link=a6(1, 1): bytes([kind, hops]) + link + client6 + body
+    replied6 = lambda body, src=a6(2, 2): asked6(relayed6(13, 0, body), src, a6(1, 1), GATEWAY, 1)
+    advertise = option6(9, bytes([2, 1, 2, 3]))
+    return {
+        "lease": (0, [asked(), wait(), said(), wait()]),
+        "invalid": (0, [asked(100), wait(), asked(op=3), wait(), asked(options=bytes([12, 255])), wait()]),
+        "hops": (0, [asked(hops=9), wait()]),
+        "loop": (0, [asked(giaddr=ours), wait()]),
+        "other-relay": (0, [asked(giaddr=(10, 0, 1, 77)), wait()]),
+        "relays": (1, [asked(giaddr=(10, 0, 1, 77)), asked(options=bytes([82, 3, 1, 1, 65, 255])), wait()]),
+        "option82": (0, [asked(options=bytes([82, 3, 1, 1, 65, 255])), wait()]),
+        "unknown-server": (0, [said(src=(10, 0, 2, 9)), wait()]),
+        "no-client": (0, [said(giaddr=(10, 0, 9, 9)), wait()]),
+        "rate-limit": (0, [asked()] * 8 + [wait()]),
+        "zones": (2, [asked(), wait(), said(), wait()]),
+        "six": (0, [asked6(solicit), wait(), replied6(advertise + option6(18, b"a")), wait(SECOND)] + [wait(SECOND)] * 3),
+        "six-invalid": (0, [asked6(solicit[:-1]), replied6(option6(9, solicit)), wait()]),
+        "six-hops": (1, [asked6(relayed6(12, 7, advertise)), asked6(relayed6(12, 0, advertise)), wait()]),
+        "six-too-long": (0, [asked6(solicit + option6(99, bytes(1400 + 64))), wait()]),
+        "six-no-client": (0, [replied6(advertise + option6(18, b"z")), wait()]),
+    }
+
+
 def main(out):
     os.makedirs(out, exist_ok=True)
 
@@ -344,7 +400,7 @@ def main(out):
     waits = record(ether(0x0800, v4(A, (10, 0, 2, 77), payload=UDP)))
     write(0, "stopped", STOP, [waits] * 3)
     write(5, "scanned", 1, [many(8, SOURCE, ether(0x0800, v4(A, (10, 0, 2, 70 + n), payload=UDP))) for n in range(8)])
-    for config, seeds in {7: sessions(), 8: sessions() | borrowed(), 9: devices(), 10: overlays(), 11: bridges()}.items():
+    for config, seeds in {7: sessions(), 8: sessions() | borrowed(), 9: devices(), 10: overlays(), 11: bridges(), 12: relays()}.items():
         for name, (special, records) in seeds.items():
             write(config, name, special, records)
 

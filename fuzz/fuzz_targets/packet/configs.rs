@@ -29,7 +29,7 @@ const fn zones(workers: usize) -> Choice {
     Choice { successor, variants: &SESSIONS, ..routes(text, workers) }
 }
 
-pub const CONFIGS: [Choice; 12] = [
+pub const CONFIGS: [Choice; 13] = [
     routes(include_str!("../../configs/plain.toml"), 1),
     routes(include_str!("../../configs/vlan.toml"), 1),
     routes(include_str!("../../configs/qinq.toml"), 1),
@@ -46,6 +46,7 @@ pub const CONFIGS: [Choice; 12] = [
     },
     Choice { variants: &TUNNELS, ..routes(include_str!("../../configs/overlay.toml"), 1) },
     Choice { variants: &SEGMENTS, ..routes(include_str!("../../configs/bridge.toml"), 1) },
+    Choice { variants: &RELAYS, ..routes(include_str!("../../configs/relay.toml"), 1) },
 ];
 
 /// Most variants of a config.
@@ -70,6 +71,17 @@ const TUNNELS: [&str; 3] = [
 /// With bridges: little room for neighbours; and a way around, on which what looks for loops comes back.
 const SEGMENTS: [&str; 3] =
     ["", "neighbours = { per_interface = 2, queue = 1, reachable_s = 1 }", "bridge = { loop_probe_s = 1 }"];
+
+/// With DHCP relays: more of what others said is let through.
+const RELAYS: [&str; 3] = [
+    "",
+    "interface = {
+         dhcp_relay = { option82 = 'append', from_relays = true, max_hops = 1, rate_limit = { per_s = 1000 } },
+         dhcpv6_relay = { from_relays = true, max_hops = 2, rate_limit = { per_s = 1000 } },
+     }",
+    "interface = { zone = 'all', dhcp_relay = { option82 = 'replace', server_id_override = true } }
+     zone = [{ name = 'all' }]",
+];
 
 /// With sessions. No time may be longer than the gateway's rest.
 const SESSIONS: [&str; MAX_VARIANTS] = [

@@ -27,6 +27,16 @@ mod flag {
     pub const ICMP: u8 = 0x80;
 }
 
+/// A record is too short for the options of a DHCP message: those in its field `sname` stand behind the cookie as well.
+fn mend_dhcp(udp: &mut [u8]) {
+    const MESSAGE: usize = 8;
+    if udp.len() >= MESSAGE + 304 && be16(udp, 2) == 67 {
+        udp.copy_within(MESSAGE + 44..MESSAGE + 108, MESSAGE + 240);
+        udp[MESSAGE + 236..MESSAGE + 240].copy_from_slice(&[0x63, 0x82, 0x53, 0x63]);
+        udp[6..8].fill(0);
+    }
+}
+
 /// Lets bytes that are nearly right through the first checks, which random ones hardly ever pass.
 pub fn mend(frame: &mut [u8], flags: u8) {
     if frame.len() < 14 + 20 {
@@ -53,6 +63,9 @@ pub fn mend(frame: &mut [u8], flags: u8) {
             ip[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         let end = be16(ip, 2).min(ip.len());
+        if flags & flag::ICMP != 0 && ip[9] == 17 && end >= header_len {
+            mend_dhcp(&mut ip[header_len..end]);
+        }
         if ip[9] == 17 && end >= header_len {
             mend_tunnelled(&mut ip[header_len..end], flags);
         }

@@ -2,6 +2,8 @@
 //! section 19). Pure functions over bytes that anybody may have sent: every length is checked, nothing is allocated,
 //! and each loop goes forward through the message.
 
+#[cfg(test)]
+mod tests;
 pub mod v4;
 pub mod v6;
 
