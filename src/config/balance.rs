@@ -108,6 +108,23 @@ pub enum BalanceMode {
     /// Their destination becomes the backend's address and port, and answers come back this way.
     #[default]
     Nat,
+    /// They go to the backend's MAC address as they came, and answers past the gateway (direct server return).
+    L2Dsr,
+}
+
+impl BalanceMode {
+    /// As the config has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BalanceMode::Nat => "nat",
+            BalanceMode::L2Dsr => "l2-dsr",
+        }
+    }
+
+    /// Backends see packets as they came, addressed to the service, and answer past the gateway.
+    pub const fn is_dsr(self) -> bool {
+        !matches!(self, BalanceMode::Nat)
+    }
 }
 
 /// `[[service]]`: what comes to an address is spread over backends.

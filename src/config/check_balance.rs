@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ahash::{AHashMap, AHashSet};
 
 use super::Config;
-use super::addresses::{AddressRange, NatPool};
-use super::balance::VirtualService;
+use super::addresses::{AddressRange, NatPool, NatTarget};
+use super::balance::{BalanceMode, VirtualService};
 use super::check::{Checks, Fault, Place};
 use super::check_policy::{UNICAST, is_unicast};
 use super::service::{PortRange, Service};
@@ -178,6 +178,9 @@ impl<'a> Checks<'a, '_> {
             if let Some(vrf) = backend.vrf.as_ref().filter(|vrf| unknown(vrf)) {
                 self.fault(format!("{key}.vrf"), vrf, "no interface and no [[vrf]] has this name");
             }
+            if service.mode.is_dsr() {
+                self.delivered(&key, service, address, service.vrf_of(backend));
+            }
             if let Some(port) = address.port {
                 let others = served.iter().find(|served| !one_port(served));
                 // RFC 9260 section 6.8: its checksum is over the ports, and not ours to mend.
@@ -195,6 +198,32 @@ impl<'a> Checks<'a, '_> {
             if !seen.insert((backend.address, service.vrf_of(backend))) {
                 self.fault(format!("{key}.address"), backend.key(), "the service has this backend already");
             }
+        }
+    }
+
+    /// A backend that sees packets as they come: they have the service's port, and have to find it.
+    fn delivered(&mut self, key: &str, service: &VirtualService, address: NatTarget, vrf: &VrfName) {
+        let served = service.service.as_deref().unwrap_or(&[Service::ANY]);
+        let mode = service.mode.name();
+        if address.port.is_some_and(|port| !served.iter().all(|served| is_port(served, port))) {
+            let allowed =
+                format!("with mode {mode} packets keep the service's port: leave the backend's out");
+            self.fault(format!("{key}.address"), address, allowed);
+        }
+        let interfaces = &self.config.interfaces;
+        let on = |own: &InterfaceAddress| own.net().contains(&address.address);
+        let is_own = |own: &InterfaceAddress| own.address() == address.address;
+        let of_vrf = || interfaces.iter().filter(|interface| interface.vrf == *vrf);
+        if of_vrf().any(|interface| interface.addresses.iter().any(is_own)) {
+            let allowed = "an address of the gateway's own: nobody there takes it";
+            self.fault(format!("{key}.address"), address, allowed);
+        } else if service.mode == BalanceMode::L2Dsr
+            // By a route that says "as that VRF does" it may be on another's link.
+            && !interfaces.iter().any(|interface| interface.addresses.iter().any(on))
+        {
+            let allowed =
+                "with mode l2-dsr a backend is in a network of an interface: nobody else has its MAC address";
+            self.fault(format!("{key}.address"), address, allowed);
         }
     }
 

@@ -552,8 +552,10 @@ pub fn due<A: Address>(table: &FlowTable<A>, session: u32, timers: &Timers) -> T
     let (forward, reply) = (table.flow(Handle::new(session, 0)), table.flow(Handle::new(session, 1)));
     let record = table.record(session);
     let replied = reply.has(flow_flags::SEEN);
+    // Of a backend that answers past us no answer is missed.
+    let is_answered = replied || forward.next_hop.is_delivery();
     let last = if replied { forward.last_seen.max(reply.last_seen) } else { forward.last_seen };
-    last.after(timeout(&record, forward.tuple.protocol, replied, timers))
+    last.after(timeout(&record, forward.tuple.protocol, is_answered, timers))
 }
 
 /// How long a session that policy does not allow any more waits for a packet whose sender could be told, in seconds.

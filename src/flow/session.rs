@@ -7,6 +7,7 @@ use zerocopy::FromZeros;
 use super::key::Tuple;
 use super::tcp::Tcp;
 use crate::neighbours::MAX_SLOTS;
+use crate::tables::balance::delivery::number_of;
 use crate::time::Nanos;
 
 /// The flow table's clock: tenths of a second since the machine started, good for 13 years. A timer is late by less
@@ -49,19 +50,27 @@ pub mod flow_flags {
     pub const CROSSES: u8 = 16;
 }
 
-/// A slot of the neighbour table in two bytes.
+/// A slot of the neighbour table, or a delivery to a backend, in two bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros)]
 #[repr(transparent)]
 pub struct NextHop(i16);
 
 impl NextHop {
-    /// Of a neighbour's slot; `None`: the destination itself.
+    /// Of a neighbour's slot or what stands for a delivery there; `None`: the destination itself.
     pub fn of(neighbour: Option<u32>) -> NextHop {
-        debug_assert!(neighbour.is_none_or(|slot| (slot as usize) < MAX_SLOTS), "{neighbour:?}");
+        debug_assert!(
+            neighbour.is_none_or(|slot| (slot as usize) < MAX_SLOTS || number_of(slot).is_some()),
+            "{neighbour:?}"
+        );
         NextHop(neighbour.map_or(-1, |slot| slot as i16))
     }
 
-    /// The slot, or `NO_NEIGHBOUR`.
+    /// True if its packets go to a backend as they came.
+    pub fn is_delivery(self) -> bool {
+        self.0 < -1
+    }
+
+    /// The slot, or `NO_NEIGHBOUR`, or what stands for a delivery there.
     #[inline(always)]
     pub fn slot(self) -> u32 {
         i32::from(self.0) as u32
@@ -263,7 +272,7 @@ pub enum Class {
     Proxied,
     /// TCP that opens, passed over.
     PassedOver,
-    /// UDP of a NAT mapping, without a reply.
+    /// UDP of a NAT mapping, without a reply; UDP to a backend that answers past us.
     Mapped,
     /// UDP without a reply.
     Udp,

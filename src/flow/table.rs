@@ -400,6 +400,8 @@ impl<A: Address> FlowTable<A> {
             protocol::TCP => Class::Opening,
             _ if reply.has(flow_flags::SEEN) => Class::Answered,
             protocol::UDP if self.connections[session as usize].mapping != 0 => Class::Mapped,
+            // It has the same time: nobody waits for an answer that goes past us.
+            protocol::UDP if forward.next_hop.is_delivery() => Class::Mapped,
             protocol::UDP => Class::Udp,
             protocol::ICMP | protocol::ICMPV6 => Class::Icmp,
             _ => Class::Other,

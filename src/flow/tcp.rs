@@ -78,6 +78,9 @@ const KEPT: u8 = 0x20;
 /// A SYN of the original side has passed without changing anything. If the other side answers with a SYN-ACK
 /// of new numbers, both ends have forgotten a connection that we remember.
 const SYN_PASSED: u8 = 0x40;
+/// The reply side answers past us: only the original side's segments are seen, and there are no bounds to hold them
+/// against.
+const ONE_SIDED: u8 = 0x80;
 
 /// Who sent it, seen from the session's first packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -406,6 +409,20 @@ impl Tcp {
         }
     }
 
+    /// The same for a connection whose other side will not be heard (direct server return). One may be taken up at any
+    /// segment but a RST: the server knows better, and who it is follows from the tuple.
+    pub fn open_one_sided(first: &Segment) -> Result<Tcp, TcpFault> {
+        let state = match Event::of(first.flags).ok_or(TcpFault::BadFlags)? {
+            Event::Syn => State::SynSent,
+            // Of one that goes on there is more.
+            Event::Ack => State::SynReceived,
+            Event::Fin => State::FinOriginal,
+            Event::SynAck | Event::Rst => return Err(TcpFault::NoConnection),
+        };
+        let finished = if state == State::FinOriginal { FINISHED[0] } else { 0 };
+        Ok(Tcp { state, flags: AWAIT[0] | AWAIT[1] | ONE_SIDED | finished, ..Tcp::default() })
+    }
+
     /// A connection that was established elsewhere, of which nothing else is known. Everything passes until
     /// both directions have been seen and fit together.
     pub fn resumed() -> Tcp {
@@ -426,7 +443,7 @@ impl Tcp {
                 self
             }
             State::Established | State::FinOriginal | State::FinReply | State::BothFin | State::Closing => {
-                let finished = self.flags & (FINISHED[0] | FINISHED[1]);
+                let finished = self.flags & (FINISHED[0] | FINISHED[1] | ONE_SIDED);
                 Tcp { flags: finished | AWAIT[0] | AWAIT[1] | LEARNED | KEPT, ..self }
             }
         }
@@ -474,6 +491,8 @@ impl Tcp {
     pub fn timeout(&self, timers: &TcpTimers) -> Duration {
         match self.state {
             State::None | State::SynSent | State::SimultaneousOpen | State::SynReceived => timers.opening,
+            // The server's FIN will not be seen.
+            State::FinOriginal if self.flags & ONE_SIDED != 0 => timers.closing,
             // RFC 5382 section 5: half-closed is established. One-sided pick-ups have to earn that.
             State::Established | State::FinOriginal | State::FinReply => {
                 if self.is_half_open() {
@@ -522,6 +541,9 @@ impl Tcp {
         let Some(event) = Event::of(segment.flags) else {
             return Verdict::Drop(TcpFault::BadFlags);
         };
+        if self.flags & ONE_SIDED != 0 {
+            return self.advance_one_sided(direction, event, segment);
+        }
         use Direction::{Original, Reply};
         match (self.state, event) {
             (State::None, Event::Syn | Event::SynAck | Event::Ack | Event::Fin | Event::Rst) => {
@@ -607,6 +629,69 @@ impl Tcp {
                 Event::Rst,
             ) => self.reset(direction, segment),
         }
+    }
+
+    /// Of a connection whose reply side answers past us. What comes of it all the same passes, and says what it says.
+    fn advance_one_sided(&mut self, direction: Direction, event: Event, segment: &Segment) -> Verdict {
+        let is_original = direction == Direction::Original;
+        match (self.state, event) {
+            (State::None, Event::Syn | Event::SynAck | Event::Ack | Event::Fin | Event::Rst) => {
+                return Verdict::Drop(TcpFault::NoConnection);
+            }
+            // Sent again, or a new attempt: the server tells them apart.
+            (State::SynSent, Event::Syn) => return Verdict::Forward,
+            (
+                State::SimultaneousOpen | State::SynReceived | State::Established | State::FinReply,
+                Event::Syn,
+            ) => return Verdict::ForwardOnly,
+            (State::FinOriginal | State::BothFin | State::Closing | State::Refused, Event::Syn) => {
+                return if is_original { Verdict::Reopen } else { Verdict::ForwardOnly };
+            }
+            (_, Event::SynAck) if is_original => return Verdict::Drop(TcpFault::OutOfState),
+            (_, Event::SynAck) => return Verdict::ForwardOnly,
+            // The client alone opens: its ACK answers a SYN that went past us.
+            (State::SynSent | State::SimultaneousOpen | State::SynReceived, Event::Ack | Event::Fin)
+                if !is_original =>
+            {
+                return Verdict::ForwardOnly;
+            }
+            (State::SynSent | State::SimultaneousOpen | State::SynReceived, Event::Ack) => {
+                self.flags = self.flags & !AWAIT[0] | KEPT;
+                self.synchronise();
+            }
+            (
+                State::SynSent
+                | State::SimultaneousOpen
+                | State::SynReceived
+                | State::Established
+                | State::FinOriginal
+                | State::FinReply
+                | State::BothFin,
+                Event::Fin,
+            ) => {
+                self.flags = self.flags & !AWAIT[0] | KEPT;
+                self.finish(direction);
+            }
+            (State::Established | State::FinOriginal | State::FinReply | State::BothFin, Event::Ack) => {}
+            // RFC 7857 section 2.2: only data brings it back, and a RST keeps nothing alive (section 7.1).
+            (State::Closing, Event::Ack | Event::Fin) if segment.payload_len > 0 && is_original => {
+                self.synchronise();
+            }
+            (State::Closing | State::Refused, Event::Ack | Event::Fin | Event::Rst) => {
+                return Verdict::ForwardOnly;
+            }
+            (
+                State::SynSent
+                | State::SimultaneousOpen
+                | State::SynReceived
+                | State::Established
+                | State::FinOriginal
+                | State::FinReply
+                | State::BothFin,
+                Event::Rst,
+            ) => self.state = State::Closing,
+        }
+        Verdict::Forward
     }
 
     /// The window of `side` that bounds how far back segments may lie.

@@ -15,7 +15,6 @@ use crate::control::{
     BackendChange, BackendEntry, BackendsRemoved, Fault, Patch, ServiceEntry, ServiceList, ServicesQuery,
 };
 use crate::host::probe::{Reason, Status, Verdict};
-use crate::tables::balance::Services;
 use crate::tables::policy::{self, Touched};
 use crate::time::Nanos;
 
@@ -106,7 +105,7 @@ impl Gateway {
         let compiled = policy::services(&self.config, &mut self.compiler);
         match compiled {
             Ok(made) => {
-                let policy = self.compiler.tables().policy.with_services(Services::compile(made));
+                let policy = self.compiler.tables().policy.with_services(made);
                 let retired = self.compiler.put_policy(Arc::new(policy), &Touched::default());
                 self.publish([retired]);
                 self.note_leases(patches);

@@ -111,6 +111,8 @@ pub enum DropReason {
     NoBackend,
     /// A session's packet, but the backend has failed or is disabled.
     BackendFailed,
+    /// Direct server return on the link, and the backend is not on it.
+    BackendNotOnLink,
     /// A TCP packet that begins no connection.
     TcpNoSession,
     /// RFC 9293: flags or header.
@@ -420,6 +422,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "backend-failed",
             None,
             "The backend that its session goes to has failed or was disabled: the session has ended (`on_failure`).",
+        ),
+        (
+            BackendNotOnLink,
+            "backend-not-on-link",
+            Some(HostUnreachable),
+            "It is for a service with `mode = \"l2-dsr\"`, and its backend is in no network of an interface by now: nobody has its MAC address.",
         ),
         (
             TcpNoSession,

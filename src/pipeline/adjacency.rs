@@ -6,8 +6,9 @@ use crate::neighbours::v4_key;
 use crate::packet::view::{be32, be128};
 use crate::packet::{DropReason, Family, Meta, Packet, Verdict, flags};
 use crate::pipeline::route::NO_NEIGHBOUR;
-use crate::pipeline::{Context, bridge, vxlan};
+use crate::pipeline::{Context, bridge, deliver, vxlan};
 use crate::tables::NO_INTERFACE;
+use crate::tables::balance::delivery::number_of;
 use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::overlay::NO_OVERLAY;
 use crate::tables::policy::NO_ZONE;
@@ -99,6 +100,8 @@ fn check(
                     meta.neighbour = slot.map_err(|_| DropReason::NeighbourTableFull)?;
                 }
             }
+        } else if let Some(number) = number_of(meta.neighbour) {
+            meta.neighbour = deliver::resolve(number, meta.egress, cx)?;
         }
         let word = cx.neighbours.word(meta.neighbour);
         if !word.is_usable() {

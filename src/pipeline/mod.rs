@@ -11,6 +11,7 @@
 mod adjacency;
 mod bridge;
 mod crossing;
+mod deliver;
 mod flow;
 pub mod fragment;
 mod icmp_crossing;
@@ -36,7 +37,7 @@ use crate::host::probe::exchange::Exchange;
 use crate::mem::BURST;
 use crate::neighbours::NeighbourTable;
 use crate::packet::{Burst, DropReason, Ingress, Pass, Verdict, positions};
-use crate::tables::balance::NoBackend;
+use crate::tables::balance::{NoBackend, delivery};
 use crate::tables::policy::{
     Action, Asked, Bound, DEFAULT_RULE, NO_NAT_RULE, NO_ZONE, Nat64Rule, NotTaken, Policy, Ruling, SELF,
     SourceNat, Untranslatable,
@@ -173,6 +174,8 @@ pub struct Allowed {
     pub nat_rule: u16,
     /// Slot of the backend, where it goes to one of a service.
     pub backend: Option<u32>,
+    /// It goes to the backend as it came, by what `via` stands for, and answers do not come this way.
+    pub one_sided: bool,
     /// Zone it comes from.
     pub from_zone: u8,
     /// Zone it goes to.
@@ -214,7 +217,8 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         (real.dst, real.dst_port, real.vrf) = (found.addr, found.port, found.vrf);
     }
     let way = route::decide(tables, &real);
-    let translated = bound.map_or(found.is_some(), |bound| bound.translated);
+    let number = found.and_then(|found| found.delivery);
+    let translated = bound.map_or(found.is_some() && number.is_none(), |bound| bound.translated);
     // An outside address is no destination by itself, whatever the routes say. One that only destination or static
     // NAT has may also be somebody's on the way, unless it would be on the link, where we answer for it.
     let on_link = matches!(way, Ok(Route::Forward { via: None, .. }));
@@ -238,6 +242,10 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         }
         Err(reason) => return Decision::Drop(reason),
     };
+    // Nobody else has its MAC address.
+    if number.is_some() && (via.is_some() || egress == NO_INTERFACE) {
+        return Decision::Drop(DropReason::BackendNotOnLink);
+    }
     let real = Question { vrf: question.vrf, ..real };
     let mut asked = Asked::new(&real, from_zone, (to_zone, egress, to_vrf));
     if let Some(rule) = nat64 {
@@ -255,6 +263,23 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         return Decision::Local(Some(ruling));
     }
     let is_hairpin = translated && from_zone == to_zone;
+    if let Some(number) = number {
+        // The backend answers the client itself, and has to know it.
+        return Decision::Session(Allowed {
+            egress,
+            via: Some(delivery::hop_of(number)),
+            vrf: to_vrf,
+            dst: question.dst,
+            dst_port: question.dst_port,
+            source: SourceNat::None,
+            ruling,
+            nat_rule,
+            backend: found.and_then(|found| found.backend),
+            one_sided: true,
+            from_zone,
+            to_zone,
+        });
+    }
     let source = match (nat64, back_through(policy, question, from_zone, pool)) {
         (Some(rule), _) => rule.source(real.src),
         (None, back) if (is_hairpin || back.is_some()) && !policy.hairpin => {
@@ -279,6 +304,7 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         ruling,
         nat_rule,
         backend: found.and_then(|found| found.backend),
+        one_sided: false,
         from_zone,
         to_zone,
     })
@@ -292,6 +318,8 @@ struct Found<'a> {
     vrf: u16,
     nat_rule: u16,
     backend: Option<u32>,
+    /// Packets go there as they came.
+    delivery: Option<u16>,
     /// The packet goes on in the other family.
     nat64: Option<&'a Nat64Rule>,
 }
@@ -304,7 +332,7 @@ fn destination<'a>(
 ) -> Result<Option<Found<'a>>, DropReason> {
     let policy = &*tables.policy;
     if let Some(bound) = bound {
-        let Bound { addr, port, vrf, .. } = bound;
+        let Bound { addr, port, vrf, delivery, .. } = bound;
         let nat64 = match addr.is_ipv4() == question.src.is_ipv4() {
             true => None,
             false => {
@@ -312,7 +340,7 @@ fn destination<'a>(
                 Some(rule.ok_or(DropReason::NatFamily)?)
             }
         };
-        return Ok(Some(Found { addr, port, vrf, nat_rule: NO_NAT_RULE, backend: None, nat64 }));
+        return Ok(Some(Found { addr, port, vrf, nat_rule: NO_NAT_RULE, backend: None, delivery, nat64 }));
     }
     if let Some(service) = policy.services().find(question) {
         let backend = service.choose(&tables.backends, tables.settings.key, question);
@@ -323,6 +351,7 @@ fn destination<'a>(
             vrf: backend.vrf,
             nat_rule: NO_NAT_RULE,
             backend: Some(backend.slot),
+            delivery: backend.delivery,
             nat64: None,
         }));
     }
@@ -332,7 +361,7 @@ fn destination<'a>(
     if let Some(nat) = nat {
         let port = nat.port.unwrap_or(question.dst_port);
         let (addr, vrf, nat_rule) = (nat.addr, nat.vrf, nat.rule);
-        return Ok(Some(Found { addr, port, vrf, nat_rule, backend: None, nat64: None }));
+        return Ok(Some(Found { addr, port, vrf, nat_rule, backend: None, delivery: None, nat64: None }));
     }
     if question.dst.is_ipv4() {
         return Ok(None);
@@ -344,6 +373,7 @@ fn destination<'a>(
         vrf: rule.vrf,
         nat_rule: NO_NAT_RULE,
         backend: None,
+        delivery: None,
         nat64: Some(rule),
     }))
 }

@@ -15,7 +15,7 @@ use crate::neighbours::v4_key;
 use crate::packet::view::{array, be16, be32, ethertype, protocol};
 use crate::packet::{Burst, Family, Meta, Packet, Pass, Tags, Verdict, flags};
 use crate::pipeline::vxlan::{self, INNER_LINK_BYTES, Tunnel};
-use crate::pipeline::{Context, flow, network, rewrite, route, source};
+use crate::pipeline::{Context, deliver, flow, network, rewrite, route, source};
 use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::fib4::Fib4;
 use crate::tables::overlay::NO_OVERLAY;
@@ -419,12 +419,13 @@ impl Hop {
     #[inline(never)]
     fn find(next: NextHop, along_sessions: bool, tunnels: &mut Tunnels, cx: &Context<'_>) -> Hop {
         let egress = cx.tables.interface(next.interface);
-        let word = cx.neighbours.word(next.neighbour);
         let mut hop = Hop { neighbour: next.neighbour, egress: next.interface, ..NO_HOP };
+        let Some(neighbour) = deliver::neighbour(next.neighbour, next.interface, cx) else { return hop };
+        let word = cx.neighbours.word(neighbour);
         // Into a zone there is no way without a session (DESIGN.md section 3).
         let is_bridged = egress.bridge != NO_BRIDGE;
         if egress.up && (along_sessions || egress.zone == NO_ZONE) && word.is_usable() && !is_bridged {
-            cx.neighbours.mark_used(next.neighbour, cx.now);
+            cx.neighbours.mark_used(neighbour, cx.now);
             if egress.overlay != NO_OVERLAY {
                 hop.lead_through(egress, word.mac(), tunnels, cx);
                 return hop;

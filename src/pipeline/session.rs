@@ -22,7 +22,7 @@ use crate::pipeline::{
     Allowed, Context, Decision, Question, behind_prefix, crossing, decide, flow, icmp_error, proxy,
     reassembly, relay,
 };
-use crate::tables::balance::BackendFate;
+use crate::tables::balance::{BackendFate, Services, delivery};
 use crate::tables::policy::{Action, Bound, DEFAULT_RULE, NO_NAT_RULE, Policy, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::events::{SessionEvent, SessionRecord};
@@ -324,14 +324,20 @@ fn open_here<A: Table>(
             l3.get(l4..).and_then(|l4| tcp::Segment::parse(l4, payload)).ok_or(DropReason::TcpInvalid)?;
         let first = proved.map_or(segment, |proxy| proxy.syn());
         let loose = goes_on || cx.tables.policy.loose_tcp;
-        tracker = tcp::Tcp::open(&first, loose).map_err(flow::tcp_reason)?;
+        let opened = match allowed.one_sided {
+            true => tcp::Tcp::open_one_sided(&first),
+            false => tcp::Tcp::open(&first, loose),
+        };
+        tracker = opened.map_err(flow::tcp_reason)?;
         let opens = proved.is_none() && tracker.state() == tcp::State::SynSent;
         // Numbers are not shifted between the families: NAT64 has its limits, but no cookies.
         let crosses = allowed.dst.is_ipv4() != question.src.is_ipv4();
-        if crosses && proved.is_some() {
+        // Nor is the server heard of whom its client would have to be told.
+        let has_cookies = !crosses && !allowed.one_sided;
+        if !has_cookies && proved.is_some() {
             return Err(DropReason::TcpNoSession);
         }
-        if opens && !crosses && proxy::is_wanted(allowed.from_zone, (allowed.dst, allowed.vrf), cx) {
+        if opens && has_cookies && proxy::is_wanted(allowed.from_zone, (allowed.dst, allowed.vrf), cx) {
             return proxy::ask(packet, tuple, allowed.egress, cx, flows);
         }
     }
@@ -465,7 +471,15 @@ fn mapped(tables: &Tables, flows: &Flows, question: &Question) -> Option<Mapped>
     let allowed = may_answer(tables, flows, id, question.src);
     Some(Mapped {
         id,
-        bound: Bound { addr, port: inside.port, vrf: inside.vrf, translated: true, allowed, pool },
+        bound: Bound {
+            addr,
+            port: inside.port,
+            vrf: inside.vrf,
+            translated: true,
+            allowed,
+            pool,
+            delivery: None,
+        },
     })
 }
 
@@ -511,7 +525,7 @@ fn install<A: Table>(
         Some(_) => Some((allowed.vrf, allowed.dst)),
         // Who goes to another address than it knows is a client of a published server, unless the other is its own in
         // IPv4.
-        None if allowed.dst != question.dst && !goes_to_ipv4 => None,
+        None if allowed.dst != question.dst && !goes_to_ipv4 || allowed.one_sided => None,
         None => Some((question.vrf, question.src)),
     };
     let host = host.filter(|_| limit != u32::MAX);
@@ -635,7 +649,7 @@ fn install<A: Table>(
         opened_with: if tuple.protocol == protocol::TCP { question.tcp_flags } else { question.icmp_type },
         flags: 0,
     };
-    let due = now.after(timeout(&record, tuple.protocol, false, &cx.tables.policy.timers));
+    let due = now.after(timeout(&record, tuple.protocol, allowed.one_sided, &cx.tables.policy.timers));
     let inserted = admit::<A>(opens, half_open.map(|limit| (allowed, limit)), cx, flows).and_then(|()| {
         A::table(flows).insert([forward, reply], record, due).map_err(|Full| {
             if half_open.is_some() {
@@ -1024,7 +1038,7 @@ fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judg
         return Err(DropReason::BackendFailed);
     }
     let policy = &cx.tables.policy;
-    let bound = Bound {
+    let bound = delivered(&forward, &record, policy.services()).unwrap_or_else(|| Bound {
         addr: ip_of(addr_key(forward.new_dst.ip())),
         port: if translated { forward.new_dst_port } else { tuple.dst_port },
         vrf: if translated { reply.tuple.vrf } else { tuple.vrf },
@@ -1036,7 +1050,8 @@ fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judg
         pool: outside(cx.tables, &question)
             .filter(|_| translated)
             .and_then(|(dst, vrf)| policy.pool_of(vrf, dst)),
-    };
+        delivery: None,
+    });
     let allowed = match decide(cx.tables, &question, Some(bound)) {
         Decision::Session(allowed) => {
             let moved = allowed.egress != forward.egress;
@@ -1053,6 +1068,22 @@ fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judg
     };
     // Without a way back replies are lost, until there is one again.
     Ok(Judged { allowed, back: way_back(cx.tables, &question).unwrap_or((NO_INTERFACE, None)) })
+}
+
+/// What a session is bound to whose packets go to their backend as they come: that, by the way it has now.
+fn delivered<A: Address>(forward: &Flow<A>, record: &Record, services: &Services) -> Option<Bound> {
+    let kept = delivery::number_of(forward.next_hop.slot())?;
+    let number = record.backend().and_then(|backend| services.delivery_of(backend)).unwrap_or(kept);
+    let to = services.delivery(number)?;
+    Some(Bound {
+        addr: to.addr,
+        port: forward.tuple.dst_port,
+        vrf: to.vrf,
+        translated: false,
+        allowed: false,
+        pool: None,
+        delivery: Some(number),
+    })
 }
 
 /// Gives a session what policy says now. True if it is something else than before.

@@ -26,7 +26,7 @@ use crate::macs::Location;
 use crate::neighbours::{NeighbourTable, addr_key, mac_to_u64};
 use crate::packet::hash::Key;
 use crate::packet::view::ethertype;
-use crate::tables::balance::{Backends, Health, VirtualService};
+use crate::tables::balance::{Backends, Deliveries, Health, VirtualService};
 use crate::tables::policy::{Members, PairEpochs, Policy, PolicySlots, Touched};
 use crate::time::Nanos;
 
@@ -222,6 +222,8 @@ pub struct Compiler {
     pub(in crate::tables) members: Option<Members>,
     /// Services compiled last, by name, with what they were compiled from.
     pub(in crate::tables) services: AHashMap<String, (Arc<VirtualServiceConfig>, Arc<VirtualService>)>,
+    /// How packets get to backends that are not translated for.
+    pub(in crate::tables) deliveries: Deliveries,
     /// By backend slot, of those that are not well.
     health: AHashMap<u32, Health>,
     /// Backends of services that are gone, and what those said of their flows.
@@ -285,6 +287,7 @@ impl Compiler {
             claims,
             members: None,
             services: AHashMap::new(),
+            deliveries: Deliveries::default(),
             health: AHashMap::new(),
             orphans: AHashMap::new(),
             neighbours,

@@ -17,7 +17,7 @@ import tomllib
 sys.dont_write_bytecode = True
 
 import lib
-import link, network, routes, icmp, neighbours, firewall, tcp, nat, nat_icmp, fates, fragments, malformed, pressure, syn_proxy, nptv6, nat64, deterministic, unsolicited, balance, vxlan, bridge, relay  # noqa: E401,F401  each registers its cases
+import link, network, routes, icmp, neighbours, firewall, tcp, nat, nat_icmp, fates, fragments, malformed, pressure, syn_proxy, nptv6, nat64, deterministic, unsolicited, balance, dsr, vxlan, bridge, relay  # noqa: E401,F401  each registers its cases
 
 
 def main():

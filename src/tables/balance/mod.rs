@@ -6,6 +6,7 @@
 //! nobody's flows but those of the backend that failed move.
 
 mod book;
+pub mod delivery;
 mod maglev;
 mod states;
 
@@ -21,6 +22,7 @@ use crate::packet::hash::{Key, fold, tuple_v6};
 use crate::tables::policy::{Question, length_of, network};
 
 pub use book::{Book, Checked};
+pub use delivery::{Deliveries, Delivery};
 pub use maglev::{Identity, Maglev};
 pub use states::{BackendFate, BackendState, Backends, Health};
 
@@ -39,6 +41,8 @@ pub struct Backend {
     pub weight: u16,
     /// What the operator says of it.
     pub admin: crate::config::BackendAdmin,
+    /// Number of its [`Delivery`]; `None`: packets are translated for it.
+    pub delivery: Option<u16>,
 }
 
 /// A virtual service.
@@ -159,17 +163,25 @@ pub struct Services {
     broad: AHashMap<(u16, u8, u128), Vec<Broad>>,
     /// Lengths of prefixes there are, IPv4 as mapped: the longest first.
     lengths: Vec<u8>,
+    /// By number.
+    deliveries: Arc<Vec<Delivery>>,
+    /// By backend slot: the delivery of those that have one.
+    delivery_of: AHashMap<u32, u16>,
 }
 
 impl Services {
     /// Services as the config has them in order; the first of several for the same packets has them.
-    pub fn compile(list: Vec<Arc<VirtualService>>) -> Services {
-        let mut services = Services::default();
+    /// `deliveries`: those of their backends, and those that flows may have kept.
+    pub fn compile(list: Vec<Arc<VirtualService>>, deliveries: Arc<Vec<Delivery>>) -> Services {
+        let mut services = Services { deliveries, ..Services::default() };
         for (number, service) in (0..).zip(&list) {
             let (len, network) = (length_of(service.address), addr_key(service.address.network()));
             if let Err(at) = services.lengths.binary_search_by(|known| len.cmp(known)) {
                 services.lengths.insert(at, len);
             }
+            let delivered =
+                service.backends.iter().filter_map(|backend| Some((backend.slot, backend.delivery?)));
+            services.delivery_of.extend(delivered);
             // An address that has a service is known, whatever of it is served.
             let broad = services.broad.entry((service.vrf, len, network)).or_default();
             for (protocol, ports) in &service.services {
@@ -192,6 +204,17 @@ impl Services {
     /// All of them, in the config's order.
     pub fn list(&self) -> &[Arc<VirtualService>] {
         &self.list
+    }
+
+    /// The delivery with this number.
+    #[inline]
+    pub fn delivery(&self, number: u16) -> Option<&Delivery> {
+        self.deliveries.get(usize::from(number))
+    }
+
+    /// The delivery that a backend has by now, if it is in a service and has one.
+    pub fn delivery_of(&self, backend: u32) -> Option<u16> {
+        self.delivery_of.get(&backend).copied()
     }
 
     /// The service that a packet is for: the longest prefix, in it ports before a protocol, that before all.

@@ -11,7 +11,7 @@ fn service(backends: &[(u8, u16)]) -> VirtualService {
     let backend = |(n, weight): &(u8, u16)| {
         let addr = Ipv4Addr::new(10, 0, 0, *n).into();
         let (port, vrf, admin) = (Some(8443), 0, BackendAdmin::Active);
-        let made = Backend { slot: u32::from(*n), addr, port, vrf, weight: *weight, admin };
+        let made = Backend { slot: u32::from(*n), addr, port, vrf, weight: *weight, admin, delivery: None };
         (Identity { addr, port: 8443, vrf: "default".into() }, made)
     };
     let served = Box::new([(Some(TCP), PortRange::new(443, 443))]);
@@ -42,7 +42,7 @@ fn asked(client: u32) -> Question {
 
 /// The states of backends 0 to 9; named are those that are not well.
 fn states(service: &VirtualService, ill: &[(u8, Health)]) -> Backends {
-    let services = Services::compile(vec![Arc::new(service.clone())]);
+    let services = Services::compile(vec![Arc::new(service.clone())], Arc::default());
     let health = |slot: u32| {
         let known = ill.iter().find(|(n, _)| u32::from(*n) == slot);
         known.map_or(Health::WELL, |(_, health)| *health)
@@ -137,14 +137,15 @@ fn the_most_special_service_is_found() {
         let address = address.parse().expect("a prefix");
         Arc::new(VirtualService::new((n, vrf), address, served, (OnFailure::Reset, false), Vec::new()))
     };
-    let services = Services::compile(vec![
+    let list = vec![
         made(0, 0, "203.0.113.0/24", &[(None, None)]),
         made(1, 0, "203.0.113.10/32", &[(Some(TCP), Some((443, 443)))]),
         made(2, 0, "203.0.113.10/32", &[(Some(TCP), Some((400, 500))), (Some(UDP), Some((53, 53)))]),
         made(3, 0, "203.0.113.10/32", &[(Some(TCP), None)]),
         made(4, 1, "203.0.113.10/32", &[(None, None)]),
         made(5, 0, "2001:db8::/64", &[(Some(TCP), Some((443, 443)))]),
-    ]);
+    ];
+    let services = Services::compile(list, Arc::default());
     let find = |vrf: u16, dst: &str, protocol: u8, dst_port: u16| {
         let src: IpAddr = if dst.contains(':') { "2001:db8:1::1" } else { "192.0.2.1" }.parse().expect("one");
         let dst = dst.parse().expect("an address");
@@ -178,7 +179,7 @@ fn the_most_special_service_is_found() {
 fn flows_follow_what_happens_to_their_backend() {
     let mut service = service(&[(1, 1), (2, 1)]);
     let after = |service: &VirtualService, before: &Backends, ill: &[u8], generation: u64| {
-        let services = Services::compile(vec![Arc::new(service.clone())]);
+        let services = Services::compile(vec![Arc::new(service.clone())], Arc::default());
         let health = |slot: u32| if ill.contains(&(slot as u8)) { DOWN } else { Health::WELL };
         before.after(&services, 3, health, |_| None, generation)
     };

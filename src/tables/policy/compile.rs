@@ -19,7 +19,7 @@ use super::{
 };
 use super::{nat64, npt};
 use crate::config::{
-    self, AddressRange, Config, Member, Nat, NatPool, PortRange, RuleAction, Service, Sharing,
+    self, AddressRange, BalanceMode, Config, Member, Nat, NatPool, PortRange, RuleAction, Service, Sharing,
 };
 use crate::flow::Timers;
 use crate::flow::nat::{self, BlockClaims, Pool, PoolSpec};
@@ -28,9 +28,11 @@ use crate::neighbours::{is_v4_key, v4_key};
 use crate::packet::hash::Key;
 use crate::ratelimit::Rate;
 use crate::tables::Slots;
-use crate::tables::balance::{Backend, Identity, Services, VirtualService};
+use crate::tables::balance::delivery::MAX_DELIVERIES;
+use crate::tables::balance::{Backend, Delivery, Identity, Services, VirtualService};
 use crate::tables::classify::{Match, Ports, Prefix};
 use crate::tables::compile::{CompileError, Compiler};
+use crate::tables::slots::NoSlot;
 
 /// Most zones there can have been since the start: a zone is a byte, 0 is none and 255 the gateway.
 const MAX_ZONES: usize = 254;
@@ -306,7 +308,7 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         });
     }
 
-    let services = Services::compile(services(config, build.compiler)?);
+    let services = services(config, build.compiler)?;
     let mut behaviour = Policy::behaviour(config);
     for zone in &config.zones {
         let limits = &mut behaviour.zones[usize::from(build.compiler.policy_slots.zone(zone.name.as_str())?)];
@@ -361,7 +363,7 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
 }
 
 /// The virtual services of a config, in its order. Those that are as they were keep their tables.
-pub fn services(config: &Config, compiler: &mut Compiler) -> Result<Vec<Arc<VirtualService>>, CompileError> {
+pub fn services(config: &Config, compiler: &mut Compiler) -> Result<Services, CompileError> {
     let mut known = std::mem::take(&mut compiler.services);
     let made = config.services.iter().map(|said| {
         if let Some((old, made)) = known.remove(said.name.as_str())
@@ -376,7 +378,8 @@ pub fn services(config: &Config, compiler: &mut Compiler) -> Result<Vec<Arc<Virt
         (said.name.to_string(), (Arc::clone(said), Arc::clone(made)))
     };
     compiler.services = made.iter().map(by_name).collect();
-    Ok(made.into_iter().map(|(_, made)| made).collect())
+    let list = made.into_iter().map(|(_, made)| made).collect();
+    Ok(Services::compile(list, compiler.deliveries.list()))
 }
 
 fn service(said: &config::VirtualService, compiler: &mut Compiler) -> Result<VirtualService, CompileError> {
@@ -393,19 +396,40 @@ fn service(said: &config::VirtualService, compiler: &mut Compiler) -> Result<Vir
         let slot = slot.map_err(slots_error("backends"))?;
         let identity =
             Identity { addr: backend.address.address, port: port.unwrap_or(0), vrf: vrf.to_string() };
+        let vrf_slot = compiler.vrf_slot(vrf.as_str())?;
         let made = Backend {
             slot,
             addr: identity.addr,
             port,
-            vrf: compiler.vrf_slot(vrf.as_str())?,
+            vrf: vrf_slot,
             weight: backend.weight.get() as u16, // at most 1000
             admin: backend.state,
+            delivery: delivery(said, backend.address.address, vrf_slot, compiler)?,
         };
         Ok((identity, made))
     });
     let backends = backends.collect::<Result<Vec<_>, CompileError>>()?;
     let behaviour = (said.on_failure, said.by_client);
     Ok(VirtualService::new((slot, vrf), address, said.served().collect(), behaviour, backends))
+}
+
+/// The number of a backend's delivery, if the service's mode has one.
+fn delivery(
+    said: &config::VirtualService,
+    addr: IpAddr,
+    vrf: u16,
+    compiler: &mut Compiler,
+) -> Result<Option<u16>, CompileError> {
+    match said.mode {
+        BalanceMode::Nat => return Ok(None),
+        BalanceMode::L2Dsr => {}
+    }
+    let number = compiler.deliveries.number(Delivery { addr, vrf });
+    let full = || CompileError::Slots {
+        what: "backends of direct server return",
+        source: NoSlot { limit: MAX_DELIVERIES },
+    };
+    number.map(Some).ok_or_else(full)
 }
 
 /// What the slot of a backend is called.

@@ -168,6 +168,8 @@ pub struct Bound {
     pub allowed: bool,
     /// The pool it came in by, as an index in [`Policy::pools`].
     pub pool: Option<u16>,
+    /// Packets go to `addr` as they came: the number of the [`Delivery`](crate::tables::balance::Delivery).
+    pub delivery: Option<u16>,
 }
 
 /// A question with what was found out on the way: where the session goes.
