@@ -28,6 +28,7 @@ pub mod route;
 mod session;
 pub mod slow;
 mod source;
+mod tunnel;
 mod vxlan;
 
 use std::net::{IpAddr, Ipv4Addr};

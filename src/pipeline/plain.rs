@@ -14,8 +14,8 @@ use crate::mem::BURST;
 use crate::neighbours::v4_key;
 use crate::packet::view::{array, be16, be32, ethertype, protocol};
 use crate::packet::{Burst, Family, Meta, Packet, Pass, Tags, Verdict, flags};
-use crate::pipeline::vxlan::{self, INNER_LINK_BYTES, Tunnel};
-use crate::pipeline::{Context, deliver, flow, network, rewrite, route, source};
+use crate::pipeline::tunnel::{self, INNER_LINK_BYTES, Tunnel};
+use crate::pipeline::{Context, deliver, flow, network, rewrite, route, source, vxlan};
 use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::fib4::Fib4;
 use crate::tables::overlay::NO_OVERLAY;
@@ -443,7 +443,7 @@ impl Hop {
     fn lead_through(&mut self, egress: &Interface, mac: u64, tunnels: &mut Tunnels, cx: &Context<'_>) {
         let Some(overlay) = cx.tables.overlays.get(egress.overlay) else { return };
         let Some(remote) = vxlan::remote_of(overlay, mac, cx) else { return };
-        let same = |tunnel: &Tunnel| (tunnel.overlay, tunnel.remote) == (egress.overlay, remote);
+        let same = |tunnel: &Tunnel| (tunnel.owner, tunnel.remote) == (u32::from(egress.overlay), remote);
         let place = match tunnels.iter().position(same) {
             Some(place) => place,
             None => {
@@ -502,7 +502,7 @@ impl Hop {
         frame[..INNER_LINK_BYTES].copy_from_slice(&self.header[..INNER_LINK_BYTES]);
         rewrite::decrement_ttl(&mut frame[INNER_LINK_BYTES..], Family::Ipv4);
         let ip: &[u8; IP_BYTES] = array(frame, INNER_LINK_BYTES);
-        let source_port = vxlan::plain_source_port(ip, cx.tables.settings.key);
+        let source_port = tunnel::plain_source_port(ip, cx.tables.settings.key);
         let ip_len = tunnel.write(head, frame_len, ip[1], source_port);
         tunnel.seal(&mut packet.frame, ip_len);
         tunnel.add(ip_len);

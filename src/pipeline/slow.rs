@@ -27,7 +27,7 @@ use crate::neighbours::{self, NeighbourTable, State, addr_key};
 use crate::packet::view::{array, be128, ethertype, protocol};
 use crate::packet::{DropReason, Family, IcmpError, Ingress, Meta, Packet, Verdict, checksum, flags, hash};
 use crate::pipeline::route::NO_NEIGHBOUR;
-use crate::pipeline::vxlan::{NoTunnel, Tunnel};
+use crate::pipeline::tunnel::{NoTunnel, Tunnel};
 use crate::pipeline::{Context, bridge, fragment, vxlan, write_link_header};
 use crate::ratelimit::{Appointment, Bucket, SourceBuckets};
 use crate::tables::overlay::{NO_OVERLAY, Overlay};

@@ -6,35 +6,26 @@
 //! tunnel at most: a packet in a packet in a packet is for the gateway itself, and nobody there takes it.
 
 use crate::macs::Location;
-use crate::mem::Frame;
 use crate::neighbours::{State, addr_key, addr_of, v4_key};
 use crate::packet::view::{array, be16, be32, be128, ethertype, protocol};
 use crate::packet::{DropReason, Family, Meta, Packet, Pass, Verdict, checksum, flags, hash};
-use crate::pipeline::route::{self, NO_NEIGHBOUR, Route};
+use crate::pipeline::route::NO_NEIGHBOUR;
+use crate::pipeline::tunnel::{
+    ECN_MASK, FIRST_SOURCE_PORT, INNER_LINK_BYTES, NextHop, NoTunnel, Outer, Tunnel, UDP_BYTES,
+};
 use crate::pipeline::{Context, bridge, link};
 use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::overlay::{NO_OVERLAY, Overlay};
 use crate::tables::policy::NO_ZONE;
-use crate::tables::{Interface, MAX_LINK_HEADER, SourceCheck};
-use crate::telemetry::add;
+use crate::tables::{Interface, SourceCheck};
 use crate::vteps::Remote;
 
-/// UDP header.
-const UDP_BYTES: usize = 8;
 /// VXLAN header (RFC 7348 section 5).
 const VXLAN_BYTES: usize = 8;
-/// Inner Ethernet header, without tags (RFC 7348 section 6.1).
-pub(super) const INNER_LINK_BYTES: usize = 14;
 /// From the UDP header to the inner L3 header.
 const UDP_TO_INNER: usize = UDP_BYTES + VXLAN_BYTES + INNER_LINK_BYTES;
 /// The VNI is valid: the only flag that is looked at (RFC 7348 section 5).
 const FLAG_I: u8 = 0x08;
-/// Longest that stands in front of an inner frame.
-const MAX_HEADER: usize = MAX_LINK_HEADER + 40 + UDP_BYTES + VXLAN_BYTES;
-/// RFC 7348 section 5: source ports come from the dynamic range, RFC 6335 section 6.
-const FIRST_SOURCE_PORT: u16 = 49152;
-/// The two lower bits of TOS and traffic class (RFC 3168 section 5).
-const ECN_MASK: u8 = 3;
 
 // ---- out of tunnels
 
@@ -346,50 +337,6 @@ pub(super) fn congestion(packet: &mut Packet, outer: u8) {
 
 // ---- into tunnels
 
-/// The way to a remote tunnel end point: what stands in front of the frames that go there.
-#[derive(Clone)]
-pub(super) struct Tunnel {
-    /// Whose it is.
-    pub(super) overlay: u16,
-    /// The other end, in key form.
-    pub(super) remote: u128,
-    /// The interface outer packets leave by.
-    pub(super) egress: u16,
-    /// The longest IP packet that goes through.
-    pub(super) mtu_bytes: u16,
-    /// Outer link header and all headers up to the inner frame.
-    header: [u8; MAX_HEADER],
-    /// Bytes of `header` in use.
-    len: u8,
-    /// Bytes of the outer link header.
-    link_len: u8,
-    /// The outer header is one of IPv4.
-    is_v4: bool,
-    udp_checksum: bool,
-    /// Fixed DSCP, in the place it has in TOS and traffic class.
-    dscp: Option<u8>,
-    /// Unfolded sum of the outer IPv4 header without TOS and length.
-    sum: u32,
-    packets: u32,
-    bytes: u32,
-}
-
-/// Why there is no way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoTunnel {
-    /// Nobody knows which remote a station is behind.
-    Unknown,
-    /// The next hop in the underlay has to be asked for: the neighbour in this slot of this interface.
-    Unresolved {
-        /// Egress interface slot.
-        egress: u16,
-        /// Neighbour slot.
-        neighbour: u32,
-    },
-    /// There is none.
-    Lost(DropReason),
-}
-
 /// The remote that a station of a segment is behind, in key form.
 pub(super) fn remote_of(overlay: &Overlay, mac: u64, cx: &Context<'_>) -> Option<u128> {
     let shared = cx.neighbours;
@@ -415,263 +362,26 @@ impl Tunnel {
         remote: u128,
         cx: &Context<'_>,
     ) -> Result<Tunnel, NoTunnel> {
-        const NONE: NoTunnel = NoTunnel::Lost(DropReason::VxlanNoTunnel);
         let spread = hash::address(cx.tables.settings.key, remote, overlay.spec.vni);
-        let way = route::towards(cx.tables, overlay.underlay_vrf, addr_of(remote), spread);
-        let Ok(Route::Forward { egress, via }) = way else { return Err(NONE) };
-        let out = cx.tables.interface(egress);
-        // No tunnel in a tunnel, or behind a bridge.
-        if out.overlay != NO_OVERLAY || out.bridge != NO_BRIDGE {
-            return Err(NONE);
-        }
-        if !out.up {
-            return Err(NoTunnel::Lost(DropReason::PortDown));
-        }
-        let neighbour = match via.or_else(|| cx.neighbours.find(egress, remote)) {
-            Some(neighbour) => neighbour,
-            None => {
-                let cap = cx.tables.settings.neighbours_per_interface;
-                let slot = cx.neighbours.find_or_insert(egress, remote, cap);
-                slot.map_err(|_| NoTunnel::Lost(DropReason::NeighbourTableFull))?
-            }
-        };
-        let word = cx.neighbours.word(neighbour);
-        if !word.is_usable() {
-            return Err(NoTunnel::Unresolved { egress, neighbour });
-        }
-        cx.neighbours.mark_used(neighbour, cx.now);
-        let path_mtu = cx.neighbours.vteps.path_mtu(remote, cx.now).min(out.mtu_bytes);
-        Ok(Tunnel::new(interface, overlay, remote, (egress, out, word.mac()), path_mtu))
-    }
-
-    fn new(
-        interface: &Interface,
-        overlay: &Overlay,
-        remote: u128,
-        (egress, out, mac): (u16, &Interface, u64),
-        path_mtu: u16,
-    ) -> Tunnel {
+        let next = NextHop::find(overlay.underlay_vrf, remote, spread, DropReason::VxlanNoTunnel, cx)?;
         let spec = &overlay.spec;
-        let is_v4 = spec.vtep.is_ipv4();
-        let link_len = usize::from(out.header_len);
-        let ip_len = if is_v4 { 20 } else { 40 };
-        let mut header = [0; MAX_HEADER];
-        header[..link_len].copy_from_slice(&out.header[..link_len]);
-        header[..6].copy_from_slice(&mac.to_be_bytes()[2..]);
-        let kind = if is_v4 { ethertype::IPV4 } else { ethertype::IPV6 };
-        header[link_len - 2..link_len].copy_from_slice(&kind.to_be_bytes());
-        let ip = &mut header[link_len..];
-        if is_v4 {
-            ip[0] = 0x45;
-            // DF: RFC 7348 section 4.3 forbids tunnel end points to fragment. Atomic, so 0 will do for the
-            // identification (RFC 6864 section 4.1).
-            ip[6] = 0x40;
-            ip[8] = spec.ttl;
-            ip[9] = protocol::UDP;
-            ip[12..16].copy_from_slice(&(addr_key(spec.vtep) as u32).to_be_bytes());
-            ip[16..20].copy_from_slice(&(remote as u32).to_be_bytes());
-        } else {
-            ip[0] = 0x60;
-            ip[6] = protocol::UDP;
-            ip[7] = spec.ttl;
-            ip[8..24].copy_from_slice(&addr_key(spec.vtep).to_be_bytes());
-            ip[24..40].copy_from_slice(&remote.to_be_bytes());
-        }
-        let sum = if is_v4 { u32::from(checksum::fold(checksum::add(0, &ip[..20]))) } else { 0 };
-        let udp = &mut ip[ip_len..];
-        udp[2..4].copy_from_slice(&spec.udp_port.to_be_bytes());
-        udp[UDP_BYTES] = FLAG_I;
-        udp[UDP_BYTES + 4..UDP_BYTES + 8].copy_from_slice(&(spec.vni << 8).to_be_bytes());
-        let overhead = (ip_len + UDP_TO_INNER) as u16;
-        Tunnel {
-            overlay: interface.overlay,
-            remote,
-            egress,
-            mtu_bytes: interface.mtu_bytes.min(path_mtu.saturating_sub(overhead)),
-            header,
-            len: (link_len + ip_len + UDP_BYTES + VXLAN_BYTES) as u8,
-            link_len: link_len as u8,
-            is_v4,
+        let mut tail = [0; UDP_BYTES + VXLAN_BYTES];
+        tail[2..4].copy_from_slice(&spec.udp_port.to_be_bytes());
+        tail[UDP_BYTES] = FLAG_I;
+        tail[UDP_BYTES + 4..].copy_from_slice(&(spec.vni << 8).to_be_bytes());
+        let outer = Outer {
+            src: addr_key(spec.vtep),
+            dst: remote,
+            upper: protocol::UDP,
+            tail: &tail,
+            ttl: spec.ttl,
+            dscp: spec.dscp,
             udp_checksum: spec.udp_checksum,
-            dscp: spec.dscp.map(|dscp| dscp << 2),
-            sum,
-            packets: 0,
-            bytes: 0,
-        }
-    }
-
-    /// Bytes in front of the inner frame.
-    #[inline(always)]
-    pub(super) fn len(&self) -> usize {
-        usize::from(self.len)
-    }
-
-    /// Writes the headers into the first bytes of `head`, behind which a frame of `frame_len` bytes begins with an
-    /// inner packet of this `tos`. Returns the length of the outer IP packet.
-    #[inline(always)]
-    pub(super) fn write(&self, head: &mut [u8], frame_len: usize, tos: u8, source_port: u16) -> u16 {
-        match self.len {
-            50 => self.write_sized::<50>(head, frame_len, tos, source_port),
-            54 => self.write_sized::<54>(head, frame_len, tos, source_port),
-            70 => self.write_sized::<70>(head, frame_len, tos, source_port),
-            74 => self.write_sized::<74>(head, frame_len, tos, source_port),
-            len => {
-                head[..usize::from(len)].copy_from_slice(&self.header[..usize::from(len)]);
-                self.fill_in(&mut head[..usize::from(len)], frame_len, tos, source_port)
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn write_sized<const LEN: usize>(
-        &self,
-        head: &mut [u8],
-        frame_len: usize,
-        tos: u8,
-        source_port: u16,
-    ) -> u16 {
-        let head: &mut [u8; LEN] = head.first_chunk_mut().expect("room was made for it");
-        head.copy_from_slice(&self.header[..LEN]);
-        self.fill_in(head, frame_len, tos, source_port)
-    }
-
-    /// What differs from packet to packet.
-    #[inline(always)]
-    fn fill_in(&self, head: &mut [u8], frame_len: usize, tos: u8, source_port: u16) -> u16 {
-        // RFC 6040 section 4.1: normal mode, the ECN field is copied.
-        let tos = self.dscp.map_or(tos, |dscp| dscp | tos & ECN_MASK);
-        let udp_len = (UDP_BYTES + VXLAN_BYTES + frame_len) as u16;
-        let end = head.len();
-        let (ip, udp) = (usize::from(self.link_len), end - UDP_BYTES - VXLAN_BYTES);
-        head[udp..udp + 2].copy_from_slice(&source_port.to_be_bytes());
-        head[udp + 4..udp + 6].copy_from_slice(&udp_len.to_be_bytes());
-        if self.is_v4 {
-            let ip_len = udp_len + 20;
-            let sum = self.sum + u32::from(ip_len) + u32::from(tos);
-            let sum = (sum & 0xffff) + (sum >> 16);
-            let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-            let header = &mut head[ip..ip + 20];
-            header[1] = tos;
-            header[2..4].copy_from_slice(&ip_len.to_be_bytes());
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-            ip_len
-        } else {
-            let header = &mut head[ip..ip + 40];
-            header[0] = 0x60 | tos >> 4;
-            header[1] = tos << 4;
-            header[4..6].copy_from_slice(&udp_len.to_be_bytes());
-            udp_len + 40
-        }
-    }
-
-    /// Computes the outer UDP checksum, if the config wants it. `frame` begins with the outer link header.
-    #[inline(always)]
-    pub(super) fn seal(&self, frame: &mut Frame, ip_len: u16) {
-        if self.udp_checksum {
-            self.sum_up(frame, ip_len);
-        }
-    }
-
-    #[cold]
-    fn sum_up(&self, frame: &mut Frame, ip_len: u16) {
-        let udp = self.len() - UDP_BYTES - VXLAN_BYTES;
-        let udp_len = usize::from(ip_len) - (udp - usize::from(self.link_len));
-        let bytes = frame.bytes();
-        let ip = &bytes[usize::from(self.link_len)..];
-        let pseudo = match self.is_v4 {
-            true => checksum::pseudo_v4(*array(ip, 12), *array(ip, 16), protocol::UDP, udp_len),
-            false => checksum::pseudo_v6(array(ip, 8), array(ip, 24), protocol::UDP, udp_len),
         };
-        let sum = !checksum::fold(pseudo + checksum::add_chain(frame, udp, udp_len));
-        // RFC 768: a computed 0 is sent as all ones.
-        let sum = if sum == 0 { 0xffff } else { sum };
-        frame.bytes_mut()[udp + 6..udp + 8].copy_from_slice(&sum.to_be_bytes());
+        let mut tunnel = Tunnel::new(interface.overlay.into(), &outer, &next, INNER_LINK_BYTES);
+        tunnel.mtu_bytes = tunnel.mtu_bytes.min(interface.mtu_bytes);
+        Ok(tunnel)
     }
-
-    /// What is known of a packet once it is in the tunnel.
-    #[inline(always)]
-    pub(super) fn note(&self, meta: &mut Meta, ip_len: u16, source_port: u16) {
-        meta.family = if self.is_v4 { Family::Ipv4 } else { Family::Ipv6 };
-        meta.protocol = protocol::UDP;
-        meta.src_port = source_port;
-        meta.dst_port = be16(&self.header, self.len() - UDP_BYTES - VXLAN_BYTES + 2);
-        meta.ip_len = ip_len;
-        meta.egress = self.egress;
-        meta.verdict = Verdict::Forward;
-    }
-
-    /// Counts an outer packet.
-    #[inline(always)]
-    pub(super) fn add(&mut self, ip_len: u16) {
-        self.packets += 1;
-        self.bytes += u32::from(self.link_len) + u32::from(ip_len);
-    }
-
-    /// Counts what has gone through for the interface it left by.
-    pub(super) fn count(&self, cx: &Context<'_>) {
-        if self.packets != 0 {
-            let counters = &cx.counters.interfaces[usize::from(self.egress)];
-            add(&counters.tx_packets, self.packets.into());
-            add(&counters.tx_bytes, self.bytes.into());
-        }
-    }
-
-    /// Puts a whole frame into the tunnel, whose inner link header it begins with.
-    pub(super) fn put(&mut self, frame: &mut Frame, cx: &Context<'_>) -> (u16, u16) {
-        let frame_len = frame.total_len();
-        self.put_cut(frame, frame_len, cx)
-    }
-
-    /// The same, of which the last bytes may be no part of.
-    pub(super) fn put_cut(&mut self, frame: &mut Frame, frame_len: usize, cx: &Context<'_>) -> (u16, u16) {
-        let (tos, source_port) = looks_of(frame.bytes(), cx.tables.settings.key);
-        let len = self.len();
-        let ip_len = self.write(frame.prepend(len), frame_len, tos, source_port);
-        self.seal(frame, ip_len);
-        self.add(ip_len);
-        (ip_len, source_port)
-    }
-}
-
-/// TOS of the packet in a frame, and the outer source port that its flow has: paths in the underlay are chosen by it
-/// (RFC 7348 section 5).
-fn looks_of(frame: &[u8], key: hash::Key) -> (u8, u16) {
-    let Some(l3) = frame.get(INNER_LINK_BYTES..) else { return (0, FIRST_SOURCE_PORT) };
-    match be16(frame, 12) {
-        ethertype::IPV4 if l3.len() >= 20 => {
-            let is_fragment = be16(l3, 6) & 0x3fff != 0;
-            let ports = if is_fragment { None } else { l3.get(usize::from(l3[0] & 15) * 4..) };
-            let hash = hash::of_packet(key, Family::Ipv4, l3, l3[9], ports_of(l3[9], ports));
-            (l3[1], source_port(hash))
-        }
-        ethertype::IPV6 if l3.len() >= 40 => {
-            let hash = hash::of_packet(key, Family::Ipv6, l3, l3[6], ports_of(l3[6], l3.get(40..)));
-            (l3[0] << 4 | l3[1] >> 4, source_port(hash))
-        }
-        _ => (0, FIRST_SOURCE_PORT),
-    }
-}
-
-#[inline(always)]
-fn ports_of(upper: u8, l4: Option<&[u8]>) -> (u16, u16) {
-    match l4.and_then(|l4| l4.first_chunk::<4>()) {
-        Some(ports) if matches!(upper, protocol::TCP | protocol::UDP | protocol::SCTP) => {
-            (be16(ports, 0), be16(ports, 2))
-        }
-        _ => (0, 0),
-    }
-}
-
-/// The outer source port of the plain IPv4 packet with this header and eight bytes behind it.
-#[inline(always)]
-pub(super) fn plain_source_port(ip: &[u8; 28], key: hash::Key) -> u16 {
-    let ports = ports_of(ip[9], Some(&ip[20..]));
-    source_port(hash::tuple_v4(key, be32(ip, 12), be32(ip, 16), ip[9], ports))
-}
-
-#[inline(always)]
-fn source_port(hash: u64) -> u16 {
-    FIRST_SOURCE_PORT | (hash >> 32) as u16 & !FIRST_SOURCE_PORT
 }
 
 /// Puts a packet that is ready to leave by an overlay's interface into its tunnel. The frame begins with the inner link
@@ -749,13 +459,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn source_ports_are_dynamic_ones() {
-        for hash in [0, u64::MAX, 0x1234_5678_9abc_def0] {
-            assert!(source_port(hash) >= FIRST_SOURCE_PORT);
-        }
-        assert_eq!(source_port(0x3fff << 32), 65535);
     }
 }

@@ -11,7 +11,7 @@ use crate::neighbours::v4_key;
 use crate::packet::view::{be16, be128, ethertype, protocol};
 use crate::packet::{DropReason, Packet};
 use crate::pipeline::bridge::{self, Layout};
-use crate::pipeline::vxlan::{INNER_LINK_BYTES, NoTunnel, Tunnel};
+use crate::pipeline::tunnel::{INNER_LINK_BYTES, NoTunnel, Tunnel};
 use crate::pipeline::{Context, Limits};
 use crate::ratelimit::Bucket;
 use crate::tables::bridge::{Bridge, Member, NO_BRIDGE};
