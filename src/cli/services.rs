@@ -151,8 +151,8 @@ fn one(service: &ServiceEntry) -> String {
         if service.services.is_empty() { String::from("everything") } else { service.services.join(", ") };
     let vrf = if service.vrf == "default" { String::new() } else { format!(" in VRF {}", service.vrf) };
     let head = format!(
-        "{}: {served} to {}{vrf}, {} flows, {} places, on failure: {}\n",
-        service.name, service.address, service.flows, service.places, service.on_failure
+        "{}: {served} to {}{vrf}, mode {}, {} flows, {} places, on failure: {}\n",
+        service.name, service.address, service.mode, service.flows, service.places, service.on_failure
     );
     let mut table = table([
         "BACKEND",

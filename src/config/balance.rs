@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::addresses::{AddressRange, NatTarget, OneOrMore};
-use super::health::HealthCheck;
+use super::health::{HealthCheck, OwnAddress};
 use super::policy::Seconds;
 use super::service::{PortRange, Service};
 use super::value::{Name, NotAllowed, Ranged, RuleName, VrfName, from_text};
@@ -110,6 +110,10 @@ pub enum BalanceMode {
     Nat,
     /// They go to the backend's MAC address as they came, and answers past the gateway (direct server return).
     L2Dsr,
+    /// The same through a tunnel, IP in IP: RFC 2003, RFC 2473, RFC 4213.
+    Ipip,
+    /// The same through a tunnel over UDP: Generic UDP Encapsulation (draft-ietf-intarea-gue).
+    Gue,
 }
 
 impl BalanceMode {
@@ -118,6 +122,8 @@ impl BalanceMode {
         match self {
             BalanceMode::Nat => "nat",
             BalanceMode::L2Dsr => "l2-dsr",
+            BalanceMode::Ipip => "ipip",
+            BalanceMode::Gue => "gue",
         }
     }
 
@@ -125,6 +131,40 @@ impl BalanceMode {
     pub const fn is_dsr(self) -> bool {
         !matches!(self, BalanceMode::Nat)
     }
+
+    /// They do so through a tunnel.
+    pub const fn has_tunnel(self) -> bool {
+        matches!(self, BalanceMode::Ipip | BalanceMode::Gue)
+    }
+}
+
+/// `tunnel = { source = "198.51.100.1", port = 6080 }`: what the headers of tunnels to backends say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackendTunnel {
+    /// Outer source address; absent: that of the interface they leave by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<OwnAddress>,
+    /// UDP destination port, of GUE; absent: 6080.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<Ranged<1, 65535>>,
+    /// Variant of GUE: 0 has a header of four bytes, 1 none (draft-ietf-intarea-gue section 4); absent: 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<Ranged<0, 1>>,
+    /// Outer UDP headers carry a checksum, of GUE; absent: they do not (RFC 6935 section 5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub udp_checksum: Option<bool>,
+    /// Outer TTL or hop limit; absent: 64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ranged<1, 255>>,
+    /// Outer DSCP; absent: that of the packet inside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dscp: Option<Ranged<0, 63>>,
+}
+
+impl BackendTunnel {
+    /// UDP port of GUE (IANA).
+    pub const GUE_PORT: u16 = 6080;
 }
 
 /// `[[service]]`: what comes to an address is spread over backends.
@@ -144,6 +184,9 @@ pub struct VirtualService {
     /// How packets get to the backends.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mode: BalanceMode,
+    /// Tunnels to the backends, with a mode that has some; absent: all of it as it is by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<BackendTunnel>,
     /// Its servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<Backend>,

@@ -184,3 +184,57 @@ fn checks_of_backends_are_checked() {
     );
     parsed(&format!("{SHOP}{nat}")).expect("nobody is checked");
 }
+
+const DIRECT: &str = r#"
+[[service]]
+name = "direct"
+address = "203.0.113.20"
+service = "tcp/443"
+mode = "l2-dsr"
+backends = [{ address = "10.0.1.10" }, { address = "10.0.1.11:443" }]
+"#;
+
+#[test]
+fn direct_server_return_is_checked() {
+    let config = parsed(DIRECT).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.services[0].mode, BalanceMode::L2Dsr);
+    let tunnel = DIRECT.replace(
+        "\"l2-dsr\"",
+        "\"gue\"\ntunnel = { source = \"10.0.1.1\", port = 6081, variant = 1, ttl = 3, dscp = 8, udp_checksum = true }",
+    );
+    let config = parsed(&tunnel).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(Config::parse(&config.to_toml(), "saved.toml").expect("as it was written"), config);
+    parsed(&DIRECT.replace("l2-dsr", "ipip").replace("10.0.1.10", "2001:db8::5")).expect("either family");
+    for (from, to, told) in [
+        (
+            "10.0.1.11:443",
+            "10.0.1.11:8443",
+            "backends[1].address: 10.0.1.11:8443: with mode l2-dsr packets keep",
+        ),
+        (
+            "10.0.1.10",
+            "10.7.0.1",
+            "backends[0].address: 10.7.0.1: with mode l2-dsr a backend is in a network",
+        ),
+        ("10.0.1.10", "10.0.1.1", "backends[0].address: 10.0.1.1: an address of the gateway's own"),
+        ("10.0.1.10", "2001:db8::5", "a backend is of the family of its service's address"),
+        (
+            "\"l2-dsr\"",
+            "\"l2-dsr\"\ntunnel = {}",
+            "service[0].tunnel: goes with mode ipip or gue; this one is l2-dsr",
+        ),
+        ("\"l2-dsr\"", "\"ipip\"\ntunnel = { port = 1 }", "service[0].tunnel.port: goes with mode gue"),
+        ("\"l2-dsr\"", "\"ipip\"\ntunnel = { ttl = 0 }", "ttl"),
+        (
+            "\"l2-dsr\"",
+            "\"gue\"\ntunnel = { source = \"2001:db8::1\" }",
+            "service[0].tunnel.source: 2001:db8::1: of the family of the backends' addresses",
+        ),
+        ("\"l2-dsr\"", "\"dsr\"", "mode"),
+    ] {
+        let text = DIRECT.replace(from, to);
+        assert_ne!(text, DIRECT, "{from}");
+        let said = parsed(&text).expect_err(to).to_string();
+        assert!(said.contains(told), "{to}: {said}");
+    }
+}

@@ -6,7 +6,7 @@ use ahash::{AHashMap, AHashSet};
 
 use super::Config;
 use super::addresses::{AddressRange, NatPool, NatTarget};
-use super::balance::{BalanceMode, VirtualService};
+use super::balance::{BackendTunnel, BalanceMode, VirtualService};
 use super::check::{Checks, Fault, Place};
 use super::check_policy::{UNICAST, is_unicast};
 use super::service::{PortRange, Service};
@@ -162,12 +162,15 @@ impl<'a> Checks<'a, '_> {
                 "only who is checked comes back: say health = ...",
             );
         }
+        if let Some(tunnel) = &service.tunnel {
+            self.tunnel(key, service, tunnel);
+        }
         let one_port = |served: &Service| served.ports().is_some_and(|ports| ports.first() == ports.last());
         let mut seen = AHashSet::with_capacity(service.backends.len());
         for (at, backend) in service.backends.iter().enumerate() {
             let key = format!("{key}.backends[{at}]");
             let address = backend.address;
-            if address.address.is_ipv4() != service.address.is_ipv4() {
+            if address.address.is_ipv4() != service.address.is_ipv4() && !service.mode.has_tunnel() {
                 let allowed = "a backend is of the family of its service's address";
                 self.fault(format!("{key}.address"), address, allowed);
             } else if !is_unicast(address.address) {
@@ -198,6 +201,33 @@ impl<'a> Checks<'a, '_> {
             if !seen.insert((backend.address, service.vrf_of(backend))) {
                 self.fault(format!("{key}.address"), backend.key(), "the service has this backend already");
             }
+        }
+    }
+
+    fn tunnel(&mut self, key: &str, service: &VirtualService, tunnel: &BackendTunnel) {
+        let of_gue = [
+            ("port", tunnel.port.is_some()),
+            ("variant", tunnel.variant.is_some()),
+            ("udp_checksum", tunnel.udp_checksum.is_some()),
+        ];
+        if !service.mode.has_tunnel() {
+            let allowed = format!("goes with mode ipip or gue; this one is {}", service.mode.name());
+            self.table_fault(format!("{key}.tunnel"), allowed);
+        } else if service.mode != BalanceMode::Gue {
+            for (name, _) in of_gue.iter().filter(|(_, said)| *said) {
+                self.table_fault(
+                    format!("{key}.tunnel.{name}"),
+                    "goes with mode gue: there is no UDP header else",
+                );
+            }
+        }
+        let Some(source) = tunnel.source.as_ref().map(|source| source.0) else { return };
+        if !is_unicast(source) {
+            self.fault(format!("{key}.tunnel.source"), source, UNICAST);
+        } else if service.backends.iter().any(|backend| backend.address.address.is_ipv4() != source.is_ipv4())
+        {
+            let allowed = "of the family of the backends' addresses, all of them";
+            self.fault(format!("{key}.tunnel.source"), source, allowed);
         }
     }
 

@@ -69,6 +69,9 @@ pub struct ServiceEntry {
     pub address: String,
     /// What it serves.
     pub services: Vec<String>,
+    /// How packets get to its backends: `nat`, `l2-dsr`, `ipip` or `gue`.
+    #[serde(default)]
+    pub mode: String,
     /// What its flows come to when their backend fails.
     pub on_failure: String,
     /// Places of its table.

@@ -409,8 +409,8 @@ impl Tcp {
         }
     }
 
-    /// The same for a connection whose other side will not be heard (direct server return). One may be taken up at any
-    /// segment but a RST: the server knows better, and who it is follows from the tuple.
+    /// The same for a connection whose other side will not be heard (direct server return). One may be taken up at
+    /// any segment but a RST: the server knows better, and who it is follows from the tuple.
     pub fn open_one_sided(first: &Segment) -> Result<Tcp, TcpFault> {
         let state = match Event::of(first.flags).ok_or(TcpFault::BadFlags)? {
             Event::Syn => State::SynSent,

@@ -283,6 +283,7 @@ impl Inspector<'_> {
             vrf: said.vrf.to_string(),
             address: said.address.to_string(),
             services: said.service.as_deref().unwrap_or(&[]).iter().map(ToString::to_string).collect(),
+            mode: said.mode.name().to_owned(),
             on_failure: match said.on_failure {
                 config::OnFailure::Reset => "reset",
                 config::OnFailure::Rehash => "rehash",

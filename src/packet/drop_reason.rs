@@ -113,6 +113,8 @@ pub enum DropReason {
     BackendFailed,
     /// Direct server return on the link, and the backend is not on it.
     BackendNotOnLink,
+    /// No way through a tunnel to the backend.
+    BackendNoTunnel,
     /// A TCP packet that begins no connection.
     TcpNoSession,
     /// RFC 9293: flags or header.
@@ -428,6 +430,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "backend-not-on-link",
             Some(HostUnreachable),
             "It is for a service with `mode = \"l2-dsr\"`, and its backend is in no network of an interface by now: nobody has its MAC address.",
+        ),
+        (
+            BackendNoTunnel,
+            "backend-no-tunnel",
+            Some(HostUnreachable),
+            "It is for a service with `mode = \"ipip\"` or `\"gue\"`, and no tunnel leads to its backend: there is no route to that, or it would go through another tunnel, or the interface it leaves by has no address of the backend's family (`tunnel.source`).",
         ),
         (
             TcpNoSession,

@@ -49,6 +49,8 @@ pub enum Verdict {
     Answered,
     /// Has a session whose other side is of the other family.
     Cross,
+    /// Goes to a backend through a tunnel.
+    Encapsulate,
     /// Its session needs a mapping of another worker: the next of [`crate::flow::steering::Loans::requests`].
     Borrow,
 }

@@ -56,6 +56,8 @@ pub mod protocol {
     pub const HOP_BY_HOP: u8 = 0;
     /// ICMP for IPv4.
     pub const ICMP: u8 = 1;
+    /// IPv4 in IP (RFC 2003).
+    pub const IPV4: u8 = 4;
     /// TCP.
     pub const TCP: u8 = 6;
     /// DCCP (RFC 4340).
@@ -64,6 +66,8 @@ pub mod protocol {
     pub const UDP_LITE: u8 = 136;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// IPv6 in IP (RFC 2473, RFC 4213).
+    pub const IPV6: u8 = 41;
     /// Routing header (IPv6 extension header).
     pub const ROUTING: u8 = 43;
     /// Fragment header (IPv6 extension header).

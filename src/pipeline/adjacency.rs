@@ -101,8 +101,12 @@ fn check(
                 }
             }
         } else if let Some(number) = number_of(meta.neighbour) {
-            meta.neighbour = deliver::resolve(number, meta.egress, cx)?;
+            match deliver::resolve(packet, number, cx)? {
+                Some(slot) => packet.meta.neighbour = slot,
+                None => return deliver::into_tunnel(packet, cx),
+            }
         }
+        let meta = &mut packet.meta;
         let word = cx.neighbours.word(meta.neighbour);
         if !word.is_usable() {
             return Ok(Verdict::Resolve);

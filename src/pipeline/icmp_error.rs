@@ -6,7 +6,7 @@ use crate::flow::{Address, Flow, Flows, Tuple};
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::session::{self, Table};
-use crate::pipeline::{Context, flow};
+use crate::pipeline::{Context, deliver, flow};
 use crate::tables::policy::Policy;
 
 /// Bytes of ICMP in front of the quoted packet.
@@ -102,6 +102,9 @@ pub(super) fn follow<A: Table>(
         && worker != steering.me()
     {
         return Ok(Verdict::Elsewhere(worker));
+    }
+    if !handle.is_some() && deliver::note_too_big(&bytes[header_len..end], meta.family, &quoted.tuple, cx) {
+        return Ok(Verdict::Answered);
     }
     // It is for whoever has sent the packet (RFC 792), as far as our side of the NAT knows.
     if !handle.is_some() || A::dst_in(meta.family, bytes) != quoted.tuple.src {

@@ -217,8 +217,11 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
     if let Some(found) = found {
         (real.dst, real.dst_port, real.vrf) = (found.addr, found.port, found.vrf);
     }
-    let way = route::decide(tables, &real);
     let number = found.and_then(|found| found.delivery);
+    let way = match number {
+        Some(number) => deliver::route(tables, number),
+        None => route::decide(tables, &real),
+    };
     let translated = bound.map_or(found.is_some() && number.is_none(), |bound| bound.translated);
     // An outside address is no destination by itself, whatever the routes say. One that only destination or static
     // NAT has may also be somebody's on the way, unless it would be on the link, where we answer for it.
@@ -243,9 +246,8 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         }
         Err(reason) => return Decision::Drop(reason),
     };
-    // Nobody else has its MAC address.
-    if number.is_some() && (via.is_some() || egress == NO_INTERFACE) {
-        return Decision::Drop(DropReason::BackendNotOnLink);
+    if let Some(reason) = number.and_then(|number| deliver::objection(tables, number, egress, via)) {
+        return Decision::Drop(reason);
     }
     let real = Question { vrf: question.vrf, ..real };
     let mut asked = Asked::new(&real, from_zone, (to_zone, egress, to_vrf));
@@ -334,7 +336,7 @@ fn destination<'a>(
     let policy = &*tables.policy;
     if let Some(bound) = bound {
         let Bound { addr, port, vrf, delivery, .. } = bound;
-        let nat64 = match addr.is_ipv4() == question.src.is_ipv4() {
+        let nat64 = match addr.is_ipv4() == question.src.is_ipv4() || delivery.is_some() {
             true => None,
             false => {
                 let rule = still_crosses(policy, question, from_zone, &bound);

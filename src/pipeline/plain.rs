@@ -16,6 +16,7 @@ use crate::packet::view::{array, be16, be32, ethertype, protocol};
 use crate::packet::{Burst, Family, Meta, Packet, Pass, Tags, Verdict, flags};
 use crate::pipeline::tunnel::{self, INNER_LINK_BYTES, Tunnel};
 use crate::pipeline::{Context, deliver, flow, network, rewrite, route, source, vxlan};
+use crate::tables::balance::delivery::number_of;
 use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::fib4::Fib4;
 use crate::tables::overlay::NO_OVERLAY;
@@ -382,7 +383,7 @@ struct Hop {
     neighbour: u32,
     egress: u16,
     mtu_bytes: u16,
-    /// Bytes of `header`, or [`TUNNELLED`].
+    /// Bytes of `header`, or [`TUNNELLED`] or [`DELIVERED`].
     header_len: u8,
     header: [u8; MAX_LINK_HEADER],
     /// Which of the burst's tunnels it is behind.
@@ -393,6 +394,8 @@ struct Hop {
 
 /// In the place of a header's length: longer than any.
 const TUNNELLED: u8 = u8::MAX;
+/// Likewise: a tunnel in which packets have no link header.
+const DELIVERED: u8 = TUNNELLED - 1;
 
 /// Tunnels of a burst; what goes by others is for the stages.
 const MAX_TUNNELS: usize = 16;
@@ -420,7 +423,11 @@ impl Hop {
     fn find(next: NextHop, along_sessions: bool, tunnels: &mut Tunnels, cx: &Context<'_>) -> Hop {
         let egress = cx.tables.interface(next.interface);
         let mut hop = Hop { neighbour: next.neighbour, egress: next.interface, ..NO_HOP };
-        let Some(neighbour) = deliver::neighbour(next.neighbour, next.interface, cx) else { return hop };
+        if let Some(number) = number_of(next.neighbour) {
+            hop.lead_to_backend(number, egress, tunnels, cx);
+            return hop;
+        }
+        let neighbour = next.neighbour;
         let word = cx.neighbours.word(neighbour);
         // Into a zone there is no way without a session (DESIGN.md section 3).
         let is_bridged = egress.bridge != NO_BRIDGE;
@@ -430,13 +437,49 @@ impl Hop {
                 hop.lead_through(egress, word.mac(), tunnels, cx);
                 return hop;
             }
-            let len = usize::from(egress.header_len);
-            hop.header = egress.header;
-            hop.header[..6].copy_from_slice(&word.mac().to_be_bytes()[2..]);
-            hop.header[len - 2..len].copy_from_slice(&ethertype::IPV4.to_be_bytes());
-            (hop.header_len, hop.mtu_bytes) = (egress.header_len, egress.mtu_bytes);
+            hop.lead_onto(egress, word.mac());
         }
         hop
+    }
+
+    /// It is on the link.
+    fn lead_onto(&mut self, egress: &Interface, mac: u64) {
+        let len = usize::from(egress.header_len);
+        self.header = egress.header;
+        self.header[..6].copy_from_slice(&mac.to_be_bytes()[2..]);
+        self.header[len - 2..len].copy_from_slice(&ethertype::IPV4.to_be_bytes());
+        (self.header_len, self.mtu_bytes) = (egress.header_len, egress.mtu_bytes);
+    }
+
+    /// It is a backend that is to see packets as they come.
+    fn lead_to_backend(&mut self, number: u16, egress: &Interface, tunnels: &mut Tunnels, cx: &Context<'_>) {
+        if !egress.up || egress.bridge != NO_BRIDGE {
+            return;
+        }
+        let Some(has_tunnel) = deliver::has_tunnel(number, cx) else { return };
+        if !has_tunnel {
+            let Some(slot) = deliver::neighbour(number, self.egress, cx) else { return };
+            let word = cx.neighbours.word(slot);
+            if !word.is_usable() {
+                return;
+            }
+            cx.neighbours.mark_used(slot, cx.now);
+            match egress.overlay {
+                NO_OVERLAY => self.lead_onto(egress, word.mac()),
+                _ => self.lead_through(egress, word.mac(), tunnels, cx),
+            }
+            return;
+        }
+        let place = match tunnels.iter().position(|tunnel| tunnel.owner == self.neighbour) {
+            Some(place) => place,
+            None if tunnels.is_full() => return,
+            None => {
+                let Ok(tunnel) = deliver::tunnel(number, Family::Ipv4, cx) else { return };
+                tunnels.push(tunnel);
+                tunnels.len() - 1
+            }
+        };
+        (self.tunnel, self.header_len, self.mtu_bytes) = (place as u8, DELIVERED, tunnels[place].mtu_bytes);
     }
 
     /// It is behind a tunnel, if that is known and its next hop is there.
@@ -472,8 +515,12 @@ impl Hop {
     /// Finishes a packet: takes one off the TTL and puts the header in front.
     #[inline(always)]
     fn send(&mut self, packet: &mut Packet, tunnels: &mut Tunnels, cx: &Context<'_>) {
-        if self.header_len == TUNNELLED {
-            return self.send_through(packet, &mut tunnels[usize::from(self.tunnel)], cx);
+        if self.header_len >= DELIVERED {
+            let tunnel = &mut tunnels[usize::from(self.tunnel)];
+            return match self.header_len {
+                DELIVERED => send_to_backend(packet, tunnel, cx),
+                _ => self.send_through(packet, tunnel, cx),
+            };
         }
         let (len, meta) = (usize::from(self.header_len), &mut packet.meta);
         (meta.egress, meta.verdict) = (self.egress, Verdict::Forward);
@@ -514,6 +561,22 @@ impl Hop {
         rewrite::decrement_ttl(&mut head[LEN..], Family::Ipv4);
         head[..LEN].copy_from_slice(&self.header[..LEN]);
     }
+}
+
+/// Finishes a packet: takes one off the TTL and puts the headers of a tunnel in front.
+#[inline(never)]
+fn send_to_backend(packet: &mut Packet, tunnel: &mut Tunnel, cx: &Context<'_>) {
+    let meta = &mut packet.meta;
+    let len = tunnel.len();
+    let bytes = packet.frame.reframe(meta.l3.into(), len, meta.ip_len.into());
+    let (head, rest) = bytes.split_at_mut(len);
+    let ip: &mut [u8; IP_BYTES] = rest.first_chunk_mut().expect("a plain packet has these bytes");
+    rewrite::decrement_ttl(ip, Family::Ipv4);
+    let source_port = tunnel::plain_source_port(ip, cx.tables.settings.key);
+    let ip_len = tunnel.write(head, meta.ip_len.into(), ip[1], source_port);
+    tunnel.seal(&mut packet.frame, ip_len);
+    tunnel.add(ip_len);
+    tunnel.note(meta, ip_len, source_port);
 }
 
 /// Packets of a burst, one bit per packet.

@@ -8,7 +8,7 @@ use crate::mem::Frame;
 use crate::packet::view::{array_mut, be16, ethertype, protocol};
 use crate::packet::{Family, Meta, Packet, Verdict, checksum, flags};
 use crate::pipeline::icmp_error::{self, add_delta};
-use crate::pipeline::{Context, bridge, crossing, proxy, vxlan};
+use crate::pipeline::{Context, bridge, crossing, deliver, proxy, vxlan};
 use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::overlay::NO_OVERLAY;
 use crate::tables::{Interface, NO_INTERFACE};
@@ -58,6 +58,7 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows, tal
     if packet.meta.verdict != Verdict::Forward {
         match packet.meta.verdict {
             Verdict::Fragment => number_before_cutting(packet, flows),
+            Verdict::Encapsulate => return deliver::encapsulate(packet, cx, flows),
             Verdict::Cross => {
                 packet.meta.verdict = crossing::step(packet, cx, flows).unwrap_or_else(Verdict::Drop);
             }

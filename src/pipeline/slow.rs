@@ -26,6 +26,7 @@ use crate::mem::{Frame, FramePool};
 use crate::neighbours::{self, NeighbourTable, State, addr_key};
 use crate::packet::view::{array, be128, ethertype, protocol};
 use crate::packet::{DropReason, Family, IcmpError, Ingress, Meta, Packet, Verdict, checksum, flags, hash};
+use crate::pipeline::deliver;
 use crate::pipeline::route::NO_NEIGHBOUR;
 use crate::pipeline::tunnel::{NoTunnel, Tunnel};
 use crate::pipeline::{Context, bridge, fragment, vxlan, write_link_header};
@@ -216,6 +217,7 @@ impl SlowPath {
             | Verdict::Elsewhere(_)
             | Verdict::Gather(_)
             | Verdict::Cross
+            | Verdict::Encapsulate
             | Verdict::Borrow => {
                 unreachable!("the worker sends these on, or has nothing in hand")
             }
@@ -677,7 +679,12 @@ impl SlowPath {
         }
         let egress = packet.meta.egress;
         let interface = cx.tables.interface(egress);
+        let is_delivered = deliver::is_delivered(&packet.meta);
         let mut tunnel = match interface.overlay {
+            _ if is_delivered => match Tunnel::to_backend(&packet.meta, cx) {
+                Ok(tunnel) => Some(tunnel),
+                Err(_) => return Err((packet, DropReason::BackendNoTunnel)),
+            },
             _ if interface.is_segment() => return self.fragment_for_segment(packet, cx, pool),
             NO_OVERLAY => None,
             _ => match Tunnel::to_station(interface, packet.meta.dst_mac, cx) {
@@ -690,7 +697,12 @@ impl SlowPath {
             Ok(fragments) => {
                 add(&cx.counters.fragments, fragments.len() as u64 - 1);
                 for mut frame in fragments {
-                    self.count_sent(egress, frame.total_len(), cx);
+                    if is_delivered {
+                        // What is inside has no link.
+                        frame.trim_front(interface.header_len.into());
+                    } else {
+                        self.count_sent(egress, frame.total_len(), cx);
+                    }
                     let by = match &mut tunnel {
                         None => egress,
                         Some(tunnel) => {

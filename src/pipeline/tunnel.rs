@@ -1,5 +1,5 @@
-//! Tunnels: the headers that are put in front of packets, from a template that is made for a next hop and a burst. What
-//! they are is a matter of who makes the template: VXLAN ([`super::vxlan`]), or the way to a backend
+//! Tunnels: the headers that are put in front of packets, from a template that is made for a next hop and a burst.
+//! What they are is a matter of who makes the template: VXLAN ([`super::vxlan`]), or the way to a backend
 //! ([`super::deliver`]).
 
 use crate::mem::Frame;
@@ -53,7 +53,8 @@ pub(super) struct NextHop<'a> {
 }
 
 impl<'a> NextHop<'a> {
-    /// The way to `remote`, in key form; of several equal ones `spread` chooses. `none`: what is said if there is no way.
+    /// The way to `remote`, in key form; of several equal ones `spread` chooses. `none`: what is said if there is no
+    /// way.
     pub(super) fn find(
         vrf: u16,
         remote: u128,
@@ -108,6 +109,8 @@ pub(super) struct Tunnel {
     link_len: u8,
     /// Bytes behind the outer IP header.
     tail_len: u8,
+    /// What is inside has a link header.
+    takes_frames: bool,
     /// Upper-layer protocol of the outer header.
     upper: u8,
     /// The outer header is one of IPv4.
@@ -177,6 +180,7 @@ impl Tunnel {
             len: (link_len + ip_len + outer.tail.len()) as u8,
             link_len: link_len as u8,
             tail_len: outer.tail.len() as u8,
+            takes_frames: inner_link != 0,
             upper: outer.upper,
             is_v4,
             udp_checksum: outer.udp_checksum,
@@ -308,7 +312,8 @@ impl Tunnel {
         }
     }
 
-    /// Puts a whole frame into the tunnel, whose inner link header it begins with.
+    /// Puts a whole frame into the tunnel, which begins with its inner link header, or if there is none in this
+    /// tunnel with the packet.
     pub(super) fn put(&mut self, frame: &mut Frame, cx: &Context<'_>) -> (u16, u16) {
         let frame_len = frame.total_len();
         self.put_cut(frame, frame_len, cx)
@@ -316,7 +321,11 @@ impl Tunnel {
 
     /// The same, of which the last bytes may be no part of.
     pub(super) fn put_cut(&mut self, frame: &mut Frame, frame_len: usize, cx: &Context<'_>) -> (u16, u16) {
-        let (tos, source_port) = looks_of(frame.bytes(), cx.tables.settings.key);
+        let key = cx.tables.settings.key;
+        let (tos, source_port) = match self.takes_frames {
+            true => looks_of(frame.bytes(), key),
+            false => looks_of_packet(frame.bytes(), key),
+        };
         let len = self.len();
         let ip_len = self.write(frame.prepend(len), frame_len, tos, source_port);
         self.seal(frame, ip_len);
@@ -328,15 +337,24 @@ impl Tunnel {
 /// TOS of the packet in a frame, and the outer source port that its flow has: paths in the underlay are chosen by it
 /// (RFC 7348 section 5).
 fn looks_of(frame: &[u8], key: hash::Key) -> (u8, u16) {
-    let Some(l3) = frame.get(INNER_LINK_BYTES..) else { return (0, FIRST_SOURCE_PORT) };
-    match be16(frame, 12) {
-        ethertype::IPV4 if l3.len() >= 20 => {
+    match frame.get(12..14) {
+        Some(kind) if matches!(be16(kind, 0), ethertype::IPV4 | ethertype::IPV6) => {
+            looks_of_packet(&frame[INNER_LINK_BYTES..], key)
+        }
+        _ => (0, FIRST_SOURCE_PORT),
+    }
+}
+
+/// The same of a packet.
+fn looks_of_packet(l3: &[u8], key: hash::Key) -> (u8, u16) {
+    match l3.first().map_or(0, |first| first >> 4) {
+        4 if l3.len() >= 20 => {
             let is_fragment = be16(l3, 6) & 0x3fff != 0;
             let ports = if is_fragment { None } else { l3.get(usize::from(l3[0] & 15) * 4..) };
             let hash = hash::of_packet(key, Family::Ipv4, l3, l3[9], ports_of(l3[9], ports));
             (l3[1], source_port(hash))
         }
-        ethertype::IPV6 if l3.len() >= 40 => {
+        6 if l3.len() >= 40 => {
             let hash = hash::of_packet(key, Family::Ipv6, l3, l3[6], ports_of(l3[6], l3.get(40..)));
             (l3[0] << 4 | l3[1] >> 4, source_port(hash))
         }

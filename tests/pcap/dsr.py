@@ -5,6 +5,7 @@ from balance import A8, FATE, IN, MAGLEV, VIP, VIP6, Backend, at, chosen, client
 from firewall import reset
 from nat import POOL
 from nat_icmp import error4, error6
+from vxlan import overlay, source_port, tos_of
 
 #: Backends keep the service's port.
 A, B, A6, B6 = Backend(H4), Backend(H4B), Backend(H6), Backend(H6B)
@@ -335,3 +336,241 @@ def _(c):
     way = Way(c, (S4, 50000), WEB, A).opened()
     c.reload(zoned(dsr([A], serves=BOTH), rule("no", "deny", "outside", "inside")))
     way.up(T("PA", 1001, 5001, data=10), drop="policy-changed")
+
+
+# -- through tunnels --------------------------------------------------------------------------------------------
+FAR, FAR6 = "10.5.0.10", "2001:db8:5::10"     # backends behind a router, which is the host on lan
+FARB = "10.5.0.11"
+TO_FAR = (route("10.5.0.0/24", H4), route("2001:db8:5::/48", H6))
+RFC2003 = "scapy script: RFC 2003 section 3.1 (DF set), RFC 2473 section 3, RFC 4213 section 3.1, RFC 6040 section 4.1"
+GUE = "scapy script: draft-ietf-intarea-gue sections 3.1 and 4, RFC 6935 section 5, the hash of src/packet/hash.rs"
+
+
+def looks(inner):
+    """TOS of a packet, and the source port of a tunnel over UDP."""
+    data = bytes(inner)
+    return tos_of(link(eth(HOST, GW_LAN), data)), source_port(link(eth(HOST, GW_LAN), data))
+
+
+def outer(inner, src, dst, upper, behind=b"", tos=None, ttl=64):
+    data = behind + bytes(inner)
+    tos = looks(inner)[0] if tos is None else tos
+    if ":" in dst:
+        return IPv6(src=src, dst=dst, nh=upper, hlim=ttl, tc=tos) / Raw(data)
+    return IP(src=src, dst=dst, proto=upper, id=0, flags="DF", ttl=ttl, tos=tos) / Raw(data)
+
+
+def family(inner):
+    return 4 if bytes(inner)[0] >> 4 == 4 else 41
+
+
+def ipip(inner, src=L4, dst=FAR, **keys):
+    return outer(inner, src, dst, family(inner), **keys)
+
+
+def gue(inner, src=L4, dst=FAR, port=6080, variant=0, checksum=False, tos=None, ttl=64):
+    head = bytes([0, family(inner), 0, 0]) if variant == 0 else b""
+    tos, sport = looks(inner)[0] if tos is None else tos, looks(inner)[1]
+    said = UDP(sport=sport, dport=port, **({} if checksum else {"chksum": 0})) / Raw(head + bytes(inner))
+    if ":" in dst:
+        return IPv6(src=src, dst=dst, hlim=ttl, tc=tos) / said
+    return IP(src=src, dst=dst, id=0, flags="DF", ttl=ttl, tos=tos) / said
+
+
+class Through(Way):
+    """The same through a tunnel: `wrap` puts the packet, a hop later, into it."""
+
+    def __init__(self, case, client, asked, wrap, here=AT_SERVER, there=AT_HOST):
+        self.case, self.client, self.asked, self.here, self.there, self.wrap = case, client, asked, here, there, wrap
+
+    def up(self, said, drop=None, ttl=64, **keys):
+        (src, sport), (dst, dport) = self.client, self.asked
+        sent = rebuilt(ip(src, dst, ttl, **keys) / said(sport, dport))
+        self.case.rx(self.here.port, self.here.sends(sent), drop=drop)
+        if not drop:
+            self.case.tx(self.there.port, self.there.gets(self.wrap(hop(sent))))
+        return sent
+
+
+def tunnelled(mode, *backends, name="shop", address=VIP, **keys):
+    return dsr(list(backends), mode, **{"name": name, "address": address, "serves": BOTH, **keys})
+
+
+def chat(c, way):
+    way.opened()
+    way.up(T("PA", 1001, 5001, data=300))
+    way.up(T("FA", 1301, 2_000_000_000))
+
+
+F, FB, F6 = Backend(FAR), Backend(FARB), Backend(FAR6)
+
+
+@story("dsr-ipip-ipv4", "Backends in another subnet get packets in IP; the outer source is the interface's address, the next hop their router.", RFC2003,
+       zoned(tunnelled("ipip", F, FB), IN, *TO_FAR))
+def _(c):
+    for client in clients(6):
+        backend = chosen([F, FB], client, WEB, 6)
+        chat(c, Through(c, client, WEB, lambda p: ipip(p, dst=backend.addr)))
+    way = Through(c, (S4, 53000), DNS, lambda p: ipip(p, dst=chosen([F, FB], (S4, 53000), DNS, 17).addr))
+    way.up(U(), flags=0)
+    way.up(U(500, seed=3))
+
+
+@story("dsr-ipip-ipv6", "IPv6 in IPv6, to a backend on the link and to one behind a router.", RFC2003,
+       zoned(tunnelled("ipip", F6, address=VIP6), tunnelled("ipip", A6, name="near", address="2001:db8:77::11"), IN, *TO_FAR))
+def _(c):
+    chat(c, Through(c, (S6, 50000), (VIP6, 80), lambda p: ipip(p, L6, FAR6)))
+    chat(c, Through(c, (S6, 50000), ("2001:db8:77::11", 80), lambda p: ipip(p, L6, H6)))
+
+
+for mode, wrap in (("ipip", ipip), ("gue", gue)):
+    @story(f"dsr-{mode}-other-family", "A service of IPv6 with backends that are reached over IPv4, and the other way round.", RFC2003 if mode == "ipip" else GUE,
+           zoned(tunnelled(mode, F, address=VIP6), tunnelled(mode, F6, name="four"), IN, *TO_FAR))
+    def _(c, wrap=wrap):
+        chat(c, Through(c, (S6, 50000), (VIP6, 80), lambda p: wrap(p, L4, FAR)))
+        chat(c, Through(c, (S4, 50000), WEB, lambda p: wrap(p, L6, FAR6)))
+
+
+@story("dsr-gue-ipv4", "Over UDP each flow has a source port of its own; variant 0 has a header that says what is inside.", GUE, zoned(tunnelled("gue", F, FB), IN, *TO_FAR))
+def _(c):
+    for client in clients(6):
+        backend = chosen([F, FB], client, WEB, 6)
+        chat(c, Through(c, client, WEB, lambda p: gue(p, dst=backend.addr)))
+
+
+@story("dsr-gue-ipv6", "The same over IPv6, with a checksum.", GUE + ", RFC 8200 section 8.1", zoned(tunnelled("gue", F6, address=VIP6, tunnel={"udp_checksum": True}), IN, *TO_FAR))
+def _(c):
+    chat(c, Through(c, (S6, 50000), (VIP6, 80), lambda p: gue(p, L6, FAR6, checksum=True)))
+    chat(c, Through(c, (S6, 50001), (VIP6, 80), lambda p: gue(p, L6, FAR6, checksum=True)))
+
+
+@story("dsr-gue-as-configured", "Variant 1 has no header; source, port, TTL and DSCP are what the config says, and with it comes a checksum.", GUE + ", RFC 2983 section 3 (pipe model)",
+       zoned(tunnelled("gue", F, tunnel={"source": "192.0.2.5", "port": 5555, "variant": 1, "ttl": 9, "dscp": 10, "udp_checksum": True}), IN, *TO_FAR))
+def _(c):
+    for tos in (0, 2, 0xB9):
+        way = Through(c, (S4, 50000 + tos), WEB, lambda p: gue(p, "192.0.2.5", port=5555, variant=1, checksum=True, ttl=9, tos=10 << 2 | tos & 3))
+        way.up(T("S", 1), tos=tos)
+        way.up(T("A", 2, 3), tos=tos)
+
+
+@story("dsr-ipip-dscp-and-ecn", "DSCP and ECN of the packet inside stand in the outer header too.", "scapy script: RFC 6040 section 4.1 (normal mode), RFC 2983 section 3 (uniform model)",
+       zoned(tunnelled("ipip", F), tunnelled("ipip", F6, name="six", address=VIP6), IN, *TO_FAR))
+def _(c):
+    for tos in (0, 1, 2, 3, 0xB8, 0xFF):
+        Through(c, (S4, 50000), WEB, ipip).up(T("A", 1, 1), tos=tos)
+        Through(c, (S6, 50000), (VIP6, 80), lambda p: ipip(p, L6, FAR6)).up(T("A", 1, 1), tc=tos)
+
+
+for mode, wrap, head in (("ipip", ipip, 20), ("gue", gue, 32)):
+    @story(f"dsr-{mode}-mtu", "What the tunnel has no room for is told to the client, or cut before it goes into the tunnel.",
+           "scapy script: RFC 1191, RFC 8201, RFC 2003 section 5.1 (tunnel MTU), RFC 791 section 3.2", zoned(tunnelled(mode, F), tunnelled(mode, F6, name="six", address=VIP6), IN, *TO_FAR))
+    def _(c, wrap=wrap, head=head):
+        way = Through(c, (S4, 50000), WEB, wrap).opened()
+        room = 1500 - head
+        way.up(T("PA", 1001, 5001, data=room - 40))
+        long = rebuilt(ip(S4, VIP) / T("PA", 1001, 5001, data=room - 39)(50000, 80))
+        c.error("wan", from_server(long), "fragmentation-needed", to_server(icmp4(W4, S4, 3, 4, long, mtu=room)))
+        way = Through(c, (S6, 50000), (VIP6, 80), lambda p: wrap(p, L6, FAR6)).opened()
+        way.up(T("PA", 1001, 5001, data=room - 80))
+        long = rebuilt(ip(S6, VIP6) / T("PA", 1001, 5001, data=room - 79)(50000, 80))
+        c.error("wan", from_server(long), "packet-too-big", to_server(icmp6(W6, S6, ICMPv6PacketTooBig(mtu=room - 20), long)))
+        cut = rebuilt(v4(S4, VIP, id=77) / U(1472)(53000, 53))
+        c.rx("wan", from_server(cut))
+        for piece in pieces(IP(bytes(hop(cut))), (room - 20) & ~7):
+            c.tx("lan", to_host(wrap(piece)))
+        # In fragments already: each goes by itself.
+        for piece in pieces(rebuilt(v4(S4, VIP, id=78) / U(96)(53000, 53)), 56):
+            c.through("wan", from_server(piece), "lan", to_host(wrap(hop(piece))))
+
+
+@story("dsr-ipip-path-mtu", "A router on the way to the backend that takes less is believed: clients are told, in the name of the service's side.",
+       "scapy script: RFC 2003 section 5.1, RFC 1191 section 3, RFC 8201 section 4", zoned(tunnelled("ipip", F), tunnelled("gue", F6, name="six", address=VIP6), IN, *TO_FAR))
+def _(c):
+    way = Through(c, (S4, 50000), WEB, ipip).opened()
+    data = T("PA", 1001, 5001, data=1300)
+    sent = way.up(data)
+    c.rx("lan", from_host(error4(H4, L4, 3, 4, ipip(hop(sent)), mtu=1200, keep=40)), punt=True)
+    told = rebuilt(ip(S4, VIP) / data(50000, 80))
+    c.error("wan", from_server(told), "fragmentation-needed", to_server(icmp4(W4, S4, 3, 4, told, mtu=1180)))
+    way.up(T("PA", 1001, 5001, data=1100))
+    # Of a tunnel that there is none of, nothing is believed.
+    c.rx("lan", from_host(error4(H4, L4, 3, 4, ipip(hop(sent), dst=FARB), mtu=600, keep=40)), drop="icmp-error-no-session")
+    way.up(T("PA", 1001, 5001, data=1100))
+    way = Through(c, (S6, 50000), (VIP6, 80), lambda p: gue(p, L6, FAR6)).opened()
+    sent = way.up(data)
+    c.rx("lan", from_host(error6(H6, L6, ICMPv6PacketTooBig(mtu=1300), gue(hop(sent), L6, FAR6))), punt=True)
+    told = rebuilt(ip(S6, VIP6) / data(50000, 80))
+    c.error("wan", from_server(told), "packet-too-big", to_server(icmp6(W6, S6, ICMPv6PacketTooBig(mtu=1248), told)))
+
+
+@story("dsr-ipip-icmp-errors", "Errors of a client's routers go into the tunnel too.", "scapy script: RFC 5508 section 4, RFC 2003", zoned(tunnelled("ipip", F), IN, *TO_FAR))
+def _(c):
+    Through(c, (S4, 50000), WEB, ipip).opened()
+    answer = rebuilt(ip(VIP, S4, 60) / T("PA", 5001, 1001, data=1200)(80, 50000))
+    error = error4("198.51.100.99", VIP, 3, 4, answer, mtu=1000, keep=28)
+    c.through("wan", from_server(error), "lan", to_host(ipip(hop(error))))
+
+
+@story("dsr-ipip-tagged", "The tunnel leaves by a VLAN; padding of short frames does not go into it.", RFC2003, zoned(tunnelled("ipip", F), IN, *TO_FAR, lan_keys={"vlan": 7}))
+def _(c):
+    way = Through(c, (S4, 50000), WEB, ipip, there=End("lan", HOST, GW_LAN, 7))
+    way.opened()
+    short = rebuilt(ip(S4, VIP) / T("A", 1001, 5001)(50000, 80))
+    c.rx("wan", from_server(short) + bytes(6))
+    c.tx("lan", way.there.gets(ipip(hop(short))))
+
+
+@story("dsr-ipip-many", "Packets of many tunnels in one burst, and of sessions that have none.", RFC2003,
+       zoned(tunnelled("ipip", *(Backend(f"10.5.0.{n}") for n in range(10, 34))), rule("all", "allow"), *TO_FAR), workers=(1,))
+def _(c):
+    backends = [Backend(f"10.5.0.{n}") for n in range(10, 34)]
+    others = Talk(c, (S4, 40000), (H4, 9), here=AT_SERVER, there=AT_HOST)
+    others.up(U())
+    for round_ in range(2):
+        for n, client in enumerate(clients(40)):
+            backend = chosen(backends, client, WEB, 6)
+            sent = rebuilt(ip(S4, VIP) / T("PA", 1, 2, data=n)(client[1], 80))
+            if n and round_:
+                c.together()
+            c.rx("wan", from_server(sent)).tx("lan", to_host(ipip(hop(sent), dst=backend.addr)))
+        c.at(c.now_ms + 10)
+        others.up(U())
+
+
+@story("dsr-ipip-resolves", "The tunnel's next hop is asked for when nobody knows it; packets wait in front of the tunnel.", RFC2003 + ", RFC 826",
+       two_ports(tunnelled("ipip", F), IN, *TO_FAR[:1], lan=interface("lan", ["192.0.2.1/24"], zone="inside"),
+                 wan=interface("wan", ["198.51.100.1/24"], zone="outside"), neighbours=neighbour("wan", S4, SERVER)), workers=(1, 2))
+def _(c):
+    syn = rebuilt(ip(S4, VIP) / T("S", 1)(50000, 80))
+    c.rx("wan", from_server(syn))
+    c.tx("lan", arp_request(GW_LAN, L4, H4), own=True)
+    c.rx("lan", arp_reply(HOST, H4, GW_LAN, L4), punt=True)
+    c.tx("lan", to_host(ipip(hop(syn))))
+
+
+@story("dsr-ipip-no-tunnel", "No tunnel goes through another one, and none where there is no route.", "scapy script: the annotated config (mode), RFC 1812 section 5.2.7.1",
+       zoned(overlay(vtep=W4, remotes=[S4], zone="inside"), tunnelled("ipip", Backend("10.9.0.10")), tunnelled("ipip", Backend("10.66.0.1"), name="lost", address="203.0.113.11"), IN))
+def _(c):
+    syn = rebuilt(ip(S4, VIP) / T("S", 1)(50000, 80))
+    c.error("wan", from_server(syn), "backend-no-tunnel", to_server(icmp4(W4, S4, 3, 1, syn)))
+    syn = rebuilt(ip(S4, "203.0.113.11") / T("S", 1)(50000, 80))
+    c.error("wan", from_server(syn), "no-route", to_server(icmp4(W4, S4, 3, 0, syn)))
+
+
+@story("dsr-ipip-fates", "A flow keeps its tunnel as it keeps its backend: drained, gone from the set, another mode; and leaves both when the backend is disabled.", FATE,
+       zoned(tunnelled("ipip", F, FB), IN, *TO_FAR))
+def _(c):
+    old, new = on([F, FB], to=F, count=2)
+    kept = Through(c, old, WEB, ipip).opened()
+    ended = Through(c, one([F, FB], FB), WEB, lambda p: ipip(p, dst=FARB)).opened()
+    c.reload(zoned(tunnelled("ipip", Backend(FAR, state="drain"), FB), IN, *TO_FAR))
+    kept.up(T("PA", 1001, 5001, data=10))
+    Through(c, new, WEB, lambda p: ipip(p, dst=FARB)).opened()
+    c.reload(zoned(tunnelled("gue", FB), IN, *TO_FAR))
+    kept.up(T("PA", 1011, 5001, data=10))
+    ended.up(T("PA", 1001, 5001, data=10))
+    Through(c, (S4, 60000), WEB, lambda p: gue(p, dst=FARB)).opened()
+    c.reload(zoned(tunnelled("gue", Backend(FARB, state="disabled")), IN, *TO_FAR))
+    sent = rebuilt(ip(S4, VIP) / T("PA", 1011, 5001, data=10)(ended.client[1], 80))
+    c.error("wan", from_server(sent), "backend-failed", to_server(reset(sent)))
+    kept.up(T("PA", 1021, 5001, data=10))

@@ -1277,3 +1277,78 @@ fn only_a_syn_with_an_mss_is_clamped() {
     assert!(mss_clamp(&mut l4, 536));
     assert_eq!(Segment::parse(&l4, l4.len()).unwrap().options.mss, Some(536));
 }
+
+/// Only the client is heard: its ACK establishes, its FIN and RST shorten the time, and no number is ever out of bounds.
+#[test]
+fn a_connection_of_which_one_side_is_seen() {
+    let timers = TcpTimers {
+        opening: Duration::from_secs(1),
+        closing: Duration::from_secs(2),
+        ..TcpTimers::default()
+    };
+    let open = |flags: u8| Tcp::open_one_sided(&segment(flags, CLIENT, SERVER));
+    let tcp = open(SYN).expect("a SYN");
+    assert!((tcp.state(), tcp.is_half_open(), tcp.timeout(&timers)) == (SynSent, true, timers.opening));
+    let syn = segment(SYN, CLIENT, 0);
+    let tcp = run(tcp, &[(ORIGINAL, syn), (ORIGINAL, segment(ACK, CLIENT + 1, SERVER + 1))]);
+    assert!((tcp.state(), tcp.is_half_open(), tcp.is_embryonic()) == (Established, false, false));
+    assert_eq!(tcp.timeout(&timers), timers.established);
+    let far = [segment(ACK, 3_000_000_000, 9).with_data(100).with_window(0), segment(ACK, 7, 4_000_000_000)];
+    let tcp = run(tcp, &far.map(|segment| (ORIGINAL, segment)));
+    assert_eq!(
+        tcp.resume(),
+        Tcp { flags: tcp.flags | AWAIT[0] | LEARNED, ..tcp },
+        "still one-sided after a failover"
+    );
+    let mut in_the_midst = tcp;
+    assert_eq!((in_the_midst.advance(ORIGINAL, &syn), in_the_midst), (ForwardOnly, tcp));
+    let finished = run(tcp, &[(ORIGINAL, segment(ACK | FIN, 7, 9)), (ORIGINAL, segment(ACK, 8, 10))]);
+    assert_eq!((finished.state(), finished.timeout(&timers)), (FinOriginal, timers.closing));
+    assert_eq!(finished.clone().advance(ORIGINAL, &syn), Reopen);
+    let gone = run(tcp, &[(ORIGINAL, segment(RST, 7, 9))]);
+    assert_eq!((gone.state(), gone.timeout(&timers)), (Closing, timers.reset));
+    for (said, expected) in [
+        (segment(ACK, 8, 10), (ForwardOnly, Closing)),
+        (segment(RST, 8, 10), (ForwardOnly, Closing)),
+        (segment(ACK, 8, 10).with_data(1), (Forward, Established)),
+        (syn, (Reopen, Closing)),
+    ] {
+        let mut tcp = gone;
+        assert_eq!((tcp.advance(ORIGINAL, &said), tcp.state()), expected, "{said:?}");
+    }
+    // Taken up in the midst: it has to go on to count.
+    let taken = open(ACK).expect("it goes on");
+    assert!(
+        (taken.is_half_open(), taken.is_embryonic(), taken.timeout(&timers)) == (true, true, timers.opening)
+    );
+    assert_eq!(run(taken, &[(ORIGINAL, segment(ACK, 5, 5))]).state(), Established);
+    assert_eq!(open(ACK | FIN).map(|tcp| tcp.state()), Ok(FinOriginal));
+    assert_eq!([RST, SYN | ACK].map(open), [Err(TcpFault::NoConnection); 2]);
+    assert_eq!(open(SYN | FIN), Err(TcpFault::BadFlags));
+    // What comes from the server all the same opens nothing, and its FIN and RST are what they are.
+    let answer =
+        [(REPLY, segment(SYN | ACK, SERVER, CLIENT + 1)), (REPLY, segment(ACK, SERVER + 1, CLIENT + 1))];
+    let mut half = open(SYN).expect("a SYN");
+    assert!(
+        answer.iter().all(|(side, said)| half.advance(*side, said) == ForwardOnly) && half.state() == SynSent
+    );
+    let both = run(finished, &[(REPLY, segment(ACK | FIN, SERVER, 8))]);
+    assert_eq!((both.state(), both.timeout(&timers)), (BothFin, timers.closing));
+}
+
+proptest! {
+    /// Whatever comes, nothing panics, and what is in order is never refused.
+    #[test]
+    fn one_sided_connections_pass_all_that_is_in_order(
+        said in proptest::collection::vec((any::<bool>(), any::<u32>(), any::<u32>(), 0..6_usize, 0..3_u32), 1..40)
+    ) {
+        let mut tcp = Tcp::open_one_sided(&segment(SYN, 1, 0)).expect("a SYN");
+        for (is_reply, seq, ack, kind, payload) in said {
+            let flags = [SYN, ACK, ACK | FIN, RST, RST | ACK, SYN | ACK][kind];
+            let direction = if is_reply { REPLY } else { ORIGINAL };
+            let verdict = tcp.advance(direction, &segment(flags, seq, ack).with_data(payload));
+            let is_refused = matches!(verdict, Drop(_));
+            prop_assert_eq!(is_refused, flags == SYN | ACK && !is_reply, "{:?} {:?}", verdict, tcp);
+        }
+    }
+}

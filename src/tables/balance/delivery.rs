@@ -1,8 +1,8 @@
 //! Delivery: how packets get to a backend that is to see them as they came, addressed to the service.
 //!
-//! Backends answer to the client past the gateway (direct server return). A delivery never changes and keeps its number
-//! as long as the process lives: a flow carries the number in the place of its next hop, and what the services say by now
-//! matters to it only when it is decided anew.
+//! Backends answer to the client past the gateway (direct server return). A delivery never changes and keeps its
+//! number as long as the process lives: a flow carries the number in the place of its next hop, and what the services
+//! say by now matters to it only when it is decided anew.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,6 +22,37 @@ pub struct Delivery {
     pub addr: IpAddr,
     /// VRF slot of that.
     pub vrf: u16,
+    /// Through a tunnel; `None`: to its MAC address.
+    pub tunnel: Option<TunnelSpec>,
+}
+
+/// A tunnel to a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TunnelSpec {
+    /// Outer source address; `None`: the egress interface's.
+    pub source: Option<IpAddr>,
+    /// Over UDP; `None`: IP in IP.
+    pub gue: Option<Gue>,
+    /// Outer TTL or hop limit.
+    pub ttl: u8,
+    /// Outer DSCP; `None`: the inner one.
+    pub dscp: Option<u8>,
+}
+
+/// Generic UDP Encapsulation (draft-ietf-intarea-gue).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Gue {
+    /// UDP destination port.
+    pub port: u16,
+    /// Variant 0, with a header of its own; else variant 1, without.
+    pub has_header: bool,
+    /// The UDP header carries a checksum.
+    pub udp_checksum: bool,
+}
+
+impl TunnelSpec {
+    /// RFC 1340's default TTL, as Linux gives its own packets.
+    pub const DEFAULT_TTL: u8 = 64;
 }
 
 /// All deliveries there ever were.
@@ -87,7 +118,7 @@ mod tests {
     #[test]
     fn a_delivery_keeps_its_number() {
         let mut all = Deliveries::default();
-        let to = |last: u8| Delivery { addr: IpAddr::from([192, 0, 2, last]), vrf: 0 };
+        let to = |last: u8| Delivery { addr: IpAddr::from([192, 0, 2, last]), vrf: 0, tunnel: None };
         assert_eq!([1, 2, 1, 2].map(|last| all.number(to(last))), [Some(0), Some(1), Some(0), Some(1)]);
         assert_eq!(all.list()[1], to(2));
     }

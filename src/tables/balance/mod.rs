@@ -1,9 +1,9 @@
 //! Load balancing: virtual services and their backends.
 //!
-//! Compiled from the config; immutable. Which backend a new flow gets follows from the service's [`Maglev`] table, the
-//! flow's hash and how much each backend takes at present ([`Backends`]): a backend that takes nothing leaves the table
-//! as it is, and its share alone is spread over the others. So two nodes that see the same backends choose alike, and
-//! nobody's flows but those of the backend that failed move.
+//! Compiled from the config; immutable. Which backend a new flow gets follows from the service's [`Maglev`] table,
+//! the flow's hash and how much each backend takes at present ([`Backends`]): a backend that takes nothing leaves the
+//! table as it is, and its share alone is spread over the others. So two nodes that see the same backends choose
+//! alike, and nobody's flows but those of the backend that failed move.
 
 mod book;
 pub mod delivery;
@@ -22,7 +22,7 @@ use crate::packet::hash::{Key, fold, tuple_v6};
 use crate::tables::policy::{Question, length_of, network};
 
 pub use book::{Book, Checked};
-pub use delivery::{Deliveries, Delivery};
+pub use delivery::{Deliveries, Delivery, Gue, TunnelSpec};
 pub use maglev::{Identity, Maglev};
 pub use states::{BackendFate, BackendState, Backends, Health};
 
@@ -96,9 +96,9 @@ impl VirtualService {
 
     /// The backend for a new flow.
     ///
-    /// If the one at the flow's place takes no more, the flow looks at other places, which again belong to each backend
-    /// as its weight says. Where all that could take flows have failed, they are used as if they had not: perhaps it
-    /// is the checks that fail.
+    /// If the one at the flow's place takes no more, the flow looks at other places, which again belong to each
+    /// backend as its weight says. Where all that could take flows have failed, they are used as if they had not:
+    /// perhaps it is the checks that fail.
     pub fn choose(&self, states: &Backends, key: Key, question: &Question) -> Result<&Backend, NoBackend> {
         let ports = if self.by_client { (0, 0) } else { (question.src_port, question.dst_port) };
         let protocol = if self.by_client { 0 } else { question.protocol };
@@ -167,6 +167,8 @@ pub struct Services {
     deliveries: Arc<Vec<Delivery>>,
     /// By backend slot: the delivery of those that have one.
     delivery_of: AHashMap<u32, u16>,
+    /// By VRF slot and address in key form: the tunnels there.
+    tunnels: AHashMap<(u16, u128), Vec<u16>>,
 }
 
 impl Services {
@@ -174,6 +176,10 @@ impl Services {
     /// `deliveries`: those of their backends, and those that flows may have kept.
     pub fn compile(list: Vec<Arc<VirtualService>>, deliveries: Arc<Vec<Delivery>>) -> Services {
         let mut services = Services { deliveries, ..Services::default() };
+        let deliveries = Arc::clone(&services.deliveries);
+        for (number, to) in (0..).zip(deliveries.iter()).filter(|(_, to)| to.tunnel.is_some()) {
+            services.tunnels.entry((to.vrf, addr_key(to.addr))).or_default().push(number);
+        }
         for (number, service) in (0..).zip(&list) {
             let (len, network) = (length_of(service.address), addr_key(service.address.network()));
             if let Err(at) = services.lengths.binary_search_by(|known| len.cmp(known)) {
@@ -210,6 +216,12 @@ impl Services {
     #[inline]
     pub fn delivery(&self, number: u16) -> Option<&Delivery> {
         self.deliveries.get(usize::from(number))
+    }
+
+    /// The deliveries by a tunnel to this address, in key form, that there ever were.
+    pub fn tunnels_to(&self, vrf: u16, remote: u128) -> impl Iterator<Item = &Delivery> {
+        let numbers = self.tunnels.get(&(vrf, remote)).map_or(&[][..], Vec::as_slice);
+        numbers.iter().filter_map(|number| self.delivery(*number))
     }
 
     /// The delivery that a backend has by now, if it is in a service and has one.

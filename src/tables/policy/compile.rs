@@ -19,7 +19,8 @@ use super::{
 };
 use super::{nat64, npt};
 use crate::config::{
-    self, AddressRange, BalanceMode, Config, Member, Nat, NatPool, PortRange, RuleAction, Service, Sharing,
+    self, AddressRange, BackendTunnel, BalanceMode, Config, Member, Nat, NatPool, PortRange, RuleAction,
+    Service, Sharing,
 };
 use crate::flow::Timers;
 use crate::flow::nat::{self, BlockClaims, Pool, PoolSpec};
@@ -29,7 +30,7 @@ use crate::packet::hash::Key;
 use crate::ratelimit::Rate;
 use crate::tables::Slots;
 use crate::tables::balance::delivery::MAX_DELIVERIES;
-use crate::tables::balance::{Backend, Delivery, Identity, Services, VirtualService};
+use crate::tables::balance::{Backend, Delivery, Gue, Identity, Services, TunnelSpec, VirtualService};
 use crate::tables::classify::{Match, Ports, Prefix};
 use crate::tables::compile::{CompileError, Compiler};
 use crate::tables::slots::NoSlot;
@@ -420,11 +421,24 @@ fn delivery(
     vrf: u16,
     compiler: &mut Compiler,
 ) -> Result<Option<u16>, CompileError> {
-    match said.mode {
+    let tunnel = said.tunnel.clone().unwrap_or_default();
+    let spec = |gue: Option<Gue>| TunnelSpec {
+        source: tunnel.source.map(|source| source.0),
+        gue,
+        ttl: tunnel.ttl.map_or(TunnelSpec::DEFAULT_TTL, |ttl| ttl.get() as u8),
+        dscp: tunnel.dscp.map(|dscp| dscp.get() as u8),
+    };
+    let tunnel = match said.mode {
         BalanceMode::Nat => return Ok(None),
-        BalanceMode::L2Dsr => {}
-    }
-    let number = compiler.deliveries.number(Delivery { addr, vrf });
+        BalanceMode::L2Dsr => None,
+        BalanceMode::Ipip => Some(spec(None)),
+        BalanceMode::Gue => Some(spec(Some(Gue {
+            port: tunnel.port.map_or(BackendTunnel::GUE_PORT, |port| port.get() as u16),
+            has_header: tunnel.variant.is_none_or(|variant| variant.get() == 0),
+            udp_checksum: tunnel.udp_checksum.unwrap_or(false),
+        }))),
+    };
+    let number = compiler.deliveries.number(Delivery { addr, vrf, tunnel });
     let full = || CompileError::Slots {
         what: "backends of direct server return",
         source: NoSlot { limit: MAX_DELIVERIES },
