@@ -34,12 +34,14 @@ fn spread(number: u16, to: &Delivery, tables: &Tables) -> u64 {
 }
 
 /// The way to a backend. Part of [`super::decide`].
+#[cold]
 pub(super) fn route(tables: &Tables, number: u16) -> Result<Route, DropReason> {
     let to = delivery(number, tables).ok_or(DropReason::NoRoute)?;
     route::towards(tables, to.vrf, to.addr, spread(number, to, tables))
 }
 
 /// Why packets cannot go to a backend by this way as they came.
+#[cold]
 pub(super) fn objection(tables: &Tables, number: u16, egress: u16, via: Option<u32>) -> Option<DropReason> {
     let has_tunnel = delivery(number, tables).is_some_and(|to| to.tunnel.is_some());
     let is_ours = egress == NO_INTERFACE;

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::gateway::{Config, Gateway};
 use crate::lab::Lab;
+use crate::lost_since;
 use crate::sessions::{Server, python_says};
 
 /// Outside, in the uplink's own network: the gateway has to answer for it.
@@ -260,5 +261,111 @@ fn failed_backends_are_found_and_come_back() {
     }
     assert_eq!(answers(&lab, 200).keys().collect::<Vec<_>>(), ["one", "three", "two"]);
     drop(one);
+    gateway.stop();
+}
+
+/// Takes what comes in tunnels to a backend out of them, as the kernel's `ipip` and `fou` devices do, of which not every
+/// kernel has one: IP in IP, and variant 0 of GUE. What is inside comes in by a device of its own.
+const END_OF_TUNNELS: &str = r"
+import fcntl, os, select, socket, struct, subprocess
+tun = os.open('/dev/net/tun', os.O_RDWR)
+fcntl.ioctl(tun, 0x400454ca, struct.pack('16sH', b'inside', 0x1001))
+ipip = socket.socket(socket.AF_INET, socket.SOCK_RAW, 4)
+gue = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+gue.bind(('', 6080))
+subprocess.run('ip link set inside up; sysctl -qw net.ipv4.conf.inside.rp_filter=0', shell=True, check=True)
+while True:
+    for ready in select.select([ipip, gue], [], [])[0]:
+        data = ready.recv(65536)
+        if ready is gue:
+            assert data[:4] == b'\0\4\0\0', data[:4]
+            os.write(tun, data[4:])
+        else:
+            os.write(tun, data[(data[0] & 15) * 4:])
+";
+
+/// Backends with the services' addresses on their loopback answer the client by a cable that the gateway is no end of.
+#[test]
+fn backends_answer_past_the_gateway() {
+    const MODES: [(&str, &str); 3] =
+        [("198.51.100.80", "l2-dsr"), ("198.51.100.81", "ipip"), ("198.51.100.82", "gue")];
+    const REQUESTS: usize = 20;
+    let Some(lab) = Lab::up("backends_answer_past_the_gateway", &[]) else { return };
+    let mut running = Vec::new();
+    for (number, (host, name)) in [("a", "one"), ("b", "two")].into_iter().enumerate() {
+        let (here, there) = (format!("back{number}"), format!("to{host}"));
+        lab.must("net", &format!("ip link add {there} type veth peer name {here}"));
+        lab.hand(&here, "net", host);
+        lab.must("net", &format!("ip addr add 10.99.{number}.1/24 dev {there}"));
+        lab.must("net", &format!("ip link set {there} up"));
+        lab.must(host, &format!("ip addr add 10.99.{number}.2/24 dev {here}"));
+        lab.must(host, &format!("ip link set {here} up"));
+        lab.must(host, &format!("ip route add 198.51.100.0/24 via 10.99.{number}.1"));
+        lab.must(
+            "net",
+            &format!("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{there}.rp_filter=0"),
+        );
+        lab.must(host, "sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2");
+        lab.must(host, "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0");
+        for (address, _) in MODES {
+            lab.must(host, &format!("ip addr add {address}/32 dev lo"));
+        }
+        running.push(nginx(&lab, host, name, 80));
+        let program = lab.path(&format!("{host}-tunnels.py"));
+        std::fs::write(&program, END_OF_TUNNELS).expect("the program can be written");
+        let command = format!("python3 {}", program.display());
+        running.push(Server(lab.command(host, &command).spawn().expect("python starts")));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !lab.run(host, "ip link show up dev inside").text.contains("inside") {
+            assert!(Instant::now() < deadline, "no end of tunnels on {host}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let mut extra = String::new();
+    for (address, mode) in MODES {
+        extra += &format!(
+            "[[service]]\nname = \"{mode}\"\naddress = \"{address}\"\nservice = \"tcp/80\"\nmode = \"{mode}\"\n\
+             health = {{ type = \"icmp\", interval = \"200ms\" }}\n\
+             backends = [{{ address = \"10.0.1.10\" }}, {{ address = \"10.0.2.10\" }}]\n"
+        );
+    }
+    for (name, zone) in [("a", "inside"), ("b", "servers")] {
+        extra += &format!(
+            "[[rule]]\nname = \"{name}\"\naction = \"allow\"\nservice = \"tcp/80\"\n\
+             from = {{ zone = \"outside\" }}\nto = {{ zone = \"{zone}\" }}\n"
+        );
+    }
+    let config = Config { zones: ["inside", "servers", "outside"], ..Config::default() }.with(&extra);
+    let gateway = Gateway::start(&lab, &config);
+    let upload = lab.path("upload");
+    std::fs::write(&upload, vec![b'x'; 300_000]).expect("a file");
+    for (address, mode) in MODES {
+        let mut found = BTreeMap::new();
+        for _ in 0..REQUESTS {
+            let said = lab.must("net", &format!("curl --silent --show-error --max-time 5 http://{address}/"));
+            *found.entry(said.trim().to_owned()).or_insert(0) += 1;
+        }
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["one", "two"], "{mode}: {found:?}");
+        // Longer than the tunnel takes: the client is told, and its segments become shorter.
+        let command = format!(
+            "curl --silent --show-error --max-time 10 --data-binary @{} http://{address}/",
+            upload.display()
+        );
+        let said = lab.must("net", &command);
+        assert!(["one", "two"].contains(&said.trim()), "{mode}: {said}");
+        let shown: Value =
+            serde_json::from_str(&gateway.ask(&format!("show services {mode} --json"))).expect("JSON");
+        assert_eq!(shown[0]["mode"], mode);
+        let opened =
+            shown[0]["backends"].as_array().expect("backends").iter().map(|of| of["opened"].as_u64());
+        assert_eq!(opened.sum::<Option<u64>>(), Some(REQUESTS as u64 + 1), "{shown}");
+    }
+    // Whole answers came by the other cables, and none by the gateway.
+    let shown: Value = gateway.show("sessions");
+    assert!(shown.to_string().contains("198.51.100.80"), "{shown}");
+    let mut lost = lost_since(&gateway, &BTreeMap::new());
+    assert!(lost.iter().any(|(reason, _)| reason == "fragmentation-needed"), "{lost:?}");
+    lost.retain(|(reason, _)| reason != "fragmentation-needed");
+    assert_eq!(lost, []);
     gateway.stop();
 }
