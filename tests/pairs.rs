@@ -138,6 +138,7 @@ impl Lab {
                 backends,
                 overlays,
                 bridges,
+                relays,
                 ..
             } = &**made;
             let epochs = Epochs {
@@ -160,6 +161,7 @@ impl Lab {
                 backends: backends.clone(),
                 overlays: Arc::clone(overlays),
                 bridges: Arc::clone(bridges),
+                relays: Arc::clone(relays),
             })
         } else {
             Arc::clone(made)

@@ -162,6 +162,8 @@ impl BridgeMember {
             source_check: SourceCheck::Off,
             clamp_mss: false,
             router_advertisements: RouterAdvertisements::Off,
+            dhcp_relay: None,
+            dhcpv6_relay: None,
         }
     }
 }

@@ -6,8 +6,8 @@
 
 mod announce;
 pub(super) mod loops;
-pub mod segments;
 mod relay;
+pub mod segments;
 mod unsolicited;
 
 use std::net::{IpAddr, Ipv6Addr};

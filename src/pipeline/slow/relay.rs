@@ -8,11 +8,10 @@ use crate::host::LinkTarget;
 use crate::host::dhcp::{self, CLIENT_PORT, CLIENT_PORT_V6, SERVER_PORT, SERVER_PORT_V6, v4, v6};
 use crate::mem::FramePool;
 use crate::neighbours;
-use crate::packet::view::{array, be32, be128, ethertype};
+use crate::packet::view::{array, be16, be32, be128, ethertype};
 use crate::packet::{DropReason, Family, Packet};
 use crate::pipeline::route::{self, is_own};
 use crate::pipeline::{Context, Limits};
-use crate::tables::overlay::NO_OVERLAY;
 use crate::tables::relay::Relay;
 use crate::tables::{Interface, NO_INTERFACE};
 use crate::telemetry::{RelayCounters, add};
@@ -21,6 +20,8 @@ use crate::telemetry::{RelayCounters, add};
 const BROADCAST_MAC: u64 = 0xffff_ffff_ffff;
 /// IPv4 header and UDP header.
 const HEADERS_V4: usize = 28;
+/// Ethernet header without tags.
+const ETHERNET_BYTES: usize = 14;
 
 /// What became of a message.
 enum Relayed {
@@ -110,7 +111,7 @@ impl SlowPath {
         let lost = |reason| Lost(reason, Some(relay));
         take_token(relay, 1, cx, limits).map_err(lost)?;
         let peer = Ipv6Addr::from(be128(bytes, l3 + 8));
-        let out = v6::forward(message, peer, sender(packet, cx), relay).map_err(lost)?;
+        let out = v6::forward(message, peer, sender(packet), relay).map_err(lost)?;
         self.send_to_servers(relay, SERVER_PORT_V6, &out, cx, pool).map_err(lost)
     }
 
@@ -259,10 +260,15 @@ fn ends_v4(packet: &Packet) -> (Ipv4Addr, Ipv4Addr) {
 }
 
 /// Source MAC address of the frame that a packet came in, also of one in a tunnel.
-fn sender(packet: &Packet, cx: &Context<'_>) -> [u8; 6] {
-    let is_inner = cx.tables.interface(packet.meta.interface).overlay != NO_OVERLAY;
-    let at = if is_inner { usize::from(packet.meta.l3) - 14 } else { 0 };
-    *array(packet.frame.bytes(), at + 6)
+fn sender(packet: &Packet) -> [u8; 6] {
+    let (bytes, l3) = (packet.frame.bytes(), usize::from(packet.meta.l3));
+    let is_tag = |at: usize| matches!(be16(bytes, at), ethertype::VLAN | ethertype::QINQ);
+    let mut behind_tags = ETHERNET_BYTES;
+    while behind_tags < l3 && is_tag(behind_tags - 2) {
+        behind_tags += 4;
+    }
+    let at = if behind_tags == l3 { 0 } else { l3 - ETHERNET_BYTES };
+    *array(bytes, at + 6)
 }
 
 /// The token that a message of a client takes. `family`: 0 of IPv4, 1 of IPv6.

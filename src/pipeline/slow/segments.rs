@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{EMIT_BUDGET, Parked, SlowPath, loops};
+use crate::host::dhcp::{SERVER_PORT, v6::ALL_RELAYS_AND_SERVERS};
 use crate::host::{OwnBytes, arp, nd};
 use crate::mem::{Frame, FramePool};
 use crate::neighbours::v4_key;
@@ -15,7 +16,7 @@ use crate::pipeline::tunnel::{INNER_LINK_BYTES, NoTunnel, Tunnel};
 use crate::pipeline::{Context, Limits};
 use crate::ratelimit::Bucket;
 use crate::tables::bridge::{Bridge, Member, NO_BRIDGE};
-use crate::tables::{Interface, NO_INTERFACE, Tables};
+use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::add;
 use crate::time::Nanos;
 
@@ -151,7 +152,7 @@ impl SlowPath {
         let wanted = from.is_some()
             && bridge.interface != NO_INTERFACE
             && self.flooded.len() < MAX_FLOODED
-            && gateway_wants(&packet, layout, cx.tables.interface(bridge.interface));
+            && gateway_wants(&packet, layout, bridge.interface, cx);
         if wanted {
             add(&cx.counters.replicated, copies);
             self.flooded.push(Parked { frame: packet.frame, ingress: cx.ingress, since: cx.now });
@@ -362,8 +363,7 @@ impl SlowPath {
 }
 
 /// True if the gateway itself has something to say to a frame that goes to all.
-fn gateway_wants(packet: &Packet, layout: Layout, interface: &Interface) -> bool {
-    const DHCP_SERVER: u16 = 67;
+fn gateway_wants(packet: &Packet, layout: Layout, interface: u16, cx: &Context<'_>) -> bool {
     let bytes = packet.frame.bytes();
     if !bridge::is_group(layout.destination(bytes)) {
         return false;
@@ -371,11 +371,17 @@ fn gateway_wants(packet: &Packet, layout: Layout, interface: &Interface) -> bool
     let l3 = &bytes[layout.payload..];
     match layout.kind(bytes) {
         ethertype::ARP => true,
-        // A host that asks for an address.
+        // A host that asks for an address, and a relay for it.
         ethertype::IPV4 => {
-            l3.len() >= 28 && l3[0] == 0x45 && l3[9] == protocol::UDP && be16(l3, 22) == DHCP_SERVER
+            let asks =
+                l3.len() >= 28 && l3[0] == 0x45 && l3[9] == protocol::UDP && be16(l3, 22) == SERVER_PORT;
+            asks && cx.tables.relays.v4.on(interface).is_some()
         }
-        ethertype::IPV6 => l3.len() >= 40 && nd::listens(interface, Ipv6Addr::from(be128(l3, 24))),
+        ethertype::IPV6 if l3.len() >= 40 => {
+            let dst = Ipv6Addr::from(be128(l3, 24));
+            let asks = dst == ALL_RELAYS_AND_SERVERS && cx.tables.relays.v6.on(interface).is_some();
+            asks || nd::listens(cx.tables.interface(interface), dst)
+        }
         _ => false,
     }
 }
