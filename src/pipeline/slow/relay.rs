@@ -12,6 +12,7 @@ use crate::packet::view::{array, be16, be32, be128, ethertype};
 use crate::packet::{DropReason, Family, Packet};
 use crate::pipeline::route::{self, is_own};
 use crate::pipeline::{Context, Limits};
+use crate::tables::overlay::NO_OVERLAY;
 use crate::tables::relay::Relay;
 use crate::tables::{Interface, NO_INTERFACE};
 use crate::telemetry::{RelayCounters, add};
