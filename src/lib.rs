@@ -34,7 +34,8 @@
 //! frame inside, as if it had come in by the overlay's interface; what leaves by one gets the headers of its
 //! tunnel behind the last. What is to be forwarded is staged for the egress queue and sent at the end of the
 //! turn. Everything else goes to [`pipeline::slow`]: neighbours to resolve, packets to the gateway,
-//! fragments, ICMP errors. A packet that has to wait is parked as frame, ingress and time, and starts again
+//! fragments, ICMP errors, DHCP messages to be relayed (the *relay* stage, before *source*, finds those of clients
+//! without an address). A packet that has to wait is parked as frame, ingress and time, and starts again
 //! at the first stage; so does a fragment between zones that comes before the first of its datagram
 //! ([`flow::fragments`]).
 //!

@@ -1,5 +1,6 @@
-//! DHCP through the relay: ISC's client on a tenant's network, dnsmasq behind the uplink, IPv4 and IPv6.
+//! DHCP through the relay: ISC's and BusyBox's clients on a tenant's network, dnsmasq behind the uplink, IPv4 and IPv6.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use crate::lab::Lab;
 use crate::lost_since;
 use crate::sessions::Server;
 
-/// A network of its own with relays, beside the lab's: `c` is on it.
+/// The lab's interface of `a`, with relays.
 const RELAYS: &str = r#"
 [[interface]]
 name = "tenant-a"
@@ -67,20 +68,25 @@ fn log_of(lab: &Lab) -> String {
     std::fs::read_to_string(lab.path("dnsmasq.log")).unwrap_or_default()
 }
 
+/// What a client runs.
+fn script(lab: &Lab, name: &str, lines: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let script = lab.path(name);
+    std::fs::write(&script, format!("#!/bin/sh\n{lines}")).expect("a script");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("a script that runs");
+    script
+}
+
 /// A client's run to the end: what it said. Its script only sets the address.
 fn client(lab: &Lab, options: &str) -> String {
-    let script = lab.path("dhclient-script");
-    std::fs::write(
-        &script,
-        "#!/bin/sh\n\
-         case $reason in\n\
+    let script = script(
+        lab,
+        "dhclient-script",
+        "case $reason in\n\
          BOUND|RENEW|REBIND) ip addr replace $new_ip_address/24 dev eth0; ip route replace default via $new_routers;;\n\
          BOUND6|RENEW6|REBIND6) ip addr replace $new_ip6_address/64 dev eth0 nodad;;\n\
          esac\nexit 0\n",
-    )
-    .expect("a script");
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("a script that runs");
+    );
     let files = format!("-sf {} -cf /dev/null", script.display());
     let said = lab.run("a", &format!("timeout 40 dhclient {options} {files} -v eth0"));
     assert!(said.ok, "{options}: {}\nserver: {}", said.text, log_of(lab));
@@ -123,5 +129,48 @@ fn leases_through_the_relay() {
     let mut lost = lost_since(&gateway, &Default::default());
     lost.retain(|(reason, _)| reason.starts_with("dhcp-"));
     assert_eq!(lost, []);
+    gateway.stop();
+}
+
+#[test]
+fn a_lease_is_renewed_past_the_relay() {
+    let Some(lab) = Lab::up("a_lease_is_renewed_past_the_relay", &[]) else { return };
+    let gateway = Gateway::start(&lab, &config());
+    let (status, said) = gateway.apply(&lab, &with_relays(&config().text(gateway.socket())));
+    assert!(status.success(), "{said}");
+    let _server = server(&lab);
+    lab.must("a", "ip -4 addr flush dev eth0");
+    let script = script(
+        &lab,
+        "udhcpc-script",
+        "case $1 in\n\
+         bound|renew) ip addr replace $ip/24 dev eth0; ip route replace default via $router;;\n\
+         esac\nexit 0\n",
+    );
+    let mut command = lab.command("a", &format!("udhcpc -f -i eth0 -s {}", script.display()));
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("udhcpc starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+    let client = Server(child);
+    let mut obtained = || {
+        let mut said = String::new();
+        while !said.contains("obtained") {
+            said = lines.next().unwrap_or_else(|| panic!("udhcpc ended: {}", log_of(&lab))).expect("text");
+        }
+        said
+    };
+    let first = obtained();
+    assert!(first.contains("10.0.1.5") || first.contains("10.0.1.60"), "{first}");
+    lab.ping("a", "198.51.100.1", "");
+    let relayed = || -> u64 {
+        let relays = gateway.show("dhcp-relays");
+        let all = relays.as_array().expect("a list").iter();
+        all.filter_map(|relay| relay["requests"].as_u64()).sum()
+    };
+    let before = relayed();
+    // udhcpc renews at once when it is told so: from its address to the server's.
+    lab.must("a", &format!("kill -USR1 {}", client.0.id()));
+    assert_eq!(obtained(), first);
+    assert_eq!(relayed(), before, "a renewal is not relayed");
+    assert!(log_of(&lab).matches("DHCPACK").count() >= 2, "{}", log_of(&lab));
     gateway.stop();
 }
