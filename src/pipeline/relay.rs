@@ -1,6 +1,6 @@
-//! Relay: which packets are DHCP messages that the gateway relays. They go to the slow path ([`super::slow`]) past zones
-//! and routes, where a relay is configured, and nothing else does: clients that have no address yet speak from 0.0.0.0
-//! to all, and servers to an address that a zone would keep shut.
+//! Relay: which packets are DHCP messages that the gateway relays. They go to the slow path ([`super::slow`]) past
+//! zones and routes, where a relay is configured, and nothing else does: clients that have no address yet speak from
+//! 0.0.0.0 to all, and servers to an address that a zone would keep shut.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

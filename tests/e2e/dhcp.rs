@@ -1,4 +1,5 @@
-//! DHCP through the relay: ISC's and BusyBox's clients on a tenant's network, dnsmasq behind the uplink, IPv4 and IPv6.
+//! DHCP through the relay: ISC's and BusyBox's clients on a tenant's network, dnsmasq behind the uplink, IPv4 and
+//! IPv6.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;

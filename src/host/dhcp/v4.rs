@@ -1,4 +1,5 @@
-//! DHCPv4 messages (RFC 2131 section 2) on their way through a relay (RFC 1542 section 4.1), and option 82 (RFC 3046).
+//! DHCPv4 messages (RFC 2131 section 2) on their way through a relay (RFC 1542 section 4.1), and option 82 (RFC
+//! 3046).
 
 use std::net::Ipv4Addr;
 
