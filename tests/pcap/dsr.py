@@ -3,7 +3,7 @@
 from lib import *
 from balance import A8, FATE, IN, MAGLEV, VIP, VIP6, Backend, at, chosen, clients, on, service
 from firewall import reset
-from nat import POOL
+from nat import AT_BLUE, BLUE, POOL, UPLINK
 from nat_icmp import error4, error6
 from vxlan import overlay, source_port, tos_of
 
@@ -574,3 +574,31 @@ def _(c):
     sent = rebuilt(ip(S4, VIP) / T("PA", 1011, 5001, data=10)(ended.client[1], 80))
     c.error("wan", from_server(sent), "backend-failed", to_server(reset(sent)))
     kept.up(T("PA", 1021, 5001, data=10))
+
+
+@story("dsr-one-arm", "Client, gateway and backends on one link: the packet goes out where it came in.", L2, zoned(dsr([Backend(S4B)]), tunnelled("ipip", Backend(S4B), name="tunnel", address="203.0.113.11"), IN))
+def _(c):
+    Way(c, (S4, 50000), WEB, Backend(S4B), there=AT_SERVER2).opened()
+    Through(c, (S4, 50000), ("203.0.113.11", 80), lambda p: ipip(p, W4, S4B), there=AT_SERVER2).opened()
+
+
+@story("dsr-backends-in-a-vrf", "Backends in another VRF than the service, on the link and through a tunnel.", L2 + "; " + RFC2003,
+       config(*UPLINK, *BLUE, dsr([Backend(H4)]).replace(f'"{H4}"', f'"{H4}", vrf = "blue"'),
+              tunnelled("ipip", Backend(H4), name="tunnel", address="203.0.113.11").replace(f'"{H4}"', f'"{H4}", vrf = "blue"'),
+              rule("in", "allow", "outside", {"zone": "inside", "vrf": "blue"})))
+def _(c):
+    Way(c, (S4, 50000), WEB, Backend(H4), there=AT_BLUE).opened()
+    Through(c, (S4, 50000), ("203.0.113.11", 80), lambda p: ipip(p, "192.0.2.1", H4), there=AT_BLUE).opened()
+
+
+@story("dsr-ipip-jumbo", "Long frames, in several buffers, go through tunnels too, whole or cut.", RFC2003 + ", RFC 791 section 3.2",
+       zoned(tunnelled("ipip", F), tunnelled("gue", F6, name="six", address=VIP6, tunnel={"udp_checksum": True}), IN, *TO_FAR, lan_keys={"mtu": 6000}, wan_keys={"mtu": 9000}))
+def _(c):
+    way = Through(c, (S4, 50000), WEB, ipip).opened()
+    way.up(T("PA", 1001, 5001, data=5940))
+    cut = rebuilt(v4(S4, VIP, id=77) / U(7000)(53000, 53))
+    c.rx("wan", from_server(cut))
+    for piece in pieces(IP(bytes(hop(cut))), (5980 - 20) & ~7):
+        c.tx("lan", to_host(ipip(piece)))
+    way = Through(c, (S6, 50000), (VIP6, 80), lambda p: gue(p, L6, FAR6, checksum=True)).opened()
+    way.up(T("PA", 1001, 5001, data=5888))
