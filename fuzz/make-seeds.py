@@ -107,6 +107,7 @@ def both(tags, net=1):
 IN, SERVER, STATIC, OUT = (10, 0, 1, 10), (10, 0, 1, 2), (10, 0, 1, 9), (192, 0, 2, 7)
 PUBLISHED, POOL, OUTSIDE_STATIC = (10, 0, 2, 80), (10, 0, 2, 64), (10, 0, 2, 90)
 BALANCED, REFUSING = (10, 0, 2, 81), (10, 0, 2, 82)
+DIRECT, IN_IP, IN_UDP, NOT_ON_LINK, IN_A_TUNNEL = (10, 0, 2, 83), (10, 0, 2, 84), bytes.fromhex("20010db8000200000000000000000085"), (10, 0, 2, 86), (10, 0, 9, 87)
 STAYS = (198, 51, 100, 7)  # whichever config is in force, the way there is the same
 SYN, ACK, FIN, RST = 2, 16, 1, 4
 FIRST_PORT = 40000  # of the pools
@@ -173,6 +174,14 @@ def sessions():
                                record(tcp4(STAYS, BALANCED, ACK, seq=1, ack=1), 1), record(udp4(STAYS, BALANCED, 4000, 53), 1), wait(),
                                SUCCESSION, record(tcp4(STAYS, BALANCED, ACK, seq=1, ack=1), 1), record(udp4(STAYS, BALANCED, 4000, 53), 1),
                                wait()]),
+        "direct": (0, [record(tcp4(OUT, DIRECT, SYN), 1), record(tcp4(OUT, DIRECT, ACK, seq=1, ack=1), 1), many(8, SOURCE_PORT, udp4(OUT, DIRECT, 4000, 53), 1),
+                       record(ether(0x0800, v4(OUT, DIRECT, 1, ERROR + v4(DIRECT, OUT, 6, tcp(80, 4000, ACK)))), 1), wait(), SUCCESSION,
+                       record(tcp4(OUT, DIRECT, FIN | ACK, seq=1, ack=1), 1), wait()]),
+        "in-ip": (0, [many(8, SOURCE_PORT, tcp4(STAYS, IN_IP, SYN), 1), record(udp4(STAYS, IN_IP, 4000, 53), 1, padding=36), wait(),
+                      record(ether(0x0800, v4((10, 0, 1, 2), (10, 0, 1, 1), 1, bytes([3, 4, 0, 0, 0, 0, 3, 232]) + v4((10, 0, 1, 1), (10, 0, 1, 2), 4, UDP)))),
+                      SUCCESSION, many(8, SOURCE_PORT, tcp4(STAYS, IN_IP, ACK), 1), wait()]),
+        "in-udp": (0, [record(udp6(a6(0xFF, 9), IN_UDP), 1), wait(), record(udp6(a6(0xFF, 9), IN_UDP), 1), wait()]),
+        "not-on-link": (0, [record(tcp4(OUT, NOT_ON_LINK, SYN), 1), wait()]),
         "conflict": (0, [record(tcp4(OUT, PUBLISHED, SYN), 1), record(tcp4(OUT, SERVER, SYN), 1)]),
         "static": (0, [record(udp4(STATIC, OUT)), record(udp4(OUT, OUTSIDE_STATIC, 5000, 4000), 1, TENTH)]),
         "hairpin": (0, [record(udp4(IN, OUTSIDE_STATIC))]),
@@ -288,6 +297,7 @@ def overlays():
         "echo": (0, [over4(ether(0x0800, v4(station, ours, 1, ECHO)))]),
         "nested": (0, [over4(ether(0x0800, v4(station, vtep, 17, vxlan(plain))))]),
         "ttl": (0, [over4(ether(0x0800, v4(station, FAR, payload=UDP, ttl=1)))]),
+        "in-a-tunnel": (0, [record(ether(0x0800, v4((10, 0, 9, 5), IN_A_TUNNEL, 6, tcp(4000, 80, SYN)), tags=((0x8100, 9),)), 1), wait()]),
     }
 
 
