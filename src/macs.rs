@@ -316,6 +316,17 @@ impl MacTable {
         }
     }
 
+    /// A station that was learned cannot be there any more: it is nowhere, and has not moved.
+    pub fn lose(&self, segment: u16, mac: u64, location: Location) {
+        let Some(place) = self.place(station(segment, mac)) else { return };
+        let word = place.whereabouts.load(Ordering::Acquire);
+        if location_of(word) == Some(location) && word & PERMANENT == 0 {
+            place.moves.store(0, Ordering::Relaxed);
+            // Heard from elsewhere at this moment: it is there.
+            let _ = place.whereabouts.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
     /// Forgets a station, also what the operator said of it. False: nobody knows it.
     pub fn forget(&self, segment: u16, mac: u64) -> bool {
         let place = self.place(station(segment, mac));
@@ -480,6 +491,20 @@ mod tests {
         assert_eq!(table.find(9, 1), Some(Location::local(2)));
         assert_eq!(note(1, 15 + MOVES_WITHIN_S - 1), Noted::Flapping);
         assert_eq!(note(1, 15 + MOVES_WITHIN_S), Noted::Moved);
+    }
+
+    #[test]
+    fn a_station_that_a_loop_moved_is_where_it_speaks_next() {
+        let table = MacTable::new(1024, 16, Key::default());
+        let note = |member, secs| table.note(9, 1, Location::local(member), (member, 9), at(secs));
+        note(1, 10);
+        (0..6).for_each(|turn| drop(note(2 - turn % 2, 11)));
+        assert_eq!(note(1, 12), Noted::Flapping);
+        // Not where it is said to be: nothing happens.
+        table.lose(9, 1, Location::local(1));
+        assert_eq!(note(1, 12), Noted::Flapping);
+        table.lose(9, 1, Location::local(2));
+        assert_eq!((table.find(9, 1), note(1, 12), note(2, 13)), (None, Noted::New, Noted::Moved));
     }
 
     #[test]

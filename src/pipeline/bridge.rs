@@ -96,6 +96,12 @@ fn settle(packet: &mut Packet, remote: Option<Remote>, cx: &Context<'_>) -> Resu
     if cx.pass == Pass::First
         && let Some(location) = location_of(member, remote)
     {
+        // Where nobody can be any more, a loop may have put it: no move is held against it.
+        if let Some(old) = cx.neighbours.macs.find(bridge.segment, src)
+            && bridge.member_at(old).is_none_or(|old| !is_open(old, cx))
+        {
+            cx.neighbours.macs.lose(bridge.segment, src, old);
+        }
         let most = (slot, member.max_macs);
         if cx.neighbours.macs.note(bridge.segment, src, location, most, cx.now) == Noted::Flapping {
             add(&cx.counters.flaps, 1);
@@ -116,7 +122,10 @@ fn settle(packet: &mut Packet, remote: Option<Remote>, cx: &Context<'_>) -> Resu
         };
     }
     let known = cx.neighbours.macs.find(bridge.segment, dst);
-    match known.and_then(|location| Some((location, bridge.member_at(location)?))) {
+    // Behind a member that is down or shut it may be no more.
+    let known = known
+        .and_then(|location| Some((location, bridge.member_at(location).filter(|out| is_open(out, cx))?)));
+    match known {
         Some((_, out)) if out.interface == slot && out.vni.is_none() => Err(DropReason::BridgeSameMember),
         Some((_, out)) if out.vni.is_some() && member.vni.is_some() => Err(DropReason::BridgeSplitHorizon),
         Some((location, out)) => forward(packet, layout, (location, out), cx),
@@ -192,12 +201,6 @@ fn forward(
     cx: &Context<'_>,
 ) -> Result<Verdict, DropReason> {
     let egress = cx.tables.interface(out.interface);
-    if !egress.up {
-        return Err(DropReason::PortDown);
-    }
-    if !is_open(out, cx) {
-        return Err(DropReason::BridgeMemberShut);
-    }
     let len = packet.frame.total_len() - layout.payload;
     if out.vni.is_none() {
         if len > usize::from(egress.mtu_bytes) {
