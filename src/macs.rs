@@ -327,6 +327,19 @@ impl MacTable {
         }
     }
 
+    /// All learned stations of a segment are nowhere, and have not moved.
+    #[cold]
+    pub fn flush(&self, segment: u16) {
+        for place in &self.places {
+            let (station, word) =
+                (place.station.load(Ordering::Acquire), place.whereabouts.load(Ordering::Acquire));
+            if entry_of(station, word).is_some_and(|entry| entry.segment == segment && !entry.is_static) {
+                place.moves.store(0, Ordering::Relaxed);
+                let _ = place.whereabouts.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Forgets a station, also what the operator said of it. False: nobody knows it.
     pub fn forget(&self, segment: u16, mac: u64) -> bool {
         let place = self.place(station(segment, mac));
@@ -498,13 +511,20 @@ mod tests {
         let table = MacTable::new(1024, 16, Key::default());
         let note = |member, secs| table.note(9, 1, Location::local(member), (member, 9), at(secs));
         note(1, 10);
-        (0..6).for_each(|turn| drop(note(2 - turn % 2, 11)));
+        let moves = (0..6).filter(|turn| note(2 - turn % 2, 11) == Noted::Moved).count();
+        assert_eq!(moves, 5);
         assert_eq!(note(1, 12), Noted::Flapping);
         // Not where it is said to be: nothing happens.
         table.lose(9, 1, Location::local(1));
         assert_eq!(note(1, 12), Noted::Flapping);
         table.lose(9, 1, Location::local(2));
         assert_eq!((table.find(9, 1), note(1, 12), note(2, 13)), (None, Noted::New, Noted::Moved));
+        assert!(table.set_permanent(9, 2, Location::local(1)));
+        table.note(8, 1, Location::local(1), (1, 9), at(13));
+        table.flush(9);
+        let known: Vec<(u16, u64)> = table.entries().map(|entry| (entry.segment, entry.mac)).collect();
+        assert_eq!(known.len(), 2, "another segment's, and the operator's: {known:?}");
+        assert_eq!((table.find(9, 1), table.find(9, 2)), (None, Some(Location::local(1))));
     }
 
     #[test]

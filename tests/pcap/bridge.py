@@ -364,7 +364,7 @@ c.rx("far", on_far(B, A, BA)).tx("lan", on_lan(B, A, BA))
 c.rx("far", on_far(GW_LAN, LOOPS, look(1, 0)), punt=True)
 c.rx("far", on_far(B, A, BA), drop="bridge-member-shut")
 c.rx("lan", on_lan(A, TO_ALL, OTHER), drop="bridge-no-member")
-# It may be anywhere but there.
+# It may be anywhere: what was learned came round.
 c.rx("lan", on_lan(A, B, AB), drop="bridge-no-member")
 c.at(7_000).rx("lan", on_lan(A, TO_ALL, OTHER)).tx("far", on_far(A, TO_ALL, OTHER))
 c.at(11_500)

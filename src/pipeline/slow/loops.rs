@@ -69,8 +69,14 @@ pub(in crate::pipeline) fn came_back(payload: &[u8], bridge: &Bridge, slot: u16,
     let place = |slot: u16| bridge.members.iter().position(|member| member.interface == slot);
     if let Some(from) = place(sender).filter(|_| is_new) {
         let later = place(slot).map_or(from, |at| at.max(from));
-        cx.limits.segments.shut(bridge.members[later].interface, cx.now.plus(bridge.loop_hold));
-        add(&cx.counters.loops, 1);
+        let member = bridge.members[later].interface;
+        // Once for each time that it is shut: the whole table is looked at.
+        if !cx.limits.segments.is_shut(member, cx.now) {
+            cx.limits.segments.shut(member, cx.now.plus(bridge.loop_hold));
+            // Stations are where they are, and not where their frames came round.
+            cx.neighbours.macs.flush(bridge.segment);
+            add(&cx.counters.loops, 1);
+        }
     }
     true
 }
