@@ -365,7 +365,8 @@ fn backends_answer_past_the_gateway() {
     assert!(shown.to_string().contains("198.51.100.80"), "{shown}");
     let mut lost = lost_since(&gateway, &BTreeMap::new());
     assert!(lost.iter().any(|(reason, _)| reason == "fragmentation-needed"), "{lost:?}");
-    lost.retain(|(reason, _)| reason != "fragmentation-needed");
+    // A host whose end of the tunnels is late may say that it does not know what came.
+    lost.retain(|(reason, _)| !["fragmentation-needed", "icmp-error-no-session"].contains(&reason.as_str()));
     assert_eq!(lost, []);
     gateway.stop();
 }
