@@ -184,3 +184,34 @@ fn the_rate_is_bounded_and_nobody_is_left_out() {
     }
     gate.stop();
 }
+
+/// The interface of a bridge is announced by all of its members when one of them comes up.
+#[test]
+fn a_segment_is_announced_behind_its_members() {
+    let bridged = r#"
+[[bridge]]
+name = "seg"
+members = [{ port = "up" }, { port = "up", vlan = 100 }]
+loop_probe_s = 0
+[[interface]]
+name = "gate"
+bridge = "seg"
+mac = "02:00:00:00:00:01"
+addresses = ["198.51.100.1/24"]
+"#;
+    let mut gate = Gate::new(&[HEAD, bridged].concat());
+    gate.attach(0);
+    gate.links(0);
+    assert_eq!(gate.at(1000), NOTHING);
+    gate.links(0b01);
+    for ms in [2000, 4000] {
+        let [sent, _] = gate.at(ms);
+        assert_eq!(
+            sent,
+            [arp(&[], [198, 51, 100, 1]), arp(&[0x81, 0, 0, 100], [198, 51, 100, 1])],
+            "{ms} ms"
+        );
+    }
+    assert_eq!(gate.at(9000), NOTHING);
+    gate.stop();
+}

@@ -165,9 +165,11 @@ fn check_sent(frame: &[u8], port: u16, tables: &Tables) {
 /// What leaves in a tunnel of ours is whole as well. Somebody else may send with our address: inside is a frame of ours
 /// then.
 fn check_tunnelled(udp: &[u8], tables: &Tables) {
+    // Members of bridges pass on what hosts say.
     let has_our_mac = |overlay: &Overlay| {
-        let mac = tables.interface(overlay.interface).mac.to_be_bytes();
-        udp.get(16 + 6..16 + 12) == Some(&mac[2..])
+        let interface = tables.interface(overlay.interface);
+        let mac = interface.mac.to_be_bytes();
+        udp.get(16 + 6..16 + 12) == Some(&mac[2..]) && !interface.is_member()
     };
     if be16(udp, 2) != 4789 || !tables.overlays.all().iter().any(has_our_mac) {
         return;

@@ -92,7 +92,7 @@ impl Announcer {
             while budget > 0 && round.next.0 < tables.interfaces.len() {
                 let (slot, index) = round.next;
                 let interface = &tables.interfaces[slot];
-                let ours = interface.up && interface.port == round.port;
+                let ours = interface.up && is_behind(interface, round.port, tables);
                 match own_address(interface, index).filter(|_| ours) {
                     Some(addr) => {
                         budget -= 1;
@@ -128,6 +128,16 @@ fn device_of(port: &PortTable) -> u8 {
         Lag::ActiveBackup => port.members_up & port.members_up.wrapping_neg(),
         Lag::None | Lag::Static => u8::from(port.members_up != 0),
     }
+}
+
+/// True if frames of the interface leave by the port, or by a member of its bridge that is there.
+fn is_behind(interface: &Interface, port: u16, tables: &Tables) -> bool {
+    let on_port = |interface: &Interface| interface.port == port;
+    let members = tables.bridges.get(interface.bridge).filter(|_| interface.is_segment());
+    on_port(interface)
+        || members.is_some_and(|bridge| {
+            bridge.members.iter().any(|member| on_port(tables.interface(member.interface)))
+        })
 }
 
 /// Our addresses on an interface, the link-local one last.
