@@ -233,7 +233,7 @@ impl MacTable {
         if location_of(old).is_none() {
             return self.note_new(Some(place), station, new, (member, most));
         }
-        self.note_moved(place, new, now)
+        self.note_moved(place, new, (member, most), now)
     }
 
     #[cold]
@@ -257,7 +257,12 @@ impl MacTable {
     }
 
     #[cold]
-    fn note_moved(&self, place: &Place, new: u64, now: Nanos) -> Noted {
+    fn note_moved(&self, place: &Place, new: u64, (member, most): (u16, u32), now: Nanos) -> Noted {
+        let count_there = &self.counts[usize::from(member)];
+        if count_there.load(Ordering::Relaxed) >= most {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Noted::Refused;
+        }
         let second = now.as_secs();
         let old = place.moves.load(Ordering::Relaxed);
         let (first, count) = (old >> 32, old & 0xffff_ffff);
@@ -275,6 +280,7 @@ impl MacTable {
         // Whoever is faster has counted it.
         let _ = place.moves.compare_exchange(old, moves, Ordering::Relaxed, Ordering::Relaxed);
         settle(place, new);
+        count_there.fetch_add(1, Ordering::Relaxed);
         self.moves.fetch_add(1, Ordering::Relaxed);
         Noted::Moved
     }
@@ -340,18 +346,30 @@ impl MacTable {
         }
     }
 
+    /// Forgets all stations behind tunnels of a segment, also what the operator said of them: the numbers of its VNIs mean
+    /// others now.
+    pub fn forget_remotes(&self, segment: u16) {
+        for place in &self.places {
+            let word = place.whereabouts.load(Ordering::Acquire);
+            let entry = entry_of(place.station.load(Ordering::Acquire), word);
+            if entry.is_some_and(|entry| entry.segment == segment && entry.location.as_remote().is_some()) {
+                let _ = place.whereabouts.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Forgets a station, also what the operator said of it. False: nobody knows it.
     pub fn forget(&self, segment: u16, mac: u64) -> bool {
         let place = self.place(station(segment, mac));
         place.is_some_and(|place| location_of(place.whereabouts.swap(0, Ordering::AcqRel)).is_some())
     }
 
-    /// Looks at the stations in some places. `keep` says whether one may stay, of those that were learned.
+    /// Looks at the stations in some places. `keep` says whether one may stay.
     pub fn sweep(&self, places: std::ops::Range<usize>, mut keep: impl FnMut(&Entry) -> bool) {
         for place in &self.places[places] {
             let word = place.whereabouts.load(Ordering::Acquire);
             let Some(entry) = entry_of(place.station.load(Ordering::Acquire), word) else { continue };
-            if !keep(&entry) && !entry.is_static {
+            if !keep(&entry) {
                 // Heard from at this moment: it stays.
                 let _ = place.whereabouts.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed);
             }
@@ -533,11 +551,16 @@ mod tests {
         assert!(table.set_permanent(9, 1, Location::local(1)));
         table.note(9, 2, Location::local(1), (1, 9), at(10));
         table.note(9, 3, Location::local(1), (1, 9), at(20));
-        table.sweep(0..table.capacity(), |entry| entry.seen_s >= 20);
+        table.sweep(0..table.capacity(), |entry| entry.is_static || entry.seen_s >= 20);
         let mut known: Vec<u64> = table.entries().map(|entry| entry.mac).collect();
         known.sort_unstable();
         assert_eq!(known, [1, 3]);
         assert!(table.forget(9, 1));
         assert!(!table.forget(9, 1), "nobody knows it any more");
+        assert!(table.set_permanent(9, 4, remote(1)) && table.set_permanent(8, 4, remote(1)));
+        table.forget_remotes(9);
+        let mut known: Vec<(u16, u64)> = table.entries().map(|entry| (entry.segment, entry.mac)).collect();
+        known.sort_unstable();
+        assert_eq!(known, [(8, 4), (9, 3)]);
     }
 }

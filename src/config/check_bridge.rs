@@ -31,6 +31,17 @@ impl Checks<'_, '_> {
                 self.fault(key, vnis, format!("at most {MAX_VNIS} VNIs in a bridge"));
             }
         }
+        let ends = config.ends();
+        let mut names: AHashMap<&Name, &str> = AHashMap::new();
+        for end in ends.iter().filter(|end| end.member.is_some()) {
+            let name = &end.interface.name;
+            if let Some(other) = names.insert(name, &end.key) {
+                let allowed = format!(
+                    "{other} has this name as well: give the port another name, or the VNI a bridge of its own"
+                );
+                self.fault(end.key.clone(), name, allowed);
+            }
+        }
         let mut on: AHashMap<&Name, usize> = AHashMap::new();
         for (index, interface) in config.interfaces.iter().enumerate() {
             let Some(name) = &interface.bridge else { continue };
@@ -162,6 +173,17 @@ addresses = ["10.7.0.1/24"]
             let said = said(&text);
             assert!(said.iter().any(|said| said.contains(expected)), "{from} -> {to}: {said:#?}\n{expected}");
         }
+    }
+
+    #[test]
+    fn members_that_would_be_one_by_name() {
+        let text = GOOD
+            .replace(
+                "name = \"lan\"\ndevice",
+                "name = \"lan.100\"\ndevice = \"eth3\"\n[[port]]\nname = \"lan\"\ndevice",
+            )
+            .replace("{ port = \"lan\", vlan = [200, 10], tpid = \"802.1q\" }", "{ port = \"lan.100\" }");
+        assert!(said(&text).iter().any(|said| said.contains("has this name as well")), "{:?}", said(&text));
     }
 
     #[test]

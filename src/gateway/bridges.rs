@@ -115,6 +115,15 @@ impl Gateway {
         let member = find_member(&tables, bridge, &added.member)?;
         let location = self.location(&tables, member, &added.member, added.remote)?;
         let macs = &self.node().neighbours.macs;
+        // What is placed makes room for nobody.
+        let most = macs.capacity() / 4;
+        let placed = macs.entries().filter(|entry| entry.is_static).count();
+        if placed + added.macs.len() > most {
+            return Err(Fault::refused(format!(
+                "{placed} stations are placed already; at most {most} of the MAC table's {} places are for them",
+                macs.capacity()
+            )));
+        }
         for (done, mac) in added.macs.iter().enumerate() {
             if !macs.set_permanent(bridge.segment, mac_to_u64(mac.bytes()), location) {
                 return Err(Fault::refused(format!(

@@ -328,7 +328,7 @@ impl Gateway {
     /// Takes a new config on, all or nothing: ports come and go, then tables are published.
     pub fn apply(&mut self, mut config: Config) -> Result<u64, StartError> {
         let given_up = self.temporary.join(&mut config.groups);
-        let leases_over = self.leases.join_services(&self.config.services, &mut config.services);
+        let leases_over = self.join_leases(&mut config);
         let before = self.node.tables.load().generation;
         let result = self.reconfigure(config, false);
         // Also where a port failed: from its tables on the config is in force, and what it names itself is there for

@@ -10,7 +10,7 @@ use ahash::{AHashMap, AHashSet};
 use super::Gateway;
 use super::inspect::Inspector;
 use super::temporary::LeaseKey;
-use crate::config::{self, Backend, BackendKey, RuleName, VirtualService};
+use crate::config::{self, Backend, BackendKey, Config, RuleName, VirtualService};
 use crate::control::{
     BackendChange, BackendEntry, BackendsRemoved, Fault, Patch, ServiceEntry, ServiceList, ServicesQuery,
 };
@@ -119,6 +119,26 @@ impl Gateway {
         }
     }
 
+    /// Puts the backends that leave by themselves into the services of a new config. Returns those that are none any
+    /// more; what the new service cannot have is given up.
+    pub(super) fn join_leases(&self, config: &mut Config) -> Vec<LeaseKey> {
+        let as_written = config.services.clone();
+        let mut given_up = self.leases.join_services(&self.config.services, &mut config.services);
+        for (at, written) in as_written.iter().enumerate() {
+            let service = Arc::clone(&config.services[at]);
+            if Arc::ptr_eq(&service, written) {
+                continue;
+            }
+            if let Err(why) = config::check_service(config, &service) {
+                tracing::warn!(service = %service.name, %why, "its temporary backends are given up");
+                let of_it = self.leases.keys().filter(|(name, _)| *name == service.name);
+                given_up.extend(of_it.cloned());
+                config.services[at] = Arc::clone(written);
+            }
+        }
+        given_up
+    }
+
     /// When the backends that were named leave by themselves.
     fn note_leases(&mut self, patches: &[Patch]) {
         let now = self.now();
@@ -158,15 +178,17 @@ impl Gateway {
         let mut by_service: BTreeMap<RuleName, Vec<BackendKey>> = BTreeMap::new();
         due.iter()
             .for_each(|(service, key)| by_service.entry(service.clone()).or_default().push(key.clone()));
-        let removed = |(service, backends)| Patch::ServiceDelBackends(BackendsRemoved { service, backends });
-        let patches: Vec<Patch> = by_service.into_iter().map(removed).collect();
-        match self.change_services(&patches) {
-            Ok(()) => {
-                tracing::info!(target: "softgate::audit", backends = due.len(), "temporary backends are gone");
-            }
-            Err(fault) => {
-                tracing::error!(%fault, "temporary backends stay for now");
-                self.leases.put_off(due, now);
+        for (service, backends) in by_service {
+            let keys: Vec<LeaseKey> = backends.iter().map(|key| (service.clone(), key.clone())).collect();
+            let removed = BackendsRemoved { service: service.clone(), backends };
+            match self.change_services(&[Patch::ServiceDelBackends(removed)]) {
+                Ok(()) => {
+                    tracing::info!(target: "softgate::audit", %service, backends = keys.len(), "temporary backends are gone");
+                }
+                Err(fault) => {
+                    tracing::error!(%service, %fault, "temporary backends stay for now");
+                    self.leases.put_off(keys, now);
+                }
             }
         }
     }

@@ -77,7 +77,8 @@ pub fn receive(
     Ok(Some((link, emit(&reply))))
 }
 
-/// Who asks for whom, if that is what the packet does: not for himself (RFC 5227 section 3).
+/// Who asks for whom, if that is what the packet does: not for himself (RFC 5227 section 3), and not whether somebody has
+/// the address, which its owner alone may say (section 2.1.1).
 pub fn question(l3: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr)> {
     let packet = ArpPacket::new_checked(l3).ok()?;
     match ArpRepr::parse(&packet).ok()? {
@@ -86,7 +87,7 @@ pub fn question(l3: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr)> {
             source_protocol_addr: sender,
             target_protocol_addr: target,
             ..
-        } if sender != target => Some((sender, target)),
+        } if sender != target && !sender.is_unspecified() => Some((sender, target)),
         _ => None,
     }
 }

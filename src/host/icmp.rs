@@ -112,7 +112,9 @@ fn turn_round(message: &mut [u8], from: u8, to: u8, added: u16) {
 /// May an error be sent about this packet? RFC 1812 section 4.3.2.7, RFC 4443 section 2.4e.
 pub fn may_answer(meta: &Meta, l3: &[u8]) -> bool {
     let later_fragment = meta.has(flags::LATER_FRAGMENT);
-    if meta.has(flags::OWN) || meta.has(flags::LINK_GROUP) {
+    // What a bridge passes on has not been read as IP.
+    let is_read = meta.family != Family::Other && meta.l4 >= meta.l3;
+    if !is_read || meta.has(flags::OWN) || meta.has(flags::LINK_GROUP) {
         return false;
     }
     let icmp_type = l3.get(usize::from(meta.l4 - meta.l3)).copied();

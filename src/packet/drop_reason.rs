@@ -435,7 +435,7 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             BackendNoTunnel,
             "backend-no-tunnel",
             Some(HostUnreachable),
-            "It is for a service with `mode = \"ipip\"` or `\"gue\"`, and no tunnel leads to its backend: there is no route to that, or it would go through another tunnel, or the interface it leaves by has no address of the backend's family (`tunnel.source`).",
+            "It is for a service with `mode = \"ipip\"` or `\"gue\"`, and no tunnel leads to its backend: there is no route to that, or it would go through another tunnel or the interface of a bridge, or the interface it leaves by has no address of the backend's family (`tunnel.source`).",
         ),
         (
             TcpNoSession,

@@ -85,8 +85,9 @@ fn settle(packet: &mut Packet, remote: Option<Remote>, cx: &Context<'_>) -> Resu
     if kind == ethertype::VLAN || kind == ethertype::QINQ {
         return Err(DropReason::UnknownVlan);
     }
-    // A loop, or somebody who pretends to be the gateway.
-    if is_group(src) || src == 0 || src == own {
+    // What looks for loops in another segment of ours goes round here. Else it is a loop, or somebody who pretends to be the gateway.
+    let is_look = kind == loops::ETHERTYPE && src == own;
+    if is_group(src) || src == 0 || src == own && !is_look {
         return Err(DropReason::BridgeInvalidSource);
     }
     if dst & !0xf == RESERVED {
@@ -94,6 +95,7 @@ fn settle(packet: &mut Packet, remote: Option<Remote>, cx: &Context<'_>) -> Resu
     }
     // What has waited says nothing of now.
     if cx.pass == Pass::First
+        && !is_look
         && let Some(location) = location_of(member, remote)
     {
         // Where nobody can be any more, a loop may have put it: no move is held against it.
@@ -161,7 +163,7 @@ fn to_gateway(
     let meta = &mut packet.meta;
     (meta.interface, meta.vrf) = (bridge.interface, interface.vrf);
     meta.flags |= vxlan::flags_of(interface);
-    if cx.pass == Pass::First || meta.has(flags::LINK_GROUP) {
+    if cx.pass == Pass::First || cx.pass == Pass::Again && meta.has(flags::LINK_GROUP) {
         let counters = &cx.counters.interfaces[usize::from(bridge.interface)];
         add(&counters.rx_packets, 1);
         add(&counters.rx_bytes, bytes as u64);
@@ -216,7 +218,8 @@ fn forward(
     }
     match tunnel_to(location, out, cx) {
         Ok(mut tunnel) => {
-            if len > usize::from(tunnel.mtu_bytes) {
+            // What a router says of the way is nothing that hosts of a segment could be told.
+            if len > usize::from(egress.mtu_bytes) {
                 return Err(DropReason::BridgeTooLong);
             }
             readdress(&mut packet.frame, layout, egress);
@@ -294,7 +297,8 @@ pub(super) fn check_way(packet: &mut Packet, mac: u64, cx: &Context<'_>) -> Resu
             Err(Verdict::Resolve)
         }
         // To all, then.
-        Err(NoTunnel::Unknown | NoTunnel::Lost(_)) => Ok(u16::MAX),
+        Err(NoTunnel::Unknown) => Ok(u16::MAX),
+        Err(NoTunnel::Lost(reason)) => Err(Verdict::Drop(reason)),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::pipeline::tunnel::{NextHop, NoTunnel, Outer, Tunnel, UDP_BYTES};
 use crate::pipeline::{Context, rewrite};
 use crate::tables::balance::delivery::{hop_of, number_of};
 use crate::tables::balance::{Delivery, TunnelSpec};
+use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::overlay::NO_OVERLAY;
 use crate::tables::{NO_INTERFACE, Tables};
 
@@ -48,9 +49,13 @@ pub(super) fn objection(tables: &Tables, number: u16, egress: u16, via: Option<u
     match has_tunnel {
         // Nobody else has its MAC address.
         false => (is_ours || via.is_some()).then_some(DropReason::BackendNotOnLink),
-        // No tunnel in a tunnel.
+        // No tunnel in a tunnel, or behind a bridge.
         true => {
-            (is_ours || tables.interface(egress).overlay != NO_OVERLAY).then_some(DropReason::BackendNoTunnel)
+            let goes_on = || {
+                let interface = tables.interface(egress);
+                interface.overlay == NO_OVERLAY && interface.bridge == NO_BRIDGE
+            };
+            (is_ours || !goes_on()).then_some(DropReason::BackendNoTunnel)
         }
     }
 }

@@ -37,6 +37,10 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, received: &mut link::T
     if meta.verdict != Verdict::Continue || meta.has(flags::OWN) || !cx.tables.overlays.end_in(meta.vrf) {
         return None;
     }
+    // Hosts of a bridged segment are no tunnel end points: they could get into others with a forged address.
+    if cx.tables.interface(meta.interface).bridge != NO_BRIDGE {
+        return None;
+    }
     match meta.protocol {
         protocol::UDP if cx.tables.overlays.has_port(meta.dst_port) => out_of_tunnel(packet, cx, received),
         protocol::ICMP | protocol::ICMPV6 if is_too_big(packet, cx).is_some() => {

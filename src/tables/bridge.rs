@@ -77,7 +77,17 @@ impl Bridge {
         }
     }
 
-    /// True if the station was heard from within the ageing time.
+    /// True if the number of one of its VNIs means another one here.
+    pub fn renumbers(&self, before: &Bridge) -> bool {
+        let of = |bridge: &Bridge, number: u8| {
+            let is_it = |member: &&Member| member.vni.is_some_and(|(known, _)| known == number);
+            bridge.members.iter().find(is_it).map(|member| member.interface)
+        };
+        let numbers = before.members.iter().filter_map(|member| member.vni);
+        numbers.map(|(number, _)| number).any(|number| of(self, number) != of(before, number))
+    }
+
+    /// True if the operator placed the station, or it was heard from within the ageing time.
     pub fn still_knows(&self, entry: &Entry, now_s: u64) -> bool {
         entry.is_static || now_s < entry.seen_s + self.ageing_s
     }
@@ -120,6 +130,11 @@ impl Bridges {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
+    }
+
+    /// True if the segment is one of bridges.
+    pub fn has_segment(segment: u16) -> bool {
+        segment >= FIRST_SEGMENT
     }
 
     /// The segment of the bridge with this number.

@@ -422,6 +422,13 @@ impl Compiler {
         };
         let (states, vrfs): (Vec<_>, Vec<_>) = vrfs.into_iter().unzip();
         self.apply_static_neighbours(&input, &overlays);
+        for (number, before) in (0..self.bridges.len() as u16).map(|n| (n, self.tables.bridges.get(n))) {
+            if let (Some(before), Some(now)) = (before, bridges.get(number))
+                && now.renumbers(before)
+            {
+                self.neighbours.macs.forget_remotes(now.segment);
+            }
+        }
         self.states = states;
         // What says the same as before is no change: sessions that followed from it are not asked about it.
         let old = &*self.tables;

@@ -236,6 +236,12 @@ c.rx("lan", on_lan(A, TO_ALL, OTHER), drop="bridge-no-member").tx("wan", arp_req
 c.rx("wan", arp_reply(SERVER, S4, GW_WAN, W4), punt=True)
 c.rx("lan", on_lan(A, TO_ALL, OTHER)).tx("wan", to_remote(A, TO_ALL, OTHER))
 
+c = Case("bridge-vni-next-hop-fails", "A frame for a tunnel whose next hop does not answer is lost, and nobody is told: it is not the gateway that its host has asked.",
+         "scapy script: RFC 1122 section 2.3.2.2; IEEE 802.1Q clause 8.6", net(bridge([ON_LAN, over_wan([S4])]), WAN), workers=(1,), linger_ms=5000)
+c.rx("wan", from_remote(C, A, BA)).tx("lan", on_lan(C, A, BA))
+c.rx("lan", on_lan(A, C, AB), drop="neighbour-failed").tx("wan", arp_request(GW_WAN, W4, S4), own=True)
+c.tx("wan", arp_request(GW_WAN, W4, S4), at=1_001, own=True).tx("wan", arp_request(GW_WAN, W4, S4), at=2_001, own=True)
+
 # -- the gateway on the segment ----------------------------------------------------------------------------
 LAN2 = interface("lan2", ["192.0.2.1/24", "2001:db8:1::1/64"], port="lan")
 HOSTS = neighbour("lan2", H4, HOST) + neighbour("lan2", H6, HOST)
@@ -316,10 +322,35 @@ c = Case("bridge-suppress-arp", "Who asks for a station that the gateway knows b
 told_of(c)
 c.rx("lan", arp_request(A, A4, B4, tags=(100,)), punt=True).tx("lan", arp_reply(B, B4, A, A4, tags=(100,)), own=True)
 c.rx("far", arp_request(B, B4, A4), punt=True).tx("far", arp_reply(A, A4, B, B4), own=True)
+# Whether somebody has the address only its owner says (RFC 5227 section 2.1.1).
+c.rx("far", arp_request(D, "0.0.0.0", A4), punt=True).tx("lan", arp_request(D, "0.0.0.0", A4, tags=(100,)))
 # Of others, of himself, and for one behind the same member: these are for all.
 c.rx("lan", arp_request(A, A4, C4, tags=(100,)), punt=True).tx("far", arp_request(A, A4, C4))
 c.rx("lan", arp_request(A, A4, A4, tags=(100,)), punt=True).tx("far", arp_request(A, A4, A4))
 c.rx("lan", arp_request(D, D4, A4, tags=(100,)), punt=True).tx("far", arp_request(D, D4, A4))
+
+c = Case("bridge-suppress-unknown-asker", "Who is not learned cannot be answered in another's name: the question is for all.", "scapy script: RFC 7432 section 10",
+         routed(members=({**ON_LAN, "max_macs": 1}, ON_FAR)))
+told_of(c)
+c.rx("lan", arp_request(C, C4, B4, tags=(100,)), punt=True).tx("far", arp_request(C, C4, B4))
+
+c = Case("bridge-no-tunnel-end", "A host of a segment that sends with the address of a remote gets into no other segment.", "scapy script: RFC 7348 section 7",
+         routed(UNDERLAY, members=VNI_TOO))
+c.rx("lan", on_lan(A, GW, arriving(framed(eth(C, B), AB))), drop="no-host-path")
+
+c = Case("bridge-max-macs-and-moves", "A member that has as many stations as it may have gets none by moving either.", IEEE,
+         net(bridge([{**ON_LAN, "max_macs": 1}, ON_FAR])))
+introduced(c)
+c.rx("lan", on_lan(B, C, AB)).tx("far", on_far(B, C, AB))
+c.rx("lan", on_lan(A, B, AB)).tx("far", on_far(A, B, AB))
+
+c = Case("bridge-vnis-renumbered", "A config that puts another VNI before: what was learned behind the tunnels of the first is learned anew.", "scapy script: RFC 7348 section 4.1",
+         TWO_REMOTES)
+c.rx("wan", from_remote(C, A, BA)).tx("lan", on_lan(C, A, BA)).tx("far", on_far(C, A, BA))
+c.reload(net(bridge([ON_LAN, over_wan([S4B], vni=4999), over_wan([S4])]), UNDERLAY))
+c.rx("lan", on_lan(A, C, AB)).tx("wan", to_remote(A, C, AB, S4B, SERVER2, vni=4999)).tx("wan", to_remote(A, C, AB))
+c.rx("wan", from_remote(C, A, BA)).tx("lan", on_lan(C, A, BA))
+c.rx("lan", on_lan(A, C, AB)).tx("wan", to_remote(A, C, AB))
 
 c = Case("bridge-suppress-nd", "Likewise neighbour solicitations; one of who has no address yet is for all.", "scapy script: RFC 7432 section 10; RFC 4861 section 7.2.4", routed())
 told_of(c)

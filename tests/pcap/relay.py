@@ -254,6 +254,8 @@ c = Case("dhcp-relay-foreign-server", "Only configured servers are heard, and on
          two_ports(neighbour("wan", S4C, SERVER2), lan=lan(option82="drop")))
 c.rx("wan", from_servers(says(), server=S4C, mac=SERVER2), drop="dhcp-unknown-server")
 c.rx("lan", link(eth(HOST, GW_LAN), datagram(H4, L4, says())), drop="dhcp-unknown-server")
+# With the address of a server, but from where no way leads to it.
+c.rx("lan", link(eth(HOST, GW_LAN), datagram(S4, L4, says())), drop="dhcp-unknown-server")
 c.rx("wan", from_servers(asks()), drop="dhcp-unknown-server")
 c.rx("wan", from_servers(says(giaddr=OTHER)), drop="dhcp-no-client")
 replied(c, says(), to_client(says()))
@@ -464,6 +466,8 @@ c = Case("dhcpv6-relay-foreign-server", "Only configured servers are heard, and 
 c.rx("wan", from_servers6(reply6(say6()), server=S6B, mac=SERVER2), drop="dhcp-unknown-server")
 c.rx("wan", from_servers6(ask6()), drop="dhcp-unknown-server")
 c.rx("wan", from_servers6(reply6(say6(), ident=b"wan")), drop="dhcp-no-client")
+# Further away than the link there are relays only, and nobody has said that there are any.
+c.rx("wan", from_servers6(reply6(say6(), peer="2001:db8:99::9")), drop="dhcp-no-client")
 c.rx("wan", from_servers6(reply6(say6(), ident=None, link=W6)), drop="dhcp-no-client")
 down6(c, reply6(say6()), to_client6(say6()))
 

@@ -14,7 +14,7 @@ use crate::pipeline::route::{self, is_own};
 use crate::pipeline::{Context, Limits};
 use crate::tables::overlay::NO_OVERLAY;
 use crate::tables::relay::Relay;
-use crate::tables::{Interface, NO_INTERFACE};
+use crate::tables::{Interface, NO_INTERFACE, same_prefix_v6};
 use crate::telemetry::{RelayCounters, add};
 
 /// Ethernet broadcast.
@@ -146,7 +146,9 @@ impl SlowPath {
         let meta = &packet.meta;
         let (src, dst) = ends_v4(packet);
         let relays = &cx.tables.relays.v4;
-        let is_server = |relay: &Relay| relay.is_server(src.into());
+        // Clients must not speak for a server.
+        let comes_from_there = route::leads_to(cx.tables, meta.vrf, src.into(), Some(meta.interface));
+        let is_server = |relay: &Relay| comes_from_there && relay.is_server(src.into());
         if !relays.at(meta.vrf, dst.into()).any(is_server) {
             return Err(Lost(DropReason::DhcpUnknownServer, None));
         }
@@ -189,7 +191,9 @@ impl SlowPath {
         let (bytes, l3) = (packet.frame.bytes(), usize::from(meta.l3));
         let [src, dst] = [8, 24].map(|at| IpAddr::V6(be128(bytes, l3 + at).into()));
         let relays = &cx.tables.relays.v6;
-        if !relays.at(meta.vrf, dst).any(|relay| relay.is_server(src)) {
+        let comes_from_there = route::leads_to(cx.tables, meta.vrf, src, Some(meta.interface));
+        let is_server = |relay: &Relay| comes_from_there && relay.is_server(src);
+        if !relays.at(meta.vrf, dst).any(is_server) {
             return Err(Lost(DropReason::DhcpUnknownServer, None));
         }
         let reply = v6::read_reply(message).map_err(|reason| Lost(reason, None))?;
@@ -200,7 +204,7 @@ impl SlowPath {
         };
         let relay = relay.ok_or(Lost(DropReason::DhcpNoClient, None))?;
         let lost = |reason| Lost(reason, Some(relay));
-        if !relay.is_server(src) {
+        if !is_server(relay) {
             return Err(lost(DropReason::DhcpUnknownServer));
         }
         let egress = cx.tables.interface(relay.interface);
@@ -208,6 +212,11 @@ impl SlowPath {
         let is_on_link = peer.is_unicast_link_local();
         let own = if is_on_link { egress.info.link_local.map(IpAddr::V6) } else { Some(relay.spec.link) };
         let own = own.filter(|own| *own != peer).ok_or(lost(DropReason::DhcpInvalid))?;
+        // Further away there are relays only.
+        let is_near = egress.info.v6.iter().any(|(own, len)| same_prefix_v6(*own, peer, *len));
+        if !is_on_link && !is_near && !relay.spec.from_relays {
+            return Err(lost(DropReason::DhcpNoClient));
+        }
         let to_port = if reply.is_to_relay { SERVER_PORT_V6 } else { CLIENT_PORT_V6 };
         let bytes = dhcp::datagram((own, SERVER_PORT_V6), (peer.into(), to_port), reply.message)
             .filter(|bytes| !is_on_link || bytes.len() <= usize::from(egress.mtu_bytes))

@@ -15,7 +15,7 @@ use crate::pipeline::bridge::{self, Layout};
 use crate::pipeline::tunnel::{INNER_LINK_BYTES, NoTunnel, Tunnel};
 use crate::pipeline::{Context, Limits};
 use crate::ratelimit::Bucket;
-use crate::tables::bridge::{Bridge, Member, NO_BRIDGE};
+use crate::tables::bridge::{Bridge, Bridges, Member, NO_BRIDGE};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::add;
 use crate::time::Nanos;
@@ -143,18 +143,22 @@ impl SlowPath {
         if let Some(from) = from
             && bridge.suppress
             && let Some(said) = answer_for(&packet, layout, bridge, from, cx)
+            && let Way::By(member, tunnel) = self.way_to(said.to, bridge, cx, pool)
         {
+            // Whoever cannot be answered asks all.
             self.consumed(packet, None, cx, pool);
-            self.speak_as(&said, bridge, cx, pool);
+            self.speak_as(&said, (member, tunnel), cx, pool);
             return Ok(());
         }
         let copies = self.copy_to_members(&packet.frame, layout, bridge, from, cx, pool);
         let wanted = from.is_some()
             && bridge.interface != NO_INTERFACE
-            && self.flooded.len() < MAX_FLOODED
             && gateway_wants(&packet, layout, bridge.interface, cx);
         if wanted {
             add(&cx.counters.replicated, copies);
+            if self.flooded.len() >= MAX_FLOODED {
+                return Err((packet, DropReason::NoBuffer));
+            }
             self.flooded.push(Parked { frame: packet.frame, ingress: cx.ingress, since: cx.now });
             return Ok(());
         }
@@ -289,8 +293,13 @@ impl SlowPath {
     }
 
     /// Sends a frame in the name of a station to another, which has asked.
-    fn speak_as(&mut self, said: &Said, bridge: &Bridge, cx: &Context<'_>, pool: &mut FramePool) {
-        let Way::By(member, tunnel) = self.way_to(said.to, bridge, cx, pool) else { return };
+    fn speak_as(
+        &mut self,
+        said: &Said,
+        (member, tunnel): (&Member, Option<Tunnel>),
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) {
         let room = self.emit.ready.len() < COPY_BUDGET;
         let Some(mut frame) = pool.take_filled(&said.bytes).filter(|_| room) else { return };
         let mut macs = [0; 12];
@@ -341,13 +350,17 @@ impl SlowPath {
         let until = (rounds.sweep_at + SWEEP_PLACES).min(macs.capacity());
         let now_s = cx.now.as_secs();
         macs.sweep(rounds.sweep_at..until, |entry| {
-            // Of overlays and of bridges that are gone: those who are looked for will displace them.
-            let Some(bridge) = cx.tables.bridges.of_segment(entry.segment) else { return true };
+            // Of overlays: those who are looked for will displace them.
+            if !Bridges::has_segment(entry.segment) {
+                return true;
+            }
+            let Some(bridge) = cx.tables.bridges.of_segment(entry.segment) else { return false };
             let member = bridge.member_at(entry.location);
             let stays = member.is_some() && bridge.still_knows(entry, now_s);
             if let Some(count) =
                 member.and_then(|member| rounds.counts.get_mut(usize::from(member.interface)))
                 && stays
+                && !entry.is_static
             {
                 *count += 1;
             }
