@@ -1,5 +1,6 @@
-//! Members of groups and backends of services that go by themselves. They belong to no config document: what is applied next neither names
-//! them nor takes them away, unless it has their group or service no more or names them itself, for good.
+//! Members of groups and backends of services that go by themselves. They belong to no config document: what is
+//! applied next neither names them nor takes them away, unless it has their group or service no more or names them
+//! itself, for good.
 
 use std::collections::BTreeMap;
 use std::hash::Hash;

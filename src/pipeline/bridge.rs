@@ -85,7 +85,8 @@ fn settle(packet: &mut Packet, remote: Option<Remote>, cx: &Context<'_>) -> Resu
     if kind == ethertype::VLAN || kind == ethertype::QINQ {
         return Err(DropReason::UnknownVlan);
     }
-    // What looks for loops in another segment of ours goes round here. Else it is a loop, or somebody who pretends to be the gateway.
+    // What looks for loops in another segment of ours goes round here. Else it is a loop, or somebody who pretends to be
+    // the gateway.
     let is_look = kind == loops::ETHERTYPE && src == own;
     if is_group(src) || src == 0 || src == own && !is_look {
         return Err(DropReason::BridgeInvalidSource);
