@@ -31,7 +31,7 @@ fn the_annotated_example_is_good() {
     let (code, out, err) = softgate(&["check", "config/softgate.toml"]);
     assert_eq!(
         (code, out.as_str(), err.as_str()),
-        (0, "config/softgate.toml: good: 2 ports, 4 interfaces, 2 VRFs, 4 routes, 1 neighbour\n", "")
+        (0, "config/softgate.toml: good: 2 ports, 5 interfaces, 2 VRFs, 4 routes, 1 neighbour\n", "")
     );
 }
 
