@@ -211,7 +211,7 @@ impl MacTable {
     }
 
     /// A frame of a station of a bridge came from `location`, by the member with this interface slot, which may have
-    /// `most` stations.
+    /// `most` stations. `is_gone` says of a location that nobody can be there any more: to leave it is no move.
     #[inline]
     pub fn note(
         &self,
@@ -220,6 +220,7 @@ impl MacTable {
         location: Location,
         (member, most): (u16, u32),
         now: Nanos,
+        is_gone: impl Fn(Location) -> bool,
     ) -> Noted {
         let (station, new) = (station(segment, mac), whereabouts(location, now));
         let Some(place) = self.place(station) else {
@@ -230,7 +231,8 @@ impl MacTable {
             settle(place, new);
             return Noted::Known;
         }
-        if location_of(old).is_none() {
+        if location_of(old).is_none_or(is_gone) {
+            place.moves.store(0, Ordering::Relaxed);
             return self.note_new(Some(place), station, new, (member, most));
         }
         self.note_moved(place, new, (member, most), now)
@@ -319,17 +321,6 @@ impl MacTable {
                 true
             }
             None => self.insert(station, new),
-        }
-    }
-
-    /// A station that was learned cannot be there any more: it is nowhere, and has not moved.
-    pub fn lose(&self, segment: u16, mac: u64, location: Location) {
-        let Some(place) = self.place(station(segment, mac)) else { return };
-        let word = place.whereabouts.load(Ordering::Acquire);
-        if location_of(word) == Some(location) && word & PERMANENT == 0 {
-            place.moves.store(0, Ordering::Relaxed);
-            // Heard from elsewhere at this moment: it is there.
-            let _ = place.whereabouts.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 
@@ -493,7 +484,7 @@ mod tests {
     #[test]
     fn every_frame_teaches_up_to_a_limit_that_others_do_not_use_up() {
         let table = MacTable::new(1024, 16, Key::default());
-        let note = |mac, member| table.note(9, mac, Location::local(member), (member, 2), at(1));
+        let note = |mac, member| table.note(9, mac, Location::local(member), (member, 2), at(1), |_| false);
         assert_eq!([note(1, 1), note(2, 1), note(3, 1)], [Noted::New, Noted::New, Noted::Refused]);
         assert_eq!([note(1, 1), note(3, 2)], [Noted::Known, Noted::New]);
         assert_eq!(
@@ -513,7 +504,7 @@ mod tests {
     #[test]
     fn a_station_in_two_places_stays_in_one() {
         let table = MacTable::new(1024, 16, Key::default());
-        let note = |member, secs| table.note(9, 1, Location::local(member), (member, 9), at(secs));
+        let note = |member, secs| table.note(9, 1, Location::local(member), (member, 9), at(secs), |_| false);
         assert_eq!(note(1, 10), Noted::New);
         let moves: Vec<Noted> = (0..7).map(|turn| note(2 - turn % 2, 11 + u64::from(turn))).collect();
         assert_eq!(moves[..5], [Noted::Moved; 5]);
@@ -527,18 +518,17 @@ mod tests {
     #[test]
     fn a_station_that_a_loop_moved_is_where_it_speaks_next() {
         let table = MacTable::new(1024, 16, Key::default());
-        let note = |member, secs| table.note(9, 1, Location::local(member), (member, 9), at(secs));
+        let note = |member, secs| table.note(9, 1, Location::local(member), (member, 9), at(secs), |_| false);
         note(1, 10);
         let moves = (0..6).filter(|turn| note(2 - turn % 2, 11) == Noted::Moved).count();
         assert_eq!(moves, 5);
         assert_eq!(note(1, 12), Noted::Flapping);
-        // Not where it is said to be: nothing happens.
-        table.lose(9, 1, Location::local(1));
-        assert_eq!(note(1, 12), Noted::Flapping);
-        table.lose(9, 1, Location::local(2));
-        assert_eq!((table.find(9, 1), note(1, 12), note(2, 13)), (None, Noted::New, Noted::Moved));
+        // Its member is shut: it is where it speaks, and has not moved.
+        let is_gone = |at| at == Location::local(2);
+        assert_eq!(table.note(9, 1, Location::local(1), (1, 9), at(12), is_gone), Noted::New);
+        assert_eq!((table.find(9, 1), note(2, 13)), (Some(Location::local(1)), Noted::Moved));
         assert!(table.set_permanent(9, 2, Location::local(1)));
-        table.note(8, 1, Location::local(1), (1, 9), at(13));
+        table.note(8, 1, Location::local(1), (1, 9), at(13), |_| false);
         table.flush(9);
         let known: Vec<(u16, u64)> = table.entries().map(|entry| (entry.segment, entry.mac)).collect();
         assert_eq!(known.len(), 2, "another segment's, and the operator's: {known:?}");
@@ -549,8 +539,8 @@ mod tests {
     fn a_sweep_forgets_the_silent_and_never_the_operators_word() {
         let table = MacTable::new(1024, 16, Key::default());
         assert!(table.set_permanent(9, 1, Location::local(1)));
-        table.note(9, 2, Location::local(1), (1, 9), at(10));
-        table.note(9, 3, Location::local(1), (1, 9), at(20));
+        table.note(9, 2, Location::local(1), (1, 9), at(10), |_| false);
+        table.note(9, 3, Location::local(1), (1, 9), at(20), |_| false);
         table.sweep(0..table.capacity(), |entry| entry.is_static || entry.seen_s >= 20);
         let mut known: Vec<u64> = table.entries().map(|entry| entry.mac).collect();
         known.sort_unstable();

@@ -99,14 +99,11 @@ fn settle(packet: &mut Packet, remote: Option<Remote>, cx: &Context<'_>) -> Resu
         && !is_look
         && let Some(location) = location_of(member, remote)
     {
-        // Where nobody can be any more, a loop may have put it: no move is held against it.
-        if let Some(old) = cx.neighbours.macs.find(bridge.segment, src)
-            && bridge.member_at(old).is_none_or(|old| !is_open(old, cx))
-        {
-            cx.neighbours.macs.lose(bridge.segment, src, old);
-        }
         let most = (slot, member.max_macs);
-        if cx.neighbours.macs.note(bridge.segment, src, location, most, cx.now) == Noted::Flapping {
+        // A loop may have put it behind a member that is shut now.
+        let is_gone = |old| bridge.member_at(old).is_none_or(|old| !is_open(old, cx));
+        let noted = cx.neighbours.macs.note(bridge.segment, src, location, most, cx.now, is_gone);
+        if noted == Noted::Flapping {
             add(&cx.counters.flaps, 1);
         }
     }

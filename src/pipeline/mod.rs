@@ -78,10 +78,10 @@ pub struct Context<'a> {
 /// The packet path. Eight stages, in this order; what one of them settles no later one touches. Before and between
 /// them stands [`plain`], which takes nearly all packets past the first three, and those without a session past all.
 ///
-/// `link`, `network`, `relay` and `source` look at one packet after the other while its headers are at hand, and once more at what
-/// was in the tunnel that `vxlan` took it out of;
-/// `flow` and `route` at the whole burst, so that the lookups overlap, `adjacency` and `rewrite` again at one
-/// after the other. A packet has either a session, from `flow`, or a route. Where a session's other side is of the other
+/// `link`, `network`, `relay` and `source` look at one packet after the other while its headers are at hand, and once
+/// more at what was in the tunnel that `vxlan` took it out of; frames between members of a bridge end there, in
+/// [`bridge`]. `flow` and `route` look at the whole burst, so that the lookups overlap, `adjacency` and `rewrite` again
+/// at one after the other. A packet has either a session, from `flow`, or a route. Where a session's other side is of the other
 /// family, [`crossing`] stands in for the last two.
 pub fn run(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows) {
     run_stages::<true>(burst, cx, flows);

@@ -26,10 +26,9 @@ use crate::mem::{Frame, FramePool};
 use crate::neighbours::{self, NeighbourTable, State, addr_key};
 use crate::packet::view::{array, be128, ethertype, protocol};
 use crate::packet::{DropReason, Family, IcmpError, Ingress, Meta, Packet, Verdict, checksum, flags, hash};
-use crate::pipeline::deliver;
 use crate::pipeline::route::NO_NEIGHBOUR;
 use crate::pipeline::tunnel::{NoTunnel, Tunnel};
-use crate::pipeline::{Context, bridge, fragment, vxlan, write_link_header};
+use crate::pipeline::{Context, bridge, deliver, fragment, vxlan, write_link_header};
 use crate::ratelimit::{Appointment, Bucket, SourceBuckets};
 use crate::tables::overlay::{NO_OVERLAY, Overlay};
 use crate::tables::{Interface, NO_INTERFACE, Tables};
@@ -409,17 +408,20 @@ impl SlowPath {
                     packet.frame.truncate(l3 + usize::from(meta.ip_len));
                 }
                 packet.frame.trim_front(l3 + skip);
-                add(&cx.counters.originated, 1);
                 if to_link_local(&packet.frame, meta.family) {
                     // No route leads to a link-local address.
                     let egress = cx.tables.interface(meta.interface);
                     if packet.frame.total_len() > usize::from(egress.mtu_bytes) {
+                        add(&cx.counters.originated, 1);
                         packet.meta.flags |= flags::OWN;
                         return Err((packet, DropReason::PacketTooBig));
                     }
                     write_link_header(&mut packet.frame, 0, egress, meta.dst_mac, ethertype::IPV6);
-                    self.put_on_link(packet.frame, meta.interface, cx, pool);
+                    // None, or several, where nobody knows behind which remote or member the asker is.
+                    let sent = self.put_on_link(packet.frame, meta.interface, cx, pool);
+                    add(&cx.counters.originated, sent);
                 } else {
+                    add(&cx.counters.originated, 1);
                     self.push_own(packet.frame, meta.vrf);
                 }
             }
@@ -530,7 +532,9 @@ impl SlowPath {
         cx: &Context<'_>,
         pool: &mut FramePool,
     ) -> bool {
+        // A copy is of one buffer.
         if self.has_budget()
+            && !frame.is_chained()
             && let Some(mut tunnel) = self.tunnel(egress, overlay, remote, cx, pool)
             && let Some(mut copy) = pool.take_filled(frame.bytes())
         {

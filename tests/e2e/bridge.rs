@@ -1,13 +1,12 @@
 //! A bridged segment of a VLAN, a QinQ pair and the Linux kernel's VXLAN, with the gateway on it.
 
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::gateway::{Config, Gateway};
 use crate::lab::Lab;
-use crate::sessions::Server;
+use crate::sessions::transfer;
 use crate::{CLIENT_A, NET, lost_since};
 
 const MEMBERS: &str = r#"{ vni = 5001, vtep = "198.51.100.2", remotes = ["198.51.100.1"] }"#;
@@ -65,18 +64,6 @@ fn states(gateway: &Gateway) -> Vec<(String, String)> {
     members.iter().map(|member| (word(member, "name"), word(member, "state"))).collect()
 }
 
-/// Some TCP from one host to another.
-fn transfer(lab: &Lab, from: &str, to: &str, address: &str) {
-    let server = lab.command(to, "iperf3 --server --one-off --port 5401").stdout(Stdio::null()).spawn();
-    let _server = Server(server.expect("iperf3 starts"));
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while lab.must(to, "ss -Htln sport = :5401").is_empty() {
-        assert!(Instant::now() < deadline, "iperf3 does not listen");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    lab.must(from, &format!("iperf3 --client {address} --port 5401 --bytes 10M"));
-}
-
 #[test]
 fn a_segment_of_two_vlans_and_a_vni() {
     let Some(lab) = Lab::up("a_segment_of_two_vlans_and_a_vni", &[]) else { return };
@@ -94,9 +81,9 @@ fn a_segment_of_two_vlans_and_a_vni() {
         for station in [CLIENT_A, B, FAR] {
             lab.ping("net", station[family], "");
         }
-        transfer(&lab, "a", "far", FAR[family]);
-        transfer(&lab, "far", "b", B[family]);
-        transfer(&lab, "net", "far", FAR[family]);
+        transfer(&lab, "a", "far", FAR[family], "10M");
+        transfer(&lab, "far", "b", B[family], "10M");
+        transfer(&lab, "net", "far", FAR[family], "10M");
     }
     // As long as the tunnel takes.
     lab.ping("a", FAR[0], &format!("-M do -s {}", MTU - 28));

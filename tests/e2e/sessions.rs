@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::gateway::{Config, Gateway};
 use crate::lab::Lab;
@@ -56,6 +56,18 @@ inside = "10.0.2.10"
 
 fn zoned() -> Config {
     Config { zones: ["inside", "servers", "outside"], ..Config::default() }.with(POLICY)
+}
+
+/// So many bytes of TCP (as `iperf3 --bytes` has them) from one host to another.
+pub fn transfer(lab: &Lab, from: &str, to: &str, address: &str, bytes: &str) {
+    let server = lab.command(to, "iperf3 --server --one-off --port 5401").stdout(Stdio::null()).spawn();
+    let _server = Server(server.expect("iperf3 starts"));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while lab.must(to, "ss -Htln sport = :5401").is_empty() {
+        assert!(Instant::now() < deadline, "iperf3 does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    lab.must(from, &format!("iperf3 --client {address} --port 5401 --bytes {bytes}"));
 }
 
 /// A program that runs beside the test.

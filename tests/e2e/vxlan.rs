@@ -1,12 +1,9 @@
 //! VXLAN with the Linux kernel's own tunnel end point on the other side: what it sends is taken, and what it gets is
 //! what it takes.
 
-use std::process::Stdio;
-use std::time::{Duration, Instant};
-
 use crate::gateway::{Config, Gateway};
 use crate::lab::Lab;
-use crate::sessions::Server;
+use crate::sessions::transfer;
 use crate::{CLIENT_A, lost_since};
 
 /// `net` is the other tunnel end point: over IPv4 of one segment, over IPv6 of two, of which one wants checksums.
@@ -48,18 +45,6 @@ fn station(lab: &Lab, number: u32, mtu: u32, tunnel: &str) -> String {
     host
 }
 
-/// Some seconds of TCP from one host to another.
-fn transfer(lab: &Lab, from: &str, to: &str, address: &str) {
-    let server = lab.command(to, "iperf3 --server --one-off --port 5401").stdout(Stdio::null()).spawn();
-    let _server = Server(server.expect("iperf3 starts"));
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while lab.must(to, "ss -Htln sport = :5401").is_empty() {
-        assert!(Instant::now() < deadline, "iperf3 does not listen");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    lab.must(from, &format!("iperf3 --client {address} --port 5401 --bytes 20M"));
-}
-
 #[test]
 fn a_segment_of_the_kernels_vxlan() {
     let Some(lab) = Lab::up("a_segment_of_the_kernels_vxlan", &[]) else { return };
@@ -86,10 +71,10 @@ fn a_segment_of_the_kernels_vxlan() {
         let said = lab.run("a", &format!("ping -n -c 2 -i 0.3 -W 1 -M do -s {} {v4}", mtu - 27)).text;
         assert!(said.contains(&format!("mtu = {mtu}")) || said.contains(&format!("mtu={mtu}")), "{said}");
         lab.ping("a", &v4, "-M dont -s 3000");
-        transfer(&lab, "a", host, &v4);
-        transfer(&lab, "a", host, &v6);
-        transfer(&lab, host, "a", CLIENT_A[0]);
-        transfer(&lab, host, "a", CLIENT_A[1]);
+        transfer(&lab, "a", host, &v4, "20M");
+        transfer(&lab, "a", host, &v6, "20M");
+        transfer(&lab, host, "a", CLIENT_A[0], "20M");
+        transfer(&lab, host, "a", CLIENT_A[1], "20M");
     }
     // From one segment to another, through both tunnels.
     lab.ping("s1", "10.9.2.10", "");

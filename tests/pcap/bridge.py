@@ -411,6 +411,13 @@ c.rx("lan", on_lan(GW_LAN, LOOPS, look(21, 0)), punt=True)
 c.rx("lan", on_lan(A, TO_ALL, OTHER), drop="bridge-member-shut")
 c.rx("far", on_far(B, TO_ALL, OTHER), drop="bridge-no-member")
 
+c = Case("bridge-loop-through-another", "What looks for loops goes through another bridge of the gateway as any frame, so that a way around through both is found.",
+         "scapy script: the frame of src/pipeline/slow/loops.rs; IEEE 802.1Q clause 8.6",
+         net(table("bridge", name="one", members=[ON_LAN, ON_FAR], loop_probe_s=0), table("bridge", name="two", members=[{"port": "lan", "vlan": 101}, {"port": "wan"}], loop_probe_s=0)))
+c.rx("lan", on_lan(GW_LAN, LOOPS, loop_frame(1600, SEGMENT, 0), 101)).tx("wan", on_far(GW_LAN, LOOPS, loop_frame(1600, SEGMENT, 0)))
+c.rx("lan", on_lan(GW_LAN, LOOPS, OTHER, 101), drop="bridge-invalid-source")
+c.rx("lan", on_lan(GW_LAN, LOOPS, loop_frame(1600, SEGMENT, 0)), punt=True)
+
 # -- sessions ----------------------------------------------------------------------------------------------
 ZONED = config(bridge(), table("interface", name="gate", bridge="seg", zone="segment", addresses=["10.7.0.1/24"]), table("interface", name="wan", port="wan", zone="outside", addresses=["198.51.100.1/24"]),
                neighbour("gate", A4, A), neighbour("gate", B4, B), neighbour("wan", S4, SERVER), table("zone", name="segment"), table("zone", name="outside"),

@@ -180,6 +180,10 @@ impl SlowPath {
         cx: &Context<'_>,
         pool: &mut FramePool,
     ) -> u64 {
+        // A copy is of one buffer.
+        if frame.is_chained() {
+            return 0;
+        }
         let bytes = frame.bytes();
         let (macs, kind) = (bytes[layout.link..].first_chunk::<12>(), layout.kind(bytes));
         let (Some(macs), payload) = (macs, &bytes[layout.payload..]) else { return 0 };
@@ -233,10 +237,11 @@ impl SlowPath {
         pool: &mut FramePool,
     ) -> u64 {
         const LAYOUT: Layout = Layout { link: 0, payload: INNER_LINK_BYTES };
-        bridge::count(bridge.interface, frame.total_len(), cx);
+        let len = frame.total_len();
         let mac = LAYOUT.destination(frame.bytes());
         match self.way_to(mac, bridge, cx, pool) {
             Way::By(member, tunnel) => {
+                bridge::count(bridge.interface, len, cx);
                 bridge::readdress(&mut frame, LAYOUT, cx.tables.interface(member.interface));
                 self.put_by(frame, member, tunnel, cx);
                 1
@@ -247,6 +252,9 @@ impl SlowPath {
             }
             Way::Unknown => {
                 let copies = self.copy_to_members(&frame, LAYOUT, bridge, None, cx, pool);
+                if copies > 0 {
+                    bridge::count(bridge.interface, len, cx);
+                }
                 pool.put(frame);
                 copies
             }
