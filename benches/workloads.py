@@ -11,6 +11,7 @@ other gateways can be compared.
     tcp_64k               the same as TCP in the middle of a connection, on VLAN 100
     vl_16M                the same with as many flows as a worker can have; only if named, 1.3 GB
     vx_1, vx_64k          the frames of fw_* in VXLAN with VNI 13 from 192.168.1.2 to .1, each flow by its source port
+    vb_64k                the frames of lb_64k in VXLAN in the same way
     imix_64k, big_64k     on VLAN 100 with frames of 64, 594 and 1518 bytes, 7 to 4 to 1, and of 1518 bytes
     rt_10k, rt_1M         one million packets, each to a random address in a random one of the routes
     routes_10k, routes_1M .txt: route files of the config, lengths roughly as in the default-free zone,
@@ -38,7 +39,7 @@ FLOWS = {"1": (1, 1), "1k": (16, 63), "64k": (1024, 63), "1M": (16384, 63), "4M"
 # Made only if named.
 SIXTEEN_MILLION = (253952, 63)
 CAPTURES = {"fw": ("1", "64k", "1M"), "vl": ("1", "1k", "64k", "1M", "4M"), "tcp": ("64k",), "lb": ("64k", "1M"),
-            "vx": ("1", "64k")}
+            "vx": ("1", "64k"), "vb": ("64k",)}
 
 ROUTES = {"10k": 10_000, "1M": 1_000_000}
 RANDOM_DESTINATIONS = 1_000_000
@@ -194,11 +195,14 @@ def flow_captures(directory, numbers):
             write_capture(directory / f"fw_{name}.pcap", udp_frames(*fields))
         if name in CAPTURES["vl"]:
             write_capture(directory / f"vl_{name}.pcap", udp_frames(*fields, vlan=VLAN))
+        service = ipv4("10.0.0.1") + host, np.full(len(host), ipv4("90.0.0.1")), 1024 + port, np.full(len(host), 20000)
+        tunnel_port = 49152 + (host * 63 + port) % 16384
         if name in CAPTURES["lb"]:
-            service = np.full(len(host), ipv4("90.0.0.1")), 1024 + port, np.full(len(host), 20000)
-            write_capture(directory / f"lb_{name}.pcap", udp_frames(ipv4("10.0.0.1") + host, *service))
+            write_capture(directory / f"lb_{name}.pcap", udp_frames(*service))
         if name in CAPTURES["vx"]:
-            write_capture(directory / f"vx_{name}.pcap", in_vxlan(udp_frames(*fields), 49152 + (host * 63 + port) % 16384))
+            write_capture(directory / f"vx_{name}.pcap", in_vxlan(udp_frames(*fields), tunnel_port))
+        if name in CAPTURES["vb"]:
+            write_capture(directory / f"vb_{name}.pcap", in_vxlan(udp_frames(*service), tunnel_port))
         if name in CAPTURES["tcp"]:
             write_capture(directory / f"tcp_{name}.pcap", udp_frames(*fields, vlan=VLAN, tcp=True))
 
