@@ -16,6 +16,7 @@ use crate::pipeline::slow::loops;
 use crate::pipeline::tunnel::{INNER_LINK_BYTES, NoTunnel, Tunnel};
 use crate::pipeline::{Context, vxlan};
 use crate::tables::bridge::{Bridge, Member};
+use crate::tables::overlay::Overlay;
 use crate::tables::{Interface, NO_INTERFACE};
 use crate::telemetry::add;
 use crate::vteps::Remote;
@@ -94,18 +95,8 @@ fn settle(packet: &mut Packet, remote: Option<Remote>, cx: &Context<'_>) -> Resu
     if dst & !0xf == RESERVED {
         return Err(DropReason::BridgeReserved);
     }
-    // What has waited says nothing of now.
-    if cx.pass == Pass::First
-        && !is_look
-        && let Some(location) = location_of(member, remote)
-    {
-        let most = (slot, member.max_macs);
-        // A loop may have put it behind a member that is shut now.
-        let is_gone = |old| bridge.member_at(old).is_none_or(|old| !is_open(old, cx));
-        let noted = cx.neighbours.macs.note(bridge.segment, src, location, most, cx.now, is_gone);
-        if noted == Noted::Flapping {
-            add(&cx.counters.flaps, 1);
-        }
+    if !is_look && let Some(location) = location_of(member, remote) {
+        learn(bridge, member, src, location, cx);
     }
     if bridge.interface != NO_INTERFACE && dst == own {
         return to_gateway(packet, bridge, kind, cx);
@@ -134,6 +125,22 @@ fn settle(packet: &mut Packet, remote: Option<Remote>, cx: &Context<'_>) -> Resu
     }
 }
 
+/// A station has sent a frame by `member`.
+#[inline]
+pub(super) fn learn(bridge: &Bridge, member: &Member, mac: u64, location: Location, cx: &Context<'_>) {
+    // What has waited says nothing of now.
+    if cx.pass != Pass::First {
+        return;
+    }
+    let most = (member.interface, member.max_macs);
+    // A loop may have put it behind a member that is shut now.
+    let is_gone = |old| bridge.member_at(old).is_none_or(|old| !is_open(old, cx));
+    let noted = cx.neighbours.macs.note(bridge.segment, mac, location, most, cx.now, is_gone);
+    if noted == Noted::Flapping {
+        add(&cx.counters.flaps, 1);
+    }
+}
+
 /// What the gateway is known by there: of its interface, or where there is none of the member's port.
 fn own_mac(bridge: &Bridge, member: &Member, cx: &Context<'_>) -> u64 {
     let slot = if bridge.interface == NO_INTERFACE { member.interface } else { bridge.interface };
@@ -141,7 +148,7 @@ fn own_mac(bridge: &Bridge, member: &Member, cx: &Context<'_>) -> u64 {
 }
 
 /// Where a frame came from, if that teaches.
-fn location_of(member: &Member, remote: Option<Remote>) -> Option<Location> {
+pub(super) fn location_of(member: &Member, remote: Option<Remote>) -> Option<Location> {
     match member.vni {
         None => Some(Location::local(member.interface)),
         Some((number, _)) => remote.map(|remote| Location::remote(remote, number)),
@@ -180,17 +187,22 @@ pub(super) fn is_open(member: &Member, cx: &Context<'_>) -> bool {
     cx.tables.interface(member.interface).up && !cx.limits.segments.is_shut(member.interface, cx.now)
 }
 
+/// The overlay and the tunnel end point that lead to a location behind a VNI.
+pub(super) fn overlay_to<'a>(
+    location: Location,
+    out: &Member,
+    cx: &Context<'a>,
+) -> Option<(&'a Overlay, u128)> {
+    let overlay = cx.tables.overlays.get(out.vni?.1)?;
+    let remote = cx.neighbours.vteps.address(location.as_remote()?.0)?;
+    // A change of the config may have shut it out.
+    overlay.permits(remote).then_some((overlay, remote))
+}
+
 /// The tunnel that leads to a location behind a VNI.
 pub(super) fn tunnel_to(location: Location, out: &Member, cx: &Context<'_>) -> Result<Tunnel, NoTunnel> {
-    let overlay = out.vni.and_then(|(_, overlay)| cx.tables.overlays.get(overlay));
-    let remote = location.as_remote().and_then(|(remote, _)| cx.neighbours.vteps.address(remote));
-    match (overlay, remote) {
-        // A change of the config may have shut it out.
-        (Some(overlay), Some(remote)) if overlay.permits(remote) => {
-            Tunnel::find(cx.tables.interface(out.interface), overlay, remote, cx)
-        }
-        _ => Err(NoTunnel::Unknown),
-    }
+    let (overlay, remote) = overlay_to(location, out, cx).ok_or(NoTunnel::Unknown)?;
+    Tunnel::find(cx.tables.interface(out.interface), overlay, remote, cx)
 }
 
 /// To the one member that leads there, as it is.
@@ -274,7 +286,11 @@ pub(super) fn count(interface: u16, bytes: usize, cx: &Context<'_>) {
 // ---- from the segment's own interface
 
 /// The member that a station is behind.
-fn way_to<'a>(interface: &Interface, mac: u64, cx: &Context<'a>) -> Option<(Location, &'a Member)> {
+pub(super) fn way_to<'a>(
+    interface: &Interface,
+    mac: u64,
+    cx: &Context<'a>,
+) -> Option<(Location, &'a Member)> {
     let bridge = cx.tables.bridges.get(interface.bridge)?;
     let location = cx.neighbours.macs.find(bridge.segment, mac)?;
     Some((location, bridge.member_at(location).filter(|member| is_open(member, cx))?))

@@ -10,16 +10,17 @@ use arrayvec::ArrayVec;
 
 use crate::flow::identification::Identifications;
 use crate::flow::{FlowTable, Flows};
+use crate::macs::Location;
 use crate::mem::BURST;
 use crate::neighbours::v4_key;
 use crate::packet::view::{array, be16, be32, ethertype, protocol};
 use crate::packet::{Burst, Family, Meta, Packet, Pass, Tags, Verdict, flags};
 use crate::pipeline::tunnel::{self, INNER_LINK_BYTES, Tunnel};
-use crate::pipeline::{Context, deliver, flow, network, rewrite, route, source, vxlan};
+use crate::pipeline::{Context, bridge, deliver, flow, network, rewrite, route, source, vxlan};
 use crate::tables::balance::delivery::number_of;
-use crate::tables::bridge::NO_BRIDGE;
+use crate::tables::bridge::{Bridge, Member, NO_BRIDGE};
 use crate::tables::fib4::Fib4;
-use crate::tables::overlay::NO_OVERLAY;
+use crate::tables::overlay::{NO_OVERLAY, Overlay};
 use crate::tables::policy::NO_ZONE;
 use crate::tables::{
     Action, Interface, MAX_LINK_HEADER, NO_INTERFACE, NextHop, PortTable, SourceCheck, Tables,
@@ -77,12 +78,14 @@ impl Default for Routed {
 struct Entrance<'a> {
     /// Worth to be fetched from.
     large: Option<&'a Fib4>,
+    /// They come in by a member of a bridge, for the bridge's interface.
+    bridged: Option<Bridged<'a>>,
     /// The tag's control information and TPID, or [`UNTAGGED`].
     tag: u32,
     interface: u16,
     vrf: u16,
     flags: u16,
-    /// More than 48 bits if nothing that comes in here is plain.
+    /// More than 48 bits if nothing that comes in here is plain, or only what has a look at [`Entrance::bridged`].
     mac: u64,
     /// Tunnels end in its VRF.
     has_tunnels: bool,
@@ -93,30 +96,101 @@ struct Entrance<'a> {
 /// No tag: a TPID of 0.
 const UNTAGGED: u32 = 0;
 
+/// What the member of a bridge adds to an [`Entrance`].
+#[derive(Clone, Copy)]
+struct Bridged<'a> {
+    bridge: &'a Bridge,
+    member: &'a Member,
+    /// Where its stations are, if they are learned.
+    location: Option<Location>,
+    /// The station whose frame was the last.
+    station: u64,
+}
+
+/// In an [`Entrance::mac`]: the rest is that of a bridge's interface.
+const BY_BRIDGE: u64 = 1 << 48;
+
 impl<'a> Entrance<'a> {
+    /// Nothing is plain there.
+    const SHUT: Entrance<'static> = Entrance {
+        large: None,
+        bridged: None,
+        tag: UNTAGGED,
+        interface: NO_INTERFACE,
+        vrf: 0,
+        flags: 0,
+        mac: u64::MAX,
+        has_tunnels: false,
+        packets: 0,
+        bytes: 0,
+    };
+
     #[inline(never)]
-    fn find(tag: u32, port: &PortTable, tables: &'a Tables) -> Entrance<'a> {
+    fn find(tag: u32, port: &PortTable, cx: &Context<'a>) -> Entrance<'a> {
         let vlan = tag as u16 & 0xfff;
         let slot = if tag == UNTAGGED { port.untagged } else { port.find(Tags { outer: vlan, inner: 0 }) };
-        let mut entrance = Entrance {
-            large: None,
-            tag,
-            interface: slot,
-            vrf: 0,
-            flags: 0,
-            mac: u64::MAX,
-            has_tunnels: false,
-            packets: 0,
-            bytes: 0,
-        };
+        let mut entrance = Entrance { tag, interface: slot, ..Entrance::SHUT };
         if slot != NO_INTERFACE {
-            entrance.open(tables.interface(slot), tables);
+            let interface = cx.tables.interface(slot);
+            if interface.bridge == NO_BRIDGE {
+                entrance.open(interface, cx.tables);
+            } else {
+                entrance.open_bridged(slot, None, cx);
+            }
         }
         entrance
     }
 
+    /// By the member with this interface slot, out of the tunnel of `remote` if it teaches.
+    #[cold]
+    fn open_bridged(&mut self, slot: u16, remote: Option<Remote>, cx: &Context<'a>) {
+        let Some(bridge) = cx.tables.bridges.get(cx.tables.interface(slot).bridge) else { return };
+        let Some(member) = bridge.member(slot) else { return };
+        if bridge.interface == NO_INTERFACE || cx.limits.segments.is_shut(slot, cx.now) {
+            return;
+        }
+        self.interface = bridge.interface;
+        self.open(cx.tables.interface(bridge.interface), cx.tables);
+        // Hosts of a bridge are no ends of tunnels.
+        self.has_tunnels = false;
+        self.mac |= BY_BRIDGE;
+        let location = bridge::location_of(member, remote);
+        self.bridged = Some(Bridged { bridge, member, location, station: 0 });
+    }
+
+    /// Takes a packet that came in by a member of a bridge, and learns where its station is; false if it is not plain,
+    /// or not for the bridge's interface.
+    #[inline(never)]
+    fn take_bridged(
+        &mut self,
+        mac: u64,
+        link: usize,
+        l3: usize,
+        packet: &mut Packet,
+        cx: &Context<'_>,
+    ) -> bool {
+        if mac | BY_BRIDGE != self.mac || packet.frame.is_chained() || !read(l3, self, packet) {
+            return false;
+        }
+        let Some(bridged) = &mut self.bridged else { return false };
+        packet.meta.egress = NO_INTERFACE;
+        let station = vxlan::station_of(array(packet.frame.bytes(), link));
+        if station == bridged.station {
+            return true;
+        }
+        if bridge::is_group(station) || station == 0 || station == mac {
+            packet.meta = Meta::FRESH;
+            return false;
+        }
+        bridged.station = station;
+        if let Some(location) = bridged.location {
+            bridge::learn(bridged.bridge, bridged.member, station, location, cx);
+        }
+        true
+    }
+
     fn open(&mut self, interface: &Interface, tables: &'a Tables) {
-        if interface.source_check != SourceCheck::Off || interface.bridge != NO_BRIDGE {
+        if interface.source_check != SourceCheck::Off {
             return;
         }
         (self.vrf, self.mac) = (interface.vrf, interface.mac);
@@ -131,6 +205,11 @@ impl<'a> Entrance<'a> {
             let counters = &cx.counters.interfaces[usize::from(self.interface)];
             add(&counters.rx_packets, self.packets);
             add(&counters.rx_bytes, self.bytes);
+            if let Some(bridged) = &self.bridged {
+                let counters = &cx.counters.interfaces[usize::from(bridged.member.interface)];
+                add(&counters.rx_packets, self.packets);
+                add(&counters.rx_bytes, self.bytes);
+            }
         }
     }
 }
@@ -154,18 +233,7 @@ struct Exit<'a> {
 impl<'a> Exit<'a> {
     /// Nobody's: no outer packet has such an end.
     fn none() -> Exit<'a> {
-        let entrance = Entrance {
-            large: None,
-            tag: UNTAGGED,
-            interface: NO_INTERFACE,
-            vrf: 0,
-            flags: 0,
-            mac: u64::MAX,
-            has_tunnels: false,
-            packets: 0,
-            bytes: 0,
-        };
-        Exit { ends: 0, segment: 0, vrf: 0, entrance, remote: None, station: 0 }
+        Exit { ends: 0, segment: 0, vrf: 0, entrance: Entrance::SHUT, remote: None, station: 0 }
     }
 
     /// False: it is none, or not for this file.
@@ -177,14 +245,16 @@ impl<'a> Exit<'a> {
         else {
             return false;
         };
-        if cx.tables.interface(overlay.interface).bridge != NO_BRIDGE {
-            return false;
-        }
         self.entrance.count(cx);
         *self = Exit { ends, segment, vrf, ..Exit::none() };
-        self.entrance.interface = overlay.interface;
-        self.entrance.open(cx.tables.interface(overlay.interface), cx.tables);
-        self.remote = vxlan::sender(overlay, src, cx);
+        let (interface, remote) = (cx.tables.interface(overlay.interface), vxlan::sender(overlay, src, cx));
+        if interface.bridge == NO_BRIDGE {
+            self.entrance.interface = overlay.interface;
+            self.entrance.open(interface, cx.tables);
+            self.remote = remote;
+        } else {
+            self.entrance.open_bridged(overlay.interface, remote, cx);
+        }
         true
     }
 
@@ -225,7 +295,12 @@ impl<'a> Exit<'a> {
         let mac = u64::from_be_bytes(*array(head, 16)) >> 16;
         let station = vxlan::station_of(array(head, 16));
         let end = udp + udp_len;
-        if mac != self.entrance.mac || !read(udp + 30, &self.entrance, packet) {
+        let is_plain = if mac == self.entrance.mac {
+            read(udp + 30, &self.entrance, packet)
+        } else {
+            self.entrance.take_bridged(mac, udp + 16, udp + 30, packet, cx)
+        };
+        if !is_plain {
             return false;
         }
         if usize::from(packet.meta.l3) + usize::from(packet.meta.ip_len) > end {
@@ -279,7 +354,7 @@ fn look_at<const TUNNELS: bool>(
 ) -> Plain {
     let port = &cx.tables.ports[usize::from(port)];
     let (mut plain, mut count, mut others) = (Plain::default(), 0, 0);
-    let mut entrance = Entrance::find(UNTAGGED, port, cx.tables);
+    let mut entrance = Entrance::find(UNTAGGED, port, cx);
     let mut exit = Exit::none();
     for index in 0..burst.len() {
         let packet = &mut burst[index];
@@ -293,10 +368,14 @@ fn look_at<const TUNNELS: bool>(
         };
         if tag != entrance.tag {
             entrance.count(cx);
-            entrance = Entrance::find(tag, port, cx.tables);
+            entrance = Entrance::find(tag, port, cx);
         }
         let mac = u64::from_be_bytes(*array(head, 0)) >> 16;
-        if mac != entrance.mac || packet.frame.is_chained() || !read(l3, &entrance, packet) {
+        if mac != entrance.mac {
+            if !entrance.take_bridged(mac, 0, l3, packet, cx) {
+                continue;
+            }
+        } else if packet.frame.is_chained() || !read(l3, &entrance, packet) {
             continue;
         }
         let mut from = &entrance;
@@ -382,6 +461,8 @@ fn read(l3: usize, entrance: &Entrance<'_>, packet: &mut Packet) -> bool {
 struct Hop {
     neighbour: u32,
     egress: u16,
+    /// What packets leave by: the egress, or a member of its bridge.
+    out: u16,
     mtu_bytes: u16,
     /// Bytes of `header`, or [`TUNNELLED`] or [`DELIVERED`].
     header_len: u8,
@@ -409,6 +490,7 @@ const HOPS: usize = 32;
 const NO_HOP: Hop = Hop {
     neighbour: 0,
     egress: NO_INTERFACE,
+    out: NO_INTERFACE,
     mtu_bytes: 0,
     header_len: 0,
     header: [0; MAX_LINK_HEADER],
@@ -422,24 +504,51 @@ impl Hop {
     #[inline(never)]
     fn find(next: NextHop, along_sessions: bool, tunnels: &mut Tunnels, cx: &Context<'_>) -> Hop {
         let egress = cx.tables.interface(next.interface);
-        let mut hop = Hop { neighbour: next.neighbour, egress: next.interface, ..NO_HOP };
+        let (neighbour, slot) = (next.neighbour, next.interface);
+        let mut hop = Hop { neighbour, egress: slot, out: slot, ..NO_HOP };
         if let Some(number) = number_of(next.neighbour) {
             hop.lead_to_backend(number, egress, tunnels, cx);
             return hop;
         }
-        let neighbour = next.neighbour;
-        let word = cx.neighbours.word(neighbour);
         // Into a zone there is no way without a session (DESIGN.md section 3).
-        let is_bridged = egress.bridge != NO_BRIDGE;
-        if egress.up && (along_sessions || egress.zone == NO_ZONE) && word.is_usable() && !is_bridged {
-            cx.neighbours.mark_used(neighbour, cx.now);
-            if egress.overlay != NO_OVERLAY {
-                hop.lead_through(egress, word.mac(), tunnels, cx);
-                return hop;
-            }
-            hop.lead_onto(egress, word.mac());
+        if egress.up && (along_sessions || egress.zone == NO_ZONE) {
+            hop.lead_to_neighbour(neighbour, egress, tunnels, cx);
         }
         hop
+    }
+
+    /// It is a neighbour, if that is there.
+    fn lead_to_neighbour(&mut self, slot: u32, egress: &Interface, tunnels: &mut Tunnels, cx: &Context<'_>) {
+        let word = cx.neighbours.word(slot);
+        if !word.is_usable() {
+            return;
+        }
+        let mac = word.mac();
+        cx.neighbours.mark_used(slot, cx.now);
+        if egress.bridge != NO_BRIDGE {
+            self.lead_into_bridge(egress, mac, tunnels, cx);
+        } else if egress.overlay != NO_OVERLAY {
+            let Some(overlay) = cx.tables.overlays.get(egress.overlay) else { return };
+            let Some(remote) = vxlan::remote_of(overlay, mac, cx) else { return };
+            self.lead_through(egress, egress, (overlay, remote), mac, tunnels, cx);
+        } else {
+            self.lead_onto(egress, mac);
+        }
+    }
+
+    /// It is behind a member of the bridge, if that is known.
+    #[cold]
+    fn lead_into_bridge(&mut self, egress: &Interface, mac: u64, tunnels: &mut Tunnels, cx: &Context<'_>) {
+        let Some((location, member)) = bridge::way_to(egress, mac, cx) else { return };
+        let out = cx.tables.interface(member.interface);
+        self.out = member.interface;
+        if let Some(way) = bridge::overlay_to(location, member, cx) {
+            self.lead_through(egress, out, way, mac, tunnels, cx);
+        } else if member.vni.is_none() {
+            self.lead_onto(out, mac);
+            self.header[6..12].copy_from_slice(&egress.header[6..12]);
+        }
+        self.mtu_bytes = self.mtu_bytes.min(egress.mtu_bytes);
     }
 
     /// It is on the link.
@@ -453,20 +562,13 @@ impl Hop {
 
     /// It is a backend that is to see packets as they come.
     fn lead_to_backend(&mut self, number: u16, egress: &Interface, tunnels: &mut Tunnels, cx: &Context<'_>) {
-        if !egress.up || egress.bridge != NO_BRIDGE {
+        if !egress.up {
             return;
         }
         let Some(has_tunnel) = deliver::has_tunnel(number, cx) else { return };
         if !has_tunnel {
-            let Some(slot) = deliver::neighbour(number, self.egress, cx) else { return };
-            let word = cx.neighbours.word(slot);
-            if !word.is_usable() {
-                return;
-            }
-            cx.neighbours.mark_used(slot, cx.now);
-            match egress.overlay {
-                NO_OVERLAY => self.lead_onto(egress, word.mac()),
-                _ => self.lead_through(egress, word.mac(), tunnels, cx),
+            if let Some(slot) = deliver::neighbour(number, self.egress, cx) {
+                self.lead_to_neighbour(slot, egress, tunnels, cx);
             }
             return;
         }
@@ -482,18 +584,24 @@ impl Hop {
         (self.tunnel, self.header_len, self.mtu_bytes) = (place as u8, DELIVERED, tunnels[place].mtu_bytes);
     }
 
-    /// It is behind a tunnel, if that is known and its next hop is there.
-    fn lead_through(&mut self, egress: &Interface, mac: u64, tunnels: &mut Tunnels, cx: &Context<'_>) {
-        let Some(overlay) = cx.tables.overlays.get(egress.overlay) else { return };
-        let Some(remote) = vxlan::remote_of(overlay, mac, cx) else { return };
-        let same = |tunnel: &Tunnel| (tunnel.owner, tunnel.remote) == (u32::from(egress.overlay), remote);
+    /// It is behind a tunnel of the interface `out`, which is `egress` or a member of its bridge.
+    fn lead_through(
+        &mut self,
+        egress: &Interface,
+        out: &Interface,
+        (overlay, remote): (&Overlay, u128),
+        mac: u64,
+        tunnels: &mut Tunnels,
+        cx: &Context<'_>,
+    ) {
+        let same = |tunnel: &Tunnel| (tunnel.owner, tunnel.remote) == (u32::from(out.overlay), remote);
         let place = match tunnels.iter().position(same) {
             Some(place) => place,
             None => {
                 if tunnels.is_full() {
                     return;
                 }
-                let Ok(tunnel) = Tunnel::find(egress, overlay, remote, cx) else { return };
+                let Ok(tunnel) = Tunnel::find(out, overlay, remote, cx) else { return };
                 tunnels.push(tunnel);
                 tunnels.len() - 1
             }
@@ -507,6 +615,19 @@ impl Hop {
     fn count(&self, cx: &Context<'_>) {
         if self.packets != 0 {
             let counters = &cx.counters.interfaces[usize::from(self.egress)];
+            add(&counters.tx_packets, self.packets.into());
+            if self.out == self.egress {
+                add(&counters.tx_bytes, self.bytes.into());
+                return;
+            }
+            // The bridge's interface knows of no tag.
+            let tags = if self.header_len >= DELIVERED {
+                0
+            } else {
+                u32::from(self.header_len) - ETHERNET_BYTES as u32
+            };
+            add(&counters.tx_bytes, (self.bytes - self.packets * tags).into());
+            let counters = &cx.counters.interfaces[usize::from(self.out)];
             add(&counters.tx_packets, self.packets.into());
             add(&counters.tx_bytes, self.bytes.into());
         }
@@ -523,7 +644,7 @@ impl Hop {
             };
         }
         let (len, meta) = (usize::from(self.header_len), &mut packet.meta);
-        (meta.egress, meta.verdict) = (self.egress, Verdict::Forward);
+        (meta.egress, meta.verdict) = (self.out, Verdict::Forward);
         self.packets += 1;
         self.bytes += u32::from(self.header_len) + u32::from(meta.ip_len);
         // Ethernet padding does not travel on.
