@@ -1,13 +1,16 @@
 //! The binary as an operator meets it: what it prints, and its exit codes.
 
-use std::os::unix::process::ExitStatusExt as _;
+use std::fs::Permissions;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use softgate::config::Config;
+use softgate::config::{Config, Role};
 use softgate::control::{
     Backend, Changed, DropsExport, Fault, HostQuery, Limits, NatHost, Patch, PortQuery, Reply, Request,
     RoutePage, Server, Version,
@@ -235,11 +238,16 @@ fn completions_and_manual() {
 struct Fake {
     patches: Vec<Patch>,
     applied: Option<Config>,
+    roles: Vec<Role>,
 }
 
 struct Gateway(Arc<Mutex<Fake>>);
 
 impl Backend for Gateway {
+    fn roles(&self) -> Vec<Role> {
+        self.0.lock().unwrap().roles.clone()
+    }
+
     fn execute(&mut self, request: Request) -> Result<Reply, Fault> {
         let mut fake = self.0.lock().unwrap();
         let changed = |changed| {
@@ -481,4 +489,46 @@ fn the_selftest_says_what_is_met_and_what_is_not() {
     assert_eq!(code, 0);
     let (code, _, err) = softgate(&["selftest", "nat", "--clause", "RFC 2663"]);
     assert_eq!((code, err.as_str()), (2, "no clause `RFC 2663`; without --clause all are shown\n"));
+}
+
+/// The kernel says who asks: a user with a role that only shows.
+#[test]
+fn another_user_may_do_what_a_role_of_its_says() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+    if uids.split_whitespace().nth(1) != Some("0") {
+        // As `scripts/test` counts them.
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nSKIPPED: another_user_may_do_what_a_role_of_its_says: it needs root"
+        );
+        return;
+    }
+    with_gateway(|_, fake, folder| {
+        // Where that user gets to.
+        let copy = folder.join("softgate");
+        std::fs::copy(env!("CARGO_BIN_EXE_softgate"), &copy).unwrap();
+        let open = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        open(folder, 0o755);
+        open(&folder.join("control.sock"), 0o666);
+        let ask = |uid: u32, gid: u32, arguments: &[&str]| {
+            let mut command = Command::new(&copy);
+            command.arg("--socket").arg(folder.join("control.sock")).args(arguments).uid(uid).gid(gid);
+            let Output { status, stderr, .. } = command.current_dir("/").output().unwrap();
+            (status.code().unwrap(), String::from_utf8(stderr).unwrap())
+        };
+        let add = ["add", "route", "192.0.2.0/24", "via", "198.51.100.1"];
+        assert_eq!(ask(4001, 4001, &add), (0, String::new()), "no role, no limits");
+        let text = "schema = 1\n[[role]]\nname = \"eyes\"\nuids = [4001]\nmay = [\"show\"]\n\
+                    [[role]]\nname = \"hands\"\ngids = [4002]\nmay = [\"route add\"]\n";
+        fake.lock().unwrap().roles = Config::parse(text, "roles.toml").unwrap().roles;
+        assert_eq!(ask(4001, 4001, &["show", "version"]), (0, String::new()));
+        let (code, err) = ask(4001, 4001, &add);
+        assert!(code != 0 && err.contains("role eyes does not include \"route add\""), "{code} {err}");
+        assert_eq!(ask(4001, 4002, &add), (0, String::new()), "by its group");
+        let (code, err) = ask(4003, 4003, &["show", "version"]);
+        assert!(code != 0 && err.contains("user 4003 has no role"), "{code} {err}");
+        assert_eq!(ask(0, 0, &add), (0, String::new()));
+        assert_eq!(fake.lock().unwrap().patches.len(), 3);
+    });
 }

@@ -77,6 +77,9 @@ fn serve(config: Config, args: &Args, socket: Option<PathBuf>) -> Result<ExitCod
     let path = socket.unwrap_or_else(|| config.control.socket.clone());
     let mut server = Server::bind(&path, config.control.group.as_deref(), Limits::default())
         .map_err(|error| error.to_string())?;
+    if let Some(file) = &config.control.audit {
+        server.audit(file.clone()).map_err(|error| error.to_string())?;
+    }
     let (mut signals, tell) = UnixStream::pair().map_err(|error| format!("signals: {error}"))?;
     signals.set_nonblocking(true).map_err(|error| format!("signals: {error}"))?;
     for signal in [SIGTERM, SIGINT] {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::Config;
 use super::bridge::End;
 use super::sections::{Interface, Port, Route, RouterAdvertisements};
-use super::value::{InterfaceName, Mtu, Name, NextHop, Vlan, VrfName};
+use super::value::{InterfaceName, Mtu, Name, NextHop, Vlan, VrfName, ZoneName};
 
 /// Where a fault stands: under a key of the config, or in a route file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,7 @@ pub(crate) fn check(config: &Config, report: &mut dyn FnMut(Fault)) {
     checks.neighbours();
     checks.routes();
     checks.policy();
+    checks.roles();
 }
 
 pub(super) struct Checks<'a, 'r> {
@@ -95,6 +96,25 @@ impl<'a> Checks<'a, '_> {
                     format!("already the name of {table}[{other}]"),
                 );
                 first.insert(name, other);
+            }
+        }
+    }
+
+    fn roles(&mut self) {
+        let config = self.config;
+        self.unique("role", config.roles.iter().map(|role| &role.name));
+        let vrfs: AHashSet<VrfName> = config.vrf_names().into_iter().collect();
+        let zones: AHashSet<&ZoneName> =
+            config.interfaces.iter().filter_map(|interface| interface.zone.as_ref()).collect();
+        for (index, role) in config.roles.iter().enumerate() {
+            if role.uids.is_empty() && role.gids.is_empty() {
+                self.table_fault(format!("role[{index}]"), "nobody has it: a role needs uids, gids or both");
+            }
+            for vrf in role.vrfs.iter().filter(|vrf| !vrfs.contains(*vrf)) {
+                self.fault(format!("role[{index}].vrfs"), vrf, "no VRF has this name");
+            }
+            for zone in role.zones.iter().filter(|zone| !zones.contains(zone)) {
+                self.fault(format!("role[{index}].zones"), zone, "no interface has this zone");
             }
         }
     }

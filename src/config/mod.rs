@@ -22,6 +22,7 @@ mod policy;
 #[cfg(test)]
 mod policy_tests;
 mod read;
+mod role;
 pub mod route_file;
 mod sections;
 mod service;
@@ -52,6 +53,7 @@ pub use policy::{
     BlockSize, Filtering, Flows, Group, Nat, Nat64, NatDestination, NatPrefix, NatSource, NatStatic,
     RateLimit, Rule, RuleAction, Seconds, Sessions, Side, Zone,
 };
+pub use role::{ASKABLE, Right, Role};
 pub use sections::{
     Control, Cpu, Icmp, Interface, Lag, Log, MAX_WORKERS, Neighbour, NeighbourLimits, OuterDscp, Pair, Port,
     PortMode, Route, RouteFile, RouteTarget, RouterAdvertisements, SourceCheck, System, Vni, Vrf, Workers,
@@ -129,10 +131,13 @@ pub struct Config {
     /// `[[service]]`
     #[serde(rename = "service", skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Arc<VirtualService>>,
+    /// `[[role]]`
+    #[serde(rename = "role", skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<Role>,
 }
 
 /// The top-level keys, in the order of the manual.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "schema",
     "system",
     "control",
@@ -154,6 +159,7 @@ const KEYS: [&str; 21] = [
     "rule",
     "nat",
     "service",
+    "role",
 ];
 
 impl Default for Config {
@@ -181,6 +187,7 @@ impl Default for Config {
             rules: Vec::new(),
             nat: Nat::default(),
             services: Vec::new(),
+            roles: Vec::new(),
         }
     }
 }
@@ -241,6 +248,7 @@ impl Config {
                 ..source.single_without("nat", &Nat::LISTS, e).unwrap_or_default()
             },
             services: source.list("service", e),
+            roles: source.list("role", e),
         };
         let route_texts = read_route_files(&mut config, &source, read, e);
         // Across tables only when each is right by itself: a port with a bad name is not a missing port.

@@ -132,6 +132,9 @@ pub struct Control {
     /// A Unix group (name or number) that may use it too; absent: only the owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// A file to which a line of JSON is added for each request that changes something, or was to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<PathBuf>,
 }
 
 impl Control {
@@ -145,7 +148,7 @@ impl Control {
 
 impl Default for Control {
     fn default() -> Control {
-        Control { socket: Control::default_socket(), group: None }
+        Control { socket: Control::default_socket(), group: None, audit: None }
     }
 }
 

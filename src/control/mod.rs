@@ -16,6 +16,7 @@
 //! A transaction belongs to its connection: closing it aborts. Outside a transaction each changing
 //! request is a transaction of its own.
 
+mod audit;
 mod base64;
 mod bridges;
 mod client;
@@ -26,6 +27,7 @@ mod inspect;
 mod line;
 mod reply;
 mod request;
+mod rights;
 mod rpc;
 mod server;
 mod services;
@@ -49,11 +51,14 @@ pub use reply::{
     Version, ViaEntry, WorkerStatus,
 };
 pub use request::{GroupMembers, NeighbourKey, Patch, Request, RouteKey, RoutesQuery, RuleAddition};
+pub use rights::{Belongs, Object};
 pub use rpc::{Fault, FaultKind};
 pub use server::{Limits, Server};
 pub use services::{
     BackendChange, BackendEntry, BackendsRemoved, ServiceBackends, ServiceEntry, ServiceList, ServicesQuery,
 };
+
+use crate::config::Role;
 
 /// What stands behind the socket.
 pub trait Backend {
@@ -63,4 +68,14 @@ pub trait Backend {
     /// Of the enum only these arrive: `Show*`, `Nat*`, `ClearSessions`, `DropsExport`, `Apply` (with `text` and `files` filled
     /// in) and `Commit` (with `patches`). The session answers the rest.
     fn execute(&mut self, request: Request) -> Result<Reply, Fault>;
+
+    /// Who may ask for what; without any role everybody for everything.
+    fn roles(&self) -> Vec<Role> {
+        Vec::new()
+    }
+
+    /// Whom something belongs to that a request names; what there is not, to everybody.
+    fn belongs(&self, _object: Object<'_>) -> Belongs {
+        Belongs::default()
+    }
 }

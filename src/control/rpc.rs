@@ -45,10 +45,12 @@ pub enum FaultKind {
     Order = -32002,
     /// A limit of the socket: line too long, too much staged, too many clients.
     Limit = -32003,
+    /// Not this user: no role of the config includes it.
+    Forbidden = -32004,
 }
 
 impl FaultKind {
-    const ALL: [FaultKind; 9] = [
+    const ALL: [FaultKind; 10] = [
         FaultKind::Parse,
         FaultKind::InvalidRequest,
         FaultKind::NoSuchMethod,
@@ -58,6 +60,7 @@ impl FaultKind {
         FaultKind::NotFound,
         FaultKind::Order,
         FaultKind::Limit,
+        FaultKind::Forbidden,
     ];
 
     /// The code on the wire.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd as _, RawFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net as std_net;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,11 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::Backend;
+use super::audit::Audit;
+use super::rights::Peer;
 use super::rpc::{self, Fault, FaultKind};
-use super::session::{Peer, Session, Shared, Turn};
+use super::session::{Session, Shared, Turn};
+use crate::io::peer;
 
 /// What clients may cost.
 #[derive(Clone, Debug)]
@@ -127,6 +130,12 @@ enum After {
 }
 
 impl Server {
+    /// Writes down every request that changes something, in this file; others may append to it, or move it away.
+    pub fn audit(&mut self, file: PathBuf) -> io::Result<()> {
+        self.shared.audit = Some(Audit::open(file)?);
+        Ok(())
+    }
+
     /// Listens at `path`. A socket file that a dead process left is replaced, a live one refused.
     /// Only the owner may connect; with `group` (name or number) its members too.
     pub fn bind(path: impl AsRef<Path>, group: Option<&str>, limits: Limits) -> io::Result<Server> {
@@ -279,10 +288,12 @@ impl Server {
                 }
             }
         }
-        let peer =
-            rustix::net::sockopt::socket_peercred(&stream).map_or(Peer { uid: u32::MAX, pid: 0 }, |peer| {
-                Peer { uid: peer.uid.as_raw(), pid: peer.pid.as_raw_pid() }
-            });
+        let nobody = Peer { uid: u32::MAX, gids: Vec::new(), pid: 0 };
+        let peer = rustix::net::sockopt::socket_peercred(&stream).map_or(nobody, |peer| {
+            let mut gids = vec![peer.gid.as_raw()];
+            gids.extend(peer::groups(stream.as_fd()));
+            Peer { uid: peer.uid.as_raw(), gids, pid: peer.pid.as_raw_pid() }
+        });
         let number = self.next_client;
         self.next_client += 1;
         let interest = Interest::READABLE | Interest::WRITABLE;

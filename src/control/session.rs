@@ -3,25 +3,23 @@
 use std::time::Instant;
 
 use super::Backend;
+use super::audit::{Audit, Record};
 use super::inspect::Cleared;
 use super::line::{Line, LineBuffer};
 use super::reply::{Changed, Reply, Staged};
 use super::request::{Patch, Request};
+use super::rights::{self, Object, Peer};
 use super::rpc::{self, Fault, FaultKind};
 use super::server::Limits;
-
-/// Who is at the other end, for the audit line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Peer {
-    pub uid: u32,
-    pub pid: i32,
-}
+use crate::config::Name;
 
 /// What all sessions share.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     /// Memory staged by all of them.
     pub staged_bytes: usize,
+    /// Where changes are written down.
+    pub audit: Option<Audit>,
 }
 
 /// Whether a session can go on by itself.
@@ -194,6 +192,10 @@ impl Session {
         shared: &mut Shared,
         limits: &Limits,
     ) -> Result<Reply, Fault> {
+        let by = match rights::asked_for(&request) {
+            Some(asked) => self.permit(asked, &rights::objects_of(&request), backend, shared)?,
+            None => By::default(),
+        };
         match request {
             Request::Ping {} => Ok(Reply::Pong {}),
             Request::ShowVersion {}
@@ -216,18 +218,18 @@ impl Session {
             | Request::ShowMacs(_)
             | Request::ShowGroups { .. }
             | Request::DropsExport {} => backend.execute(request),
-            Request::ClearSessions(_) => self.audited("clear.sessions", 0, request, backend),
+            Request::ClearSessions(_) => self.audited("clear.sessions", 0, by, request, backend, shared),
             Request::BridgeAddMacs(ref added) => {
                 let count = added.macs.len() as u64;
-                self.audited("bridge.add-macs", count, request, backend)
+                self.audited("bridge.add-macs", count, by, request, backend, shared)
             }
             Request::BridgeDelMacs(ref removed) => {
                 let count = removed.macs.len() as u64;
-                self.audited("bridge.del-macs", count, request, backend)
+                self.audited("bridge.del-macs", count, by, request, backend, shared)
             }
-            Request::BridgeOpen(_) => self.audited("bridge.open", 1, request, backend),
+            Request::BridgeOpen(_) => self.audited("bridge.open", 1, by, request, backend, shared),
             Request::Upload { name, text } => self.upload(name, &text, shared, limits),
-            Request::Apply { file_name, text, .. } => self.apply(file_name, text, backend, shared),
+            Request::Apply { file_name, text, .. } => self.apply(file_name, text, by, backend, shared),
             Request::RouteAdd { routes } => {
                 self.change("route.add", Patch::RouteAdd(routes), backend, shared, limits)
             }
@@ -325,6 +327,7 @@ impl Session {
         &mut self,
         file_name: String,
         text: String,
+        by: By,
         backend: &mut dyn Backend,
         shared: &mut Shared,
     ) -> Result<Reply, Fault> {
@@ -342,7 +345,11 @@ impl Session {
             _ => None,
         };
         let answer = match answer {
-            Some(text) => self.audited("apply", 1, Request::Apply { file_name, text, files }, backend),
+            Some(text) => {
+                let by = By { about: vec![format!("config {file_name}")], ..by };
+                let request = Request::Apply { file_name, text, files };
+                self.audited("apply", 1, by, request, backend, shared)
+            }
             None => {
                 let message = "apply takes the config either as text or uploaded under the name \"\"";
                 Err(Fault::new(FaultKind::InvalidParams, message))
@@ -362,8 +369,16 @@ impl Session {
         limits: &Limits,
     ) -> Result<Reply, Fault> {
         let changes = patch.changes();
+        let by = match self.permit_change(&patch, backend, shared) {
+            Ok(by) => by,
+            Err(fault) => {
+                self.spoil(&fault);
+                return Err(fault);
+            }
+        };
         let Some(transaction) = &mut self.transaction else {
-            return self.audited(method, changes, Request::Commit { patches: vec![patch] }, backend);
+            let request = Request::Commit { patches: vec![patch] };
+            return self.audited(method, changes, by, request, backend, shared);
         };
         if let Some(fault) = &transaction.spoiled {
             return Err(spoiled(fault));
@@ -390,13 +405,59 @@ impl Session {
         let transaction = self.transaction.take().ok_or_else(no_transaction)?;
         let answer = match &transaction.spoiled {
             Some(fault) => Err(spoiled(fault)),
-            None => {
-                let commit = Request::Commit { patches: transaction.patches };
-                self.audited("commit", transaction.changes, commit, backend)
-            }
+            None => self.commit_all(transaction.changes, transaction.patches, backend, shared),
         };
         shared.staged_bytes -= transaction.bytes;
         answer
+    }
+
+    fn commit_all(
+        &self,
+        changes: u64,
+        patches: Vec<Patch>,
+        backend: &mut dyn Backend,
+        shared: &mut Shared,
+    ) -> Result<Reply, Fault> {
+        let mut by = By::default();
+        // The roles may be others than when it was staged.
+        for patch in &patches {
+            let of_patch = self.permit_change(patch, backend, shared)?;
+            by.role = of_patch.role;
+            by.note(of_patch.about);
+        }
+        self.audited("commit", changes, by, Request::Commit { patches }, backend, shared)
+    }
+
+    /// Whether whoever is at the other end may do that. What is refused is written down if it would change something.
+    fn permit(
+        &self,
+        asked: &'static str,
+        objects: &[Object<'_>],
+        backend: &dyn Backend,
+        shared: &Shared,
+    ) -> Result<By, Fault> {
+        let mut by = By::default();
+        by.note(objects.iter().take(By::MOST).map(ToString::to_string));
+        match rights::check(backend, &self.peer, asked, objects) {
+            Ok(role) => Ok(By { role, ..by }),
+            Err(fault) => {
+                if !["show", "nat", "drops"].iter().any(|reading| asked.starts_with(reading)) {
+                    self.record(
+                        &asked.replacen(' ', ".", 1),
+                        0,
+                        &by,
+                        ("refused", None, Some(&fault)),
+                        0,
+                        shared,
+                    );
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    fn permit_change(&self, patch: &Patch, backend: &dyn Backend, shared: &Shared) -> Result<By, Fault> {
+        self.permit(rights::asked_by(patch), &rights::objects_of_patch(patch), backend, shared)
     }
 
     fn drop_transaction(&mut self, shared: &mut Shared) -> Option<Transaction> {
@@ -410,33 +471,88 @@ impl Session {
         shared.staged_bytes -= std::mem::take(&mut self.uploaded_bytes);
     }
 
-    /// A change leaves a line in the log: who, what, how it ended.
+    /// A change leaves a line in the log, and one in the audit: who, what, how it ended.
     fn audited(
         &self,
         method: &'static str,
         changes: u64,
+        by: By,
         request: Request,
         backend: &mut dyn Backend,
+        shared: &Shared,
     ) -> Result<Reply, Fault> {
-        let Peer { uid, pid } = self.peer;
         let start = Instant::now();
         let answer = backend.execute(request);
         let took_us = start.elapsed().as_micros() as u64;
-        match &answer {
-            Ok(Reply::Changed(Changed { generation, .. })) => {
-                tracing::info!(target: "softgate::audit", uid, pid, method, changes, generation, took_us, "changed");
+        let result = match &answer {
+            Ok(Reply::Changed(Changed { generation, .. })) => ("changed", Some(*generation), None),
+            Ok(Reply::Cleared(_)) => ("cleared", None, None),
+            Ok(_) => ("done", None, None),
+            Err(fault) => ("refused", None, Some(fault)),
+        };
+        let changes = if let Ok(Reply::Cleared(Cleared { ended, .. })) = &answer { *ended } else { changes };
+        self.record(method, changes, &by, result, took_us, shared);
+        answer
+    }
+
+    fn record(
+        &self,
+        method: &str,
+        changes: u64,
+        by: &By,
+        (result, generation, fault): (&'static str, Option<u64>, Option<&Fault>),
+        took_us: u64,
+        shared: &Shared,
+    ) {
+        let (uid, pid) = (self.peer.uid, self.peer.pid);
+        let role = by.role.as_ref().map(Name::as_str);
+        // One line, whatever the client wrote: names from requests stand in these messages.
+        let why: Option<String> =
+            fault.map(|fault| fault.message.chars().take(200).flat_map(char::escape_debug).collect());
+        match &why {
+            None => {
+                tracing::info!(target: "softgate::audit", uid, pid, role, method, changes, generation, took_us, "{result}");
             }
-            Ok(Reply::Cleared(Cleared { ended, .. })) => {
-                tracing::info!(target: "softgate::audit", uid, pid, method, ended, took_us, "cleared");
-            }
-            Ok(_) => tracing::info!(target: "softgate::audit", uid, pid, method, changes, took_us, "done"),
-            Err(fault) => {
-                // One line, whatever the client wrote: names from requests stand in these messages.
-                let why: String = fault.message.chars().take(200).flat_map(char::escape_debug).collect();
-                tracing::warn!(target: "softgate::audit", uid, pid, method, changes, took_us, why, "refused");
+            Some(why) => {
+                tracing::warn!(target: "softgate::audit", uid, pid, role, method, changes, took_us, why, "{result}");
             }
         }
-        answer
+        if let Some(audit) = &shared.audit {
+            audit.write(&Record {
+                time: Record::now(),
+                uid,
+                pid,
+                role,
+                request: method,
+                about: &by.about,
+                changes,
+                result,
+                generation,
+                why: why.as_deref(),
+                took_us,
+            });
+        }
+    }
+}
+
+/// By what right something is done, and about what it is.
+#[derive(Debug, Default)]
+struct By {
+    role: Option<Name>,
+    /// The first few things.
+    about: Vec<String>,
+}
+
+impl By {
+    /// Things that the audit names.
+    const MOST: usize = 16;
+
+    fn note(&mut self, about: impl IntoIterator<Item = String>) {
+        for thing in about {
+            if self.about.len() < By::MOST && !self.about.contains(&thing) {
+                self.about.push(thing);
+            }
+        }
     }
 }
 

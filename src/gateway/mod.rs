@@ -15,6 +15,7 @@ mod rules;
 mod services;
 mod show;
 pub mod temporary;
+pub mod tenants;
 
 use std::io;
 use std::sync::Arc;

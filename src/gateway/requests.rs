@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use ahash::AHashSet;
 use ipnet::IpNet;
 
-use super::{Gateway, deterministic, groups, services, temporary};
-use crate::config::{self, Config, Neighbour};
+use super::{Gateway, deterministic, groups, services, temporary, tenants};
+use crate::config::{self, Config, Neighbour, Role};
 use crate::control::{
-    Backend, Changed, Fault, GroupEntry, NeighbourKey, Patch, Reply, Request, RouteKey, TemporaryMember,
+    Backend, Belongs, Changed, Fault, GroupEntry, NeighbourKey, Object, Patch, Reply, Request, RouteKey,
+    TemporaryMember,
 };
 use crate::neighbours::addr_key;
 use crate::tables::compile::{CompileError, Retired};
@@ -19,6 +20,14 @@ use crate::tables::rib::Target;
 use crate::time::Nanos;
 
 impl Backend for Gateway {
+    fn roles(&self) -> Vec<Role> {
+        self.config.roles.clone()
+    }
+
+    fn belongs(&self, object: Object<'_>) -> Belongs {
+        tenants::belongs(&self.config, object)
+    }
+
     fn execute(&mut self, request: Request) -> Result<Reply, Fault> {
         let begun = Instant::now();
         match request {

@@ -6,6 +6,7 @@
 pub mod link;
 pub mod memory;
 pub mod pcap;
+pub mod peer;
 pub mod waker;
 pub mod xdp;
 
