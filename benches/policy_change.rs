@@ -330,8 +330,8 @@ fn prove(config: &Config, compiler: &Compiler, is_v6: bool) {
             tcp_flags: 0,
             icmp_type: 0,
         };
-        let decided = decide(compiler.tables(), &question, None);
-        assert_eq!(decided, decide(whole.tables(), &question, None), "{dst}");
+        let decided = decide(compiler.tables(), &question, None, None);
+        assert_eq!(decided, decide(whole.tables(), &question, None, None), "{dst}");
         black_box(decided);
     }
 }

@@ -16,7 +16,8 @@
 //! host        what the gateway says for itself: ARP, ND, ICMP; pure functions; health checks, without I/O and clock
 //! tables      immutable lookup tables, compiled from the config
 //! neighbours  a shared table that changes under the workers: a slot is an atomic word; with it `macs` and `vteps`,
-//!             behind which remote tunnel end point the stations of an overlay are
+//!             behind which remote tunnel end point the stations of an overlay are; and `affinity`, which backend a
+//!             client of a service had last
 //! config      what was typed, with legal values only
 //! flow        state of flows, NAT bindings and datagrams in fragments, of one worker each; no lock, no clock
 //! packet, telemetry, ratelimit, time
@@ -54,6 +55,7 @@
 
 // `foundations`: what the model checker and AddressSanitizer look at, in a third of the time the whole takes to compile
 // (scripts/rustc-loom, scripts/rustc-asan). Nothing below needs anything above it.
+pub mod affinity;
 #[cfg(not(foundations))]
 pub mod bench;
 pub mod by_slot;

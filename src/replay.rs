@@ -278,6 +278,7 @@ fn reload(
     node.reserve_relays(compiler.tables());
     node.tables.store(Arc::clone(compiler.tables()));
     settle(workers, clock, clock.now())?;
+    node.forget_clients(compiler.tables(), clock.now());
     retired.release(&node.neighbours);
     Ok(())
 }

@@ -173,6 +173,7 @@ impl Gateway {
         self.node.reserve_rules(&self.compiler.policy_slots);
         self.node.tables.store(Arc::clone(self.compiler.tables()));
         self.settle();
+        self.node.forget_clients(self.compiler.tables(), self.now);
         retired.release(&self.node.neighbours);
     }
 

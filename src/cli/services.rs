@@ -150,8 +150,9 @@ fn one(service: &ServiceEntry) -> String {
     let served =
         if service.services.is_empty() { String::from("everything") } else { service.services.join(", ") };
     let vrf = if service.vrf == "default" { String::new() } else { format!(" in VRF {}", service.vrf) };
+    let clients = service.clients.map_or_else(String::new, |clients| format!(", {clients} clients held"));
     let head = format!(
-        "{}: {served} to {}{vrf}, mode {}, {} flows, {} places, on failure: {}\n",
+        "{}: {served} to {}{vrf}, mode {}, {} flows{clients}, {} places, on failure: {}\n",
         service.name, service.address, service.mode, service.flows, service.places, service.on_failure
     );
     let mut table = table([

@@ -167,6 +167,38 @@ impl BackendTunnel {
     pub const GUE_PORT: u16 = 6080;
 }
 
+/// `affinity = { timeout_s = 1800 }`: a client's new flows go to the backend of its latest one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Affinity {
+    /// So long after its latest flow began.
+    pub timeout_s: Seconds,
+    /// IPv4 addresses with so many first bits in common are one client.
+    #[serde(default = "Affinity::default_ipv4", skip_serializing_if = "Affinity::is_default_ipv4")]
+    pub ipv4_prefix: Ranged<8, 32>,
+    /// The same of IPv6. A host takes new addresses from its /64 as it likes (RFC 8981).
+    #[serde(default = "Affinity::default_ipv6", skip_serializing_if = "Affinity::is_default_ipv6")]
+    pub ipv6_prefix: Ranged<16, 128>,
+}
+
+impl Affinity {
+    const fn default_ipv4() -> Ranged<8, 32> {
+        Ranged::constant(32)
+    }
+
+    const fn default_ipv6() -> Ranged<16, 128> {
+        Ranged::constant(64)
+    }
+
+    fn is_default_ipv4(len: &Ranged<8, 32>) -> bool {
+        *len == Affinity::default_ipv4()
+    }
+
+    fn is_default_ipv6(len: &Ranged<16, 128>) -> bool {
+        *len == Affinity::default_ipv6()
+    }
+}
+
 /// `[[service]]`: what comes to an address is spread over backends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -205,6 +237,9 @@ pub struct VirtualService {
     /// All flows of a client's address go to one backend.
     #[serde(default, skip_serializing_if = "is_default")]
     pub by_client: bool,
+    /// They stay there for a while, whoever else has come or come back since; absent: they go where the table says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
 }
 
 impl VirtualService {

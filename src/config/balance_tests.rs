@@ -155,6 +155,32 @@ fn tables_are_bounded() {
 }
 
 #[test]
+fn affinity_is_checked() {
+    let with = |affinity: &str| SHOP.replace("by_client = true", affinity);
+    let config = parsed(&with("affinity = { timeout_s = 1800 }")).unwrap_or_else(|errors| panic!("{errors}"));
+    let affinity = config.services[0].affinity.as_ref().expect("as it was said");
+    let Affinity { timeout_s, ipv4_prefix, ipv6_prefix } = affinity;
+    assert_eq!((timeout_s.get(), ipv4_prefix.get(), ipv6_prefix.get()), (1800, 32, 64));
+    assert_eq!(Config::parse(&config.to_toml(), "saved.toml").expect("as it was written"), config);
+    let all = "affinity = { timeout_s = 1, ipv4_prefix = 24, ipv6_prefix = 128 }";
+    let config = parsed(&with(all)).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(Config::parse(&config.to_toml(), "saved.toml").expect("as it was written"), config);
+    for (affinity, told) in [
+        ("affinity = { timeout_s = 0 }", "affinity.timeout_s: 0: allowed is 1 to 2678400"),
+        ("affinity = {}", "service[0].affinity: the key timeout_s is missing"),
+        ("affinity = { timeout_s = 9, ipv4_prefix = 33 }", "affinity.ipv4_prefix: 33: allowed is 8 to 32"),
+        ("affinity = { timeout_s = 9, mask = 24 }", "mask"),
+        (
+            "by_client = true\naffinity = { timeout_s = 9 }",
+            "service[0].by_client: affinity is by client: leave it out",
+        ),
+    ] {
+        let said = parsed(&with(affinity)).expect_err(affinity).to_string();
+        assert!(said.contains(told), "{affinity}: {said}");
+    }
+}
+
+#[test]
 fn checks_of_backends_are_checked() {
     let with = |health: &str| SHOP.replace("by_client = true", &format!("by_client = true\n{health}"));
     let good = "health = { type = \"http\", from = \"10.0.1.1\" }\nslow_start_s = 30\nmax_ejected = 50";

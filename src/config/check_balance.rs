@@ -162,6 +162,9 @@ impl<'a> Checks<'a, '_> {
                 "only who is checked comes back: say health = ...",
             );
         }
+        if service.by_client && service.affinity.is_some() {
+            self.table_fault(format!("{key}.by_client"), "affinity is by client: leave it out");
+        }
         if let Some(tunnel) = &service.tunnel {
             self.tunnel(key, service, tunnel);
         }

@@ -37,7 +37,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub use addresses::{AddressRange, Member, NatPool, NatTarget, OneOrMore};
-pub use balance::{Backend, BackendAdmin, BackendKey, BackendTunnel, BalanceMode, OnFailure, VirtualService};
+pub use balance::{
+    Affinity, Backend, BackendAdmin, BackendKey, BackendTunnel, BalanceMode, OnFailure, VirtualService,
+};
 pub use bridge::{Bridge, BridgeMember, End};
 pub use check::{Links, check_neighbour};
 pub use check_balance::{check_service, check_services};

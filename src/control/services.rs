@@ -76,6 +76,9 @@ pub struct ServiceEntry {
     pub on_failure: String,
     /// Places of its table.
     pub places: u32,
+    /// Clients whose next flow goes where their latest one went; `None`: it has no affinity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<u64>,
     /// Flows there are.
     pub flows: u64,
     /// Its backends, as configured.

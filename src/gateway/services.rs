@@ -263,8 +263,9 @@ impl Inspector<'_> {
                 ever.entry(service).or_default().push((slot, backend));
             }
         }
+        let held = self.clients();
         let one = |service: &Arc<VirtualService>| {
-            self.service(service, ever.get(service.name.as_str()).map_or(&[], Vec::as_slice))
+            self.service(service, ever.get(service.name.as_str()).map_or(&[], Vec::as_slice), &held)
         };
         let shown: Vec<ServiceEntry> = self.config.services.iter().filter(wanted).map(one).collect();
         match &query.service {
@@ -273,7 +274,23 @@ impl Inspector<'_> {
         }
     }
 
-    fn service(&self, said: &VirtualService, ever: &[(u32, &str)]) -> ServiceEntry {
+    /// Backends that clients are held to: how long ago the latest flow of each client began, in seconds. Empty
+    /// if no service does that.
+    fn clients(&self) -> AHashMap<u32, Vec<u64>> {
+        let mut held: AHashMap<u32, Vec<u64>> = AHashMap::new();
+        if self.config.services.iter().any(|service| service.affinity.is_some()) {
+            let all = self.node.limits.clients.all(self.now());
+            all.for_each(|of| held.entry(of.backend).or_default().push(of.age_s));
+        }
+        held
+    }
+
+    fn service(
+        &self,
+        said: &VirtualService,
+        ever: &[(u32, &str)],
+        held: &AHashMap<u32, Vec<u64>>,
+    ) -> ServiceEntry {
         let tables = self.node.tables.load();
         let slots = &self.compiler.policy_slots.backends;
         let compiled = tables.policy.services().list();
@@ -300,6 +317,11 @@ impl Inspector<'_> {
             let entry = self.counted(BackendEntry { name, left: true, ..BackendEntry::default() }, *slot);
             (entry.flows > 0).then_some(entry)
         }));
+        let clients = said.affinity.as_ref().map(|affinity| {
+            let of_backend = |slot| held.get(slot).map_or(&[][..], Vec::as_slice);
+            let ages = known.iter().flat_map(of_backend);
+            ages.filter(|age| **age <= u64::from(affinity.timeout_s.get())).count() as u64
+        });
         ServiceEntry {
             name: said.name.to_string(),
             vrf: said.vrf.to_string(),
@@ -313,6 +335,7 @@ impl Inspector<'_> {
             }
             .to_owned(),
             places: places.values().sum(),
+            clients,
             flows: backends.iter().map(|backend| backend.flows).sum(),
             backends,
         }

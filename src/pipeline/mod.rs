@@ -33,6 +33,7 @@ mod vxlan;
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::affinity::{Client, Held};
 use crate::flow::Flows;
 use crate::host::probe::exchange::Exchange;
 use crate::mem::BURST;
@@ -175,6 +176,8 @@ pub struct Allowed {
     pub nat_rule: u16,
     /// Slot of the backend, where it goes to one of a service.
     pub backend: Option<u32>,
+    /// Of whom it is to be noted that this is the backend of its latest flow, once there is one.
+    pub client: Option<Client>,
     /// It goes to the backend as it came, by what `via` stands for, and answers do not come this way.
     pub one_sided: bool,
     /// Zone it comes from.
@@ -185,8 +188,8 @@ pub struct Allowed {
 
 /// Decides a flow: destination NAT, route, firewall, source NAT (DESIGN.md section 3). Pure: the same tables and
 /// question give the same answer, and nothing changes. `bound` is the destination it is bound to already, by a NAT
-/// mapping or by the session it belongs to.
-pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Decision {
+/// mapping or by the session it belongs to; `held` is what is remembered of its client, if a service does that.
+pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>, held: Option<Held>) -> Decision {
     if let Err(reason) = source::check(tables, question.ingress, question.vrf, question.src, question.dst) {
         return Decision::Drop(reason);
     }
@@ -207,7 +210,7 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         // RFC 4291 section 2.5.5.2: no such address is on the wire.
         return Decision::Drop(DropReason::MartianDestination);
     }
-    let found = match destination(tables, question, from_zone, bound) {
+    let found = match destination(tables, question, from_zone, bound, held) {
         Ok(found) => found,
         Err(reason) => return Decision::Drop(reason),
     };
@@ -278,6 +281,7 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
             ruling,
             nat_rule,
             backend: found.and_then(|found| found.backend),
+            client: found.and_then(|found| found.client),
             one_sided: true,
             from_zone,
             to_zone,
@@ -307,6 +311,7 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>) -> Dec
         ruling,
         nat_rule,
         backend: found.and_then(|found| found.backend),
+        client: found.and_then(|found| found.client),
         one_sided: false,
         from_zone,
         to_zone,
@@ -321,6 +326,8 @@ struct Found<'a> {
     vrf: u16,
     nat_rule: u16,
     backend: Option<u32>,
+    /// Who is to stay with it.
+    client: Option<Client>,
     /// Packets go there as they came.
     delivery: Option<u16>,
     /// The packet goes on in the other family.
@@ -332,6 +339,7 @@ fn destination<'a>(
     question: &Question,
     from_zone: u8,
     bound: Option<Bound>,
+    held: Option<Held>,
 ) -> Result<Option<Found<'a>>, DropReason> {
     let policy = &*tables.policy;
     if let Some(bound) = bound {
@@ -343,10 +351,11 @@ fn destination<'a>(
                 Some(rule.ok_or(DropReason::NatFamily)?)
             }
         };
-        return Ok(Some(Found { addr, port, vrf, nat_rule: NO_NAT_RULE, backend: None, delivery, nat64 }));
+        let (nat_rule, backend, client) = (NO_NAT_RULE, None, None);
+        return Ok(Some(Found { addr, port, vrf, nat_rule, backend, client, delivery, nat64 }));
     }
     if let Some(service) = policy.services().find(question) {
-        let backend = service.choose(&tables.backends, tables.settings.key, question);
+        let backend = service.choose(&tables.backends, tables.settings.key, question, held);
         let backend = backend.map_err(|NoBackend| DropReason::NoBackend)?;
         return Ok(Some(Found {
             addr: backend.addr,
@@ -354,6 +363,7 @@ fn destination<'a>(
             vrf: backend.vrf,
             nat_rule: NO_NAT_RULE,
             backend: Some(backend.slot),
+            client: service.client(question),
             delivery: backend.delivery,
             nat64: None,
         }));
@@ -364,7 +374,8 @@ fn destination<'a>(
     if let Some(nat) = nat {
         let port = nat.port.unwrap_or(question.dst_port);
         let (addr, vrf, nat_rule) = (nat.addr, nat.vrf, nat.rule);
-        return Ok(Some(Found { addr, port, vrf, nat_rule, backend: None, delivery: None, nat64: None }));
+        let (backend, client, delivery) = (None, None, None);
+        return Ok(Some(Found { addr, port, vrf, nat_rule, backend, client, delivery, nat64: None }));
     }
     if question.dst.is_ipv4() {
         return Ok(None);
@@ -376,6 +387,7 @@ fn destination<'a>(
         vrf: rule.vrf,
         nat_rule: NO_NAT_RULE,
         backend: None,
+        client: None,
         delivery: None,
         nat64: Some(rule),
     }))

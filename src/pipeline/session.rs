@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::affinity::Held;
 use crate::config::Filtering;
 use crate::flow::directory::NotHeld;
 use crate::flow::nat::Refused;
@@ -243,7 +244,7 @@ fn elsewhere<A: Table>(
     let worker = match steering.find(tuple) {
         Some(worker) => worker,
         None => {
-            let Some(wanted) = worker_for(question, cx.tables, flows, steering) else { return Ok(None) };
+            let Some(wanted) = worker_for(question, cx, flows, steering) else { return Ok(None) };
             steering.claim(tuple, wanted, cx.now).map_err(|_| DropReason::SessionTableFull)?
         }
     };
@@ -251,7 +252,8 @@ fn elsewhere<A: Table>(
 }
 
 /// The worker that a new flow should have. `None`: nothing is remembered of it.
-fn worker_for(question: &Question, tables: &Tables, flows: &Flows, steering: &Steering) -> Option<u8> {
+fn worker_for(question: &Question, cx: &Context<'_>, flows: &Flows, steering: &Steering) -> Option<u8> {
+    let tables = cx.tables;
     let policy = &tables.policy;
     if let Some((dst, vrf)) = outside(tables, question)
         && policy.pool_of(vrf, dst).is_some()
@@ -259,10 +261,20 @@ fn worker_for(question: &Question, tables: &Tables, flows: &Flows, steering: &St
     {
         return Some(worker);
     }
-    let Decision::Session(allowed) = decide(tables, question, None) else { return None };
+    let Decision::Session(allowed) = decide(tables, question, None, held(question, cx)) else { return None };
     let host_has_state =
         matches!(allowed.source, SourceNat::Pool { .. }) || policy.limits.per_host != u32::MAX;
     Some(if host_has_state { steering.of_host(question.vrf, question.src) } else { steering.me() })
+}
+
+/// What is remembered of who sends the first packet of a flow to a service.
+fn held(question: &Question, cx: &Context<'_>) -> Option<Held> {
+    let services = cx.tables.policy.services();
+    if !services.has_affinity() {
+        return None;
+    }
+    let client = services.find(question)?.client(question)?;
+    cx.limits.clients.find(client, cx.now)
 }
 
 fn open_here<A: Table>(
@@ -276,7 +288,8 @@ fn open_here<A: Table>(
 ) -> Result<Verdict, DropReason> {
     // An address of the NAT answers for its mappings first, then DNAT rules, then the host (DESIGN.md section 3).
     let mapped = mapped(cx.tables, flows, question);
-    let allowed = match decide(cx.tables, question, mapped.map(|mapped| mapped.bound)) {
+    let bound = mapped.map(|mapped| mapped.bound);
+    let allowed = match decide(cx.tables, question, bound, held(question, cx)) {
         Decision::Session(allowed) => allowed,
         Decision::Local(ruling) => {
             ruling.map_or(Ok(()), |ruling| note_ruling(ruling, question, packet, cx, flows))?;
@@ -685,6 +698,9 @@ fn install<A: Table>(
                 flows.nat.session_events.push(opened);
             }
             bound.inspect(|id| flows.acquire(*id));
+            if let (Some(client), Some(backend)) = (allowed.client, allowed.backend) {
+                cx.limits.clients.note(client, backend, cx.now);
+            }
             add(&cx.counters.sessions_opened, 1);
             let rule = cx.counters.rules.get(allowed.ruling.rule as usize);
             let nat_rule = cx.counters.nat_rules.get(usize::from(allowed.nat_rule));
@@ -1052,7 +1068,7 @@ fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judg
             .and_then(|(dst, vrf)| policy.pool_of(vrf, dst)),
         delivery: None,
     });
-    let allowed = match decide(cx.tables, &question, Some(bound)) {
+    let allowed = match decide(cx.tables, &question, Some(bound), None) {
         Decision::Session(allowed) => {
             let moved = allowed.egress != forward.egress;
             // DESIGN.md section 3, the fate of a live flow.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
+use crate::affinity::ClientTable;
 use crate::by_slot::BySlot;
 use crate::flow::Flows;
 use crate::flow::cookie::Cookies;
@@ -71,7 +72,7 @@ pub struct Emit {
     pub own: Vec<(Frame, u16)>,
 }
 
-/// Node-wide rate limits: shared atomic words.
+/// Node-wide rate limits, and what new flows are counted and remembered in: shared atomic words.
 #[derive(Debug)]
 pub struct Limits {
     /// ICMP errors of the node.
@@ -92,6 +93,8 @@ pub struct Limits {
     pub cookies: Cookies,
     /// Members of bridges.
     pub segments: Segments,
+    /// Which backends clients of services had last.
+    pub clients: ClientTable,
 }
 
 impl Limits {
@@ -107,6 +110,7 @@ impl Limits {
             cookies: Cookies::new(key),
             segments: Segments::new(interfaces),
             half_open: Arc::new(HalfOpen::new(key).expect("address space for 512 KiB")),
+            clients: ClientTable::new(key).expect("address space for 2 MiB"),
         }
     }
 }

@@ -591,7 +591,7 @@ impl Compiler {
                 let prefix = format!("{}/", self.policy_slots.services.name(service.slot));
                 let names = (0..).zip(self.policy_slots.backends.names());
                 let slots = names.filter(|(_, name)| name.starts_with(&prefix)).map(|(slot, _)| slot);
-                self.orphans.extend(slots.map(|slot| (slot, service.on_failure)));
+                self.orphans.extend(slots.map(|slot| (slot, service.behaviour.on_failure)));
             }
             for service in new.list() {
                 service.backends.iter().for_each(|backend| _ = self.orphans.remove(&backend.slot));

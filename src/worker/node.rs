@@ -160,6 +160,16 @@ impl Node {
         }
     }
 
+    /// Forgets clients of backends that take no flows by these tables: what they come back for is not there any more
+    /// when those do. For when no worker uses older ones.
+    pub fn forget_clients(&self, tables: &Tables, now: Nanos) {
+        if tables.policy.services().has_affinity() {
+            let backends = &tables.backends;
+            let takes = |slot: u32| backends.is_in_service(slot) && backends.level(slot) > 0;
+            self.limits.clients.forget(now, |slot| !takes(slot));
+        }
+    }
+
     /// What worker `id` hands down with its packets, here those of our own.
     pub(crate) fn context<'n>(&'n self, id: usize, tables: &'n Tables, now: Nanos) -> Context<'n> {
         Context {

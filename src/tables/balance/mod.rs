@@ -16,6 +16,7 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use ipnet::IpNet;
 
+use crate::affinity::{Client, Held};
 use crate::config::{OnFailure, PortRange};
 use crate::neighbours::addr_key;
 use crate::packet::hash::{Key, fold, tuple_v6};
@@ -45,6 +46,28 @@ pub struct Backend {
     pub delivery: Option<u16>,
 }
 
+/// Whose flows go together, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// Seconds after a client's latest flow began.
+    pub timeout_s: u32,
+    /// First bits of IPv4 addresses that make a client.
+    pub ipv4_len: u8,
+    /// Of IPv6 addresses.
+    pub ipv6_len: u8,
+}
+
+/// What a service does with its flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Behaviour {
+    /// What becomes of flows whose backend has failed.
+    pub on_failure: OnFailure,
+    /// Flows of one client address go to one backend.
+    pub by_client: bool,
+    /// They stay there.
+    pub affinity: Option<Affinity>,
+}
+
 /// A virtual service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualService {
@@ -58,11 +81,11 @@ pub struct VirtualService {
     pub services: Box<[(Option<u8>, Option<PortRange>)]>,
     /// In the order of their identities.
     pub backends: Box<[Backend]>,
-    /// What becomes of flows whose backend has failed.
-    pub on_failure: OnFailure,
-    /// Flows of one client address go to one backend.
-    pub by_client: bool,
+    /// What it does with its flows.
+    pub behaviour: Behaviour,
     table: Maglev,
+    /// With affinity: slots in ascending order, each with the backend's place in the list.
+    by_slot: Box<[(u32, u16)]>,
 }
 
 /// Nobody to send a flow to.
@@ -78,15 +101,35 @@ impl VirtualService {
         (slot, vrf): (u16, u16),
         address: IpNet,
         services: Box<[(Option<u8>, Option<PortRange>)]>,
-        (on_failure, by_client): (OnFailure, bool),
+        behaviour: Behaviour,
         mut backends: Vec<(Identity, Backend)>,
     ) -> VirtualService {
         backends.sort_by(|(one, _), (other, _)| one.cmp(other));
         let listed: Vec<(&Identity, u16)> =
             backends.iter().map(|(identity, backend)| (identity, backend.weight)).collect();
         let table = Maglev::build(&listed);
-        let backends = backends.into_iter().map(|(_, backend)| backend).collect();
-        VirtualService { slot, vrf, address, services, backends, on_failure, by_client, table }
+        let backends: Box<[Backend]> = backends.into_iter().map(|(_, backend)| backend).collect();
+        let of_slot = |(at, backend): (u16, &Backend)| (backend.slot, at);
+        let mut by_slot: Box<[(u32, u16)]> =
+            behaviour.affinity.map_or_else(Box::default, |_| (0..).zip(&backends).map(of_slot).collect());
+        by_slot.sort_unstable();
+        VirtualService { slot, vrf, address, services, backends, behaviour, table, by_slot }
+    }
+
+    /// Who sends a packet, where the service remembers that.
+    pub fn client(&self, question: &Question) -> Option<Client> {
+        let affinity = self.behaviour.affinity?;
+        let addr = network(addr_key(question.src), affinity.len(question.src));
+        Some(Client { addr, vrf: self.vrf, service: self.slot })
+    }
+
+    /// The backend of a client's latest flow, if it takes new ones.
+    fn kept(&self, states: &Backends, held: Held) -> Option<&Backend> {
+        let timeout_s = self.behaviour.affinity?.timeout_s;
+        let at = self.by_slot.binary_search_by_key(&held.backend, |(slot, _)| *slot).ok()?;
+        let takes = states.is_in_service(held.backend) && states.level(held.backend) > 0;
+        let is_kept = takes && held.age_s <= u64::from(timeout_s);
+        is_kept.then(|| &self.backends[usize::from(self.by_slot[at].1)])
     }
 
     /// How many places of the table each backend has.
@@ -99,11 +142,28 @@ impl VirtualService {
     /// If the one at the flow's place takes no more, the flow looks at other places, which again belong to each
     /// backend as its weight says. Where all that could take flows have failed, they are used as if they had not:
     /// perhaps it is the checks that fail.
-    pub fn choose(&self, states: &Backends, key: Key, question: &Question) -> Result<&Backend, NoBackend> {
-        let ports = if self.by_client { (0, 0) } else { (question.src_port, question.dst_port) };
-        let protocol = if self.by_client { 0 } else { question.protocol };
+    ///
+    /// `held` is what is remembered of its client.
+    pub fn choose(
+        &self,
+        states: &Backends,
+        key: Key,
+        question: &Question,
+        held: Option<Held>,
+    ) -> Result<&Backend, NoBackend> {
+        if let Some(kept) = held.and_then(|held| self.kept(states, held)) {
+            return Ok(kept);
+        }
         let (src, dst) = (addr_key(question.src), addr_key(question.dst));
-        let hash = tuple_v6(key, src, dst, protocol, ports);
+        let hash = match self.behaviour {
+            // Not at random: workers that a client comes to at the same moment choose alike, and so do two gateways.
+            Behaviour { affinity: Some(affinity), .. } => {
+                let (client, service) = (network(src, affinity.len(question.src)), self.address.network());
+                tuple_v6(key, client, addr_key(service), 0, (0, 0))
+            }
+            Behaviour { by_client: true, .. } => tuple_v6(key, src, dst, 0, (0, 0)),
+            _ => tuple_v6(key, src, dst, question.protocol, (question.src_port, question.dst_port)),
+        };
         let mut place = hash;
         for attempt in 1..=TRIES {
             let backend = &self.backends[usize::from(self.table.find(place).ok_or(NoBackend)?)];
@@ -123,6 +183,13 @@ impl VirtualService {
                 by_weight(&self.backends, place, weight_of)
             })
             .ok_or(NoBackend)
+    }
+}
+
+impl Affinity {
+    /// Bits of an address, in key form, that make a client.
+    fn len(&self, src: IpAddr) -> u8 {
+        if src.is_ipv4() { self.ipv4_len + 96 } else { self.ipv6_len }
     }
 }
 
@@ -169,6 +236,8 @@ pub struct Services {
     delivery_of: AHashMap<u32, u16>,
     /// By VRF slot and address in key form: the tunnels there.
     tunnels: AHashMap<(u16, u128), Vec<u16>>,
+    /// Some remember their clients.
+    has_affinity: bool,
 }
 
 impl Services {
@@ -203,8 +272,15 @@ impl Services {
                 }
             }
         }
+        services.has_affinity = list.iter().any(|service| service.behaviour.affinity.is_some());
         services.list = list;
         services
+    }
+
+    /// True if there are services that remember their clients.
+    #[inline]
+    pub fn has_affinity(&self) -> bool {
+        self.has_affinity
     }
 
     /// All of them, in the config's order.

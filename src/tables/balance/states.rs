@@ -125,7 +125,7 @@ impl Backends {
                 states[backend.slot as usize] = BackendState {
                     level: if is_well { health.level } else { 0 },
                     in_service: active && backend.weight > 0,
-                    fate: if ends { fate_of(service.on_failure) } else { BackendFate::Keep },
+                    fate: if ends { fate_of(service.behaviour.on_failure) } else { BackendFate::Keep },
                     has_failed: !health.up,
                     since: 0,
                 };

@@ -16,13 +16,7 @@ fn service(backends: &[(u8, u16)]) -> VirtualService {
     };
     let served = Box::new([(Some(TCP), PortRange::new(443, 443))]);
     let address = "203.0.113.10/32".parse().expect("a prefix");
-    VirtualService::new(
-        (0, 0),
-        address,
-        served,
-        (OnFailure::Reset, false),
-        backends.iter().map(backend).collect(),
-    )
+    VirtualService::new((0, 0), address, served, Behaviour::default(), backends.iter().map(backend).collect())
 }
 
 fn asked(client: u32) -> Question {
@@ -56,7 +50,7 @@ const DOWN: Health = Health { up: false, level: 0 };
 fn shares(service: &VirtualService, states: &Backends) -> [u32; 10] {
     let mut shares = [0; 10];
     for client in 0..100_000 {
-        let backend = service.choose(states, KEY, &asked(client)).expect("a backend");
+        let backend = service.choose(states, KEY, &asked(client), None).expect("a backend");
         shares[backend.slot as usize] += 1;
     }
     shares
@@ -78,8 +72,8 @@ fn only_the_flows_of_a_failed_backend_move() {
     let service = service(&[(1, 1), (2, 1), (3, 2), (4, 4)]);
     let (well, ill) = (states(&service, &[]), states(&service, &[(4, DOWN)]));
     for client in 0..20_000 {
-        let before = service.choose(&well, KEY, &asked(client)).expect("a backend").slot;
-        let after = service.choose(&ill, KEY, &asked(client)).expect("a backend").slot;
+        let before = service.choose(&well, KEY, &asked(client), None).expect("a backend").slot;
+        let after = service.choose(&ill, KEY, &asked(client), None).expect("a backend").slot;
         assert!(before == 4 && after != 4 || before == after);
     }
     let found = shares(&service, &ill);
@@ -109,10 +103,10 @@ fn nobody_is_pressed_into_service() {
     let mut service = service(&[(1, 1), (2, 1)]);
     service.backends[0].admin = BackendAdmin::Drain;
     service.backends[1].admin = BackendAdmin::Disabled;
-    assert_eq!(service.choose(&states(&service, &[]), KEY, &asked(1)), Err(NoBackend));
+    assert_eq!(service.choose(&states(&service, &[]), KEY, &asked(1), None), Err(NoBackend));
     service.backends[0].admin = BackendAdmin::Active;
     let ill = states(&service, &[(1, DOWN)]);
-    assert!((0..1000).all(|client| service.choose(&ill, KEY, &asked(client)).expect("one").slot == 1));
+    assert!((0..1000).all(|client| service.choose(&ill, KEY, &asked(client), None).expect("one").slot == 1));
 }
 
 #[test]
@@ -120,11 +114,49 @@ fn flows_of_one_client_go_together_if_asked_for() {
     let mut service = service(&[(1, 1), (2, 1), (3, 1)]);
     let states = states(&service, &[]);
     let chosen = |service: &VirtualService, port: u32| {
-        service.choose(&states, KEY, &asked(port)).expect("a backend").slot
+        service.choose(&states, KEY, &asked(port), None).expect("a backend").slot
     };
     assert!((1..100).any(|port| chosen(&service, port) != chosen(&service, 0)));
-    service.by_client = true;
+    service.behaviour.by_client = true;
     assert!((1..100).all(|port| chosen(&service, port) == chosen(&service, 0)));
+}
+
+/// A client stays as long as that is not too long ago and its backend takes flows; nobody else's backend is taken.
+#[test]
+fn a_client_stays_with_the_backend_of_its_latest_flow() {
+    let affinity = Some(Affinity { timeout_s: 60, ipv4_len: 24, ipv6_len: 64 });
+    let made = service(&[(7, 1), (2, 1), (5, 1), (3, 0)]);
+    let mut service = made.clone();
+    service.behaviour.affinity = affinity;
+    let mut by_slot: Vec<(u32, u16)> = (0..).zip(&service.backends).map(|(at, b)| (b.slot, at)).collect();
+    by_slot.sort_unstable();
+    service.by_slot = by_slot.into();
+    let well = states(&service, &[]);
+    let chosen = |states: &Backends, backend: u32, age_s: u64| {
+        service.choose(states, KEY, &asked(1), Some(Held { backend, age_s })).expect("a backend").slot
+    };
+    let home = service.choose(&well, KEY, &asked(1), None).expect("a backend").slot;
+    let others: Vec<u32> = [7, 2, 5].into_iter().filter(|slot| *slot != home).collect();
+    for other in &others {
+        assert_eq!([chosen(&well, *other, 0), chosen(&well, *other, 60)], [*other; 2]);
+        assert_eq!(chosen(&well, *other, 61), home, "too long ago");
+        assert_eq!(chosen(&states(&service, &[(*other as u8, DOWN)]), *other, 0), home);
+        let slow = Health { up: true, level: 16 };
+        assert_eq!(chosen(&states(&service, &[(*other as u8, slow)]), *other, 0), *other);
+    }
+    // One that weighs nothing, one of another service, one that never was.
+    assert_eq!([3, 4, u32::MAX].map(|slot| chosen(&well, slot, 0)), [home; 3]);
+    // A client is a /24, whatever it asks for.
+    let client = |n: u32| service.client(&asked(n)).expect("it is remembered");
+    assert_eq!((client(1), client(9).addr), (client(2), addr_key(Ipv4Addr::new(192, 0, 2, 0).into())));
+    let at = |src: [u8; 4], port: u16| {
+        let question = Question { src: src.into(), src_port: port, ..asked(1) };
+        service.choose(&well, KEY, &question, None).expect("a backend").slot
+    };
+    assert!((1..100).all(|n| at([192, 0, 9, n], n.into()) == at([192, 0, 9, 0], 0)));
+    assert!((1..100).any(|n| at([192, 0, n, 0], 0) != at([192, 0, 0, 0], 0)));
+    // A service that remembers nobody has no clients.
+    assert_eq!(made.client(&asked(1)), None);
 }
 
 /// The longest prefix first; in it one port, a range, a protocol, everything.
@@ -135,7 +167,7 @@ fn the_most_special_service_is_found() {
         let ports = |ports: &(u16, u16)| PortRange::new(ports.0, ports.1).expect("a range");
         let served = served.iter().map(|(protocol, range)| (*protocol, range.as_ref().map(ports))).collect();
         let address = address.parse().expect("a prefix");
-        Arc::new(VirtualService::new((n, vrf), address, served, (OnFailure::Reset, false), Vec::new()))
+        Arc::new(VirtualService::new((n, vrf), address, served, Behaviour::default(), Vec::new()))
     };
     let list = vec![
         made(0, 0, "203.0.113.0/24", &[(None, None)]),
@@ -206,7 +238,7 @@ fn flows_follow_what_happens_to_their_backend() {
         (OnFailure::Rehash, BackendFate::Rehash, BackendFate::Rehash),
         (OnFailure::Finish, BackendFate::Keep, BackendFate::Keep),
     ] {
-        service.on_failure = on_failure;
+        service.behaviour.on_failure = on_failure;
         let (disabled, touched) = after(&service, &drained, &[], 12);
         assert_eq!((disabled.fate(1, TCP), disabled.fate(1, UDP)), (tcp, udp), "{on_failure:?}");
         assert_eq!(touched, tcp != BackendFate::Keep);

@@ -30,7 +30,9 @@ use crate::packet::hash::Key;
 use crate::ratelimit::Rate;
 use crate::tables::Slots;
 use crate::tables::balance::delivery::MAX_DELIVERIES;
-use crate::tables::balance::{Backend, Delivery, Gue, Identity, Services, TunnelSpec, VirtualService};
+use crate::tables::balance::{
+    Affinity, Backend, Behaviour, Delivery, Gue, Identity, Services, TunnelSpec, VirtualService,
+};
 use crate::tables::classify::{Match, Ports, Prefix};
 use crate::tables::compile::{CompileError, Compiler};
 use crate::tables::slots::NoSlot;
@@ -410,7 +412,12 @@ fn service(said: &config::VirtualService, compiler: &mut Compiler) -> Result<Vir
         Ok((identity, made))
     });
     let backends = backends.collect::<Result<Vec<_>, CompileError>>()?;
-    let behaviour = (said.on_failure, said.by_client);
+    let affinity = said.affinity.as_ref().map(|said| Affinity {
+        timeout_s: said.timeout_s.get(),
+        ipv4_len: said.ipv4_prefix.get() as u8, // at most 32
+        ipv6_len: said.ipv6_prefix.get() as u8, // at most 128
+    });
+    let behaviour = Behaviour { on_failure: said.on_failure, by_client: said.by_client, affinity };
     Ok(VirtualService::new((slot, vrf), address, said.served().collect(), behaviour, backends))
 }
 
