@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Config;
 use super::sections::{Interface, OuterDscp, RouterAdvertisements, SourceCheck, Vni};
-use super::value::{Mtu, Name, PortName, Prefix, Ranged, Tpid, Vlan, VrfName};
+use super::value::{Mtu, Name, PortName, Prefix, Ranged, Tpid, Vlan, VrfName, ZoneName};
 
 /// `[[bridge]]`: joins its members into one segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub struct Bridge {
     /// Seconds for which a member that closes a loop is shut.
     #[serde(default = "Bridge::default_hold")]
     pub loop_hold_s: Ranged<1, 86_400>,
+    /// With members in zones: whether what is neither IP nor ARP passes between them; absent: no. Rules say nothing of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub other_protocols: bool,
 }
 
 /// One of `members`: a port untagged, a VLAN of it, a QinQ pair, or a VNI with its tunnels.
@@ -47,6 +50,9 @@ pub struct BridgeMember {
     /// Its tags; absent: untagged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<Vlan>,
+    /// The zone of what is behind it: what it and other members say to each other is for the firewall's rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<ZoneName>,
     /// The outer TPID; only with a QinQ pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpid: Option<Tpid>,
@@ -154,7 +160,7 @@ impl BridgeMember {
             learning: self.learning,
             udp_checksum: self.udp_checksum,
             tpid: self.tpid,
-            zone: None,
+            zone: self.zone.clone(),
             vrf: Name::default_vrf(),
             addresses: Vec::new(),
             mtu: self.mtu,

@@ -26,6 +26,7 @@ impl Checks<'_, '_> {
                 }
                 _ => {}
             }
+            self.zones_of_members(index, bridge);
             let vnis = bridge.members.iter().filter(|member| member.vni.is_some()).count();
             if vnis > MAX_VNIS {
                 self.fault(key, vnis, format!("at most {MAX_VNIS} VNIs in a bridge"));
@@ -54,6 +55,28 @@ impl Checks<'_, '_> {
                 let other = &config.interfaces[other].name;
                 self.fault(key, name, format!("interface {other} is already on this bridge"));
             }
+        }
+    }
+
+    /// A firewall with a member that it knows no zone of would have a way around it.
+    fn zones_of_members(&mut self, index: usize, bridge: &Bridge) {
+        let Some(zone) = bridge.members.iter().find_map(|member| member.zone.as_ref()) else {
+            if bridge.other_protocols {
+                let allowed = "goes with members that have a zone: between others everything passes";
+                self.fault(format!("bridge[{index}].other_protocols"), true, allowed);
+            }
+            return;
+        };
+        if let Some(at) = bridge.members.iter().position(|member| member.zone.is_none()) {
+            let allowed = format!("other members of the bridge have a zone ({zone}): give all of them one");
+            self.table_fault(format!("bridge[{index}].members[{at}].zone"), allowed);
+        }
+        let on = self.config.interfaces.iter().position(|on| on.bridge.as_ref() == Some(&bridge.name));
+        if let Some(at) = on.filter(|at| self.config.interfaces[*at].zone.is_none()) {
+            let allowed = format!(
+                "members of its bridge have a zone ({zone}): without one of its own it leads around them"
+            );
+            self.table_fault(format!("interface[{at}].zone"), allowed);
         }
     }
 }
@@ -139,7 +162,27 @@ addresses = ["10.7.0.1/24"]
                 "remotes = [\"192.0.2.1\"]",
                 "bridge[0].members[2].remotes[0]: 192.0.2.1: the gateway's own address",
             ),
-            ("storm_pps = 0", "zone = \"x\"", "bridge[0].members[2].zone: unknown key"),
+            ("storm_pps = 0", "mode = \"x\"", "bridge[0].members[2].mode: unknown key"),
+            (
+                "max_macs = 10",
+                "zone = \"web\"",
+                "bridge[0].members[1].zone: other members of the bridge have a zone (web): give all of them one",
+            ),
+            (
+                "max_macs = 10",
+                "zone = \"web\"",
+                "interface[1].zone: members of its bridge have a zone (web): without one of its own it leads around them",
+            ),
+            (
+                "max_macs = 10",
+                "zone = \"self\"",
+                "bridge[0].members[0].zone: self: the zone of the gateway itself",
+            ),
+            (
+                "suppress = false",
+                "other_protocols = true",
+                "bridge[0].other_protocols: true: goes with members",
+            ),
             ("bridge = \"seg\"", "bridge = \"sag\"", "interface[1].bridge: sag: no such bridge; known: seg"),
             (
                 "bridge = \"seg\"",

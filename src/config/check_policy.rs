@@ -42,7 +42,7 @@ struct Known<'a> {
 impl<'a> Known<'a> {
     fn of(config: &'a Config) -> Known<'a> {
         Known {
-            zones: config.interfaces.iter().filter_map(|i| i.zone.as_ref()).map(Name::as_str).collect(),
+            zones: config.zones_of_ends().map(Name::as_str).collect(),
             interfaces: config.interfaces.iter().map(|i| (i.name.as_str(), i)).collect(),
             vrfs: config.vrf_names(),
             groups: config.groups.iter().map(|group| group.name.as_str()).collect(),
@@ -156,9 +156,9 @@ impl<'a> Checks<'a, '_> {
     }
 
     fn zone_names(&mut self, known: &mut Known<'_>) {
-        for (index, interface) in self.config.interfaces.iter().enumerate() {
-            if let Some(zone) = interface.zone.as_ref().filter(|zone| zone.as_str() == Side::SELF) {
-                self.fault(format!("interface[{index}].zone"), zone, "the zone of the gateway itself");
+        for end in self.config.ends() {
+            if let Some(zone) = end.interface.zone.as_ref().filter(|zone| zone.as_str() == Side::SELF) {
+                self.fault(format!("{}.zone", end.key), zone, "the zone of the gateway itself");
             }
         }
         known.zones.remove(Side::SELF);

@@ -294,9 +294,16 @@ impl Config {
         self.routes.iter().chain(self.route_files.iter().flat_map(|file| file.routes.iter()))
     }
 
-    /// True if any interface has a zone: there will be sessions.
+    /// The zones of interfaces and of members of bridges, as often as they stand there.
+    pub fn zones_of_ends(&self) -> impl Iterator<Item = &ZoneName> {
+        let members = self.bridges.iter().flat_map(|bridge| &bridge.members);
+        let of_interfaces = self.interfaces.iter().filter_map(|interface| interface.zone.as_ref());
+        of_interfaces.chain(members.filter_map(|member| member.zone.as_ref()))
+    }
+
+    /// True if any interface or member of a bridge has a zone: there will be sessions.
     pub fn has_zones(&self) -> bool {
-        self.interfaces.iter().any(|interface| interface.zone.is_some())
+        self.zones_of_ends().next().is_some()
     }
 
     /// All VRFs: `default`, the declared ones, then those only interfaces name, each once.

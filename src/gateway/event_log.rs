@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::flow::nat::{self, EventKind};
 use crate::neighbours::is_v4_key;
+use crate::tables::bridge::number_of_scope;
 use crate::tables::compile::Compiler;
 use crate::telemetry::events::{Event, EventQueues, SessionEvent, SessionRecord};
 use crate::time::Nanos;
@@ -34,6 +35,7 @@ pub(super) struct Names {
     rules: Vec<String>,
     pools: Vec<String>,
     vrfs: Vec<String>,
+    bridges: Vec<String>,
 }
 
 impl Names {
@@ -43,6 +45,7 @@ impl Names {
             rules: slots.rules.names().to_vec(),
             pools: slots.pools.names().to_vec(),
             vrfs: compiler.vrfs.names().to_vec(),
+            bridges: compiler.bridges.names().iter().map(|name| format!("bridge:{name}")).collect(),
         }
     }
 
@@ -109,7 +112,10 @@ impl<'a> SessionLine<'a> {
         SessionLine {
             time,
             event: record.event.name(),
-            vrf: Names::get(&names.vrfs, record.vrf.into()),
+            vrf: match number_of_scope(record.vrf) {
+                Some(bridge) => Names::get(&names.bridges, bridge.into()),
+                None => Names::get(&names.vrfs, record.vrf.into()),
+            },
             protocol: crate::config::Service::of_protocol(record.protocol).to_string(),
             source: endpoint(record.source, record.protocol),
             destination: endpoint(record.destination, record.protocol),

@@ -18,6 +18,7 @@ use crate::flow::scan::{Filter, MappingFilter, SessionView, Span, State};
 use crate::neighbours::{addr_key, is_v4_key};
 use crate::packet::view::protocol;
 use crate::reader::{Found, Place, Task};
+use crate::tables::bridge::number_of_scope;
 use crate::tables::compile::Compiler;
 use crate::tables::policy::{DEFAULT_RULE, NO_NAT_RULE, Policy};
 use crate::telemetry::{PoolCounters, RuleCounters, WorkerCounters};
@@ -268,7 +269,10 @@ impl Inspector<'_> {
         let new_dst = view.new_dst != view.dst || (new_dst_port != dst_port && !is_icmp);
         let [vrf, to_vrf] = view.vrfs;
         let zone = |zone: u8| self.compiler.policy_slots.zone_name(zone).to_owned();
-        let vrf_name = |vrf: u16| self.compiler.vrfs.name(vrf).to_owned();
+        let vrf_name = |vrf: u16| match number_of_scope(vrf) {
+            Some(bridge) => format!("bridge:{}", self.compiler.bridges.name(bridge)),
+            None => self.compiler.vrfs.name(vrf).to_owned(),
+        };
         let since = |then: Tick| now.0.saturating_sub(then.0) / 10;
         SessionEntry {
             protocol: Service::of_protocol(view.protocol).to_string(),

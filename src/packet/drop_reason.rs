@@ -201,6 +201,12 @@ pub enum DropReason {
     BridgeStorm,
     /// To all, and there is nobody.
     BridgeNoMember,
+    /// To all, and no rule lets it into any other zone.
+    BridgeZoneDeny,
+    /// Neither IP nor ARP, between zones.
+    BridgeZoneProtocol,
+    /// From a segment into the same by way of the gateway, past the zones of its members.
+    BridgeZoneHairpin,
     /// RFC 2131, RFC 8415.
     DhcpInvalid,
     /// RFC 1542 section 4.1.1, RFC 8415 section 19.1.2.
@@ -689,6 +695,24 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "bridge-no-member",
             None,
             "The frame was for all members of the bridge, and there is no other that is up and takes it, or no buffer was free.",
+        ),
+        (
+            BridgeZoneDeny,
+            "bridge-zone-deny",
+            None,
+            "A broadcast, a multicast or a packet to an unknown station, and the rules let it into the zone of no other member. `softgate show rules`.",
+        ),
+        (
+            BridgeZoneProtocol,
+            "bridge-zone-protocol",
+            None,
+            "Neither IP nor ARP, from a member in one zone to one in another: rules say nothing of it. `other_protocols = true` of the bridge lets it pass.",
+        ),
+        (
+            BridgeZoneHairpin,
+            "bridge-zone-hairpin",
+            None,
+            "From a host of a bridge whose members have zones to another of the same by way of the gateway: that would be past the rules between its members. Give the hosts the network as on-link.",
         ),
         (
             DhcpInvalid,

@@ -56,6 +56,8 @@ pub mod protocol {
     pub const HOP_BY_HOP: u8 = 0;
     /// ICMP for IPv4.
     pub const ICMP: u8 = 1;
+    /// IGMP (RFC 3376).
+    pub const IGMP: u8 = 2;
     /// IPv4 in IP (RFC 2003).
     pub const IPV4: u8 = 4;
     /// TCP.

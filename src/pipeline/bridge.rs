@@ -14,7 +14,7 @@ use crate::packet::view::{array, be16, ethertype};
 use crate::packet::{DropReason, Family, Meta, Packet, Pass, Verdict, flags};
 use crate::pipeline::slow::loops;
 use crate::pipeline::tunnel::{INNER_LINK_BYTES, NoTunnel, Tunnel};
-use crate::pipeline::{Context, vxlan};
+use crate::pipeline::{Context, member_zones, vxlan};
 use crate::tables::bridge::{Bridge, Member};
 use crate::tables::overlay::Overlay;
 use crate::tables::{Interface, NO_INTERFACE};
@@ -119,7 +119,22 @@ fn settle(packet: &mut Packet, remote: Option<Remote>, cx: &Context<'_>) -> Resu
     match known {
         Some((_, out)) if out.interface == slot && out.vni.is_none() => Err(DropReason::BridgeSameMember),
         Some((_, out)) if out.vni.is_some() && member.vni.is_some() => Err(DropReason::BridgeSplitHorizon),
-        Some((location, out)) => forward(packet, layout, (location, out), cx),
+        _ if bridge.has_zones => match member_zones::begin(packet, bridge, kind, known, cx)? {
+            Some(verdict) => Ok(verdict),
+            None => forward_or_flood(packet, layout, known, cx),
+        },
+        _ => forward_or_flood(packet, layout, known, cx),
+    }
+}
+
+fn forward_or_flood(
+    packet: &mut Packet,
+    layout: Layout,
+    known: Option<(Location, &Member)>,
+    cx: &Context<'_>,
+) -> Result<Verdict, DropReason> {
+    match known {
+        Some(to) => forward(packet, layout, to, cx),
         None if cx.pass == Pass::First => Ok(Verdict::Flood),
         None => Err(DropReason::BridgeNoMember),
     }
@@ -206,7 +221,7 @@ pub(super) fn tunnel_to(location: Location, out: &Member, cx: &Context<'_>) -> R
 }
 
 /// To the one member that leads there, as it is.
-fn forward(
+pub(super) fn forward(
     packet: &mut Packet,
     layout: Layout,
     (location, out): (Location, &Member),

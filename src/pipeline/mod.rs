@@ -17,6 +17,7 @@ pub mod fragment;
 mod icmp_crossing;
 mod icmp_error;
 mod link;
+mod member_zones;
 mod network;
 mod plain;
 mod proxy;
@@ -81,7 +82,7 @@ pub struct Context<'a> {
 ///
 /// `link`, `network`, `relay` and `source` look at one packet after the other while its headers are at hand, and once
 /// more at what was in the tunnel that `vxlan` took it out of; frames between members of a bridge end there, in
-/// [`bridge`]. `flow` and `route` look at the whole burst, so that the lookups overlap, `adjacency` and `rewrite` again
+/// [`bridge`], or behind `flow` if members have zones ([`member_zones`]). `flow` and `route` look at the whole burst, so that the lookups overlap, `adjacency` and `rewrite` again
 /// at one after the other. A packet has either a session, from `flow`, or a route. Where a session's other side is of the other
 /// family, [`crossing`] stands in for the last two.
 pub fn run(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows) {
@@ -122,7 +123,10 @@ fn run_stages<const SHORT: bool>(burst: &mut Burst, cx: &Context<'_>, flows: &mu
     if done.sent == all {
         return;
     }
-    let sent = done.sent | flow::run(burst, cx, flows, &mut lookups, plain.stateful);
+    let mut sent = done.sent | flow::run(burst, cx, flows, &mut lookups, plain.stateful);
+    if cx.tables.bridges.have_zones() {
+        sent |= member_zones::leave_all(burst, cx, flows);
+    }
     if sent == all {
         return;
     }
@@ -251,6 +255,9 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>, held: 
     };
     if let Some(reason) = number.and_then(|number| deliver::objection(tables, number, egress, via)) {
         return Decision::Drop(reason);
+    }
+    if found.is_none() && member_zones::leads_around(tables, question, egress) {
+        return Decision::Drop(DropReason::BridgeZoneHairpin);
     }
     let real = Question { vrf: question.vrf, ..real };
     let mut asked = Asked::new(&real, from_zone, (to_zone, egress, to_vrf));

@@ -182,8 +182,10 @@ fn first<A: Table>(
         return Ok(verdict);
     }
     if !matches!(verdict, Verdict::Continue | Verdict::Cross) {
-        // To the gateway itself, which puts nothing together.
-        flows.fragments.refuse(at, DropReason::NoHostPath);
+        // To the gateway itself, which puts nothing together; or to a station that nobody knows, without a session.
+        let is_flooded = verdict == Verdict::Flood;
+        let reason = if is_flooded { DropReason::FragmentUntracked } else { DropReason::NoHostPath };
+        flows.fragments.refuse(at, reason);
         return Ok(verdict);
     }
     let handle = packet.meta.flow;

@@ -20,10 +20,11 @@ use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Meta, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::route::{self, Route};
 use crate::pipeline::{
-    Allowed, Context, Decision, Question, behind_prefix, crossing, decide, flow, icmp_error, proxy,
-    reassembly, relay,
+    Allowed, Context, Decision, Question, behind_prefix, crossing, decide, flow, icmp_error, member_zones,
+    proxy, reassembly, relay,
 };
 use crate::tables::balance::{BackendFate, Services, delivery};
+use crate::tables::bridge::is_scope;
 use crate::tables::policy::{Action, Bound, DEFAULT_RULE, NO_NAT_RULE, Policy, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::events::{SessionEvent, SessionRecord};
@@ -161,6 +162,9 @@ impl Table for u128 {
 /// ICMP that is neither query nor error (neighbour discovery, redirects ...) has no session: it is for us, or it
 /// is not let through.
 fn only_to_us(packet: &Packet, cx: &Context<'_>) -> Result<Verdict, DropReason> {
+    if is_scope(packet.meta.vrf) {
+        return Err(DropReason::FirewallDeny);
+    }
     match route::decide(cx.tables, &question(packet)) {
         Ok(Route::Local) => Ok(Verdict::Punt),
         Err(DropReason::MulticastNotRouted | DropReason::LinkLocalNotRouted)
@@ -173,7 +177,7 @@ fn only_to_us(packet: &Packet, cx: &Context<'_>) -> Result<Verdict, DropReason> 
 }
 
 /// The first packet as policy sees it.
-fn question(packet: &Packet) -> Question {
+pub(super) fn question(packet: &Packet) -> Question {
     let meta = &packet.meta;
     let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
     let l4 = l3.get(usize::from(meta.l4 - meta.l3)..).unwrap_or(&[]);
@@ -207,11 +211,15 @@ fn open<A: Table>(
 ) -> Result<Verdict, DropReason> {
     // What the gateway has asked for needs no rule; of an address that NAT has as well, it is from other ports.
     // So does what a relay is there for.
-    if cx.probes.expects(packet) || relay::is_wanted(packet, cx) {
+    let is_bridged = is_scope(packet.meta.vrf);
+    if !is_bridged && (cx.probes.expects(packet) || relay::is_wanted(packet, cx)) {
         return Ok(Verdict::Punt);
     }
+    if is_bridged && packet.meta.egress == NO_INTERFACE {
+        return Ok(known_elsewhere(tuple, cx, flows).map_or(Verdict::Flood, Verdict::Elsewhere));
+    }
     let mut question = question(packet);
-    let proved = proxy::proved(packet, tuple, cx);
+    let proved = if is_bridged { None } else { proxy::proved(packet, tuple, cx) };
     if proved.is_some() {
         // As it was asked when the SYN came.
         question.tcp_flags = tcp::flags::SYN;
@@ -220,7 +228,7 @@ fn open<A: Table>(
         return open_here(packet, tuple, &question, (proved, goes_on), cx, flows, now);
     }
     if cx.pass != Pass::Handed
-        && let Some(worker) = elsewhere(tuple, &question, cx, flows)?
+        && let Some(worker) = elsewhere(tuple, &question, packet.meta.egress, cx, flows)?
     {
         return Ok(Verdict::Elsewhere(worker));
     }
@@ -233,10 +241,25 @@ fn open<A: Table>(
     result
 }
 
+/// The other worker that has a flow between members whose station nobody knows: rules can be asked about none that begins.
+fn known_elsewhere<A: Table>(tuple: &Tuple<A>, cx: &Context<'_>, flows: &Flows) -> Option<u8> {
+    let steering = flows.nat.steering.as_ref().filter(|_| cx.pass != Pass::Handed)?;
+    steering.find(tuple).filter(|worker| *worker != steering.me())
+}
+
+/// What policy says of a first packet: `egress` is where it leaves if that is not for policy to say, from a bridge's member.
+fn decide_first(cx: &Context<'_>, question: &Question, egress: u16, bound: Option<Bound>) -> Decision {
+    if is_scope(question.vrf) {
+        return member_zones::decide(cx.tables, question, egress);
+    }
+    decide(cx.tables, question, bound, held(question, cx))
+}
+
 /// The other worker that a flow belongs to of which this one knows nothing. From now on all its packets go there.
 fn elsewhere<A: Table>(
     tuple: &Tuple<A>,
     question: &Question,
+    egress: u16,
     cx: &Context<'_>,
     flows: &Flows,
 ) -> Result<Option<u8>, DropReason> {
@@ -244,7 +267,7 @@ fn elsewhere<A: Table>(
     let worker = match steering.find(tuple) {
         Some(worker) => worker,
         None => {
-            let Some(wanted) = worker_for(question, cx, flows, steering) else { return Ok(None) };
+            let Some(wanted) = worker_for(question, egress, cx, flows, steering) else { return Ok(None) };
             steering.claim(tuple, wanted, cx.now).map_err(|_| DropReason::SessionTableFull)?
         }
     };
@@ -252,7 +275,13 @@ fn elsewhere<A: Table>(
 }
 
 /// The worker that a new flow should have. `None`: nothing is remembered of it.
-fn worker_for(question: &Question, cx: &Context<'_>, flows: &Flows, steering: &Steering) -> Option<u8> {
+fn worker_for(
+    question: &Question,
+    egress: u16,
+    cx: &Context<'_>,
+    flows: &Flows,
+    steering: &Steering,
+) -> Option<u8> {
     let tables = cx.tables;
     let policy = &tables.policy;
     if let Some((dst, vrf)) = outside(tables, question)
@@ -261,7 +290,7 @@ fn worker_for(question: &Question, cx: &Context<'_>, flows: &Flows, steering: &S
     {
         return Some(worker);
     }
-    let Decision::Session(allowed) = decide(tables, question, None, held(question, cx)) else { return None };
+    let Decision::Session(allowed) = decide_first(cx, question, egress, None) else { return None };
     let host_has_state =
         matches!(allowed.source, SourceNat::Pool { .. }) || policy.limits.per_host != u32::MAX;
     Some(if host_has_state { steering.of_host(question.vrf, question.src) } else { steering.me() })
@@ -289,7 +318,7 @@ fn open_here<A: Table>(
     // An address of the NAT answers for its mappings first, then DNAT rules, then the host (DESIGN.md section 3).
     let mapped = mapped(cx.tables, flows, question);
     let bound = mapped.map(|mapped| mapped.bound);
-    let allowed = match decide(cx.tables, question, bound, held(question, cx)) {
+    let allowed = match decide_first(cx, question, packet.meta.egress, bound) {
         Decision::Session(allowed) => allowed,
         Decision::Local(ruling) => {
             ruling.map_or(Ok(()), |ruling| note_ruling(ruling, question, packet, cx, flows))?;
@@ -323,7 +352,9 @@ fn open_here<A: Table>(
     // Nothing is remembered of what will not be forwarded.
     let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
     let ttl = if packet.meta.family == Family::Ipv4 { l3[8] } else { l3[7] };
-    if ttl <= 1 {
+    // A bridge is no hop.
+    let is_bridged = is_scope(question.vrf);
+    if ttl <= 1 && !is_bridged {
         return Err(DropReason::TtlExpired);
     }
     if packet.meta.has(flags::LINK_GROUP) {
@@ -346,7 +377,7 @@ fn open_here<A: Table>(
         // Numbers are not shifted between the families: NAT64 has its limits, but no cookies.
         let crosses = allowed.dst.is_ipv4() != question.src.is_ipv4();
         // Nor is the server heard of whom its client would have to be told.
-        let has_cookies = !crosses && !allowed.one_sided;
+        let has_cookies = !crosses && !allowed.one_sided && !is_bridged;
         if !has_cookies && proved.is_some() {
             return Err(DropReason::TcpNoSession);
         }
@@ -453,7 +484,7 @@ fn note_ruling(
 }
 
 /// The token that a rule's `rate_limit` asks for.
-fn take_token(ruling: Ruling, cx: &Context<'_>) -> Result<(), DropReason> {
+pub(super) fn take_token(ruling: Ruling, cx: &Context<'_>) -> Result<(), DropReason> {
     let Some(limit) = ruling.limit.filter(|_| ruling.action == Action::Allow) else { return Ok(()) };
     let bucket = cx.limits.rules.get(ruling.rule as usize);
     let has_token = bucket.is_some_and(|bucket| bucket.take(limit.per_s, limit.burst, cx.now));
@@ -499,6 +530,7 @@ fn mapped(tables: &Tables, flows: &Flows, question: &Question) -> Option<Mapped>
 /// The IPv4 address that a packet is for, and its VRF slot.
 fn outside(tables: &Tables, question: &Question) -> Option<(Ipv4Addr, u16)> {
     match question.dst {
+        _ if is_scope(question.vrf) => None,
         IpAddr::V4(dst) => Some((dst, question.vrf)),
         IpAddr::V6(_) => behind_prefix(tables, question),
     }
@@ -780,7 +812,7 @@ pub fn note_refused(refused: Refused, pool: u16, counters: &WorkerCounters) -> D
 }
 
 /// Ends a session before its time.
-fn end<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) {
+pub(super) fn end<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) {
     let (table, nat) = A::table_and_holdings(flows);
     crate::flow::end(table, nat, session, cx.now, cx.counters);
 }
@@ -841,6 +873,9 @@ fn compiled<A: Address>(
 
 /// How replies get back to where the first packet came from. An error: nowhere.
 fn way_back(tables: &Tables, question: &Question) -> Result<(u16, Option<u32>), DropReason> {
+    if is_scope(question.vrf) {
+        return Ok((question.ingress, None));
+    }
     let back = Question {
         ingress: NO_INTERFACE,
         src: question.dst,
@@ -935,7 +970,13 @@ pub(super) fn refresh<A: Table>(
     }
     bring_up_to_date::<A>(handle.session(), cx, flows)?;
     // Last: deciding again expects replies where the session leaves.
-    A::table(flows).flow_mut(handle).ingress = interface;
+    let table = A::table(flows);
+    let flow = table.flow_mut(handle);
+    flow.ingress = interface;
+    if is_scope(flow.tuple.vrf) {
+        // There the station is now.
+        table.flow_mut(handle.other()).egress = interface;
+    }
     Ok(())
 }
 
@@ -1052,6 +1093,16 @@ fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judg
     let translated = tuple.dst != forward.new_dst || !is_icmp && tuple.dst_port != forward.new_dst_port;
     if fate::<A>(session, cx, flows) != BackendFate::Keep {
         return Err(DropReason::BackendFailed);
+    }
+    if is_scope(tuple.vrf) {
+        return match member_zones::decide(cx.tables, &question, forward.egress) {
+            Decision::Session(allowed)
+                if (allowed.from_zone, allowed.to_zone) == (record.from_zone, record.to_zone) =>
+            {
+                Ok(Judged { allowed, back: (forward.ingress, None) })
+            }
+            _ => Err(DropReason::PolicyChanged),
+        };
     }
     let policy = &cx.tables.policy;
     let bound = delivered(&forward, &record, policy.services()).unwrap_or_else(|| Bound {

@@ -31,6 +31,7 @@ use crate::pipeline::route::NO_NEIGHBOUR;
 use crate::pipeline::tunnel::{NoTunnel, Tunnel};
 use crate::pipeline::{Context, bridge, deliver, fragment, vxlan, write_link_header};
 use crate::ratelimit::{Appointment, Bucket, SourceBuckets};
+use crate::tables::bridge::is_scope;
 use crate::tables::overlay::{NO_OVERLAY, Overlay};
 use crate::tables::{Interface, NO_INTERFACE, Tables};
 use crate::telemetry::add;
@@ -584,6 +585,10 @@ impl SlowPath {
         pool: &mut FramePool,
         limits: &Limits,
     ) {
+        if is_scope(packet.meta.vrf) {
+            self.answer_on_segment(answer, packet, cx, pool, limits);
+            return;
+        }
         let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
         self.tell(answer, (&packet.meta, l3), cx, pool, limits);
     }
@@ -597,25 +602,7 @@ impl SlowPath {
         pool: &mut FramePool,
         limits: &Limits,
     ) {
-        if meta.interface == NO_INTERFACE || !icmp::may_answer(meta, l3) || !self.has_budget() {
-            return;
-        }
-        let settings = &cx.tables.settings;
-        let src = match meta.family {
-            Family::Ipv4 => u128::from(crate::packet::view::be32(l3, 12) >> 8),
-            _ => be128(l3, 8) >> 64,
-        };
-        // The node's bucket last, so that one noisy source does not empty it.
-        let allowed = settings.icmp_rate > 0
-            && limits.errors_by_source.take(
-                src,
-                settings.icmp_source_rate,
-                settings.icmp_source_burst,
-                cx.now,
-            )
-            && limits.errors.take(settings.icmp_rate, settings.icmp_burst, cx.now);
-        if !allowed {
-            add(&cx.counters.errors_limited, 1);
+        if !self.may_tell(meta, l3, cx, limits) {
             return;
         }
         let ingress = cx.tables.interface(meta.interface);
@@ -638,6 +625,31 @@ impl SlowPath {
             add(&cx.counters.originated, 1);
             self.push_own(frame, ingress.vrf);
         }
+    }
+
+    /// True if the sender of a packet may be told something: what it is, and how much was told before.
+    fn may_tell(&self, meta: &Meta, l3: &[u8], cx: &Context<'_>, limits: &Limits) -> bool {
+        if meta.interface == NO_INTERFACE || !icmp::may_answer(meta, l3) || !self.has_budget() {
+            return false;
+        }
+        let settings = &cx.tables.settings;
+        let src = match meta.family {
+            Family::Ipv4 => u128::from(crate::packet::view::be32(l3, 12) >> 8),
+            _ => be128(l3, 8) >> 64,
+        };
+        // The node's bucket last, so that one noisy source does not empty it.
+        let allowed = settings.icmp_rate > 0
+            && limits.errors_by_source.take(
+                src,
+                settings.icmp_source_rate,
+                settings.icmp_source_burst,
+                cx.now,
+            )
+            && limits.errors.take(settings.icmp_rate, settings.icmp_burst, cx.now);
+        if !allowed {
+            add(&cx.counters.errors_limited, 1);
+        }
+        allowed
     }
 
     /// Keeps a SYN that nobody has asked for, if its sender may be told.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::compile::MAX_INTERFACES;
+use super::compile::{MAX_INTERFACES, MAX_VRFS};
 use super::{Interface, NO_PORT};
 use crate::macs::{Entry, Location};
 use crate::tables::overlay::NO_OVERLAY;
@@ -21,6 +21,24 @@ pub const MAX_BRIDGES: usize = 4096;
 const FIRST_SEGMENT: u16 = MAX_INTERFACES as u16;
 
 const _: () = assert!(MAX_INTERFACES + MAX_BRIDGES < u16::MAX as usize);
+
+/// In the place of a VRF's slot, flows between members of bridges have numbers above those of all VRFs: none meets a flow
+/// of a VRF or of another bridge.
+const FIRST_SCOPE: u16 = 0x8000;
+
+const _: () =
+    assert!(MAX_VRFS <= FIRST_SCOPE as usize && FIRST_SCOPE as usize + MAX_BRIDGES < u16::MAX as usize);
+
+/// True if what stands in the place of a VRF's slot is a bridge: the packet goes from member to member.
+#[inline(always)]
+pub fn is_scope(vrf: u16) -> bool {
+    vrf >= FIRST_SCOPE
+}
+
+/// The number of the bridge that stands in the place of a VRF's slot.
+pub fn number_of_scope(vrf: u16) -> Option<u16> {
+    vrf.checked_sub(FIRST_SCOPE)
+}
 
 /// A member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +74,18 @@ pub struct Bridge {
     pub loop_probe: Option<Duration>,
     /// How long a member that closes a loop is shut.
     pub loop_hold: Duration,
+    /// Its members have zones, all of them: between them there is a firewall.
+    pub has_zones: bool,
+    /// What is neither IP nor ARP passes between members in different zones.
+    pub other_protocols: bool,
 }
 
 impl Bridge {
+    /// What stands in the place of a VRF's slot in flows between its members.
+    pub fn scope(&self) -> u16 {
+        self.segment - FIRST_SEGMENT + FIRST_SCOPE
+    }
+
     /// The member with this interface slot.
     #[inline]
     pub fn member(&self, interface: u16) -> Option<&Member> {
@@ -97,12 +124,26 @@ impl Bridge {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bridges {
     all: Vec<Option<Bridge>>,
+    /// Any of them has members with zones.
+    have_zones: bool,
 }
 
 impl Bridges {
     /// Bridges in the places that are their numbers.
     pub fn new(all: Vec<Option<Bridge>>) -> Bridges {
-        Bridges { all }
+        let have_zones = all.iter().flatten().any(|bridge| bridge.has_zones);
+        Bridges { all, have_zones }
+    }
+
+    /// True if members of any bridge have zones.
+    #[inline]
+    pub fn have_zones(&self) -> bool {
+        self.have_zones
+    }
+
+    /// The bridge that stands in the place of a VRF's slot.
+    pub fn of_scope(&self, vrf: u16) -> Option<&Bridge> {
+        self.get(number_of_scope(vrf)?)
     }
 
     /// The bridge with this number.

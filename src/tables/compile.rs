@@ -27,7 +27,7 @@ use crate::neighbours::{NeighbourTable, addr_key, mac_to_u64};
 use crate::packet::hash::Key;
 use crate::packet::view::ethertype;
 use crate::tables::balance::{Backends, Deliveries, Health, VirtualService};
-use crate::tables::policy::{Members, PairEpochs, Policy, PolicySlots, Touched};
+use crate::tables::policy::{Members, NO_ZONE, PairEpochs, Policy, PolicySlots, Touched};
 use crate::time::Nanos;
 
 /// Most ports of a node: the XDP program's socket map has room for them.
@@ -119,6 +119,8 @@ pub struct BridgeSpec {
     pub loop_probe: Option<std::time::Duration>,
     /// How long a member that closes a loop is shut.
     pub loop_hold: std::time::Duration,
+    /// What is neither IP nor ARP passes between members in different zones.
+    pub other_protocols: bool,
 }
 
 /// A neighbour the operator configured.
@@ -812,6 +814,8 @@ impl Compiler {
                 suppress: spec.suppress,
                 loop_probe: spec.loop_probe,
                 loop_hold: spec.loop_hold,
+                has_zones: false,
+                other_protocols: spec.other_protocols,
             };
             let mut vnis = 0..crate::macs::MAX_VNIS as u8;
             for end in input.interfaces.iter().filter(|end| end.bridge.as_ref() == Some(&spec.name)) {
@@ -828,6 +832,9 @@ impl Compiler {
                 };
                 bridge.members.push(Member { interface: slot, vni, max_macs, storm_pps });
             }
+            // The config check has seen to it that it is all of them, or none.
+            bridge.has_zones =
+                bridge.members.iter().any(|member| interfaces[usize::from(member.interface)].zone != NO_ZONE);
             all[usize::from(number)] = Some(bridge);
         }
         Ok(Bridges::new(all))

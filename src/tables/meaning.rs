@@ -139,6 +139,7 @@ fn bridge(bridge: &config::Bridge) -> BridgeSpec {
         suppress: bridge.suppress,
         loop_probe: Some(seconds(bridge.loop_probe_s.get())).filter(|time| !time.is_zero()),
         loop_hold: seconds(bridge.loop_hold_s.get()),
+        other_protocols: bridge.other_protocols,
     }
 }
 

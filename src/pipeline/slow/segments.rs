@@ -4,16 +4,16 @@
 use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{EMIT_BUDGET, Parked, SlowPath, loops};
+use super::{Answer, EMIT_BUDGET, Parked, SlowPath, loops};
 use crate::host::dhcp::{SERVER_PORT, v6::ALL_RELAYS_AND_SERVERS};
-use crate::host::{OwnBytes, arp, nd};
+use crate::host::{OwnBytes, arp, icmp, nd, tcp};
 use crate::mem::{Frame, FramePool};
 use crate::neighbours::v4_key;
 use crate::packet::view::{be16, be128, ethertype, protocol};
-use crate::packet::{DropReason, Packet};
+use crate::packet::{DropReason, IcmpError, Packet};
 use crate::pipeline::bridge::{self, Layout};
 use crate::pipeline::tunnel::{INNER_LINK_BYTES, NoTunnel, Tunnel};
-use crate::pipeline::{Context, Limits};
+use crate::pipeline::{Context, Limits, member_zones};
 use crate::ratelimit::Bucket;
 use crate::tables::bridge::{Bridge, Bridges, Member, NO_BRIDGE};
 use crate::tables::{NO_INTERFACE, Tables};
@@ -120,7 +120,7 @@ impl SlowPath {
     /// want it.
     pub(super) fn flood(
         &mut self,
-        packet: Packet,
+        mut packet: Packet,
         cx: &Context<'_>,
         pool: &mut FramePool,
         limits: &Limits,
@@ -140,6 +140,10 @@ impl SlowPath {
             return Err((packet, DropReason::BridgeTooLong));
         }
         let layout = Layout::of(meta, from);
+        let mut reach = Ok(u64::MAX);
+        if let Some(from) = from.filter(|_| bridge.has_zones) {
+            reach = member_zones::reach(&mut packet, layout, (bridge, from), cx);
+        }
         if let Some(from) = from
             && bridge.suppress
             && let Some(said) = answer_for(&packet, layout, bridge, from, cx)
@@ -150,7 +154,8 @@ impl SlowPath {
             self.speak_as(&said, (member, tunnel), cx, pool);
             return Ok(());
         }
-        let copies = self.copy_to_members(&packet.frame, layout, bridge, from, cx, pool);
+        let open = reach.unwrap_or(0);
+        let copies = self.copy_to_members(&packet.frame, layout, (bridge, from, open), cx, pool);
         let wanted = from.is_some()
             && bridge.interface != NO_INTERFACE
             && gateway_wants(&packet, layout, bridge.interface, cx);
@@ -163,20 +168,19 @@ impl SlowPath {
             return Ok(());
         }
         if copies == 0 {
-            return Err((packet, DropReason::BridgeNoMember));
+            return Err((packet, reach.err().unwrap_or(DropReason::BridgeNoMember)));
         }
         add(&cx.counters.replicated, copies - 1);
         pool.put(packet.frame);
         Ok(())
     }
 
-    /// How many copies were made.
+    /// Copies for the members that have their bit, in their order. How many were made.
     fn copy_to_members(
         &mut self,
         frame: &Frame,
         layout: Layout,
-        bridge: &Bridge,
-        from: Option<&Member>,
+        (bridge, from, open): (&Bridge, Option<&Member>, u64),
         cx: &Context<'_>,
         pool: &mut FramePool,
     ) -> u64 {
@@ -188,7 +192,8 @@ impl SlowPath {
         let (macs, kind) = (bytes[layout.link..].first_chunk::<12>(), layout.kind(bytes));
         let (Some(macs), payload) = (macs, &bytes[layout.payload..]) else { return 0 };
         let mut copies = 0;
-        for member in &bridge.members {
+        let is_open = |(at, _): &(usize, &Member)| open >> at & 1 != 0;
+        for (_, member) in bridge.members.iter().enumerate().filter(is_open) {
             let is_back = from.is_some_and(|from| {
                 from.interface == member.interface || from.vni.is_some() && member.vni.is_some()
             });
@@ -251,7 +256,7 @@ impl SlowPath {
                 0
             }
             Way::Unknown => {
-                let copies = self.copy_to_members(&frame, LAYOUT, bridge, None, cx, pool);
+                let copies = self.copy_to_members(&frame, LAYOUT, (bridge, None, u64::MAX), cx, pool);
                 if copies > 0 {
                     bridge::count(bridge.interface, len, cx);
                 }
@@ -308,15 +313,67 @@ impl SlowPath {
         cx: &Context<'_>,
         pool: &mut FramePool,
     ) {
+        if self.say(said, (member, tunnel), cx, pool) {
+            add(&cx.counters.suppressed, 1);
+        }
+    }
+
+    /// False: there is no buffer for it.
+    fn say(
+        &mut self,
+        said: &Said,
+        (member, tunnel): (&Member, Option<Tunnel>),
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> bool {
         let room = self.emit.ready.len() < COPY_BUDGET;
-        let Some(mut frame) = pool.take_filled(&said.bytes).filter(|_| room) else { return };
+        let Some(mut frame) = pool.take_filled(&said.bytes).filter(|_| room) else { return false };
         let mut macs = [0; 12];
         macs[..6].copy_from_slice(&said.to.to_be_bytes()[2..]);
         macs[6..].copy_from_slice(&said.mac.to_be_bytes()[2..]);
         bridge::write_header(&mut frame, cx.tables.interface(member.interface), &macs, said.kind);
         self.put_by(frame, member, tunnel, cx);
-        add(&cx.counters.suppressed, 1);
         add(&cx.counters.originated, 1);
+        true
+    }
+
+    /// Tells the sender of a packet between members that a rule rejects: by a reset in the name of the station that it was
+    /// for, or by an error from the segment's own interface, if it has one.
+    pub(super) fn answer_on_segment(
+        &mut self,
+        answer: Answer,
+        packet: &Packet,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+        limits: &Limits,
+    ) {
+        let meta = &packet.meta;
+        let bridge = cx.tables.bridges.of_scope(meta.vrf);
+        let Some((bridge, from)) = bridge.and_then(|bridge| Some((bridge, bridge.member(meta.interface)?)))
+        else {
+            return;
+        };
+        let (bytes, layout) = (packet.frame.bytes(), Layout::of(meta, Some(from)));
+        let l3 = &bytes[layout.payload..];
+        let own = (bridge.interface != NO_INTERFACE).then(|| cx.tables.interface(bridge.interface));
+        let (mac, bytes) = match (answer, own) {
+            (Answer::Reset, _) => (layout.destination(bytes), tcp::reset(meta, l3)),
+            (Answer::Error(kind @ IcmpError::Prohibited), Some(own)) => {
+                (own.mac, icmp::error(kind, meta, l3, own, 0))
+            }
+            // What happens on the way to a tunnel is nothing that hosts of a segment could be told.
+            (Answer::Error(_), _) => return,
+        };
+        let Some(bytes) = bytes.filter(|_| self.may_tell(meta, l3, cx, limits)) else { return };
+        let to = layout.source(packet.frame.bytes());
+        let way = match self.way_to(to, bridge, cx, pool) {
+            Way::By(member, tunnel) => (member, tunnel),
+            // Never let into the table.
+            Way::Unknown if from.vni.is_none() => (from, None),
+            Way::Unknown | Way::Asked => return,
+        };
+        let said = Said { mac, to, kind: layout.kind(packet.frame.bytes()), bytes };
+        self.say(&said, way, cx, pool);
     }
 
     /// Looks for loops and for stations that are silent. For one worker of the node.
