@@ -13,11 +13,12 @@
 //! reader      how commands read and end what belongs to a worker
 //! pipeline    the packet path, one stage per file; sees no socket, file, lock or clock
 //! flow        sessions of a worker: flow table, timers, TCP tracker, NAT mappings
+//! ha          VRRP: which node answers for the addresses of both; without I/O and clock
 //! host        what the gateway says for itself: ARP, ND, ICMP; pure functions; health checks, without I/O and clock
 //! tables      immutable lookup tables, compiled from the config
 //! neighbours  a shared table that changes under the workers: a slot is an atomic word; with it `macs` and `vteps`,
-//!             behind which remote tunnel end point the stations of an overlay are; and `affinity`, which backend a
-//!             client of a service had last
+//!             behind which remote tunnel end point the stations of an overlay are, `affinity`, which backend a client
+//!             of a service had last, and `roles` of virtual routers
 //! config      what was typed, with legal values only
 //! flow        state of flows, NAT bindings and datagrams in fragments, of one worker each; no lock, no clock
 //! packet, telemetry, ratelimit, time
@@ -68,6 +69,8 @@ pub mod flow;
 #[cfg(not(foundations))]
 pub mod gateway;
 #[cfg(not(foundations))]
+pub mod ha;
+#[cfg(not(foundations))]
 pub mod host;
 pub mod io;
 pub mod macs;
@@ -82,6 +85,7 @@ pub mod ratelimit;
 pub mod reader;
 #[cfg(not(foundations))]
 pub mod replay;
+pub mod roles;
 #[cfg(not(foundations))]
 pub mod selftest;
 pub mod tables;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::macs::MacTable;
 use crate::packet::hash::{self, Key};
+use crate::roles::Roles;
 use crate::time::Nanos;
 use crate::vteps::VtepTable;
 
@@ -226,6 +227,8 @@ pub struct NeighbourTable {
     pub vteps: VtepTable,
     /// Where the stations of bridges and overlays are.
     pub macs: MacTable,
+    /// Which virtual routers we are the Active of.
+    pub roles: Roles,
 }
 
 /// Slots a table may have: flows name them in 15 bits.
@@ -243,6 +246,7 @@ impl NeighbourTable {
             key,
             vteps: VtepTable::new(key),
             macs: MacTable::new(slots * 2, interfaces, key),
+            roles: Roles::default(),
         }
     }
 

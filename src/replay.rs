@@ -45,6 +45,9 @@ pub struct Options {
     pub linger: Duration,
     /// Configs that take over, so long after the first packet; ports stay those of the first config.
     pub reloads: Vec<(Duration, Config)>,
+    /// When the node becomes the Active of all its virtual routers, or is it no more, so long after the first packet;
+    /// before, it is not.
+    pub roles: Vec<(Duration, bool)>,
     /// What is checked from the first packet on.
     pub targets: Vec<Target>,
 }
@@ -174,6 +177,9 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
     let mut reloads: VecDeque<(Nanos, &Config)> =
         options.reloads.iter().map(|(after, config)| (begin.plus(*after), config)).collect();
     reloads.make_contiguous().sort_by_key(|(time, _)| *time);
+    let mut roles: VecDeque<(Nanos, bool)> =
+        options.roles.iter().map(|(after, is_active)| (begin.plus(*after), *is_active)).collect();
+    roles.make_contiguous().sort_by_key(|(time, _)| *time);
     for (_, reload) in &reloads {
         let names: Vec<String> = reload.ports.iter().map(|port| port.name.to_string()).collect();
         if names != ports {
@@ -202,6 +208,11 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
             advance(&mut workers, &clock, at)?;
             clock.set(at);
             reload(config, &node, &mut compiler, &mut workers, &clock)?;
+        }
+        while let Some((at, is_active)) = roles.pop_front_if(|(at, _)| *at <= time) {
+            advance(&mut workers, &clock, at)?;
+            let places = compiler.tables().interfaces.iter().flat_map(|interface| &interface.info.routers);
+            places.for_each(|router| node.neighbours.roles.set(router.role, is_active));
         }
         advance(&mut workers, &clock, time)?;
         settle(&mut workers, &clock, time)?;

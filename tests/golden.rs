@@ -60,6 +60,10 @@ struct Expectation {
     /// Configs that take over later: milliseconds after the first packet, and the file.
     #[serde(default)]
     reloads: Vec<(u64, String)>,
+    /// When the node becomes the Active of all its virtual routers, or is it no more: milliseconds after the first
+    /// packet, and `active` or `backup`.
+    #[serde(default)]
+    roles: Vec<(u64, String)>,
     #[serde(default)]
     drops: BTreeMap<String, u64>,
     #[serde(default)]
@@ -333,6 +337,9 @@ impl Case {
             let mut pair = OsString::from(format!("{ms}="));
             pair.push(self.folder.join(file));
             command.arg("--reload").arg(pair);
+        }
+        for (ms, role) in &self.expectation.roles {
+            command.arg("--role").arg(format!("{ms}={role}"));
         }
         command.stdin(Stdio::null()).stdout(create(&stdout)?).stderr(create(&stderr)?);
         let mut child = command.spawn().map_err(|e| format!("softgate: {e}"))?;

@@ -438,6 +438,7 @@ fn replayed(workers: usize, frames: &[(u64, Vec<u8>)]) -> (Vec<(Nanos, Vec<u8>)>
         workers,
         linger: Duration::from_secs(2),
         reloads: Vec::new(),
+        roles: Vec::new(),
         targets: vec![target],
     };
     let config =

@@ -139,6 +139,7 @@ impl Lab {
                 overlays,
                 bridges,
                 relays,
+                virtual_addresses,
                 ..
             } = &**made;
             let epochs = Epochs {
@@ -162,6 +163,7 @@ impl Lab {
                 overlays: Arc::clone(overlays),
                 bridges: Arc::clone(bridges),
                 relays: Arc::clone(relays),
+                virtual_addresses: Arc::clone(virtual_addresses),
             })
         } else {
             Arc::clone(made)

@@ -219,6 +219,7 @@ fn replay(said: &[Said], workers: usize) -> (Report, [Vec<Said>; 2]) {
         workers,
         linger: Duration::ZERO,
         reloads: Vec::new(),
+        roles: Vec::new(),
         targets: Vec::new(),
     };
     let config = Config::parse(CONFIG, "pressure.toml").expect("the config");

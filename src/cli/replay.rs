@@ -33,6 +33,10 @@ pub struct Args {
     /// Another config that takes over so many milliseconds after the first packet; any number of them
     #[arg(long, value_name = "MS=FILE", value_parser = parse_reload)]
     pub reload: Vec<(u64, PathBuf)>,
+    /// The node becomes the Active of all its virtual routers so many milliseconds after the first packet, or is it no
+    /// more; any number of them
+    #[arg(long, value_name = "MS=active|backup", value_parser = parse_role)]
+    pub role: Vec<(u64, bool)>,
     /// Prints one JSON object
     #[arg(long)]
     pub json: bool,
@@ -58,6 +62,15 @@ fn parse_reload(text: &str) -> Result<(u64, PathBuf), String> {
     Ok((ms.parse().map_err(|_| format!("{ms}: not a number of milliseconds"))?, file.into()))
 }
 
+fn parse_role(text: &str) -> Result<(u64, bool), String> {
+    let (ms, role) = match text.split_once('=') {
+        Some((ms, "active")) => (ms, true),
+        Some((ms, "backup")) => (ms, false),
+        _ => return Err("expected MS=active or MS=backup".into()),
+    };
+    Ok((ms.parse().map_err(|_| format!("{ms}: not a number of milliseconds"))?, role))
+}
+
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Trouble> {
     let config = load_config(&args.config)?;
@@ -71,6 +84,7 @@ pub(super) fn run(args: &Args) -> Result<(), Trouble> {
             .iter()
             .map(|(ms, file)| Ok((Duration::from_millis(*ms), load_config(file)?)))
             .collect::<Result<_, Trouble>>()?,
+        roles: args.role.iter().map(|(ms, is_active)| (Duration::from_millis(*ms), *is_active)).collect(),
         targets: Vec::new(),
     };
     let report =

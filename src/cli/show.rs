@@ -13,9 +13,9 @@ use super::table::{list, or_dash, page_text, table, text};
 use super::{Trouble, bridges, connect, print, print_json, services, sessions};
 use crate::config::{GroupName, InterfaceName, Lag, Name, PortMode, Prefix, RuleName, VrfName};
 use crate::control::{
-    BridgeEntry, Counter, DhcpRelayEntry, DropEntry, GroupEntry, InterfaceStatus, LinkState, NeighbourEntry,
-    NeighbourState, PortStatus, Request, RouteEntry, RouteKind, RouteSource, RoutesQuery, Version, ViaEntry,
-    WorkerStatus,
+    AdvertErrors, BridgeEntry, Counter, DhcpRelayEntry, DropEntry, GroupEntry, HaList, InterfaceStatus,
+    LinkState, NeighbourEntry, NeighbourState, PortStatus, Request, RouteEntry, RouteKind, RouteSource,
+    RouterState, RoutesQuery, Version, ViaEntry, WorkerStatus,
 };
 
 /// Arguments of `show`.
@@ -92,6 +92,9 @@ enum What {
     Workers,
     /// DHCP relays: servers, messages relayed and lost
     DhcpRelays,
+    /// Virtual routers (VRRP): who has their addresses
+    #[command(alias = "vrrp")]
+    Ha,
     /// Version, generation, uptime
     Version,
 }
@@ -122,6 +125,7 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
         What::Drops => ask(socket, Request::ShowDrops {}, json, drops),
         What::Workers => ask(socket, Request::ShowWorkers {}, json, workers),
         What::DhcpRelays => ask(socket, Request::ShowDhcpRelays {}, json, dhcp_relays),
+        What::Ha => ask(socket, Request::ShowHa {}, json, ha),
         What::Version => ask(socket, Request::ShowVersion {}, json, version),
     }
 }
@@ -394,6 +398,61 @@ fn dhcp_relays(list_of: &Vec<DhcpRelayEntry>) -> String {
         ]);
     }
     text(&table)
+}
+
+fn ha(list_of: &HaList) -> String {
+    let mut table = table([
+        "ROUTER",
+        "ADDRESSES",
+        "GROUP",
+        "STATE",
+        ">FOR",
+        ">PRIORITY",
+        ">INTERVAL-CS",
+        "ACTIVE",
+        ">BECAME-ACTIVE",
+        ">SENT",
+        ">RECEIVED",
+        "ERRORS",
+    ]);
+    let errors = |list: &[AdvertErrors]| {
+        let words: Vec<String> = list.iter().map(|error| format!("{} {}", error.kind, error.count)).collect();
+        if words.is_empty() { String::from("-") } else { words.join(", ") }
+    };
+    for router in &list_of.routers {
+        let (state, active) = match router.state {
+            RouterState::Initialize => ("initialize", router.active),
+            RouterState::Backup => ("backup", router.active),
+            RouterState::Active => ("active", Some(router.source)),
+        };
+        let priority = match router.priority == router.configured_priority {
+            true => router.priority.to_string(),
+            false => format!("{} of {}", router.priority, router.configured_priority),
+        };
+        table.add_row([
+            format!("{}/{}", router.interface, router.id),
+            list(&router.addresses),
+            or_dash(router.group.as_ref()),
+            state.to_owned(),
+            humantime::format_duration(Duration::from_secs(router.since_s)).to_string(),
+            priority,
+            router.interval_cs.to_string(),
+            or_dash(active.as_ref()),
+            router.became_active.to_string(),
+            router.sent.to_string(),
+            router.received.to_string(),
+            errors(&router.errors),
+        ]);
+    }
+    let strays = match list_of.strays.is_empty() {
+        true => String::new(),
+        false => format!("\nadvertisements about none of them: {}\n", errors(&list_of.strays)),
+    };
+    let not_sent = match list_of.not_sent {
+        0 => String::new(),
+        count => format!("\nframes that no device took: {count}\n"),
+    };
+    format!("{}{strays}{not_sent}", text(&table))
 }
 
 fn workers(list_of: &Vec<WorkerStatus>) -> String {

@@ -44,6 +44,7 @@ pub(crate) fn check(config: &Config, report: &mut dyn FnMut(Fault)) {
     checks.routes();
     checks.policy();
     checks.roles();
+    checks.virtual_routers();
 }
 
 pub(super) struct Checks<'a, 'r> {
@@ -529,14 +530,14 @@ pub fn check_neighbour(interface: &Interface, address: IpAddr) -> Result<(), Str
     }
 }
 
-fn is_network_or_broadcast(address: IpAddr, net: IpNet) -> bool {
+pub(super) fn is_network_or_broadcast(address: IpAddr, net: IpNet) -> bool {
     match net {
         IpNet::V4(net) => net.prefix_len() < 31 && (address == net.network() || address == net.broadcast()),
         IpNet::V6(net) => net.prefix_len() < 127 && address == net.network(),
     }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
+pub(super) fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),

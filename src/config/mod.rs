@@ -14,6 +14,7 @@ mod check_bridge;
 mod check_dhcp;
 mod check_overlay;
 mod check_policy;
+mod check_vrrp;
 mod deterministic;
 mod dhcp;
 mod error;
@@ -29,6 +30,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod value;
+mod vrrp;
 
 use std::io;
 use std::path::Path;
@@ -65,6 +67,7 @@ pub use value::{
     DeviceName, GroupName, HashKey, InterfaceAddress, InterfaceName, Mac, Mtu, Name, NextHop, NotAllowed,
     PortName, Prefix, Ranged, RuleName, Tpid, Vlan, VlanId, VrfName, ZoneName,
 };
+pub use vrrp::{BadInterval, Centiseconds, Track, Vrrp, virtual_mac};
 
 /// The schema this binary writes. It reads this one and the one before (there is none before 1).
 pub const SCHEMA: u32 = 1;
@@ -136,10 +139,13 @@ pub struct Config {
     /// `[[role]]`
     #[serde(rename = "role", skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<Role>,
+    /// `[[vrrp]]`
+    #[serde(rename = "vrrp", skip_serializing_if = "Vec::is_empty")]
+    pub vrrp: Vec<Vrrp>,
 }
 
 /// The top-level keys, in the order of the manual.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "schema",
     "system",
     "control",
@@ -162,6 +168,7 @@ const KEYS: [&str; 22] = [
     "nat",
     "service",
     "role",
+    "vrrp",
 ];
 
 impl Default for Config {
@@ -190,6 +197,7 @@ impl Default for Config {
             nat: Nat::default(),
             services: Vec::new(),
             roles: Vec::new(),
+            vrrp: Vec::new(),
         }
     }
 }
@@ -251,6 +259,7 @@ impl Config {
             },
             services: source.list("service", e),
             roles: source.list("role", e),
+            vrrp: source.list("vrrp", e),
         };
         let route_texts = read_route_files(&mut config, &source, read, e);
         // Across tables only when each is right by itself: a port with a bad name is not a missing port.

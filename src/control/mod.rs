@@ -23,6 +23,7 @@ mod client;
 mod deterministic;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod ha;
 mod inspect;
 mod line;
 mod reply;
@@ -41,6 +42,7 @@ pub use bridges::{
 };
 pub use client::{Client, ClientError, RouteStream};
 pub use deterministic::{HostQuery, NatHost, PortQuery, SharedPool};
+pub use ha::{AdvertErrors, HaList, RouterState, VirtualRouterEntry};
 pub use inspect::{
     ClearQuery, Cleared, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,
     Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery, TemporaryMember,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::base64;
 use super::bridges::{BridgeChanged, BridgeEntry, MacPage};
 use super::deterministic::NatHost;
+use super::ha::HaList;
 use super::inspect::{Cleared, GroupEntry, MappingPage, PoolEntry, RuleList, SessionPage};
 use super::request::RouteKey;
 use super::services::ServiceList;
@@ -39,6 +40,8 @@ pub enum Reply {
     Workers(Vec<WorkerStatus>),
     /// To `show.dhcp-relays`.
     DhcpRelays(Vec<DhcpRelayEntry>),
+    /// To `show.ha`.
+    Ha(HaList),
     /// To `show.sessions`.
     Sessions(SessionPage),
     /// To `clear.sessions`.

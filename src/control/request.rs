@@ -57,6 +57,9 @@ pub enum Request {
     /// DHCP relays: what they relayed and what not.
     #[serde(rename = "show.dhcp-relays")]
     ShowDhcpRelays {},
+    /// Virtual routers: who has their addresses.
+    #[serde(rename = "show.ha")]
+    ShowHa {},
     /// Sessions that match, some at a time; or only how many.
     #[serde(rename = "show.sessions")]
     ShowSessions(SessionsQuery),

@@ -207,6 +207,7 @@ impl Session {
             | Request::ShowDrops {}
             | Request::ShowWorkers {}
             | Request::ShowDhcpRelays {}
+            | Request::ShowHa {}
             | Request::ShowSessions(_)
             | Request::ShowNat {}
             | Request::ShowMappings(_)

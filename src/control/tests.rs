@@ -394,6 +394,7 @@ fn every_request_survives_the_wire() {
         Request::ShowDrops {},
         Request::ShowWorkers {},
         Request::ShowDhcpRelays {},
+        Request::ShowHa {},
         Request::ShowSessions(SessionsQuery::default()),
         Request::ShowSessions(SessionsQuery {
             filter: filter.clone(),

@@ -117,6 +117,16 @@ impl Gateway {
         is_news
     }
 
+    /// How many backends of a service its checks hold for down.
+    pub(super) fn backends_down(&self, service: &VirtualService) -> usize {
+        let slots = &self.compiler.policy_slots.backends;
+        let is_down = |backend: &&crate::config::Backend| {
+            let slot = slots.wide(&policy::backend_name(service, &backend.key()));
+            slot.and_then(|slot| self.checks.book.verdict(slot)).is_some_and(|(up, _)| !up)
+        };
+        service.backends.iter().filter(is_down).count()
+    }
+
     /// The descriptor that is readable when the checks have something to say.
     pub fn checks_descriptor(&self) -> RawFd {
         self.checks.wake.as_raw_fd()
@@ -152,6 +162,9 @@ impl Gateway {
             }
         }
         touched.extend(self.checks.book.step(now));
+        if !touched.is_empty() {
+            self.follow_virtual_routers();
+        }
         let services: AHashSet<usize> =
             touched.into_iter().filter_map(|slot| self.checks.book.service_of(slot)).collect();
         if self.note_verdicts(services, now) {

@@ -7,6 +7,7 @@ mod device;
 mod event_log;
 mod gaps;
 pub mod groups;
+pub mod ha;
 pub mod health;
 pub mod inspect;
 mod requests;
@@ -33,10 +34,10 @@ use crate::io::link::{Accepted, LinkChange, LinkEvent, LinkState, LinkWatcher, O
 use crate::io::xdp::{Mode, RingSizes, XdpDevice, XdpError, XdpProgram};
 
 use crate::mem::{ChunkSize, FramePool, MemoryError, PacketMemory};
-use crate::neighbours::NeighbourTable;
+use crate::neighbours::{NeighbourTable, mac_from_u64};
 use crate::packet::hash::Key;
 use crate::replay::NEIGHBOUR_CAPACITY;
-use crate::tables::compile::{CompileError, Compiler, Input, MAX_INTERFACES, Retired};
+use crate::tables::compile::{CompileError, Compiler, Input, InterfaceSpec, MAX_INTERFACES, Retired};
 use crate::tables::meaning::{self, PortFacts};
 use crate::telemetry::add;
 use crate::time::Nanos;
@@ -45,6 +46,7 @@ use checks::Checks;
 pub use device::{BackEnd, Device};
 use event_log::EventLog;
 use gaps::RunQueue;
+use ha::Ha;
 use health::Health;
 use inspect::{Inspector, PoolHistory};
 use temporary::{Leases, Temporary};
@@ -265,6 +267,8 @@ pub struct Gateway {
     leases: Leases,
     /// The health of services' backends.
     checks: Checks,
+    /// The virtual routers.
+    ha: Ha,
 }
 
 /// A random number, from the system's entropy by way of the standard library's SipHash.
@@ -303,6 +307,7 @@ impl Gateway {
             .map_err(system("start the thread of the event log"))?;
         let checks =
             Checks::new(&node, started, random()).map_err(system("make a pipe for the health checks"))?;
+        let ha = Ha::new(&node, started).map_err(system("make an eventfd for the virtual routers"))?;
         let mut gateway = Gateway {
             config: Config::default(),
             file_name: file_name.to_owned(),
@@ -321,6 +326,7 @@ impl Gateway {
             temporary: Temporary::default(),
             leases: Leases::default(),
             checks,
+            ha,
         };
         gateway.reconfigure(config, true)?;
         Ok(gateway)
@@ -420,6 +426,7 @@ impl Gateway {
         self.node.reserve_relays(&tables);
         let old = self.node.tables.swap(tables);
         self.node.wake_all();
+        self.follow_virtual_routers();
         deterministic::log_changes(&old.policy, &self.compiler);
         let begun = Instant::now();
         while !self.node.all_use(generation) {
@@ -541,7 +548,12 @@ impl Gateway {
         for port in &mut self.ports {
             let on_port =
                 self.compiler.input().interfaces.iter().filter(|spec| spec.port.as_ref() == Some(&port.name));
-            let mut macs: Vec<[u8; 6]> = on_port.map(|spec| spec.mac).collect();
+            // Those of virtual routers whoever the Active is: a card need not be told when that changes.
+            let of = |spec: &InterfaceSpec| {
+                let routers = spec.routers.iter().map(|router| mac_from_u64(router.mac));
+                routers.chain([spec.mac]).collect::<Vec<_>>()
+            };
+            let mut macs: Vec<[u8; 6]> = on_port.flat_map(of).collect();
             macs.sort_unstable();
             macs.dedup();
             for member in &mut port.members {
@@ -783,6 +795,8 @@ impl Gateway {
 
     /// Detaches everything, stops the workers and counts the frames: the number that leaked.
     pub fn stop(mut self) -> usize {
+        // While the ports still carry: whoever takes over is to hear of it.
+        self.ha.stop();
         self.checks.stop();
         for mut port in std::mem::take(&mut self.ports) {
             self.unbind_port(&mut port);

@@ -43,6 +43,7 @@ impl Backend for Gateway {
             Request::ShowDrops {} => Ok(Reply::Drops(self.show_drops())),
             Request::ShowWorkers {} => Ok(Reply::Workers(self.show_workers())),
             Request::ShowDhcpRelays {} => Ok(Reply::DhcpRelays(self.show_dhcp_relays())),
+            Request::ShowHa {} => Ok(Reply::Ha(self.show_ha())),
             Request::ShowSessions(query) => Ok(Reply::Sessions(self.inspector().sessions(&query)?)),
             Request::ClearSessions(query) => Ok(Reply::Cleared(self.inspector().clear(&query)?)),
             Request::ShowNat {} => Ok(Reply::Nat(self.inspector().nat()?)),

@@ -16,7 +16,8 @@ use crate::time::Nanos;
 const BROADCAST: u64 = 0xffff_ffff_ffff;
 
 /// Handles an ARP packet that came in on the interface in `slot`; the answer, if one is due. Outside addresses of
-/// NAT in a network of the interface are answered for as its own are (RFC 1027).
+/// NAT in a network of the interface are answered for as its own are (RFC 1027), addresses of virtual routers by the
+/// Active with the virtual MAC address (RFC 9568 section 8.1.2).
 pub fn receive(
     l3: &[u8],
     slot: u16,
@@ -40,11 +41,20 @@ pub fn receive(
     if !matches!(operation, ArpOperation::Request | ArpOperation::Reply) {
         return Err(DropReason::ArpInvalid);
     }
-    if !source_hardware_addr.is_unicast() || interface.owns_v4(sender) {
+    let roles = &neighbours.roles;
+    let claimed = interface.router_of(sender.into()).filter(|router| roles.is_active(router.role));
+    if let Some(router) = claimed.filter(|router| router.mac != mac_to_u64(source_hardware_addr.0)) {
+        roles.note_conflict(router.role);
+    }
+    if !source_hardware_addr.is_unicast() || claimed.is_some() || interface.owns_v4(sender) {
         // Somebody claims one of our addresses, or a group address as his own.
         return Err(DropReason::ArpInvalid);
     }
-    let for_us = interface.owns_v4(target) || policy.answers_on_v4(interface, target);
+    let answered = match interface.mac_of_own(target.into(), roles) {
+        None if policy.answers_on_v4(interface, target) => interface.mac_of_nat(target.into(), roles),
+        own => own,
+    };
+    let for_us = answered.is_some();
     // RFC 5227 section 2.1.1: a probe has no sender address; it is answered and not learned.
     if !sender.is_unspecified() {
         let on_link = interface.info.v4.iter().any(|(own, len)| same_prefix_v4(*own, sender, *len));
@@ -62,12 +72,10 @@ pub fn receive(
             }
         }
     }
-    if operation != ArpOperation::Request || !for_us {
-        return Ok(None);
-    }
+    let Some(mac) = answered.filter(|_| operation == ArpOperation::Request) else { return Ok(None) };
     let reply = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Reply,
-        source_hardware_addr: EthernetAddress(mac_from_u64(interface.mac)),
+        source_hardware_addr: EthernetAddress(mac_from_u64(mac)),
         source_protocol_addr: target,
         target_hardware_addr: source_hardware_addr,
         target_protocol_addr: sender,
@@ -123,14 +131,21 @@ pub fn request(
 
 /// Tells the link that `addr` is ours and where (RFC 5227 section 3): a request for it from itself.
 pub fn announce(slot: u16, interface: &Interface, addr: Ipv4Addr) -> (LinkTarget, OwnBytes) {
-    let repr = ArpRepr::EthernetIpv4 {
+    (
+        LinkTarget { interface: slot, mac: BROADCAST, ethertype: ethertype::ARP },
+        announce_as(interface.mac, addr),
+    )
+}
+
+/// The same of an address that is at `mac`.
+pub fn announce_as(mac: u64, addr: Ipv4Addr) -> OwnBytes {
+    emit(&ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,
-        source_hardware_addr: EthernetAddress(mac_from_u64(interface.mac)),
+        source_hardware_addr: EthernetAddress(mac_from_u64(mac)),
         source_protocol_addr: addr,
         target_hardware_addr: EthernetAddress([0; 6]),
         target_protocol_addr: addr,
-    };
-    (LinkTarget { interface: slot, mac: BROADCAST, ethertype: ethertype::ARP }, emit(&repr))
+    })
 }
 
 fn emit(repr: &ArpRepr) -> OwnBytes {

@@ -1,6 +1,6 @@
 //! Neighbour discovery and router advertisements (RFC 4861), duplicate address detection's answers (RFC 4862).
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::time::Duration;
@@ -14,6 +14,7 @@ use crate::host::{LinkTarget, OwnBytes};
 use crate::neighbours::{NeighbourTable, mac_from_u64, mac_to_u64};
 use crate::packet::view::{be16, be128, ethertype, protocol};
 use crate::packet::{DropReason, checksum};
+use crate::roles::Roles;
 use crate::tables::policy::Policy;
 use crate::tables::{Advertisements, Interface};
 use crate::time::Nanos;
@@ -81,10 +82,13 @@ pub fn is_nd(icmp_type: u8) -> bool {
 }
 
 /// True if the interface listens to this multicast or link-local destination.
-pub fn listens(interface: &Interface, dst: Ipv6Addr) -> bool {
+pub fn listens(interface: &Interface, dst: Ipv6Addr, roles: &Roles) -> bool {
+    let active = interface.info.routers.iter().filter(|router| roles.is_active(router.role));
+    let mut held = active.flat_map(|router| &router.addresses);
     dst == ALL_NODES
         || dst == ALL_ROUTERS
         || interface.owns_v6(dst)
+        || held.any(|addr| matches!(addr, IpAddr::V6(addr) if *addr == dst || solicited_node(*addr) == dst))
         || interface
             .info
             .v6
@@ -123,9 +127,12 @@ pub fn receive(
             {
                 return Err(BAD);
             }
-            if !interface.owns_v6(target_addr) && !for_nat {
-                return Ok(Answer::Nothing);
-            }
+            let roles = &neighbours.roles;
+            let own = match interface.mac_of_own(target_addr.into(), roles) {
+                None if for_nat => interface.mac_of_nat(target_addr.into(), roles),
+                own => own,
+            };
+            let Some(own) = own else { return Ok(Answer::Nothing) };
             if let Some(mac) = mac {
                 learn_sender(neighbours, slot, src, mac, cap, now);
             }
@@ -140,16 +147,25 @@ pub fn receive(
             let repr = NdiscRepr::NeighborAdvert {
                 flags: flags | NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::OVERRIDE,
                 target_addr,
-                lladdr: Some(own_lladdr(interface)),
+                lladdr: Some(lladdr_of(own)),
             };
             Ok(link
                 .map_or(Answer::Nothing, |mac| Answer::Send(target(slot, mac), emit(&repr, target_addr, to))))
         }
         NdiscRepr::NeighborAdvert { flags, target_addr, lladdr } => {
             let solicited = flags.contains(NdiscNeighborFlags::SOLICITED);
+            let roles = &neighbours.roles;
+            let router = interface.router_of(target_addr.into());
+            let claimed = router.filter(|router| roles.is_active(router.role));
+            if let (Some(router), Some(Ok(mac))) = (claimed, lladdr.map(mac_of))
+                && mac_to_u64(mac) != router.mac
+            {
+                roles.note_conflict(router.role);
+            }
             // RFC 4861 section 7.1.2.
             if target_addr.is_multicast()
                 || (dst.is_multicast() && solicited)
+                || claimed.is_some()
                 || interface.owns_v6(target_addr)
             {
                 return Err(BAD);
@@ -264,21 +280,36 @@ pub fn solicit(
 
 /// Tells all nodes that `addr` is ours and where: RFC 4861 section 7.2.6, after a change of the way to us.
 pub fn announce(slot: u16, interface: &Interface, addr: Ipv6Addr) -> (LinkTarget, OwnBytes) {
+    (target(slot, multicast_mac(ALL_NODES)), announce_as(interface.mac, addr))
+}
+
+/// The same of an address that is at `mac`.
+pub fn announce_as(mac: u64, addr: Ipv6Addr) -> OwnBytes {
     let repr = NdiscRepr::NeighborAdvert {
         flags: NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::OVERRIDE,
         target_addr: addr,
-        lladdr: Some(own_lladdr(interface)),
+        lladdr: Some(lladdr_of(mac)),
     };
-    (target(slot, multicast_mac(ALL_NODES)), emit(&repr, addr, ALL_NODES))
+    emit(&repr, addr, ALL_NODES)
 }
 
-/// A router advertisement to all nodes.
+/// A router advertisement to all nodes. Where there is a virtual router of IPv6, it is the router that hosts are to use:
+/// its Active speaks as it, and a Backup says nothing (RFC 9568 sections 6.4.2 and 8.2.3).
 pub fn router_advert(
     slot: u16,
     interface: &Interface,
     advertisements: Advertisements,
+    roles: &Roles,
 ) -> Option<(LinkTarget, OwnBytes)> {
-    let (src, dst) = (interface.info.link_local?, ALL_NODES);
+    let dst = ALL_NODES;
+    let (src, mac) = match interface.first_router(true) {
+        None => (interface.info.link_local?, interface.mac),
+        Some(router) if !roles.is_active(router.role) => return None,
+        Some(router) => match router.addresses.first()? {
+            IpAddr::V6(addr) => (*addr, router.mac),
+            IpAddr::V4(_) => return None,
+        },
+    };
     // RFC 4861 section 6.2.1: AdvLinkMTU is sent where it says something.
     let mtu = (interface.mtu_bytes != ETHERNET_MTU).then_some(u32::from(interface.mtu_bytes));
     let fixed = NdiscRepr::RouterAdvert {
@@ -287,7 +318,7 @@ pub fn router_advert(
         router_lifetime: Duration::from_secs(u64::from(advertisements.lifetime_s)),
         reachable_time: Duration::ZERO,
         retrans_time: Duration::ZERO,
-        lladdr: Some(own_lladdr(interface)),
+        lladdr: Some(lladdr_of(mac)),
         mtu,
         prefix_info: None,
     };
@@ -327,7 +358,11 @@ fn target(slot: u16, mac: u64) -> LinkTarget {
 }
 
 fn own_lladdr(interface: &Interface) -> RawHardwareAddress {
-    EthernetAddress(mac_from_u64(interface.mac)).into()
+    lladdr_of(interface.mac)
+}
+
+fn lladdr_of(mac: u64) -> RawHardwareAddress {
+    EthernetAddress(mac_from_u64(mac)).into()
 }
 
 fn mac_of(lladdr: RawHardwareAddress) -> Result<[u8; 6], DropReason> {

@@ -5,8 +5,10 @@
 
 pub mod link;
 pub mod memory;
+pub mod packet_socket;
 pub mod pcap;
 pub mod peer;
+pub mod priority;
 pub mod waker;
 pub mod xdp;
 

@@ -75,6 +75,10 @@ pub enum DropReason {
     NeighbourTableFull,
     /// To our own address, but nothing listens.
     NoHostPath,
+    /// RFC 9568 section 6.4.2.
+    VirtualRouterBackup,
+    /// RFC 9568 section 6.4.3.
+    VirtualRouterNotAccepted,
     /// Answers to health checks come faster than they are looked at.
     ProbeQueueFull,
     /// An answer to a health check that fits no buffer.
@@ -358,6 +362,18 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "`neighbours.per_interface` unresolved or learned entries are in use: an address scan, or the cap is too low.",
         ),
         (NoHostPath, "no-host-path", None, "Addressed to the gateway itself, which offers no such service."),
+        (
+            VirtualRouterBackup,
+            "virtual-router-backup",
+            None,
+            "To an address of a virtual router whose Active is another node, or nobody yet. `softgate show ha` says who.",
+        ),
+        (
+            VirtualRouterNotAccepted,
+            "virtual-router-not-accepted",
+            None,
+            "To an address of a virtual router that forwards and answers ARP and ND only: `accept = true` has it answer pings.",
+        ),
         (
             ProbeQueueFull,
             "probe-queue-full",

@@ -84,6 +84,8 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
     /// Destination options (IPv6 extension header).
     pub const DESTINATION_OPTIONS: u8 = 60;
+    /// VRRP (RFC 9568).
+    pub const VRRP: u8 = 112;
     /// SCTP.
     pub const SCTP: u8 = 132;
     /// Mobility header (IPv6 extension header).

@@ -6,7 +6,8 @@ use crate::packet::{DropReason, Family, Ingress, Packet, Pass, Tags, Verdict, fl
 use crate::pipeline::{Context, bridge};
 use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::policy::NO_ZONE;
-use crate::tables::{NO_INTERFACE, PortTable, SourceCheck, Tables};
+use crate::tables::virtual_router::may_be_virtual;
+use crate::tables::{NO_INTERFACE, PortTable, SourceCheck};
 use crate::telemetry::add;
 
 /// Ethernet header without tags.
@@ -57,7 +58,7 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, tally: &mut Tally) {
     match cx.ingress {
         Ingress::Port(port) => {
             let bytes = packet.frame.total_len();
-            let is_bridged = receive(packet, &cx.tables.ports[usize::from(port)], cx.tables);
+            let is_bridged = receive(packet, &cx.tables.ports[usize::from(port)], cx);
             tally.add(packet.meta.interface, bytes, cx);
             if is_bridged {
                 bridge::arrive(packet, None, cx);
@@ -69,7 +70,7 @@ pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, tally: &mut Tally) {
 
 /// True if it came in by a member of a bridge.
 #[inline(always)]
-fn receive(packet: &mut Packet, port: &PortTable, tables: &Tables) -> bool {
+fn receive(packet: &mut Packet, port: &PortTable, cx: &Context<'_>) -> bool {
     let meta = &mut packet.meta;
     meta.interface = NO_INTERFACE;
     let bytes = packet.frame.bytes();
@@ -100,7 +101,7 @@ fn receive(packet: &mut Packet, port: &PortTable, tables: &Tables) -> bool {
         meta.verdict = Verdict::Drop(DropReason::UnknownVlan);
         return false;
     }
-    let interface = tables.interface(slot);
+    let interface = cx.tables.interface(slot);
     meta.interface = slot;
     meta.vrf = interface.vrf;
     meta.l3 = l3 as u16;
@@ -117,11 +118,12 @@ fn receive(packet: &mut Packet, port: &PortTable, tables: &Tables) -> bool {
     let mac = u64::from_be_bytes(*array(head, 0)) >> 16;
     if mac != interface.mac {
         // The group bit is the lowest of the first byte (IEEE 802).
-        if head[0] & 1 == 0 {
+        if head[0] & 1 != 0 {
+            meta.flags |= flags::LINK_GROUP;
+        } else if !may_be_virtual(mac) || !interface.has_virtual_mac(mac, &cx.neighbours.roles) {
             meta.verdict = Verdict::Drop(DropReason::NotForUs);
             return false;
         }
-        meta.flags |= flags::LINK_GROUP;
     }
     match kind {
         ethertype::IPV4 => meta.family = Family::Ipv4,

@@ -22,6 +22,7 @@ use crate::tables::bridge::{Bridge, Member, NO_BRIDGE};
 use crate::tables::fib4::Fib4;
 use crate::tables::overlay::{NO_OVERLAY, Overlay};
 use crate::tables::policy::NO_ZONE;
+use crate::tables::virtual_router::may_be_virtual;
 use crate::tables::{
     Action, Interface, MAX_LINK_HEADER, NO_INTERFACE, NextHop, PortTable, SourceCheck, Tables,
 };
@@ -87,6 +88,8 @@ struct Entrance<'a> {
     flags: u16,
     /// More than 48 bits if nothing that comes in here is plain, or only what has a look at [`Entrance::bridged`].
     mac: u64,
+    /// That of a virtual router whose Active we are, once a frame has come to it; else more than 48 bits.
+    virtual_mac: u64,
     /// Tunnels end in its VRF.
     has_tunnels: bool,
     packets: u64,
@@ -120,6 +123,7 @@ impl<'a> Entrance<'a> {
         vrf: 0,
         flags: 0,
         mac: u64::MAX,
+        virtual_mac: u64::MAX,
         has_tunnels: false,
         packets: 0,
         bytes: 0,
@@ -198,6 +202,23 @@ impl<'a> Entrance<'a> {
         self.large = fib.is_large().then_some(fib);
         self.flags = flags::PLAIN | if interface.zone == NO_ZONE { 0 } else { flags::STATEFUL };
         self.has_tunnels = interface.overlay == NO_OVERLAY && tables.overlays.end_in(interface.vrf);
+    }
+
+    /// True if a frame that is not to our own address is to that of a virtual router. Its role is asked for once in a
+    /// burst.
+    #[inline(always)]
+    fn is_virtual(&mut self, mac: u64, cx: &Context<'_>) -> bool {
+        mac == self.virtual_mac || may_be_virtual(mac) && self.find_virtual(mac, cx)
+    }
+
+    #[inline(never)]
+    fn find_virtual(&mut self, mac: u64, cx: &Context<'_>) -> bool {
+        let is_ours = self.mac < BY_BRIDGE
+            && cx.tables.interface(self.interface).has_virtual_mac(mac, &cx.neighbours.roles);
+        if is_ours {
+            self.virtual_mac = mac;
+        }
+        is_ours
     }
 
     fn count(&self, cx: &Context<'_>) {
@@ -371,7 +392,7 @@ fn look_at<const TUNNELS: bool>(
             entrance = Entrance::find(tag, port, cx);
         }
         let mac = u64::from_be_bytes(*array(head, 0)) >> 16;
-        if mac != entrance.mac {
+        if mac != entrance.mac && !entrance.is_virtual(mac, cx) {
             if !entrance.take_bridged(mac, 0, l3, packet, cx) {
                 continue;
             }

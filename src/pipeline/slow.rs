@@ -24,7 +24,7 @@ use crate::flow::half_open::HalfOpen;
 use crate::flow::proxy::Said;
 use crate::host::{LinkTarget, OwnBytes, arp, icmp, nd, tcp};
 use crate::mem::{Frame, FramePool};
-use crate::neighbours::{self, NeighbourTable, State, addr_key};
+use crate::neighbours::{self, NeighbourTable, State, addr_key, v4_key};
 use crate::packet::view::{array, be128, ethertype, protocol};
 use crate::packet::{DropReason, Family, IcmpError, Ingress, Meta, Packet, Verdict, checksum, flags, hash};
 use crate::pipeline::route::NO_NEIGHBOUR;
@@ -33,6 +33,7 @@ use crate::pipeline::{Context, bridge, deliver, fragment, vxlan, write_link_head
 use crate::ratelimit::{Appointment, Bucket, SourceBuckets};
 use crate::tables::bridge::is_scope;
 use crate::tables::overlay::{NO_OVERLAY, Overlay};
+use crate::tables::virtual_router::Held;
 use crate::tables::{Interface, NO_INTERFACE, Tables};
 use crate::telemetry::add;
 use crate::time::Nanos;
@@ -266,6 +267,9 @@ impl SlowPath {
         if crate::pipeline::relay::is_wanted(&packet, cx) {
             return self.relay(packet, cx, pool, limits);
         }
+        if let Some(reason) = held_by_virtual_router(&packet, cx) {
+            return Err((packet, reason));
+        }
         match packet.meta.family {
             Family::Other => {
                 let interface = cx.tables.interface(packet.meta.interface);
@@ -343,7 +347,7 @@ impl SlowPath {
         let end = from_l3 + usize::from(meta.ip_len);
         let (l3, policy) = (packet.frame.bytes().get(from_l3..end).unwrap_or(&[]), &*cx.tables.policy);
         let arrival = nd::Arrival { l3, l4, slot: meta.interface, interface, policy };
-        if scoped && !nd::listens(interface, dst) && !nd::asks_for_nat(&arrival) {
+        if scoped && !nd::listens(interface, dst, &cx.neighbours.roles) && !nd::asks_for_nat(&arrival) {
             let reason = if dst.is_multicast() {
                 DropReason::MulticastNotRouted
             } else {
@@ -1024,7 +1028,8 @@ impl SlowPath {
     fn emit_advertisement(&mut self, slot: u16, cx: &Context<'_>, pool: &mut FramePool) {
         let interface = cx.tables.interface(slot);
         let advertisements = interface.info.advertisements;
-        if let Some((link, bytes)) = advertisements.and_then(|said| nd::router_advert(slot, interface, said))
+        if let Some((link, bytes)) =
+            advertisements.and_then(|said| nd::router_advert(slot, interface, said, &cx.neighbours.roles))
         {
             self.emit_link(link, &bytes, cx, pool);
         }
@@ -1069,6 +1074,36 @@ impl SlowPath {
 
 /// RFC 4443 section 4.1.
 const ECHO_REQUEST: u8 = 128;
+
+/// Why a packet to an address of a virtual router is not for us: another is the Active, or the Active does not accept
+/// what is not its own (RFC 9568 section 6.4.3). Neighbour discovery is always accepted.
+fn held_by_virtual_router(packet: &Packet, cx: &Context<'_>) -> Option<DropReason> {
+    let meta = &packet.meta;
+    let (addr, l3) = match meta.family {
+        Family::Other => return None,
+        Family::Ipv4 => (v4_key(meta.dst_v4), &[][..]),
+        Family::Ipv6 => {
+            let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
+            (be128(l3, 24), l3)
+        }
+    };
+    let link_local = || {
+        let interface = cx.tables.interfaces.get(usize::from(meta.interface))?;
+        let addr = Ipv6Addr::from(addr);
+        let router = interface.router_of(addr.into()).filter(|_| addr.is_unicast_link_local())?;
+        Some(Held { role: router.role, accept: router.accept })
+    };
+    let held = match meta.family {
+        Family::Ipv6 if addr >> 118 == 0x3fa => link_local()?,
+        _ => cx.tables.virtual_addresses.find(meta.vrf, addr)?,
+    };
+    if !cx.neighbours.roles.is_active(held.role) {
+        return Some(DropReason::VirtualRouterBackup);
+    }
+    let is_nd = meta.protocol == protocol::ICMPV6
+        && l3.get(usize::from(meta.l4 - meta.l3)).is_some_and(|kind| nd::is_nd(*kind));
+    (!held.accept && !is_nd).then_some(DropReason::VirtualRouterNotAccepted)
+}
 
 /// A time below `limit`, another for each interface and moment. It comes from the node's key and the clock, so
 /// that a replay says the same each time.

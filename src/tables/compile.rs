@@ -19,6 +19,7 @@ use super::fib6::Fib6;
 use super::overlay::{NO_OVERLAY, Overlay, OverlaySpec, Overlays};
 use super::relay::{Relay, RelaySpec, Relays};
 use super::rib::{Hop, Rib, Target, TargetId};
+use super::virtual_router::{VirtualAddresses, VirtualRouter};
 use super::*;
 use crate::config::{OnFailure, VirtualService as VirtualServiceConfig};
 use crate::flow::nat::BlockClaims;
@@ -26,6 +27,7 @@ use crate::macs::Location;
 use crate::neighbours::{NeighbourTable, addr_key, mac_to_u64};
 use crate::packet::hash::Key;
 use crate::packet::view::ethertype;
+use crate::roles::MAX_ROLES;
 use crate::tables::balance::{Backends, Deliveries, Health, VirtualService};
 use crate::tables::policy::{Members, NO_ZONE, PairEpochs, Policy, PolicySlots, Touched};
 use crate::time::Nanos;
@@ -102,6 +104,8 @@ pub struct InterfaceSpec {
     pub advertisements: Option<Advertisements>,
     /// DHCP relays of its clients.
     pub relays: Vec<RelaySpec>,
+    /// Virtual routers.
+    pub routers: Vec<VirtualRouter>,
 }
 
 /// A bridge as the tables need it.
@@ -216,6 +220,8 @@ pub struct Compiler {
     pub vrfs: Slots,
     /// Numbers of bridges.
     pub bridges: Slots,
+    /// Places of virtual routers in the table of roles.
+    pub roles: Slots,
     /// Slots of zones, rules and pools.
     pub policy_slots: PolicySlots,
     /// Who answers for which ports of NAT addresses: shared with the workers.
@@ -276,6 +282,7 @@ impl Compiler {
             overlays: Arc::default(),
             bridges: Arc::default(),
             relays: Arc::default(),
+            virtual_addresses: Arc::default(),
         });
         let mut vrfs = Slots::default();
         // The default VRF is slot 0 for ever.
@@ -285,6 +292,7 @@ impl Compiler {
             interfaces: Slots::default(),
             vrfs,
             bridges: Slots::default(),
+            roles: Slots::default(),
             policy_slots: PolicySlots::default(),
             claims,
             members: None,
@@ -346,6 +354,12 @@ impl Compiler {
         slot.map_err(|source| CompileError::Slots { what: "interfaces", source })
     }
 
+    /// Place of a virtual router in the table of roles by name, new if need be.
+    pub fn role_slot(&mut self, name: &str) -> Result<u16, CompileError> {
+        let slot = self.roles.slot(name, MAX_ROLES);
+        slot.map_err(|source| CompileError::Slots { what: "virtual routers", source })
+    }
+
     /// Keeps what was pinned for new tables. Given back: what these tables have pinned already, for one pin is enough.
     fn keep_pins(&mut self, pins: AHashMap<(u16, u128), u32>) -> Vec<u32> {
         pins.into_iter().filter_map(|(key, slot)| self.pins.insert(key, slot).map(|_| slot)).collect()
@@ -388,6 +402,7 @@ impl Compiler {
         let overlays = self.build_overlays(&input)?;
         let bridges = self.build_bridges(&input, &interfaces)?;
         let relays = self.build_relays(&input)?;
+        let virtual_addresses = VirtualAddresses::new(&interfaces);
         let mut build = Build {
             interfaces: &interfaces,
             neighbours: &self.neighbours,
@@ -464,6 +479,7 @@ impl Compiler {
             overlays: Arc::new(overlays),
             bridges: Arc::new(bridges),
             relays: Arc::new(relays),
+            virtual_addresses: Arc::new(virtual_addresses),
         });
         // No worker uses tables before these any more: the caller has waited for that.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -565,6 +581,7 @@ impl Compiler {
             overlays: Arc::clone(&tables.overlays),
             bridges: Arc::clone(&tables.bridges),
             relays: Arc::clone(&tables.relays),
+            virtual_addresses: Arc::clone(&tables.virtual_addresses),
         });
         Ok(Retired(retired))
     }
@@ -653,6 +670,7 @@ impl Compiler {
             overlays: Arc::clone(&tables.overlays),
             bridges: Arc::clone(&tables.bridges),
             relays: Arc::clone(&tables.relays),
+            virtual_addresses: Arc::clone(&tables.virtual_addresses),
         });
         // As in `compile`: addresses of the policy still in use stay known.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -708,6 +726,7 @@ impl Compiler {
             overlays: Arc::clone(&tables.overlays),
             bridges: Arc::clone(&tables.bridges),
             relays: Arc::clone(&tables.relays),
+            virtual_addresses: Arc::clone(&tables.virtual_addresses),
         });
         self.input = input;
         Ok(Retired(retired))
@@ -923,6 +942,7 @@ fn tombstone(name: &str) -> Interface {
             v6: vec![],
             link_local: None,
             advertisements: None,
+            routers: vec![],
         }),
     }
 }
@@ -977,6 +997,7 @@ fn interface(spec: &InterfaceSpec, (port, overlay): (u16, u16), vrf: u16, up: bo
             v6,
             link_local,
             advertisements: spec.advertisements,
+            routers: spec.routers.clone(),
         }),
     }
 }
@@ -1105,6 +1126,14 @@ impl Build<'_> {
             }
             for (address, _) in &interface.info.v6 {
                 state.system6.insert(Ipv6Net::from(*address), key(Action::Local));
+            }
+            // Whoever the Active is: that is asked when a packet to them is here.
+            for address in interface.info.routers.iter().flat_map(|router| &router.addresses) {
+                match address {
+                    IpAddr::V4(address) => _ = state.system4.insert((*address).into(), key(Action::Local)),
+                    IpAddr::V6(address) if address.is_unicast_link_local() => {}
+                    IpAddr::V6(address) => _ = state.system6.insert((*address).into(), key(Action::Local)),
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{self, Config, RouteTarget, RouterAdvertisements, Vlan};
+use crate::neighbours::mac_to_u64;
 use crate::packet::Tags;
 use crate::packet::hash::Key;
 use crate::ratelimit::Rate;
@@ -15,6 +16,7 @@ use crate::tables::overlay::OverlaySpec;
 use crate::tables::policy::{self, NO_ZONE};
 use crate::tables::relay::RelaySpec;
 use crate::tables::rib::{Hop, Rib, Target};
+use crate::tables::virtual_router::VirtualRouter;
 use crate::tables::{Advertisements, Lag, Settings, SourceCheck};
 
 /// What is known of a port's devices when tables are made.
@@ -41,6 +43,10 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
         let zone = |zone: &config::ZoneName| compiler.policy_slots.zone(zone.as_str());
         zones.push(interface.zone.as_ref().map_or(Ok(NO_ZONE), zone)?);
     }
+    let mut routers = Vec::with_capacity(ends.len());
+    for config::End { interface, .. } in &ends {
+        routers.push(virtual_routers(config, interface, compiler)?);
+    }
     let policy = Arc::new(policy::policy(config, compiler)?);
     let ports = config.ports.iter().zip(facts).map(|(port, facts)| PortSpec {
         name: port.name.to_string(),
@@ -62,7 +68,7 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
         };
         interface.mac.map_or_else(|| own_mac(port), config::Mac::bytes)
     };
-    let interfaces = ends.iter().zip(zones).map(|(end, zone)| {
+    let interfaces = ends.iter().zip(zones).zip(routers).map(|((end, zone), routers)| {
         let interface = &end.interface;
         let member = end.member.map(|(bridge, at)| {
             let bridge = &config.bridges[bridge];
@@ -111,6 +117,7 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
                 }
             },
             relays: relay_v4(interface).into_iter().chain(relay_v6(interface)).collect(),
+            routers,
         }
     });
     let neighbours = config.neighbours.iter().map(|neighbour| NeighbourSpec {
@@ -128,6 +135,32 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
         neighbours: neighbours.collect(),
         policy,
     })
+}
+
+/// The virtual routers of an interface, with places in the table of roles from `compiler`.
+fn virtual_routers(
+    config: &Config,
+    interface: &config::Interface,
+    compiler: &mut Compiler,
+) -> Result<Vec<VirtualRouter>, CompileError> {
+    let mut routers = Vec::new();
+    for vrrp in config.vrrp.iter().filter(|vrrp| vrrp.interface == interface.name) {
+        for is_ipv6 in [false, true] {
+            let addresses = vrrp.addresses_of(is_ipv6);
+            if !addresses.is_empty() {
+                let role = compiler.role_slot(&role_name(vrrp, is_ipv6))?;
+                let vrid = vrrp.id.get() as u8;
+                let mac = mac_to_u64(config::virtual_mac(vrid, is_ipv6));
+                routers.push(VirtualRouter { role, vrid, is_ipv6, mac, addresses, accept: vrrp.accept });
+            }
+        }
+    }
+    Ok(routers)
+}
+
+/// What the table of roles knows a virtual router of one family by.
+pub fn role_name(vrrp: &config::Vrrp, is_ipv6: bool) -> String {
+    format!("{}/{}/{}", vrrp.interface, vrrp.id, if is_ipv6 { "ipv6" } else { "ipv4" })
 }
 
 fn bridge(bridge: &config::Bridge) -> BridgeSpec {

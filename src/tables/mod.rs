@@ -21,6 +21,7 @@ pub mod policy;
 pub mod relay;
 pub mod rib;
 mod slots;
+pub mod virtual_router;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub struct Tables {
     pub bridges: Arc<bridge::Bridges>,
     /// DHCP relays.
     pub relays: Arc<relay::Relays>,
+    /// Addresses of virtual routers.
+    pub virtual_addresses: Arc<virtual_router::VirtualAddresses>,
 }
 
 /// Generation in which each part of the tables was made.
@@ -247,6 +250,8 @@ pub struct InterfaceInfo {
     pub link_local: Option<Ipv6Addr>,
     /// Router advertisements, if it sends them.
     pub advertisements: Option<Advertisements>,
+    /// Its virtual routers, in configured order.
+    pub routers: Vec<virtual_router::VirtualRouter>,
 }
 
 impl Interface {

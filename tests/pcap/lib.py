@@ -50,6 +50,7 @@ class Case:
         self.received = self.forwarded = self.sent = self.punted = self.originated = 0
         self.now_ms = 0
         self.reloads = []
+        self.roles = []
         self.faulty = False  # its packets have wrong checksums on purpose
         #: name -> (first, last, unlike, what stands in its place), name -> where it is
         self.variables, self.fields, self.retold = {}, {}, retold
@@ -67,6 +68,11 @@ class Case:
     def reload(self, config):
         """Another config takes over now."""
         self.reloads.append((self.now_ms, config))
+        return self
+
+    def role(self, name):
+        """The node is the Active of all its virtual routers from now on, or Backup."""
+        self.roles.append((self.now_ms, name))
         return self
 
     # -- the story, in order of time ------------------------------------------------------------------
@@ -140,6 +146,8 @@ class Case:
         if self.reloads:
             named = [[ms, f"config-{n + 2}.toml"] for n, (ms, _) in enumerate(self.reloads)]
             lines.append(f"reloads = {json.dumps(named)}")
+        if self.roles:
+            lines.append(f"roles = {json.dumps(self.roles)}")
         if self.drops:
             lines += ["", "[drops]"] + [f"{name} = {count}" for name, count in sorted(self.drops.items())]
         if self.punted or self.originated:

@@ -458,7 +458,7 @@ fn gateway_wants(packet: &Packet, layout: Layout, interface: u16, cx: &Context<'
         ethertype::IPV6 if l3.len() >= 40 => {
             let dst = Ipv6Addr::from(be128(l3, 24));
             let asks = dst == ALL_RELAYS_AND_SERVERS && cx.tables.relays.v6.on(interface).is_some();
-            asks || nd::listens(cx.tables.interface(interface), dst)
+            asks || nd::listens(cx.tables.interface(interface), dst, &cx.neighbours.roles)
         }
         _ => false,
     }

@@ -1,0 +1,84 @@
+//! What `show ha` says.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{GroupName, InterfaceName, Mac};
+
+/// To `show.ha`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HaList {
+    /// Virtual routers, each family for itself, in configured order.
+    pub routers: Vec<VirtualRouterEntry>,
+    /// Advertisements that are about none of them, or cannot be read, by what is wrong with them; only what has counted.
+    pub strays: Vec<AdvertErrors>,
+    /// Frames that no device took.
+    pub not_sent: u64,
+}
+
+/// What a virtual router is on this node (RFC 9568 section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouterState {
+    /// Takes no part: its interface is down, or that of another of its group.
+    Initialize,
+    /// Waits.
+    Backup,
+    /// Has the addresses.
+    Active,
+}
+
+/// A virtual router of one family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtualRouterEntry {
+    /// Where it is.
+    pub interface: InterfaceName,
+    /// Virtual router identifier.
+    pub id: u8,
+    /// With whom it moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
+    /// Its addresses: all of one family.
+    pub addresses: Vec<IpAddr>,
+    /// Its MAC address.
+    pub mac: Option<Mac>,
+    /// What it is on this node.
+    pub state: RouterState,
+    /// How long it has been that, in seconds.
+    pub since_s: u64,
+    /// Priority in force: as configured, less what is tracked and not well.
+    pub priority: u8,
+    /// Priority as configured.
+    pub configured_priority: u8,
+    /// Time between advertisements, in hundredths of a second.
+    pub interval_cs: u16,
+    /// How long a Backup waits for an advertisement, in milliseconds.
+    pub active_down_ms: u64,
+    /// The address that its advertisements come from.
+    pub source: IpAddr,
+    /// The Active, if it is another and was heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<IpAddr>,
+    /// How often it has become Active.
+    pub became_active: u64,
+    /// Advertisements sent.
+    pub sent: u64,
+    /// Of these with priority 0.
+    pub leaving_sent: u64,
+    /// Valid advertisements received.
+    pub received: u64,
+    /// Of these with priority 0.
+    pub leaving_received: u64,
+    /// What was wrong with advertisements about it; only what has counted.
+    pub errors: Vec<AdvertErrors>,
+}
+
+/// Advertisements with one fault.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvertErrors {
+    /// What is wrong with them.
+    pub kind: String,
+    /// How many.
+    pub count: u64,
+}

@@ -1,0 +1,6 @@
+//! High availability: what decides whether this node or its peer is the gateway.
+//!
+//! All of it is sans-I/O: frames and the time come in, frames and changed roles go out. The gateway's HA thread
+//! (`gateway::ha`) has the sockets and the clock.
+
+pub mod vrrp;

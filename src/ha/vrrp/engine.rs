@@ -1,0 +1,406 @@
+//! All virtual routers of a node: advertisements, the time and plans in; frames and roles out.
+//!
+//! Routers of a group move together. A group becomes Active when *all* of its members have missed an Active for their
+//! Active_Down_Interval: were one enough, a cut on one of its networks would have both nodes Active on it in turn, and
+//! the traffic of the other networks go back and forth with it. It is Backup as soon as one of its members hears a
+//! better Active, and takes no part while the interface of one is down.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ahash::AHashMap;
+
+use super::advert::{Advert, GROUP_MAC_V4, GROUP_MAC_V6, vrid_of};
+use super::announce::Burst;
+use super::machine::{Action, Event, Heard, Machine, Settings, State};
+use super::{BadAdvert, LEAVING, virtual_mac};
+use crate::packet::view::ethertype;
+use crate::time::Nanos;
+
+/// Announcements because of another router begin at most this often.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A virtual router of one family, as it is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouterPlan {
+    /// What operators call it: interface and VRID.
+    pub name: String,
+    /// Its place in the table of roles.
+    pub role: u16,
+    /// Interface slot.
+    pub link: u16,
+    /// Virtual router identifier, 1 to 255.
+    pub vrid: u8,
+    /// Those of one name move together.
+    pub group: String,
+    /// Priority as configured.
+    pub priority: u8,
+    /// With the priority that is left of it for now.
+    pub settings: Settings,
+    /// Over IPv4 the checksum is sent with a pseudo header.
+    pub pseudo_header: bool,
+    /// Its addresses, in the order in which they are advertised.
+    pub addresses: Vec<IpAddr>,
+    /// Other addresses that the Active answers for: of NAT and services.
+    pub also: Arc<[IpAddr]>,
+    /// The interface can send and receive.
+    pub up: bool,
+}
+
+impl RouterPlan {
+    fn is_ipv6(&self) -> bool {
+        self.settings.primary.is_ipv6()
+    }
+
+    fn mac(&self) -> [u8; 6] {
+        virtual_mac(self.vrid, self.is_ipv6())
+    }
+}
+
+/// The virtual routers of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In configured order.
+    pub routers: Vec<RouterPlan>,
+}
+
+/// A frame without tags, for an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Interface slot.
+    pub link: u16,
+    /// Destination.
+    pub dst_mac: [u8; 6],
+    /// Source: a virtual MAC address.
+    pub src_mac: [u8; 6],
+    /// EtherType.
+    pub ethertype: u16,
+    /// What is behind it.
+    pub packet: Vec<u8>,
+}
+
+/// What has to be done, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The node answers for a virtual router from now on, or no more.
+    Role {
+        /// Place in the table of roles.
+        role: u16,
+        /// Interface slot.
+        link: u16,
+        /// It is Active.
+        is_active: bool,
+    },
+    /// Send this.
+    Send(Frame),
+    /// Tell the operator.
+    Changed {
+        /// The virtual router.
+        name: String,
+        /// IPv6.
+        is_ipv6: bool,
+        /// What it is now.
+        state: State,
+    },
+}
+
+/// Advertisements of one virtual router.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Sent, those with priority 0 included.
+    pub sent: u64,
+    /// Valid ones received, those with priority 0 included.
+    pub received: u64,
+    /// Sent with priority 0.
+    pub leaving_sent: u64,
+    /// Received with priority 0.
+    pub leaving_received: u64,
+    /// How often it has become Active.
+    pub became_active: u64,
+    /// By position in [`BadAdvert::ALL`].
+    pub errors: [u64; BadAdvert::ALL.len()],
+}
+
+/// A virtual router as it is.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The plan it follows.
+    pub plan: RouterPlan,
+    /// Its state.
+    pub state: State,
+    /// Of a Backup: the Active, if one has been heard since it is Backup.
+    pub active: Option<IpAddr>,
+    /// Of a Backup: how long it waits for an advertisement.
+    pub active_down: Duration,
+    /// When the state was entered.
+    pub since: Nanos,
+    /// Advertisements.
+    pub counters: Counters,
+}
+
+struct Router {
+    plan: RouterPlan,
+    machine: Machine,
+    burst: Option<Burst>,
+    active: Option<IpAddr>,
+    since: Nanos,
+    counters: Counters,
+    /// It was Active and has become Backup, which its group does not know yet.
+    stood_back: bool,
+}
+
+/// The virtual routers of a node, running.
+#[derive(Default)]
+pub struct Engine {
+    routers: Vec<Router>,
+    /// Members of each group.
+    groups: Vec<Vec<usize>>,
+    /// By position in [`BadAdvert::ALL`]: those that are about no router of ours.
+    strays: [u64; BadAdvert::ALL.len()],
+}
+
+impl Engine {
+    /// Follows another plan. A router that is in both goes on as it was; one that is no more leaves.
+    pub fn set_plan(&mut self, plan: Plan, now: Nanos, out: &mut Vec<Output>) {
+        let key = |plan: &RouterPlan| (plan.link, plan.vrid, plan.is_ipv6());
+        let mut old: AHashMap<_, Router> =
+            std::mem::take(&mut self.routers).into_iter().map(|router| (key(&router.plan), router)).collect();
+        let mut routers = Vec::with_capacity(plan.routers.len());
+        for plan in plan.routers {
+            let router = match old.remove(&key(&plan)) {
+                Some(mut router) => {
+                    router.machine.set(plan.settings);
+                    let announces = router.plan.addresses != plan.addresses || router.plan.also != plan.also;
+                    if announces && router.machine.state() == State::Active {
+                        router.burst = Some(Burst::new(now));
+                    }
+                    router.plan = plan;
+                    router
+                }
+                None => Router {
+                    machine: Machine::new(plan.settings),
+                    plan,
+                    burst: None,
+                    active: None,
+                    since: now,
+                    counters: Counters::default(),
+                    stood_back: false,
+                },
+            };
+            routers.push(router);
+        }
+        let mut gone: Vec<Router> = old.into_values().collect();
+        gone.sort_by_key(|router| key(&router.plan));
+        for router in &mut gone {
+            router.step(Event::Shutdown, now, out);
+        }
+        let mut by_name: AHashMap<&str, usize> = AHashMap::new();
+        self.groups.clear();
+        for (index, router) in routers.iter().enumerate() {
+            let group = *by_name.entry(&router.plan.group).or_insert(self.groups.len());
+            if group == self.groups.len() {
+                self.groups.push(Vec::new());
+            }
+            self.groups[group].push(index);
+        }
+        drop(by_name);
+        self.routers = routers;
+        self.settle(now, out);
+    }
+
+    /// Takes an advertisement that came in by an interface: the IP packet from its first byte on.
+    pub fn receive(&mut self, link: u16, packet: &[u8], now: Nanos, out: &mut Vec<Output>) {
+        let is_ipv6 = packet.first().is_some_and(|first| first >> 4 == 6);
+        let mut routers = self.routers.iter_mut();
+        let vrid = vrid_of(packet);
+        let found = routers.find(|router| {
+            router.plan.link == link && Some(router.plan.vrid) == vrid && router.plan.is_ipv6() == is_ipv6
+        });
+        let counted = match (found, Advert::parse(packet)) {
+            (Some(router), Ok(advert)) => {
+                router.receive(&advert, now, out);
+                self.settle(now, out);
+                return;
+            }
+            (Some(router), Err(bad)) => (&mut router.counters.errors, bad),
+            (None, Ok(_)) => (&mut self.strays, BadAdvert::UnknownRouter),
+            (None, Err(bad)) => (&mut self.strays, bad),
+        };
+        let (errors, bad) = counted;
+        count(errors, bad);
+    }
+
+    /// Somebody else claims an address of the router with this role.
+    pub fn note_conflict(&mut self, role: u16, now: Nanos) {
+        if let Some(router) = self.routers.iter_mut().find(|router| router.plan.role == role) {
+            router.announce_again(now);
+        }
+    }
+
+    /// Does what is due. Advertisements that have come in are to be taken first: a thread that was kept from running
+    /// must not take its own absence for the Active's.
+    pub fn poll(&mut self, now: Nanos, out: &mut Vec<Output>) {
+        for router in &mut self.routers {
+            if router.machine.deadline().is_some_and(|due| due <= now) {
+                router.step(Event::Timer, now, out);
+            }
+        }
+        self.settle(now, out);
+        for router in &mut self.routers {
+            router.announce(now, out);
+        }
+    }
+
+    /// When [`Engine::poll`] has something to do.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        let due = |router: &Router| {
+            let burst = router.burst.as_ref().map(Burst::due);
+            [router.machine.deadline(), burst].into_iter().flatten().min()
+        };
+        self.routers.iter().filter_map(due).min()
+    }
+
+    /// Leaves everything, with word to the others.
+    pub fn stop(&mut self, now: Nanos, out: &mut Vec<Output>) {
+        for router in &mut self.routers {
+            router.step(Event::Shutdown, now, out);
+        }
+        self.routers.clear();
+        self.groups.clear();
+    }
+
+    /// All routers, in the plan's order.
+    pub fn status(&self) -> Vec<Status> {
+        let status = |router: &Router| Status {
+            plan: router.plan.clone(),
+            state: router.machine.state(),
+            active: router.active,
+            active_down: router.machine.active_down_interval(),
+            since: router.since,
+            counters: router.counters,
+        };
+        self.routers.iter().map(status).collect()
+    }
+
+    /// Advertisements that are about no router of ours, or cannot be read, by position in [`BadAdvert::ALL`].
+    pub fn strays(&self) -> &[u64; BadAdvert::ALL.len()] {
+        &self.strays
+    }
+
+    /// Has groups move together.
+    fn settle(&mut self, now: Nanos, out: &mut Vec<Output>) {
+        for group in &self.groups {
+            let routers = &mut self.routers;
+            let all_up = group.iter().all(|index| routers[*index].plan.up);
+            let event = if all_up { Event::Startup } else { Event::Shutdown };
+            for index in group {
+                routers[*index].step(event, now, out);
+            }
+            let is = |index: &usize, state: State| routers[*index].machine.state() == state;
+            // Who was Active and hears a better one is Backup, and does not want to be Active: then the others go too.
+            let hears_active =
+                |index: &usize| is(index, State::Backup) && !routers[*index].machine.wants_active();
+            let wants = |index: &usize| routers[*index].machine.wants_active();
+            let event = match () {
+                () if group.iter().any(|index| routers[*index].stood_back) => Event::StandBack,
+                () if group.iter().any(wants) && !group.iter().any(hears_active) => Event::TakeOver,
+                () => continue,
+            };
+            for index in group {
+                routers[*index].step(event, now, out);
+                routers[*index].stood_back = false;
+            }
+        }
+    }
+}
+
+impl Router {
+    fn receive(&mut self, advert: &Advert, now: Nanos, out: &mut Vec<Output>) {
+        let Heard { priority, interval, source } = advert.heard;
+        if source == self.plan.settings.primary {
+            count(&mut self.counters.errors, BadAdvert::OwnAddress);
+            return;
+        }
+        self.counters.received += 1;
+        self.counters.leaving_received += u64::from(priority == LEAVING);
+        // RFC 9568 section 7.1: told to the operator, and taken all the same.
+        if interval != self.plan.settings.interval {
+            count(&mut self.counters.errors, BadAdvert::OtherInterval);
+        }
+        if advert.addresses != self.plan.addresses {
+            count(&mut self.counters.errors, BadAdvert::OtherAddresses);
+        }
+        self.step(Event::Advert(advert.heard), now, out);
+        self.active = match (self.machine.state(), priority) {
+            (State::Backup, 1..) => Some(source),
+            (State::Backup, LEAVING) => self.active.filter(|active| *active != source),
+            (State::Initialize | State::Active, _) => None,
+        };
+    }
+
+    fn step(&mut self, event: Event, now: Nanos, out: &mut Vec<Output>) {
+        let before = self.machine.state();
+        let actions = self.machine.step(event, now);
+        let state = self.machine.state();
+        for action in actions {
+            match action {
+                Action::BecomeActive | Action::BecomeInactive => {
+                    let is_active = action == Action::BecomeActive;
+                    self.counters.became_active += u64::from(is_active);
+                    self.burst = is_active.then(|| Burst::new(now));
+                    self.stood_back = state == State::Backup;
+                    out.push(Output::Role { role: self.plan.role, link: self.plan.link, is_active });
+                }
+                Action::Advertise(priority) => self.advertise(priority, out),
+                // The first one is under way already.
+                Action::Announce => self.announce_again(now),
+            }
+        }
+        if state != before {
+            (self.since, self.active) = (now, None);
+            let (name, is_ipv6) = (self.plan.name.clone(), self.plan.is_ipv6());
+            out.push(Output::Changed { name, is_ipv6, state });
+        }
+    }
+
+    fn advertise(&mut self, priority: u8, out: &mut Vec<Output>) {
+        let Settings { interval, primary: source, .. } = self.plan.settings;
+        let advert = Advert {
+            vrid: self.plan.vrid,
+            heard: Heard { priority, interval, source },
+            addresses: self.plan.addresses.clone(),
+        };
+        self.counters.sent += 1;
+        self.counters.leaving_sent += u64::from(priority == LEAVING);
+        let is_ipv6 = self.plan.is_ipv6();
+        out.push(Output::Send(Frame {
+            link: self.plan.link,
+            dst_mac: if is_ipv6 { GROUP_MAC_V6 } else { GROUP_MAC_V4 },
+            src_mac: self.plan.mac(),
+            ethertype: if is_ipv6 { ethertype::IPV6 } else { ethertype::IPV4 },
+            packet: advert.emit(self.plan.pseudo_header),
+        }));
+    }
+
+    fn announce_again(&mut self, now: Nanos) {
+        let began = self.burst.as_ref().map(Burst::began);
+        if self.machine.state() == State::Active && began.is_none_or(|began| now.since(began) >= AGAIN) {
+            self.burst = Some(Burst::new(now));
+        }
+    }
+
+    fn announce(&mut self, now: Nanos, out: &mut Vec<Output>) {
+        let Some(burst) = &mut self.burst else { return };
+        let addresses = self.plan.addresses.iter().chain(self.plan.also.iter());
+        let at = (self.plan.link, virtual_mac(self.plan.vrid, self.plan.settings.primary.is_ipv6()));
+        if !burst.step(addresses, at, now, |frame| out.push(Output::Send(frame))) {
+            self.burst = None;
+        }
+    }
+}
+
+fn count(errors: &mut [u64; BadAdvert::ALL.len()], bad: BadAdvert) {
+    let place = BadAdvert::ALL.iter().position(|known| *known == bad);
+    errors[place.unwrap_or_else(|| unreachable!("all of them are in the list"))] += 1;
+}

@@ -1,0 +1,268 @@
+//! The state machine of one virtual router (RFC 9568 section 6.4): events and the time in, actions out.
+//!
+//! Two things go beyond the RFC. A router whose Active_Down_Timer has fired does not become Active by itself: it
+//! *wants* to ([`Machine::wants_active`]), and whoever runs it says [`Event::TakeOver`], so that routers of a group can
+//! wait for each other. And a router that is to take over from one of lower priority may be made to wait
+//! ([`Settings::preempt_delay`]).
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+
+use super::{Centiseconds, LEAVING, OWNER};
+use crate::time::Nanos;
+
+/// What an operator says of a virtual router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Priority, 1 to 255; 255 is that of the address owner.
+    pub priority: u8,
+    /// Advertisement_Interval.
+    pub interval: Centiseconds,
+    /// Preempt_Mode: takes over from an Active of lower priority.
+    pub preempt: bool,
+    /// How long an Active of lower priority is heard before it is taken over from.
+    pub preempt_delay: Duration,
+    /// The address that advertisements come from: decides between equal priorities.
+    pub primary: IpAddr,
+}
+
+/// RFC 9568 section 6.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not taking part.
+    Initialize,
+    /// Listens to the Active, ready to take over.
+    Backup,
+    /// Forwards and answers for the addresses.
+    Active,
+}
+
+/// A valid advertisement of another router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Its priority; 0: it leaves.
+    pub priority: u8,
+    /// Its Max Advertise Interval.
+    pub interval: Centiseconds,
+    /// Its address.
+    pub source: IpAddr,
+}
+
+/// What happens to a virtual router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It is to take part: its interface is there.
+    Startup,
+    /// It is not to take part any more.
+    Shutdown,
+    /// The time is [`Machine::deadline`] or later.
+    Timer,
+    /// All of its group want to be Active.
+    TakeOver,
+    /// Another of its group has become Backup.
+    StandBack,
+    /// Another router advertises.
+    Advert(Heard),
+}
+
+/// What has to be done, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It answers for the addresses from now on.
+    BecomeActive,
+    /// It does not answer for them any more.
+    BecomeInactive,
+    /// Send an advertisement with this priority.
+    Advertise(u8),
+    /// Tell the link where the addresses are.
+    Announce,
+}
+
+/// At most: becoming Active is three.
+pub type Actions = ArrayVec<Action, 3>;
+
+/// The state machine of one virtual router.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    settings: Settings,
+    state: State,
+    /// Active_Adver_Interval: what the Active says.
+    active_interval: Centiseconds,
+    /// The Adver_Timer of an Active, the Active_Down_Timer of a Backup.
+    timer: Option<Nanos>,
+    /// When an Active of lower priority was first heard, of those that were heard since without interruption.
+    lower_since: Option<Nanos>,
+    /// The Active_Down_Timer has fired.
+    wants_active: bool,
+    /// When the last advertisement was sent.
+    advertised: Option<Nanos>,
+}
+
+/// Least time between an advertisement and one that answers another router: the shortest interval there is, so that
+/// nobody can have us send more.
+const ANSWER_GAP: Duration = Duration::from_millis(10);
+
+impl Machine {
+    /// One in Initialize.
+    pub fn new(settings: Settings) -> Machine {
+        Machine {
+            settings,
+            state: State::Initialize,
+            active_interval: settings.interval,
+            timer: None,
+            lower_since: None,
+            wants_active: false,
+            advertised: None,
+        }
+    }
+
+    /// The state.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Other settings from now on. Timers that run go on: the next time they are set it is by the new ones.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// When [`Event::Timer`] is due.
+    pub fn deadline(&self) -> Option<Nanos> {
+        self.timer
+    }
+
+    /// A Backup that has heard no Active for Active_Down_Interval.
+    pub fn wants_active(&self) -> bool {
+        self.wants_active
+    }
+
+    /// Skew_Time (RFC 9568 section 6.1): who has the higher priority takes over first.
+    pub fn skew_time(&self) -> Duration {
+        self.active_interval.duration() * (256 - u32::from(self.settings.priority)) / 256
+    }
+
+    /// Active_Down_Interval (RFC 9568 section 6.1).
+    pub fn active_down_interval(&self) -> Duration {
+        self.active_interval.duration() * 3 + self.skew_time()
+    }
+
+    /// What follows from `event` at `now`.
+    pub fn step(&mut self, event: Event, now: Nanos) -> Actions {
+        let mut actions = Actions::new();
+        match (self.state, event) {
+            (State::Initialize, Event::Startup) if self.settings.priority == OWNER => {
+                self.become_active(now, &mut actions);
+            }
+            (State::Initialize, Event::Startup) => {
+                self.active_interval = self.settings.interval;
+                self.listen(now);
+            }
+            (
+                State::Initialize,
+                Event::Shutdown | Event::Timer | Event::TakeOver | Event::StandBack | Event::Advert(_),
+            ) => {}
+            (State::Backup, Event::Shutdown) => self.initialize(),
+            (State::Backup, Event::Timer) if self.is_due(now) => {
+                self.timer = None;
+                self.lower_since = None;
+                self.wants_active = true;
+            }
+            (State::Backup, Event::TakeOver) => self.become_active(now, &mut actions),
+            (State::Backup, Event::Advert(heard)) => self.backup_heard(heard, now),
+            (State::Backup, Event::Startup | Event::Timer | Event::StandBack) => {}
+            (State::Active, Event::Shutdown) => {
+                self.initialize();
+                actions.push(Action::BecomeInactive);
+                actions.push(Action::Advertise(LEAVING));
+            }
+            (State::Active, Event::Timer) if self.is_due(now) => self.advertise(now, &mut actions),
+            (State::Active, Event::StandBack) => {
+                self.active_interval = self.settings.interval;
+                self.listen(now);
+                actions.push(Action::BecomeInactive);
+            }
+            (State::Active, Event::Advert(heard)) => self.active_heard(heard, now, &mut actions),
+            (State::Active, Event::Startup | Event::Timer | Event::TakeOver) => {}
+        }
+        actions
+    }
+
+    fn is_due(&self, now: Nanos) -> bool {
+        self.timer.is_some_and(|timer| timer <= now)
+    }
+
+    fn initialize(&mut self) {
+        (self.state, self.timer) = (State::Initialize, None);
+        (self.lower_since, self.wants_active) = (None, false);
+    }
+
+    /// Backup, from now on for a whole Active_Down_Interval.
+    fn listen(&mut self, now: Nanos) {
+        (self.state, self.wants_active) = (State::Backup, false);
+        self.lower_since = None;
+        self.timer = Some(now.plus(self.active_down_interval()));
+    }
+
+    fn become_active(&mut self, now: Nanos, actions: &mut Actions) {
+        (self.state, self.wants_active, self.lower_since) = (State::Active, false, None);
+        actions.push(Action::BecomeActive);
+        self.advertise(now, actions);
+        actions.push(Action::Announce);
+    }
+
+    fn advertise(&mut self, now: Nanos, actions: &mut Actions) {
+        self.timer = Some(now.plus(self.settings.interval.duration()));
+        self.advertised = Some(now);
+        actions.push(Action::Advertise(self.settings.priority));
+    }
+
+    /// RFC 9568 section 6.4.2.
+    fn backup_heard(&mut self, heard: Heard, now: Nanos) {
+        if heard.priority == LEAVING {
+            // Sooner, never later: of several that leave, or when the timer was to fire at once.
+            let soon = now.plus(self.skew_time());
+            if !self.wants_active {
+                self.timer = Some(self.timer.map_or(soon, |timer| timer.min(soon)));
+            }
+            return;
+        }
+        let is_lower = heard.priority < self.settings.priority;
+        if self.settings.preempt && is_lower {
+            let since = *self.lower_since.get_or_insert(now);
+            if now.since(since) >= self.settings.preempt_delay {
+                return; // Discarded: the Active_Down_Timer goes on.
+            }
+        }
+        let waits_since = self.lower_since.filter(|_| self.settings.preempt && is_lower);
+        self.active_interval = heard.interval;
+        self.listen(now);
+        self.lower_since = waits_since;
+    }
+
+    /// RFC 9568 section 6.4.3.
+    fn active_heard(&mut self, heard: Heard, now: Nanos, actions: &mut Actions) {
+        let ours = (self.settings.priority, self.settings.primary);
+        // Of the same family, so that the order of addresses is that of their bytes.
+        if heard.priority != LEAVING && (heard.priority, heard.source) > ours {
+            self.active_interval = heard.interval;
+            self.listen(now);
+            actions.push(Action::BecomeInactive);
+            return;
+        }
+        if self.advertised.is_some_and(|last| now.since(last) < ANSWER_GAP) {
+            return;
+        }
+        self.advertise(now, actions);
+        if heard.priority != LEAVING {
+            // Whoever believed the other learns better.
+            actions.push(Action::Announce);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+"""Virtual routers (RFC 9568): what the Active answers and forwards, and a Backup does not. Who is which is told to the
+replay; the protocol itself has no part in it."""
+
+from lib import *
+
+V4, V6, VLL = "192.0.2.254", "2001:db8:1::fe", "fe80::1"
+VMAC4, VMAC6, OTHER = "00:00:5e:00:01:0a", "00:00:5e:00:02:0a", "00:00:5e:00:01:0b"
+LL_LAN = "fe80::53:47ff:fe00:0"
+
+
+def vrrp(**keys):
+    return table("vrrp", interface="lan", id=10, addresses=[V4, VLL, V6], **keys)
+
+
+def to_virtual(ip, mac=None):
+    """As the host on lan sends it to its default gateway."""
+    return link(eth(HOST, mac or (VMAC6 if bytes(ip)[0] >> 4 == 6 else VMAC4)), ip)
+
+
+def echo(src, dst):
+    head = v6(src, dst) if ":" in src else v4(src, dst, flags="DF")
+    return head / (ICMPv6EchoRequest(id=7, seq=1, data=b"anybody") if ":" in src else ICMP(type=8, id=7, seq=1) / b"anybody")
+
+
+def reply(src, dst):
+    if ":" in src:
+        return IPv6(src=src, dst=dst, hlim=64) / ICMPv6EchoReply(id=7, seq=1, data=b"anybody")
+    return v4(src, dst, flags="DF") / ICMP(type=0, id=7, seq=1) / b"anybody"
+
+
+def is_at(mac, addr):
+    """The answer to the host: it says the MAC address, and comes from the router's own (RFC 9568 section 8.1.2)."""
+    if ":" in addr:
+        return eth(GW_LAN, HOST) / IPv6(src=addr, dst=H6, hlim=255) / ICMPv6ND_NA(
+            tgt=addr, R=1, S=1, O=1) / ICMPv6NDOptDstLLAddr(lladdr=mac)
+    return eth(GW_LAN, HOST) / ARP(op=2, hwsrc=mac, psrc=addr, hwdst=HOST, pdst=H4)
+
+
+PACKETS = [v4() / udp(), v6() / udp()]
+
+c = Case("vrrp-backup-is-silent", "A Backup answers for none of the virtual addresses, takes no frame to a virtual MAC address, and goes on as itself.",
+         "scapy script: RFC 9568 section 6.4.2", two_ports(vrrp(accept=True)))
+c.rx("lan", arp_request(HOST, H4, V4), punt=True)
+c.rx("lan", solicit(HOST, H6, V6), drop="multicast-not-routed")
+c.rx("lan", solicit(HOST, H6, VLL), drop="multicast-not-routed")
+for sent in PACKETS:
+    c.rx("lan", to_virtual(sent), drop="not-for-us")
+    c.through("lan", from_host(sent), "wan", to_server(hop(sent)))
+c.rx("lan", to_virtual(echo(H4, V4)), drop="not-for-us")
+for src, dst in ((H4, V4), (H6, V6), ("fe80::10", VLL)):
+    c.rx("lan", from_host(echo(src, dst)), drop="virtual-router-backup")
+c.answer("lan", arp_request(HOST, H4, L4), arp_reply(GW_LAN, L4, HOST, H4))
+
+c = Case("vrrp-active-answers", "The Active answers for the virtual addresses with the virtual MAC address and routes what comes to it; its own addresses stay at its own.",
+         "scapy script: RFC 9568 sections 6.4.3, 8.1.2 and 8.2.2", two_ports(vrrp(accept=True)))
+c.role("active")
+c.answer("lan", arp_request(HOST, H4, V4), is_at(VMAC4, V4))
+c.answer("lan", solicit(HOST, H6, V6), is_at(VMAC6, V6))
+c.answer("lan", solicit(HOST, H6, VLL), is_at(VMAC6, VLL))
+c.answer("lan", arp_request(HOST, H4, L4), arp_reply(GW_LAN, L4, HOST, H4))
+c.answer("lan", solicit(HOST, H6, L6), advertise(GW_LAN, L6, HOST, H6))
+for sent in PACKETS:
+    c.through("lan", to_virtual(sent), "wan", to_server(hop(sent)))
+    c.through("lan", from_host(sent), "wan", to_server(hop(sent)))
+c.rx("lan", to_virtual(PACKETS[0], OTHER), drop="not-for-us")
+c.rx("lan", to_virtual(PACKETS[0], VMAC6)).tx("wan", to_server(hop(PACKETS[0])))
+for src, dst in ((H4, V4), (H6, V6)):
+    c.answer("lan", to_virtual(echo(src, dst)), to_host(reply(dst, src)))
+    c.answer("lan", from_host(echo(src, dst)), to_host(reply(dst, src)))
+# Errors come from the router's own address.
+late = v4(ttl=1) / udp()
+c.error("lan", to_virtual(late), "ttl-expired", to_host(icmp4(L4, H4, 11, 0, late)))
+
+c = Case("vrrp-accept-mode-off", "Without accept mode the Active forwards and answers neighbours, and takes nothing else to its virtual addresses.",
+         "scapy script: RFC 9568 sections 6.1 (Accept_Mode) and 6.4.3", two_ports(vrrp()))
+c.role("active")
+c.answer("lan", arp_request(HOST, H4, V4), is_at(VMAC4, V4))
+for src, dst in ((H4, V4), (H6, V6)):
+    c.rx("lan", to_virtual(echo(src, dst)), drop="virtual-router-not-accepted")
+# Neighbour solicitations are never dropped: a unicast probe.
+probe = eth(HOST, VMAC6) / IPv6(src=H6, dst=V6, hlim=255) / ICMPv6ND_NS(tgt=V6)
+c.answer("lan", probe, is_at(VMAC6, V6))
+c.through("lan", to_virtual(PACKETS[0]), "wan", to_server(hop(PACKETS[0])))
+
+
+@story("vrrp-role-changes", "A session goes on through every change of the role: frames to the virtual MAC address are taken by whoever is the Active, and nothing else changes.",
+       "scapy script: RFC 9568 sections 6.4.2 and 6.4.3; DESIGN section 2 (a changed role touches one line)", zoned(vrrp(), OUT), workers=(1, 2))
+def _(case):
+    here = End("lan", HOST, VMAC4)
+    packet = lambda n, ttl=64: rebuilt(ip(H4, S4, ttl) / U(20 + n)(4000, 5000))
+    answer = lambda n, ttl=64: rebuilt(ip(S4, H4, ttl) / U(40 + n)(5000, 4000))
+    case.role("active")
+    case.rx("lan", here.sends(packet(1))).tx("wan", AT_SERVER.gets(packet(1, 63)))
+    case.rx("wan", AT_SERVER.sends(answer(1))).tx("lan", AT_HOST.gets(answer(1, 63)))
+    case.role("backup")
+    case.rx("lan", here.sends(packet(2)), drop="not-for-us")
+    case.rx("wan", AT_SERVER.sends(answer(2))).tx("lan", AT_HOST.gets(answer(2, 63)))
+    case.at(100).role("active")
+    case.rx("lan", here.sends(packet(3))).tx("wan", AT_SERVER.gets(packet(3, 63)))
+    case.rx("lan", AT_HOST.sends(packet(4))).tx("wan", AT_SERVER.gets(packet(4, 63)))
+
+
+c = Case("vrrp-nat-address", "An address of NAT beside a virtual router is answered for by the Active, with the virtual MAC address; one beside none by whoever has it.",
+         "scapy script: RFC 1027, RFC 9568 section 8.1.3 (proxy ARP advertises the virtual MAC address)",
+         zoned(vrrp(), OUT, static_nat("192.0.2.200", "198.51.100.9"), static_nat("198.51.100.200", "192.0.2.9")))
+c.rx("lan", arp_request(HOST, H4, "192.0.2.200"), punt=True)
+c.answer("wan", arp_request(SERVER, S4, "198.51.100.200"), arp_reply(GW_WAN, "198.51.100.200", SERVER, S4))
+c.at(10).role("active")
+c.answer("lan", arp_request(HOST, H4, "192.0.2.200"), is_at(VMAC4, "192.0.2.200"))
+c.answer("wan", arp_request(SERVER, S4, "198.51.100.200"), arp_reply(GW_WAN, "198.51.100.200", SERVER, S4))
+
+c = Case("vrrp-somebody-claims", "While it is the Active nobody else can have a virtual address; as Backup it believes what the Active says of it.",
+         "scapy script: RFC 826, RFC 5227 section 2.4, RFC 4861 section 7.1.2", two_ports(vrrp(), neighbours=SERVER_NEIGHBOURS))
+claim = eth(HOST2, BROADCAST) / ARP(op=1, hwsrc=HOST2, psrc=V4, hwdst="00:00:00:00:00:00", pdst=V4)
+advert = advertise(HOST2, V6, ALL_NODES_MAC, "ff02::1", S=0)
+c.rx("lan", claim, punt=True).rx("lan", advert, punt=True)
+c.at(10).role("active")
+c.rx("lan", claim, drop="arp-invalid").rx("lan", advert, drop="nd-invalid")
+c.answer("lan", arp_request(HOST, H4, V4), is_at(VMAC4, V4))
