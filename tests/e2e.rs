@@ -20,6 +20,8 @@ mod pressure;
 mod services;
 #[path = "e2e/sessions.rs"]
 mod sessions;
+#[path = "e2e/vrrp.rs"]
+mod vrrp;
 #[path = "e2e/vxlan.rs"]
 mod vxlan;
 

@@ -31,6 +31,8 @@ use crate::worker::Node;
 const BATCH: usize = 64;
 /// Longest frame that is worth reading: the longest advertisement, with options and tags.
 const BUFFER_BYTES: usize = 2048;
+/// Pause after a device had more than that: what floods us gets no more than some of a CPU.
+const FLOOD_PAUSE: Duration = Duration::from_millis(1);
 /// How often a device that could not be listened to is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long it may take to say what it knows.
@@ -245,7 +247,7 @@ impl Runner {
                 }
             }
             // First what has come in: whoever was kept from running must not take that for silence.
-            self.receive(&mut out);
+            let has_more = self.receive(&mut out);
             let now = self.now();
             for role in &self.roles {
                 if self.node.neighbours.roles.take_conflict(*role) {
@@ -254,7 +256,10 @@ impl Runner {
             }
             self.engine.poll(now, &mut out);
             self.perform(&mut out);
-            self.sleep();
+            match has_more {
+                true => std::thread::sleep(FLOOD_PAUSE),
+                false => self.sleep(),
+            }
         }
     }
 
@@ -313,20 +318,26 @@ impl Runner {
         self.retry = self.now().plus(RETRY);
     }
 
-    fn receive(&mut self, out: &mut Vec<Output>) {
+    /// True if a device may have more.
+    fn receive(&mut self, out: &mut Vec<Output>) -> bool {
         let mut buffer = [0; BUFFER_BYTES];
         let now = self.now();
         let tables = self.node.tables.load();
+        let mut has_more = false;
         for Socket { device, socket } in &self.sockets {
-            for _ in 0..BATCH {
+            let mut taken = 0;
+            while taken < BATCH {
                 // An error says once that the device is down.
                 let Ok(Some(received)) = socket.receive(&mut buffer) else { break };
+                taken += 1;
                 let Some((tags, packet)) = untag(&buffer[..received.len], received.vid) else { continue };
                 let link =
                     tables.ports.get(usize::from(device.port)).map_or(NO_INTERFACE, |port| port.find(tags));
                 self.engine.receive(link, packet, now, out);
             }
+            has_more |= taken == BATCH;
         }
+        has_more
     }
 
     fn perform(&mut self, out: &mut Vec<Output>) {
@@ -376,7 +387,9 @@ impl Runner {
 
     fn send(&mut self, frame: &Frame) {
         let tables = self.node.tables.load();
-        let Some(interface) = tables.interfaces.get(usize::from(frame.link)) else { return };
+        // What is left of a deleted interface leads nowhere.
+        let interface = tables.interfaces.get(usize::from(frame.link)).filter(|interface| interface.mac != 0);
+        let Some(interface) = interface else { return };
         let bytes = with_header(frame, interface);
         let mut senders =
             self.sockets.iter().filter(|socket| socket.device.port == interface.port && socket.device.sends);

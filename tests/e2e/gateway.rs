@@ -141,12 +141,27 @@ impl Gateway {
 
     /// Starts this binary, with further options of `run`, and waits until it is ready.
     pub fn start_binary(lab: &Lab, config: &Config, binary: &Path, options: &str) -> Gateway {
-        let (socket, log, file) =
-            (lab.path("control.sock"), lab.path("softgate.log"), lab.path("softgate.toml"));
-        fs::write(&file, config.text(&socket)).expect("the config can be written");
+        Gateway::start_files(lab, ("gw", "softgate"), |socket| config.text(socket), binary, options)
+    }
+
+    /// One on another host, with the config that `text` makes of the path of its socket.
+    pub fn start_on(lab: &Lab, host: &str, text: impl Fn(&Path) -> String) -> Gateway {
+        Gateway::start_files(lab, (host, host), text, &binary(), "")
+    }
+
+    fn start_files(
+        lab: &Lab,
+        (host, name): (&str, &str),
+        text: impl Fn(&Path) -> String,
+        binary: &Path,
+        options: &str,
+    ) -> Gateway {
+        let path = |kind: &str| lab.path(&format!("{name}.{kind}"));
+        let (socket, log, file) = (path("sock"), path("log"), path("toml"));
+        fs::write(&file, text(&socket)).expect("the config can be written");
         let out = File::create(&log).expect("the log can be written");
         let child = lab
-            .command("gw", &format!("{} run --config {} {options}", binary.display(), file.display()))
+            .command(host, &format!("{} run --config {} {options}", binary.display(), file.display()))
             .stdout(Stdio::from(out.try_clone().expect("one file, two handles")))
             .stderr(Stdio::from(out))
             .spawn()
