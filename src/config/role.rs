@@ -44,7 +44,7 @@ impl Role {
 
 /// What can be asked for: the methods of the control socket, with a space for the dot. Whoever may do anything may `ping`,
 /// `begin` and `abort`; to `commit` takes what each of the changes takes, and an `upload` is part of `apply`.
-pub const ASKABLE: [&str; 36] = [
+pub const ASKABLE: [&str; 37] = [
     "show version",
     "show ports",
     "show interfaces",
@@ -56,12 +56,13 @@ pub const ASKABLE: [&str; 36] = [
     "show dhcp-relays",
     "show sessions",
     "show nat",
-    "show mappings",
+    "show nat mappings",
     "show rules",
     "show services",
     "show bridges",
     "show macs",
     "show groups",
+    "show ha",
     "nat map",
     "nat find",
     "drops export",

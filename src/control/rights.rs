@@ -107,12 +107,13 @@ pub(crate) fn asked_for(request: &Request) -> Option<&'static str> {
         Request::ShowDhcpRelays {} => "show dhcp-relays",
         Request::ShowSessions(_) => "show sessions",
         Request::ShowNat {} => "show nat",
-        Request::ShowMappings(_) => "show mappings",
+        Request::ShowMappings(_) => "show nat mappings",
         Request::ShowRules { .. } => "show rules",
         Request::ShowServices(_) => "show services",
         Request::ShowBridges {} => "show bridges",
         Request::ShowMacs(_) => "show macs",
         Request::ShowGroups { .. } => "show groups",
+        Request::ShowHa {} => "show ha",
         Request::NatMap(_) => "nat map",
         Request::NatFind(_) => "nat find",
         Request::DropsExport {} => "drops export",
@@ -321,7 +322,7 @@ mod tests {
         let methods: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
         let free = ["ping", "begin", "commit", "abort", "upload"];
         let asked =
-            methods.iter().filter(|method| !free.contains(method)).map(|method| method.replacen('.', " ", 1));
+            methods.iter().filter(|method| !free.contains(method)).map(|method| method.replace('.', " "));
         let (mut asked, mut rights): (Vec<String>, _) =
             (asked.collect(), ASKABLE.map(str::to_owned).to_vec());
         (asked.sort(), rights.sort());

@@ -444,7 +444,7 @@ impl Session {
             Err(fault) => {
                 if !["show", "nat", "drops"].iter().any(|reading| asked.starts_with(reading)) {
                     self.record(
-                        &asked.replacen(' ', ".", 1),
+                        &asked.replace(' ', "."),
                         0,
                         &by,
                         ("refused", None, Some(&fault)),

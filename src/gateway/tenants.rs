@@ -140,7 +140,7 @@ name = "inner"
 members = ["10.0.1.5"]
 [[group]]
 name = "blue-only"
-members = ["inner"]
+members = ["group:inner"]
 [[group]]
 name = "shared"
 members = []

@@ -59,6 +59,7 @@ pub(super) fn decide(tables: &Tables, question: &Question, egress: u16) -> Decis
         ruling,
         nat_rule: NO_NAT_RULE,
         backend: None,
+        client: None,
         one_sided: false,
         from_zone,
         to_zone,
