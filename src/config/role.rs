@@ -103,8 +103,8 @@ impl Right {
         let begins = |word: &&str| begins(asked, word);
         match &*self.0 {
             "admin" => true,
-            "operator" => VIEWER.iter().chain(&OPERATOR).any(|word| begins(&word)),
-            "viewer" => VIEWER.iter().any(|word| begins(&word)),
+            "operator" => VIEWER.iter().chain(&OPERATOR).any(|word| begins(word)),
+            "viewer" => VIEWER.iter().any(|word| begins(word)),
             right => begins(&right),
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use super::Backend;
 use super::request::{Patch, Request};
 use super::rpc::{Fault, FaultKind};
-use crate::config::{GroupName, InterfaceName, Name, Role, RouteTarget, RuleName, Side, VrfName, ZoneName};
+use crate::config::{GroupName, InterfaceName, Name, Role, RuleName, Side, VrfName, ZoneName};
 
 /// Who is at the other end, as the kernel says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -186,12 +186,8 @@ fn of_filter(filter: &super::SessionFilter) -> Vec<Object<'_>> {
 pub(crate) fn objects_of_patch(patch: &Patch) -> Vec<Object<'_>> {
     match patch {
         Patch::RouteAdd(routes) => {
-            let vias = |target| match target {
-                &RouteTarget::Via(ref hops) => &hops[..],
-                RouteTarget::Blackhole | RouteTarget::Unreachable => &[],
-            };
-            let others =
-                routes.iter().flat_map(|route| vias(&route.target)).filter_map(|hop| hop.vrf.as_ref());
+            let hops = routes.iter().flat_map(|route| route.target.next_hops());
+            let others = hops.filter_map(|hop| hop.vrf.as_ref());
             routes.iter().map(|route| &route.vrf).chain(others).map(Object::Vrf).collect()
         }
         Patch::RouteDel(routes) => routes.iter().map(|route| Object::Vrf(&route.vrf)).collect(),
@@ -325,7 +321,8 @@ mod tests {
             methods.iter().filter(|method| !free.contains(method)).map(|method| method.replace('.', " "));
         let (mut asked, mut rights): (Vec<String>, _) =
             (asked.collect(), ASKABLE.map(str::to_owned).to_vec());
-        (asked.sort(), rights.sort());
+        asked.sort();
+        rights.sort();
         assert_eq!(asked, rights);
     }
 

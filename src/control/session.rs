@@ -443,14 +443,7 @@ impl Session {
             Ok(role) => Ok(By { role, ..by }),
             Err(fault) => {
                 if !["show", "nat", "drops"].iter().any(|reading| asked.starts_with(reading)) {
-                    self.record(
-                        &asked.replace(' ', "."),
-                        0,
-                        &by,
-                        ("refused", None, Some(&fault)),
-                        0,
-                        shared,
-                    );
+                    self.record(&asked.replace(' ', "."), 0, &by, ("refused", None, Some(&fault)), 0, shared);
                 }
                 Err(fault)
             }
