@@ -48,7 +48,8 @@ mod tests {
         let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).expect("a line of it");
         let mut own: Vec<u32> = line.split_whitespace().map(|gid| gid.parse().expect("a number")).collect();
         let mut said = groups(server.as_fd());
-        (own.sort_unstable(), said.sort_unstable());
+        own.sort_unstable();
+        said.sort_unstable();
         assert_eq!(said, own);
     }
 }
