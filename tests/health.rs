@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -486,5 +487,172 @@ fn a_replay_probes_by_the_clock_of_its_capture() {
         let next = syn.sequence_number().wrapping_add(1);
         assert_eq!(flags, [(true, false, next, 2), (true, true, next, 2)]);
         assert_eq!(replayed(workers, &[(0, noise.clone()), (millis, answer.clone())]), (sent, said));
+    }
+}
+
+const SHOP: &str = r#"
+[[interface]]
+name = "wan"
+port = "lan"
+vlan = 5
+mac = "02:00:00:00:00:01"
+zone = "wan"
+addresses = ["198.51.100.1/24"]
+[[neighbour]]
+interface = "wan"
+address = "198.51.100.20"
+mac = "02:00:00:00:00:0b"
+[[service]]
+name = "shop"
+address = "203.0.113.10"
+service = ["tcp/80", "udp/80"]
+backends = [{ address = "10.0.0.10:8080" }]
+[[rule]]
+name = "in"
+action = "allow"
+from = { zone = "wan" }
+to = { zone = "lan" }
+"#;
+
+/// Clients of a service and its backend, by port of the client.
+struct Shop(Gate, usize);
+
+impl Shop {
+    const CLIENT: [u8; 4] = [198, 51, 100, 20];
+    const BACKEND: [u8; 4] = [10, 0, 0, 10];
+
+    fn new(workers: usize) -> Shop {
+        Shop(Gate::new(workers, &(INTERFACES.replace("ZONE", "zone = \"lan\"") + SHOP)), 0)
+    }
+
+    /// Flows that the backend was given, and that failed.
+    fn counted(&self) -> (u64, u64) {
+        let workers = self.0.node.counters.iter();
+        workers.filter_map(|worker| worker.backends.get(0)).fold((0, 0), |(opened, failed), counted| {
+            let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            (opened + load(&counted.flows.hits), failed + load(&counted.failed))
+        })
+    }
+
+    /// A frame comes in, at one worker after the other, and goes on.
+    fn passes(&mut self, frame: Vec<u8>) {
+        self.1 = (self.1 + 1) % self.0.workers.len();
+        self.0.receive(self.1, frame);
+        self.0.settle();
+        assert_eq!((self.0.sent().len(), self.0.drops()), (1, vec![]));
+    }
+
+    fn from_client() -> etherparse::PacketBuilderStep<etherparse::VlanHeader> {
+        let vlan = etherparse::VlanId::try_new(5).expect("a VLAN");
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 11], OWN_MAC).single_vlan(vlan)
+    }
+
+    fn syn(&mut self, port: u16) {
+        let step = Shop::from_client().ipv4(Shop::CLIENT, [203, 0, 113, 10], 64);
+        let mut bytes = Vec::new();
+        step.tcp(port, 80, 1000, 1000).syn().write(&mut bytes, &[]).expect("a vector");
+        self.passes(bytes);
+    }
+
+    fn asks(&mut self, port: u16) {
+        let step = Shop::from_client().ipv4(Shop::CLIENT, [203, 0, 113, 10], 64);
+        let mut bytes = Vec::new();
+        step.udp(port, 80).write(&mut bytes, b"ping").expect("a vector");
+        self.passes(bytes);
+    }
+
+    fn answers(&mut self, port: u16) {
+        let mut bytes = Vec::new();
+        let step = builder(IpAddr::from(Shop::BACKEND), IpAddr::from(Shop::CLIENT));
+        step.udp(8080, port).write(&mut bytes, b"pong").expect("a vector");
+        self.passes(bytes);
+    }
+
+    /// RST or SYN-ACK.
+    fn replies(&mut self, port: u16, resets: bool) {
+        let step = builder(IpAddr::from(Shop::BACKEND), IpAddr::from(Shop::CLIENT));
+        let step = step.tcp(8080, port, 5000, 1000).ack(1001);
+        let mut bytes = Vec::new();
+        let step = if resets { step.rst() } else { step.syn() };
+        step.write(&mut bytes, &[]).expect("a vector");
+        self.passes(bytes);
+    }
+
+    /// Destination unreachable about what the backend got, from its side or the clients'.
+    fn unreachable(&mut self, port: u16, protocol: u8, code: u8, by_client: bool) {
+        let mut quoted = Vec::new();
+        let ip = PacketBuilder::ipv4(Shop::CLIENT, Shop::BACKEND, 63);
+        match protocol {
+            6 => ip.tcp(port, 8080, 1000, 1000).syn().write(&mut quoted, &[]).expect("a vector"),
+            _ => ip.udp(port, 8080).write(&mut quoted, b"ping").expect("a vector"),
+        }
+        let mut bytes = Vec::new();
+        match by_client {
+            true => {
+                let step = Shop::from_client().ipv4(Shop::BACKEND, Shop::CLIENT, 64);
+                step.icmpv4_raw(3, code, [0; 4]).write(&mut bytes, &quoted).expect("a vector");
+            }
+            false => {
+                let step = builder(IpAddr::from(Shop::BACKEND), IpAddr::from(Shop::CLIENT));
+                step.icmpv4_raw(3, code, [0; 4]).write(&mut bytes, &quoted).expect("a vector");
+            }
+        }
+        self.passes(bytes);
+    }
+
+    fn wait(&mut self, millis: u64) {
+        self.0.now.0 += millis * 1_000_000;
+    }
+}
+
+/// What clients' flows show of a backend (passive checks): each failed one counts once, whoever has it.
+#[test]
+fn flows_that_fail_are_counted_by_backend() {
+    for workers in [1, 2] {
+        let mut shop = Shop::new(workers);
+        // Refused; the same client again is another flow.
+        for (opened, port) in [(1, 1024), (2, 1025), (3, 1024)] {
+            shop.syn(port);
+            assert_eq!(shop.counted(), (opened, opened - 1));
+            shop.replies(port, true);
+            assert_eq!(shop.counted(), (opened, opened));
+        }
+        // Silent: the third SYN tells, if there has been time to answer to the first.
+        shop.syn(2000);
+        shop.wait(1000);
+        shop.syn(2000);
+        assert_eq!(shop.counted(), (4, 3));
+        shop.wait(2000);
+        shop.syn(2000);
+        assert_eq!(shop.counted(), (4, 4));
+        shop.wait(4000);
+        shop.syn(2000);
+        shop.replies(2000, true);
+        assert_eq!(shop.counted(), (4, 4), "once");
+        (0..9).for_each(|_| shop.syn(2001));
+        assert_eq!(shop.counted(), (5, 4), "nobody can be that quick");
+        shop.replies(2001, false);
+        shop.wait(5000);
+        shop.syn(2001);
+        assert_eq!(shop.counted(), (5, 4), "it has answered");
+        // Unreachable, of TCP and UDP: not that a packet is too long, nor when somebody has answered.
+        shop.syn(3000);
+        shop.unreachable(3000, 6, 4, false);
+        assert_eq!(shop.counted(), (6, 4));
+        shop.unreachable(3000, 6, 1, false);
+        shop.unreachable(3000, 6, 1, false);
+        assert_eq!(shop.counted(), (6, 5));
+        shop.asks(3001);
+        shop.unreachable(3001, 17, 3, false);
+        assert_eq!(shop.counted(), (7, 6));
+        shop.asks(3002);
+        shop.answers(3002);
+        shop.unreachable(3002, 17, 3, false);
+        assert_eq!(shop.counted(), (8, 6));
+        // Clients do not speak for it.
+        shop.syn(3003);
+        shop.unreachable(3003, 6, 1, true);
+        assert_eq!(shop.counted(), (9, 6));
+        shop.0.ends();
     }
 }

@@ -11,7 +11,7 @@ use softgate::control::{
     SessionFilter, SessionsQuery,
 };
 use softgate::gateway::deterministic;
-use softgate::gateway::inspect::{Inspector, PoolHistory};
+use softgate::gateway::inspect::{BackendHistory, Inspector, PoolHistory};
 use softgate::io::memory::{MemoryPort, Sink, Template};
 use softgate::mem::{ChunkSize, PacketMemory};
 use softgate::replay;
@@ -138,6 +138,7 @@ struct Running {
     compiler: Compiler,
     started: Instant,
     history: PoolHistory,
+    backend_history: BackendHistory,
     sums: [Sums; 4],
 }
 
@@ -149,6 +150,7 @@ impl Running {
             config: &self.config,
             started: self.started,
             history: &self.history,
+            backend_history: &self.backend_history,
         }
     }
 
@@ -221,9 +223,16 @@ fn with_worker_of(config: &str, ask: impl FnOnce(&Running)) {
         while node.counters[0].received.load(Ordering::Relaxed) < frames {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let history = PoolHistory::default();
-        let running =
-            Running { config: config.clone(), node: Arc::clone(&node), compiler, started, history, sums };
+        let (history, backend_history) = (PoolHistory::default(), BackendHistory::default());
+        let running = Running {
+            config: config.clone(),
+            node: Arc::clone(&node),
+            compiler,
+            started,
+            history,
+            backend_history,
+            sums,
+        };
         // Whatever it finds, the worker has to be told to stop.
         let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ask(&running)));
         stop.store(true, Ordering::Relaxed);

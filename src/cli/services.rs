@@ -164,6 +164,8 @@ fn one(service: &ServiceEntry) -> String {
         ">TAKES",
         ">FLOWS",
         ">OPENED",
+        ">NEW/S",
+        ">FAILED",
         ">PACKETS",
         ">BYTES",
         ">LOST",
@@ -177,7 +179,7 @@ fn one(service: &ServiceEntry) -> String {
     head + &text(&table)
 }
 
-fn row(backend: &BackendEntry, places: u32) -> [String; 14] {
+fn row(backend: &BackendEntry, places: u32) -> [String; 16] {
     let ago = |seconds: Option<u64>| {
         seconds.map_or_else(|| String::from("-"), |seconds| format!("{} ago", duration(seconds)))
     };
@@ -192,6 +194,8 @@ fn row(backend: &BackendEntry, places: u32) -> [String; 14] {
         format!("{} %", backend.takes_percent),
         backend.flows.to_string(),
         backend.opened.to_string(),
+        backend.opened_per_s.map_or_else(|| String::from("-"), |rate| format!("{rate:.1}")),
+        backend.failed.to_string(),
         backend.packets.to_string(),
         backend.bytes.to_string(),
         backend.lost.to_string(),

@@ -199,6 +199,32 @@ impl Affinity {
     }
 }
 
+/// `passive_checks = { failures = 5, percent = 20, window_s = 10, eject_s = 30 }`: what clients' flows show of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PassiveChecks {
+    /// So many flows in a window that it refuses or does not answer to, at least, put it out ...
+    pub failures: Ranged<1, 1_000_000>,
+    /// ... if they are so many percent of the new ones.
+    pub percent: Ranged<1, 100>,
+    /// How far back is looked.
+    pub window_s: Ranged<1, 3600>,
+    /// For how long; each time in a row twice as long as before, up to 16 times.
+    pub eject_s: Ranged<1, 3600>,
+}
+
+impl Default for PassiveChecks {
+    fn default() -> PassiveChecks {
+        PassiveChecks {
+            // Envoy's `consecutive_5xx`, `interval` and `base_ejection_time`.
+            failures: Ranged::constant(5),
+            percent: Ranged::constant(20),
+            window_s: Ranged::constant(10),
+            eject_s: Ranged::constant(30),
+        }
+    }
+}
+
 /// `[[service]]`: what comes to an address is spread over backends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -228,6 +254,9 @@ pub struct VirtualService {
     /// How backends are checked; absent: they are not, and are taken to be well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Arc<HealthCheck>>,
+    /// Backends that clients' flows show to be failing get no new ones for a while; absent: they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive_checks: Option<PassiveChecks>,
     /// So many percent of the backends may be out at once because of their health, rounded down, but one.
     #[serde(default = "VirtualService::all", skip_serializing_if = "VirtualService::is_all")]
     pub max_ejected: Ranged<1, 100>,

@@ -181,6 +181,30 @@ fn affinity_is_checked() {
 }
 
 #[test]
+fn passive_checks_are_checked() {
+    let with = |said: &str| SHOP.replace("by_client = true", said);
+    for good in [
+        "passive_checks = {}",
+        "passive_checks = { failures = 1, percent = 100, window_s = 1, eject_s = 3600 }\nslow_start_s = 9",
+    ] {
+        let config = parsed(&with(good)).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(Config::parse(&config.to_toml(), "saved.toml").expect("as it was written"), config);
+    }
+    for (said, told) in [
+        ("passive_checks = { failures = 0 }", "passive_checks.failures: 0: allowed is 1 to 1000000"),
+        ("passive_checks = { window_s = 3601 }", "passive_checks.window_s: 3601: allowed is 1 to 3600"),
+        ("passive_checks = { time = 1 }", "time"),
+        (
+            "mode = \"ipip\"\npassive_checks = {}",
+            "service[0].passive_checks: with mode ipip answers go past the gateway",
+        ),
+    ] {
+        let errors = parsed(&with(said)).expect_err(said).to_string();
+        assert!(errors.contains(told), "{said}: {errors}");
+    }
+}
+
+#[test]
 fn checks_of_backends_are_checked() {
     let with = |health: &str| SHOP.replace("by_client = true", &format!("by_client = true\n{health}"));
     let good = "health = { type = \"http\", from = \"10.0.1.1\" }\nslow_start_s = 30\nmax_ejected = 50";

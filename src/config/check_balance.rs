@@ -156,11 +156,15 @@ impl<'a> Checks<'a, '_> {
                     None => self.table_fault(key, allowed),
                 }
             }
-        } else if service.slow_start_s.is_some() {
+        } else if service.slow_start_s.is_some() && service.passive_checks.is_none() {
             self.table_fault(
                 format!("{key}.slow_start_s"),
-                "only who is checked comes back: say health = ...",
+                "only who is checked comes back: say health = ... or passive_checks = ...",
             );
+        }
+        if service.passive_checks.is_some() && service.mode.is_dsr() {
+            let allowed = format!("with mode {} answers go past the gateway", service.mode.name());
+            self.table_fault(format!("{key}.passive_checks"), allowed);
         }
         if service.by_client && service.affinity.is_some() {
             self.table_fault(format!("{key}.by_client"), "affinity is by client: leave it out");

@@ -40,7 +40,8 @@ use serde::Serialize;
 
 pub use addresses::{AddressRange, Member, NatPool, NatTarget, OneOrMore};
 pub use balance::{
-    Affinity, Backend, BackendAdmin, BackendKey, BackendTunnel, BalanceMode, OnFailure, VirtualService,
+    Affinity, Backend, BackendAdmin, BackendKey, BackendTunnel, BalanceMode, OnFailure, PassiveChecks,
+    VirtualService,
 };
 pub use bridge::{Bridge, BridgeMember, End};
 pub use check::{Links, check_neighbour};

@@ -59,7 +59,7 @@ pub struct BackendChange {
 }
 
 /// A virtual service.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceEntry {
     /// Its name.
     pub name: String,
@@ -86,7 +86,7 @@ pub struct ServiceEntry {
 }
 
 /// A backend of a service.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BackendEntry {
     /// Its address, with its port and VRF if they are its own.
     pub name: String,
@@ -94,7 +94,7 @@ pub struct BackendEntry {
     pub weight: u32,
     /// `active`, `drain` or `disabled`: what the operator says.
     pub state: String,
-    /// `up` or `down`: what the checks say; `None`: it is not checked.
+    /// `up` or `down`: what the checks say; `ejected`: clients' flows have put it out; `None`: it is not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<String>,
     /// Why it is down, or what the last check found.
@@ -106,6 +106,12 @@ pub struct BackendEntry {
     /// Those of them that failed.
     #[serde(default)]
     pub failures: u64,
+    /// Flows that it refused, or did not answer to.
+    #[serde(default)]
+    pub failed: u64,
+    /// Flows it was given a second, lately; `None`: that is not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_per_s: Option<f64>,
     /// Places of the table that are its.
     pub places: u32,
     /// How much of its share of new flows it takes at present, in hundredths.
@@ -134,7 +140,7 @@ pub struct BackendEntry {
 }
 
 /// The services.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceList {
     /// The counters are not up to date yet and the list empty: `after` of the next request.
     pub next: Option<u64>,

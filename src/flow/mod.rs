@@ -9,6 +9,7 @@
 //! pressure who makes room for whom, and what counts as half open
 //! half_open   how many connections open to each destination
 //! tcp      the connection tracker
+//! backend  which flows show that a backend does not answer
 //! cookie, proxy   connections whose client has to prove itself first
 //! nat      mappings of inside endpoints to external ports
 //! fragments   datagrams of which fragments are under way
@@ -21,6 +22,7 @@
 //! Everything here belongs to one worker. What workers share (the claims of port blocks, the directory) are tables of
 //! atomic words.
 
+pub mod backend;
 pub mod cookie;
 pub mod counted;
 pub mod directory;
@@ -426,6 +428,9 @@ fn expire_in<A: Address>(
             let due = due(table, *session, timers);
             if due > tick {
                 let again = proxy::ask_again(table, *session, tick);
+                if again.is_some() {
+                    backend::is_asked_again(table, *session, tick, counters);
+                }
                 table.arm(*session, again.map_or(due, |again| again.min(due)));
                 return false;
             }

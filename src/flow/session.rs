@@ -42,7 +42,8 @@ pub mod flow_flags {
     pub const TRANSLATED: u8 = 1;
     /// TCP whose windows are tracked.
     pub const TCP: u8 = 2;
-    /// Packets of this direction were seen.
+    /// Packets of this direction were seen. Of the first direction of a flow to a backend: and it is known whether that
+    /// answers ([`crate::flow::backend`]).
     pub const SEEN: u8 = 4;
     /// TCP whose numbers change: in the place of [`TCP`], and with [`TRANSLATED`].
     pub const PROXIED: u8 = 8;

@@ -4,6 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ahash::AHashSet;
@@ -12,6 +13,7 @@ use super::Gateway;
 use super::health::Health;
 use crate::config::{Config, VirtualService};
 use crate::host::probe::{Status, Target, Verdict};
+use crate::tables::balance::passive::{Counted, Limit, Turn, Watch};
 use crate::tables::balance::{Book, Checked, Health as BackendHealth};
 use crate::tables::compile::Compiler;
 use crate::tables::policy;
@@ -24,7 +26,13 @@ pub(super) struct Checks {
     /// Readable when verdicts are there.
     wake: UnixStream,
     book: Book,
+    watch: Watch,
+    /// When it is looked at next.
+    look_at: Nanos,
 }
+
+/// Time between two looks at what workers count of backends. A look takes nanoseconds for each backend and worker.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 impl Checks {
     pub fn new(node: &Arc<Node>, started: Instant, seed: u64) -> io::Result<Checks> {
@@ -34,7 +42,8 @@ impl Checks {
         // A full pipe wakes as well as one byte does.
         let notify = move || _ = (&tell).write(&[1]);
         let thread = Health::new(node, started, seed, notify);
-        Ok(Checks { thread, wake, book: Book::default() })
+        let (book, watch) = (Book::default(), Watch::default());
+        Ok(Checks { thread, wake, book, watch, look_at: Nanos(0) })
     }
 
     /// What is known of all backends that are checked; nothing if the thread is too busy to say.
@@ -49,7 +58,18 @@ impl Checks {
 
     /// When something changes without a verdict.
     pub fn next_step(&self) -> Option<Nanos> {
-        self.book.next_step()
+        let look_at = (!self.watch.is_empty()).then_some(self.look_at);
+        self.book.next_step().into_iter().chain(look_at).min()
+    }
+
+    /// True if clients' flows have put the backend out.
+    pub fn has_ejected(&self, slot: u32) -> bool {
+        self.watch.is_out(slot)
+    }
+
+    /// When a backend went out or came back last, for the checks or for clients' flows.
+    pub fn since(&self, slot: u32) -> Option<Nanos> {
+        self.book.since(slot)
     }
 }
 
@@ -62,7 +82,9 @@ pub(crate) fn wanted(config: &Config, compiler: &Compiler) -> (Vec<Target>, Vec<
     let mut targets = Vec::new();
     let mut checked = Vec::new();
     for service in &config.services {
-        let Some(check) = &service.health else { continue };
+        if service.health.is_none() && service.passive_checks.is_none() {
+            continue;
+        }
         let mut backends = Vec::new();
         for backend in &service.backends {
             let Some(id) = slot_of(service, backend) else { continue };
@@ -70,7 +92,9 @@ pub(crate) fn wanted(config: &Config, compiler: &Compiler) -> (Vec<Target>, Vec<
             let served = service.served().find_map(|(_, ports)| ports.map(|ports| ports.first()));
             let port = backend.address.port.or(served).unwrap_or(0);
             let Some(vrf) = vrf else { continue };
-            targets.push(Target { id, vrf, addr: backend.address.address, port, check: Arc::clone(check) });
+            let addr = backend.address.address;
+            let check = service.health.iter().map(Arc::clone);
+            targets.extend(check.map(|check| Target { id, vrf, addr, port, check }));
             backends.push(id);
         }
         checked.push(Checked {
@@ -82,11 +106,37 @@ pub(crate) fn wanted(config: &Config, compiler: &Compiler) -> (Vec<Target>, Vec<
     (targets, checked)
 }
 
+/// Whose flows are watched, and what is too much.
+fn watched(config: &Config, compiler: &Compiler) -> Vec<(u32, Limit)> {
+    let slots = &compiler.policy_slots.backends;
+    let mut watched = Vec::new();
+    for service in &config.services {
+        let Some(said) = &service.passive_checks else { continue };
+        let seconds = |s: u32| Duration::from_secs(s.into());
+        let limit = Limit {
+            failures: said.failures.get().into(),
+            percent: said.percent.get().into(),
+            window: seconds(said.window_s.get()),
+            eject: seconds(said.eject_s.get()),
+        };
+        let slot_of =
+            |backend: &crate::config::Backend| slots.wide(&policy::backend_name(service, &backend.key()));
+        watched.extend(service.backends.iter().filter_map(slot_of).map(|slot| (slot, limit)));
+    }
+    watched
+}
+
 impl Gateway {
     /// Has the backends checked that the config in force names.
     pub(super) fn check_backends(&mut self) {
         let (targets, checked) = wanted(&self.config, &self.compiler);
+        self.checks.watch.set(watched(&self.config, &self.compiler).into_iter());
         let gone = self.checks.book.set_services(checked);
+        // Another limit begins anew.
+        let ejected: Vec<u32> = self.checks.book.ejected().collect();
+        for slot in ejected.into_iter().filter(|slot| !self.checks.watch.is_out(*slot)) {
+            self.checks.book.eject(slot, false, self.now());
+        }
         for slot in &gone {
             self.compiler.note_health(*slot, BackendHealth::WELL);
         }
@@ -132,6 +182,38 @@ impl Gateway {
         self.checks.wake.as_raw_fd()
     }
 
+    /// Looks at what workers have counted of clients' flows, if it is time: backends that go out or come back for it.
+    fn look_at_flows(&mut self, now: Nanos) -> Vec<u32> {
+        if self.checks.watch.is_empty() || now < self.checks.look_at {
+            return Vec::new();
+        }
+        self.checks.look_at = now.plus(LOOK_EVERY);
+        let counters = &self.node.counters;
+        let counted = |slot: u32| {
+            let of_worker = counters.iter().filter_map(|worker| worker.backends.get(slot as usize));
+            of_worker.fold(Counted::default(), |sum, worker| Counted {
+                opened: sum.opened + worker.flows.hits.load(Ordering::Relaxed),
+                failed: sum.failed + worker.failed.load(Ordering::Relaxed),
+            })
+        };
+        let turns = self.checks.watch.look(now, counted);
+        let mut touched = Vec::with_capacity(turns.len());
+        for (slot, turn) in turns {
+            self.checks.book.eject(slot, matches!(turn, Turn::Ejected { .. }), now);
+            touched.push(slot);
+            let name = self.compiler.policy_slots.backends.names().get(slot as usize);
+            let backend = name.map_or("?", String::as_str);
+            match turn {
+                Turn::Ejected { time, counted: Counted { opened, failed } } => {
+                    let seconds = time.as_secs();
+                    tracing::warn!(backend, failed, opened, seconds, "gets no new flows for a while");
+                }
+                Turn::Returned => tracing::info!(backend, "gets new flows again"),
+            }
+        }
+        touched
+    }
+
     /// Acts on what the checks have said since the last call, and on what has become of slow starts.
     pub fn handle_health(&mut self) {
         while matches!((&self.checks.wake).read(&mut [0; 256]), Ok(1..)) {}
@@ -161,6 +243,7 @@ impl Gateway {
                 }
             }
         }
+        touched.extend(self.look_at_flows(now));
         touched.extend(self.checks.book.step(now));
         if !touched.is_empty() {
             self.follow_virtual_routers();

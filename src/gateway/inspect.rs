@@ -54,6 +54,47 @@ pub struct Inspector<'a> {
     pub started: Instant,
     /// How the use of pools has grown.
     pub history: &'a PoolHistory,
+    /// What backends were given, lately.
+    pub backend_history: &'a BackendHistory,
+}
+
+/// Flows that backends were given, lately.
+#[derive(Default)]
+pub struct BackendHistory {
+    /// Time, and flows by backend slot: of now and of [`RATE_SPAN`] ago, as near as may be.
+    notes: VecDeque<(Nanos, Vec<u64>)>,
+}
+
+/// Over what time the rate of new flows is taken.
+const RATE_SPAN: Duration = Duration::from_secs(10);
+/// Shorter than this says nothing.
+const SHORTEST_SPAN: Duration = Duration::from_secs(1);
+/// Notes that it takes.
+const RATE_NOTES: usize = 5;
+
+impl BackendHistory {
+    /// Notes what `backends` slots were given, if it is time.
+    pub fn note(&mut self, now: Nanos, backends: usize, node: &Node) {
+        let gap = RATE_SPAN / RATE_NOTES as u32;
+        if backends == 0 || self.notes.back().is_some_and(|(last, _)| now.since(*last) < gap) {
+            return;
+        }
+        if self.notes.len() > RATE_NOTES {
+            self.notes.pop_front();
+        }
+        let given = |slot: usize| {
+            let of_worker = node.counters.iter().filter_map(|worker| worker.backends.get(slot));
+            of_worker.map(|counted| counted.flows.hits.load(Ordering::Relaxed)).sum()
+        };
+        self.notes.push_back((now, (0..backends).map(given).collect()));
+    }
+
+    /// Flows a second that a backend was given since the oldest note. One that is younger was given none before.
+    pub fn rate(&self, slot: u32, now: Nanos, opened: u64) -> Option<f64> {
+        let (then, given) = self.notes.front()?;
+        let (span, before) = (now.since(*then), given.get(slot as usize).copied().unwrap_or(0));
+        (span >= SHORTEST_SPAN).then(|| opened.saturating_sub(before) as f64 / span.as_secs_f64())
+    }
 }
 
 /// Blocks given of each pool, lately.
@@ -570,6 +611,15 @@ mod tests {
         ] {
             assert_eq!((holds(text, "10.0.0.1"), holds(text, "2001:db8::1")), (v4, v6), "{text}");
         }
+    }
+
+    #[test]
+    fn rates_are_of_the_last_seconds() {
+        let at = Nanos::from_secs;
+        let history = BackendHistory { notes: [(at(100), vec![40, 7]), (at(105), vec![80, 7])].into() };
+        assert_eq!(history.rate(0, at(110), 90), Some(5.0));
+        assert_eq!((history.rate(1, at(110), 7), history.rate(2, at(110), 20)), (Some(0.0), Some(2.0)));
+        assert_eq!((history.rate(0, at(100), 40), BackendHistory::default().rate(0, at(1), 9)), (None, None));
     }
 
     #[test]

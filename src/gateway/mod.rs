@@ -48,7 +48,7 @@ use event_log::EventLog;
 use gaps::RunQueue;
 use ha::Ha;
 use health::Health;
-use inspect::{Inspector, PoolHistory};
+use inspect::{BackendHistory, Inspector, PoolHistory};
 use temporary::{Leases, Temporary};
 
 /// How long an idle worker keeps spinning before it blocks: longer than the gaps of busy traffic, short
@@ -257,6 +257,7 @@ pub struct Gateway {
     watcher: LinkWatcher,
     started: Instant,
     pool_history: PoolHistory,
+    backend_history: BackendHistory,
     /// Of publications that not every worker took in time: released with the next one that all take.
     late: Vec<Retired>,
     /// Writes what workers report.
@@ -321,6 +322,7 @@ impl Gateway {
             watcher,
             started,
             pool_history: PoolHistory::default(),
+            backend_history: BackendHistory::default(),
             late: Vec::new(),
             events,
             temporary: Temporary::default(),
@@ -748,6 +750,8 @@ impl Gateway {
     pub fn note_history(&mut self) {
         let now = Nanos(self.started.elapsed().as_nanos() as u64);
         self.pool_history.note(now, &self.node.tables.load().policy, &self.node.claims);
+        let backends = self.compiler.policy_slots.backends.len();
+        self.backend_history.note(now, backends, &self.node);
     }
 
     /// How long [`Gateway::expire_members`] and [`Gateway::handle_health`] have nothing to do, at most `limit`.
@@ -768,6 +772,7 @@ impl Gateway {
             config: &self.config,
             started: self.started,
             history: &self.pool_history,
+            backend_history: &self.backend_history,
         }
     }
 

@@ -221,14 +221,23 @@ impl Gateway {
         let services: AHashMap<&str, &Arc<VirtualService>> =
             self.config.services.iter().map(|service| (service.name.as_str(), service)).collect();
         for entry in &mut list.services {
-            let Some(said) = services.get(entry.name.as_str()).filter(|said| said.health.is_some()) else {
-                continue;
-            };
+            let is_checked =
+                |said: &&&Arc<VirtualService>| said.health.is_some() || said.passive_checks.is_some();
+            let Some(said) = services.get(entry.name.as_str()).filter(is_checked) else { continue };
             for (backend, entry) in said.backends.iter().zip(&mut entry.backends) {
                 let name = policy::backend_name(said, &backend.key());
-                let status =
-                    self.compiler.policy_slots.backends.wide(&name).and_then(|slot| statuses.get(&slot));
-                let Some(status) = status else { continue };
+                let Some(slot) = self.compiler.policy_slots.backends.wide(&name) else { continue };
+                let ago = |since| self.now().since(since).as_secs();
+                if self.checks.has_ejected(slot) {
+                    entry.health = Some(String::from("ejected"));
+                    entry.changed_s = self.checks.since(slot).map(ago);
+                    continue;
+                }
+                if said.health.is_none() {
+                    entry.health = Some(String::from("up"));
+                    entry.changed_s = self.checks.since(slot).map(ago);
+                }
+                let Some(status) = statuses.get(&slot) else { continue };
                 let health = status.verdict.map_or("unknown", |verdict| match verdict {
                     Verdict::Up => "up",
                     Verdict::Down => "down",
@@ -356,7 +365,8 @@ impl Inspector<'_> {
 
     /// With what the workers have counted.
     fn counted(&self, entry: BackendEntry, slot: u32) -> BackendEntry {
-        let (mut opened, mut ended, mut packets, mut bytes, mut lost, mut last) = (0, 0, 0, 0, 0, 0);
+        let (mut opened, mut ended, mut packets, mut bytes) = (0, 0, 0, 0);
+        let (mut lost, mut failed, mut last) = (0, 0, 0);
         for counted in self.node.counters.iter().filter_map(|worker| worker.backends.get(slot as usize)) {
             // First the ends: a flow that ends meanwhile counts as one that is.
             ended += counted.ended.load(Ordering::Relaxed);
@@ -364,6 +374,7 @@ impl Inspector<'_> {
             packets += counted.flows.packets.load(Ordering::Relaxed);
             bytes += counted.flows.bytes.load(Ordering::Relaxed);
             lost += counted.lost.load(Ordering::Relaxed);
+            failed += counted.failed.load(Ordering::Relaxed);
             last = last.max(counted.flows.last_hit.load(Ordering::Relaxed));
         }
         BackendEntry {
@@ -372,6 +383,8 @@ impl Inspector<'_> {
             packets,
             bytes,
             lost,
+            failed,
+            opened_per_s: self.backend_history.rate(slot, self.now(), opened),
             last_flow_s: (last != 0).then(|| self.now().since(Nanos(last)).as_secs()),
             ..entry
         }

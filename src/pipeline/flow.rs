@@ -8,6 +8,7 @@
 
 use arrayvec::ArrayVec;
 
+use crate::flow::backend;
 use crate::flow::nat::Inside;
 use crate::flow::steering::Steering;
 use crate::flow::{Address, Flow, FlowTable, Flows, Handle, Tick, Tuple, due, flow_flags, pressure, tcp};
@@ -296,12 +297,22 @@ pub(super) fn take<A: Address>(
         }
     }
     if !table.flow(handle).has(flow_flags::SEEN) {
-        pressure::answered(table, handle, &cx.tables.policy.timers);
+        first_seen(table, handle, cx, now);
     }
     let flow = table.flow_mut(handle);
     flow.last_seen = now;
     note(&mut packet.meta, handle, flow);
     onward(flow)
+}
+
+/// The first packet of a session's other direction, or one to a backend of which it is not known whether it answers.
+#[cold]
+#[inline(never)]
+fn first_seen<A: Address>(table: &mut FlowTable<A>, handle: Handle, cx: &Context<'_>, now: Tick) {
+    match direction(handle) {
+        tcp::Direction::Original => backend::speaks_again(table, handle.session(), now, cx.counters),
+        tcp::Direction::Reply => pressure::answered(table, handle, &cx.tables.policy.timers),
+    }
 }
 
 /// The way of a packet with a live flow. IPv4's table has none that crosses.
@@ -323,6 +334,9 @@ pub(super) fn note<A: Address>(meta: &mut Meta, handle: Handle, flow: &Flow<A>) 
 fn change<A: Address>(table: &mut FlowTable<A>, handle: Handle, cx: &Context<'_>, now: Tick) {
     table.flow_mut(handle).last_seen = now;
     pressure::progressed(table, handle.session(), &cx.limits.half_open);
+    if table.tcp(handle.session()).state() == tcp::State::Refused {
+        backend::is_refused(table, handle.session(), cx.counters);
+    }
     let due = due(table, handle.session(), &cx.tables.policy.timers);
     table.rearm(handle.session(), due);
 }

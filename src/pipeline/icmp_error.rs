@@ -1,6 +1,7 @@
 //! ICMP errors about sessions (RFC 5508 sections 4 and 5): found by the packet they quote, and translated inside
 //! and out. An error never changes a session: it neither refreshes nor ends it (REQ-6, RFC 5382 REQ-10).
 
+use crate::flow::backend;
 use crate::flow::proxy::Proxy;
 use crate::flow::{Address, Flow, Flows, Tuple};
 use crate::packet::view::{be16, protocol};
@@ -20,6 +21,14 @@ pub(super) fn is_error(family: Family, icmp_type: u8) -> bool {
     match family {
         Family::Ipv4 => matches!(icmp_type, 3 | 11 | 12),
         _ => matches!(icmp_type, 1..=4),
+    }
+}
+
+/// Destination unreachable, of any kind but that the packet is too long (RFC 792, RFC 4443 section 3.1).
+fn is_unreachable(family: Family, icmp_type: u8, code: u8) -> bool {
+    match family {
+        Family::Ipv4 => icmp_type == 3 && code != 4,
+        _ => icmp_type == 1,
     }
 }
 
@@ -88,6 +97,7 @@ pub(super) fn follow<A: Table>(
         Family::Ipv4 => 0,
         _ => checksum::add(0, &bytes[8..40]) + u64::from(protocol::ICMPV6) + message_len as u64,
     };
+    let says_unreachable = is_unreachable(meta.family, bytes[header_len], bytes[header_len + 1]);
     let sum = pseudo + checksum::add_chain(&packet.frame, usize::from(meta.l4), message_len);
     if checksum::fold(sum) != 0xffff {
         return Err(DropReason::IcmpInvalid);
@@ -112,6 +122,12 @@ pub(super) fn follow<A: Table>(
     }
     session::bring_up_to_date::<A>(handle.session(), cx, flows)?;
     packet.meta.flags |= flags::ICMP_ERROR;
+    // From where a backend's answers come: clients do not speak for it.
+    let is_of_backend =
+        handle.direction() == 1 && A::table(flows).flow(handle).ingress == packet.meta.interface;
+    if is_of_backend && says_unreachable {
+        backend::is_refused(A::table(flows), handle.session(), cx.counters);
+    }
     let flow = A::table(flows).flow(handle);
     flow::note(&mut packet.meta, handle, flow);
     Ok(flow::onward(flow))

@@ -661,6 +661,10 @@ fn install<A: Table>(
     let (egress, via) = way_back.unwrap_or((NO_INTERFACE, None));
     let mut reply = compiled(&back, &returns, egress, via, allowed.egress, epoch, now);
     reply.flags &= !flow_flags::SEEN;
+    if allowed.backend.is_some() && !allowed.one_sided {
+        // Whether it answers remains to be seen.
+        forward.flags &= !flow_flags::SEEN;
+    }
     if crosses {
         forward.flags |= flow_flags::CROSSES;
         reply.flags |= flow_flags::CROSSES;

@@ -86,8 +86,8 @@ pub struct BackendCounters {
     pub flows: RuleCounters,
     /// Those of them that have ended.
     pub ended: AtomicU64,
-    /// TCP connections that it refused, or that it let open in vain.
-    pub refused: AtomicU64,
+    /// Those of them that it refused, or did not answer to.
+    pub failed: AtomicU64,
     /// Flows that it lost because it failed or was disabled.
     pub lost: AtomicU64,
 }

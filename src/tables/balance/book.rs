@@ -28,10 +28,22 @@ pub struct Checked {
 /// The last verdict on a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Known {
-    up: bool,
+    /// What the checks have said; `None`: nothing yet.
+    up: Option<bool>,
+    /// The flows of clients have put it out: it gets no new ones, and keeps those it has.
+    ejected: bool,
+    /// When it went out or came back last.
     since: Nanos,
-    /// It has been down before, and has not got its full share yet.
+    /// It has been out before, and has not got its full share yet.
     is_back: bool,
+}
+
+impl Known {
+    const NOTHING: Known = Known { up: None, ejected: false, since: Nanos(0), is_back: false };
+
+    fn is_in(&self) -> bool {
+        self.up != Some(false) && !self.ejected
+    }
 }
 
 /// All verdicts.
@@ -64,18 +76,31 @@ impl Book {
 
     /// A verdict on a backend; false: it is not checked, or nothing new is said.
     pub fn note(&mut self, slot: u32, up: bool, at: Nanos) -> bool {
+        self.change(slot, at, |known| Known { up: Some(up), ..known })
+    }
+
+    /// Clients' flows put a backend out, or let it back in; false: it is not watched, or nothing new is said.
+    pub fn eject(&mut self, slot: u32, ejected: bool, at: Nanos) -> bool {
+        self.change(slot, at, |known| Known { ejected, ..known })
+    }
+
+    fn change(&mut self, slot: u32, at: Nanos, said: impl FnOnce(Known) -> Known) -> bool {
         let Some(service) = self.service_of.get(&slot) else { return false };
-        let before = self.known.get(&slot).copied();
-        if before.is_some_and(|known| known.up == up) {
+        let before = self.known.get(&slot).copied().unwrap_or(Known::NOTHING);
+        let mut after = said(before);
+        if after == before {
             return false;
         }
-        let slow_start = self.services[*service].slow_start;
-        let is_back = slow_start > Duration::ZERO && before.is_some_and(|known| !known.up);
-        self.known.insert(slot, Known { up, since: at, is_back });
-        self.steps.retain(|(_, other)| *other != slot);
-        if up && is_back {
-            self.steps.insert((at.plus(slow_start / STEPS), slot));
+        if after.is_in() != before.is_in() || before.up.is_none() {
+            let slow_start = self.services[*service].slow_start;
+            after.since = at;
+            after.is_back = slow_start > Duration::ZERO && after.is_in() && !before.is_in();
+            self.steps.retain(|(_, other)| *other != slot);
+            if after.is_back {
+                self.steps.insert((at.plus(slow_start / STEPS), slot));
+            }
         }
+        self.known.insert(slot, after);
         true
     }
 
@@ -104,7 +129,17 @@ impl Book {
 
     /// When the last verdict on a backend came, and whether it is up.
     pub fn verdict(&self, slot: u32) -> Option<(bool, Nanos)> {
-        self.known.get(&slot).map(|known| (known.up, known.since))
+        self.known.get(&slot).and_then(|known| Some((known.up?, known.since)))
+    }
+
+    /// When a backend went out or came back last, or the checks first said something of it.
+    pub fn since(&self, slot: u32) -> Option<Nanos> {
+        self.known.get(&slot).map(|known| known.since)
+    }
+
+    /// Backends that clients' flows have put out.
+    pub fn ejected(&self) -> impl Iterator<Item = u32> {
+        self.known.iter().filter(|(_, known)| known.ejected).map(|(slot, _)| *slot)
     }
 
     /// How many services are checked.
@@ -125,7 +160,7 @@ impl Book {
             .backends
             .iter()
             .filter_map(|slot| {
-                self.known.get(slot).filter(|known| !known.up).map(|known| (known.since, *slot))
+                self.known.get(slot).filter(|known| !known.is_in()).map(|known| (known.since, *slot))
             })
             .collect();
         down.sort_unstable();
@@ -134,8 +169,8 @@ impl Book {
         let out: AHashSet<u32> = down.into_iter().map(|(_, slot)| slot).collect();
         let of = |slot: &u32| {
             let health = match self.known.get(slot) {
-                _ if out.contains(slot) => Health { up: false, level: 0 },
-                Some(known) if known.up && known.is_back => {
+                Some(known) if out.contains(slot) => Health { up: known.up != Some(false), level: 0 },
+                Some(known) if known.is_in() && known.is_back => {
                     Health { up: true, level: level(service.slow_start, now.since(known.since)) }
                 }
                 _ => Health::WELL,
@@ -219,6 +254,30 @@ mod tests {
         book.note(2, true, Nanos(51 * S));
         book.note(2, false, Nanos(52 * S));
         assert_eq!((level(&book, 52), book.next_step()), (0, None));
+    }
+
+    #[test]
+    fn who_is_ejected_keeps_its_flows_and_counts_among_those_that_are_out() {
+        let mut book = book(50, 32);
+        let of = |book: &Book, now: u64, slot: usize| book.health(0, Nanos(now * S))[slot - 1].1;
+        assert!(book.eject(2, true, Nanos(S)) && !book.eject(2, true, Nanos(2 * S)));
+        assert!(!book.eject(77, true, Nanos(S)), "nobody knows it");
+        assert_eq!(of(&book, 1, 2), Health { up: true, level: 0 });
+        assert_eq!(book.verdict(2), None, "the checks have said nothing");
+        // Down as well: its flows come to what the service says, and it is out until both are over.
+        assert!(book.note(2, false, Nanos(2 * S)));
+        assert_eq!(of(&book, 2, 2), Health { up: false, level: 0 });
+        assert!(book.eject(2, false, Nanos(3 * S)));
+        let down = (Health { up: false, level: 0 }, Some((false, Nanos(2 * S))));
+        assert_eq!((of(&book, 3, 2), book.verdict(2)), down);
+        assert!(book.note(2, true, Nanos(4 * S)));
+        assert_eq!((of(&book, 4, 2).level, book.next_step()), (LEAST, Some(Nanos(5 * S))));
+        // The third of four is used all the same.
+        for slot in [1, 3, 4] {
+            assert!(book.eject(slot, true, Nanos(5 * S + u64::from(slot))));
+        }
+        assert_eq!([1, 3, 4].map(|slot| of(&book, 6, slot).level), [0, 0, 255]);
+        assert_eq!(book.ejected().count(), 3);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod book;
 pub mod delivery;
 mod maglev;
+pub mod passive;
 mod states;
 
 use std::net::IpAddr;
