@@ -370,3 +370,132 @@ fn backends_answer_past_the_gateway() {
     assert_eq!(lost, []);
     gateway.stop();
 }
+
+/// Who of several clients gets which backend's answer, three times each; one after the other.
+fn answers_by_client(lab: &Lab, clients: std::ops::Range<u8>) -> BTreeMap<String, Vec<String>> {
+    let program = format!(
+        r"
+import socket
+for client in range({}, {}):
+    for _ in range(3):
+        with socket.create_connection(('{SERVICE}', 80), 5, ('198.51.100.%d' % client, 0)) as c:
+            c.sendall(b'GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n')
+            data = b''
+            while more := c.recv(4096):
+                data += more
+        print(client, data.rsplit(b'\r\n\r\n', 1)[1].decode().strip(), sep='=')
+",
+        clients.start, clients.end
+    );
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in python_says(lab, "net", &program).lines() {
+        let (client, name) = line.split_once('=').expect("CLIENT=NAME");
+        found.entry(client.to_owned()).or_default().push(name.to_owned());
+    }
+    found
+}
+
+/// Where each client is, if all its connections went to one backend.
+fn places(found: BTreeMap<String, Vec<String>>) -> BTreeMap<String, String> {
+    let place = |(client, names): (String, Vec<String>)| {
+        assert!(names.iter().all(|name| *name == names[0]), "{client} is sent about: {names:?}");
+        (client, names[0].clone())
+    };
+    found.into_iter().map(place).collect()
+}
+
+/// Clients stay with their backends while others come, and who was moved stays where it was moved to.
+#[test]
+fn clients_stay_with_their_backend() {
+    const CLIENTS: std::ops::Range<u8> = 100..140;
+    let Some(lab) = Lab::up("clients_stay_with_their_backend", &[]) else { return };
+    let servers = [("a", "one", 8081), ("a", "two", 8082), ("b", "three", 8083), ("b", "four", 8084)];
+    let _servers: Vec<Server> =
+        servers.iter().map(|(host, name, port)| nginx(&lab, host, name, *port)).collect();
+    for client in CLIENTS {
+        lab.must("net", &format!("ip addr add 198.51.100.{client}/24 dev eth0"));
+    }
+    let mut config = balanced();
+    config.extra = config
+        .extra
+        .replace("service = \"tcp/80\"\n", "service = \"tcp/80\"\naffinity = { timeout_s = 3600 }\n");
+    let gateway = Gateway::start(&lab, &config);
+    let first = places(answers_by_client(&lab, CLIENTS));
+    let of = |places: &BTreeMap<String, String>, name: &str| places.values().filter(|of| *of == name).count();
+    assert!(["one", "two", "three"].iter().all(|name| of(&first, name) > 0), "they are spread: {first:?}");
+    let shown: Value = serde_json::from_str(&gateway.ask("show services --json")).expect("JSON");
+    assert_eq!(shown[0]["clients"], 40, "{shown}");
+
+    // A larger set, with a new backend that most would go to.
+    gateway.ask("service add-backends shop 10.0.2.10:8084=9");
+    assert_eq!(places(answers_by_client(&lab, CLIENTS)), first);
+    gateway.ask("service drain shop 10.0.1.10:8082");
+    let second = places(answers_by_client(&lab, CLIENTS));
+    assert_eq!((of(&second, "two"), of(&second, "four") > 0), (0, true), "{second:?}");
+    for (client, name) in first.iter().filter(|(_, name)| *name != "two") {
+        assert_eq!(second[client], *name, "{client} was not with the one that is drained");
+    }
+    gateway.ask("service enable shop 10.0.1.10:8082");
+    assert_eq!(places(answers_by_client(&lab, CLIENTS)), second);
+    gateway.stop();
+}
+
+/// A backend that does not answer SYNs any more gets no new connections, without any health check.
+#[test]
+fn silent_backends_are_ejected() {
+    const SILENT: &str = "10.0.1.11:8082";
+    let Some(lab) = Lab::up("silent_backends_are_ejected", &[]) else { return };
+    lab.must("a", "ip addr add 10.0.1.11/24 dev eth0");
+    let servers = [("a", "one", 8081), ("a", "two", 8082), ("b", "three", 8083)];
+    let _servers: Vec<Server> =
+        servers.iter().map(|(host, name, port)| nginx(&lab, host, name, *port)).collect();
+    let mut config = balanced();
+    let checks = "passive_checks = { failures = 3, percent = 10, eject_s = 3600 }";
+    config.extra = config
+        .extra
+        .replace("10.0.1.10:8082", SILENT)
+        .replace("service = \"tcp/80\"\n", &format!("service = \"tcp/80\"\n{checks}\n"));
+    let gateway = Gateway::start(&lab, &config);
+    assert_eq!(answers(&lab, 100).keys().collect::<Vec<_>>(), ["one", "three", "two"]);
+    assert_eq!(backends(&gateway)[SILENT]["health"], "up");
+
+    // What it would answer goes nowhere.
+    lab.must("a", "ip rule add from 10.0.1.11 blackhole");
+    let program = format!(
+        r"
+import concurrent.futures, socket
+def connect(_):
+    try:
+        socket.create_connection(('{SERVICE}', 80), 20).close()
+    except OSError as error:
+        return str(error)
+with concurrent.futures.ThreadPoolExecutor(40) as pool:
+    print(sum(result is not None for result in pool.map(connect, range(40))))
+"
+    );
+    // Clients that wait for long enough to ask a third time.
+    let waiting = lab.path("waiting.py");
+    std::fs::write(&waiting, program).expect("the program can be written");
+    let child = lab
+        .command("net", &format!("python3 {}", waiting.display()))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("python starts");
+    let shown = until_health(&gateway, SILENT, "ejected");
+    assert!(shown["failed"].as_u64() >= Some(3) && shown["takes_percent"] == 0, "{shown}");
+    let found = answers(&lab, 100);
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["one", "three"], "{found:?}");
+    let opened = backends(&gateway)[SILENT]["opened"].clone();
+    assert_eq!(answers(&lab, 100).len(), 2);
+    // It is back: those who have waited get it, and with other limits all others as well.
+    lab.must("a", "ip rule del from 10.0.1.11 blackhole");
+    let said = child.wait_with_output().expect("python ends");
+    assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "0", "connections are kept and not reset");
+    assert_eq!(backends(&gateway)[SILENT]["opened"], opened, "nobody new came to it");
+    let next = config.text(gateway.socket()).replace("eject_s = 3600", "eject_s = 1");
+    let (status, said) = gateway.apply(&lab, &next);
+    assert!(status.success(), "{said}");
+    until_health(&gateway, SILENT, "up");
+    assert_eq!(answers(&lab, 100).keys().collect::<Vec<_>>(), ["one", "three", "two"]);
+    gateway.stop();
+}
