@@ -319,7 +319,26 @@ def bridges():
     bare = lambda src, dst, **keys: frame(src, dst, tags=(), **keys)
     qinq = ((0x88A8, 200), (0x8100, 10))
     asks = frame(a, ALL, 0x0806, arp(1, a, station, bytes(6), ours))
+    group, listener = bytes.fromhex("01005e010203"), (239, 1, 2, 3)
+
+    def summed(message):
+        total = sum(int.from_bytes(message[at:at + 2], "big") for at in range(0, len(message), 2))
+        return message[:2] + word((total & 0xFFFF) + (total >> 16) ^ 0xFFFF) + message[4:]
+
+    joins = lambda src, dst: frame(src, group, what=v4(station, dst, 2, summed(bytes([0x16, 0, 0, 0, *dst])), ttl=1))
+    router_alert, mld = bytes([58, 0, 5, 2, 0, 0, 1, 0]), bytes([131]) + bytes(23)
     return {
+        "zone-session": (3, [record(frame(b, ALL, 0x0806, arp(1, b, station, bytes(6), station)), 1), wait(), record(frame(a, b)), wait(), record(frame(b, a, what=v4((10, 6, 0, 11), station, payload=UDP[2:4] + UDP[:2] + UDP[4:])), 1), wait(SECOND)]),
+        "zone-denied": (3, [record(frame(a, ALL)), wait(), record(frame(b, a), 1), wait()]),
+        "zone-deny": (3, [record(frame(b, ALL), 1), wait()]),
+        "zone-protocol": (3, [record(frame(a, ALL, 0x88B6)), wait()]),
+        "zone-hairpin": (3, [record(frame(a, GATEWAY)), wait()]),
+        "zone-reject": (3, [record(frame(b, ALL, 0x0806, arp(1, b, station, bytes(6), station)), 1), wait(), record(frame(a, b, what=v4(station, (10, 6, 0, 11), 6, bytes.fromhex("0400001900000001000000005002040000000000")))), wait()]),
+        "igmp-invalid": (3, [record(frame(a, group, what=v4(station, listener, 2, bytes(8)))), wait()]),
+        "mld-invalid": (3, [record(frame(a, bytes.fromhex("333300000001"), 0x86DD, v6(a6(6, 0x10), bytes.fromhex("ff0e") + bytes(13) + b"\1", 0, router_alert + mld))), wait()]),
+        "no-listener": (3, [wait(THREE_SECONDS), record(frame(a, group, what=v4(station, listener, payload=UDP))), wait()]),
+        "listens": (3, [wait(THREE_SECONDS), record(joins(b, listener), 1), wait(), record(frame(a, group, what=v4(station, listener, payload=UDP))), wait()]),
+        "multicast-limit": (3, [record(joins(a, listener)), record(joins(a, (239, 1, 2, 4))), wait()]),
         "learns": (0, [record(frame(a, b)), record(frame(b, a), 1), record(frame(a, b)), record(frame(c, a, tags=qinq), 1), record(frame(a, c)), wait()]),
         "to-all": (0, [record(frame(a, ALL)), record(frame(b, ALL, 0x88B6), 1), record(asks), over4(bare(c, ALL)), wait()]),
         "vnis": (0, [over4(bare(b, a)), record(frame(a, b)), over6(bare(c, a)), record(frame(a, c)), over6(bare(c, b)), over4(bare(b, b)), wait()]),

@@ -17,8 +17,8 @@
 //! host        what the gateway says for itself: ARP, ND, ICMP; pure functions; health checks, without I/O and clock
 //! tables      immutable lookup tables, compiled from the config
 //! neighbours  a shared table that changes under the workers: a slot is an atomic word; with it `macs` and `vteps`,
-//!             behind which remote tunnel end point the stations of an overlay are, `affinity`, which backend a client
-//!             of a service had last, and `roles` of virtual routers
+//!             behind which remote tunnel end point the stations of an overlay are, `listeners` to multicast,
+//!             `affinity`, which backend a client of a service had last, and `roles` of virtual routers
 //! config      what was typed, with legal values only
 //! flow        state of flows, NAT bindings and datagrams in fragments, of one worker each; no lock, no clock
 //! packet, telemetry, ratelimit, time
@@ -73,6 +73,7 @@ pub mod ha;
 #[cfg(not(foundations))]
 pub mod host;
 pub mod io;
+pub mod listeners;
 pub mod macs;
 pub mod mem;
 pub mod neighbours;

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::listeners::ListenerTable;
 use crate::macs::MacTable;
 use crate::packet::hash::{self, Key};
 use crate::roles::Roles;
@@ -229,7 +230,12 @@ pub struct NeighbourTable {
     pub macs: MacTable,
     /// Which virtual routers we are the Active of.
     pub roles: Roles,
+    /// Behind which members of bridges somebody listens to multicast groups.
+    pub listeners: ListenerTable,
 }
+
+/// Bridges that listeners are known of: those that a node can have.
+const BRIDGES: usize = 4096;
 
 /// Slots a table may have: flows name them in 15 bits.
 pub const MAX_SLOTS: usize = 1 << 15;
@@ -247,6 +253,7 @@ impl NeighbourTable {
             vteps: VtepTable::new(key),
             macs: MacTable::new(slots * 2, interfaces, key),
             roles: Roles::default(),
+            listeners: ListenerTable::new(slots.max(64), interfaces, BRIDGES, key),
         }
     }
 

@@ -112,7 +112,23 @@ fn one(bridge: &BridgeEntry) -> String {
             member.drops.to_string(),
         ]);
     }
-    head + &text(&table)
+    head + &text(&table) + &listeners(bridge)
+}
+
+fn listeners(bridge: &BridgeEntry) -> String {
+    let queriers = match &bridge.queriers[..] {
+        [] => String::new(),
+        families => format!("multicast queriers: {}\n", families.join(", ")),
+    };
+    if bridge.listeners.is_empty() {
+        return queriers;
+    }
+    let mut table = table(["GROUP", "MEMBER", ">FORGOTTEN-IN"]);
+    for listener in &bridge.listeners {
+        let group = listener.group.map_or_else(|| String::from("router"), |group| group.to_string());
+        table.add_row([group, listener.member.clone(), duration(listener.left_s)]);
+    }
+    queriers + &text(&table)
 }
 
 /// `show macs`

@@ -38,6 +38,42 @@ pub struct Bridge {
     /// With members in zones: whether what is neither IP nor ARP passes between them; absent: no. Rules say nothing of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub other_protocols: bool,
+    /// Whether multicast goes only to members behind which somebody listens (RFC 4541); absent: no. What follows goes
+    /// with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub snooping: bool,
+    /// Where groups go that nobody listens to.
+    #[serde(default, skip_serializing_if = "UnknownMulticast::is_default")]
+    pub unknown_multicast: UnknownMulticast,
+    /// Whether who leaves a group is the last behind his member, and nobody is asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fast_leave: bool,
+    /// Whether the gateway asks who listens, unless somebody with a lower address does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub querier: bool,
+    /// Seconds between two queries (RFC 3376 section 8.2): of ours, and what is expected of others; absent: 125.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_interval_s: Option<Ranged<10, 3600>>,
+    /// Groups that a member may listen to; absent: 256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_groups: Option<Ranged<1, 4096>>,
+}
+
+/// Where multicast goes that nobody listens to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownMulticast {
+    /// To all members.
+    #[default]
+    Flood,
+    /// To multicast routers only.
+    Routers,
+}
+
+impl UnknownMulticast {
+    fn is_default(&self) -> bool {
+        *self == UnknownMulticast::default()
+    }
 }
 
 /// One of `members`: a port untagged, a VLAN of it, a QinQ pair, or a VNI with its tunnels.
@@ -53,6 +89,9 @@ pub struct BridgeMember {
     /// The zone of what is behind it: what it and other members say to each other is for the firewall's rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<ZoneName>,
+    /// Whether a multicast router is behind it that is not to be found out about.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub multicast_router: bool,
     /// The outer TPID; only with a QinQ pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpid: Option<Tpid>,

@@ -2,7 +2,7 @@
 
 use ahash::AHashMap;
 
-use super::bridge::Bridge;
+use super::bridge::{Bridge, UnknownMulticast};
 use super::check::{Checks, list};
 use super::value::Name;
 use crate::macs::MAX_VNIS;
@@ -27,6 +27,7 @@ impl Checks<'_, '_> {
                 _ => {}
             }
             self.zones_of_members(index, bridge);
+            self.snooping(index, bridge);
             let vnis = bridge.members.iter().filter(|member| member.vni.is_some()).count();
             if vnis > MAX_VNIS {
                 self.fault(key, vnis, format!("at most {MAX_VNIS} VNIs in a bridge"));
@@ -55,6 +56,22 @@ impl Checks<'_, '_> {
                 let other = &config.interfaces[other].name;
                 self.fault(key, name, format!("interface {other} is already on this bridge"));
             }
+        }
+    }
+
+    fn snooping(&mut self, index: usize, bridge: &Bridge) {
+        let has_router = bridge.members.iter().any(|member| member.multicast_router);
+        let said = [
+            ("unknown_multicast", bridge.unknown_multicast != UnknownMulticast::Flood),
+            ("fast_leave", bridge.fast_leave),
+            ("querier", bridge.querier),
+            ("query_interval_s", bridge.query_interval_s.is_some()),
+            ("max_groups", bridge.max_groups.is_some()),
+            ("members", has_router),
+        ];
+        for (key, _) in said.into_iter().filter(|(_, is_said)| *is_said && !bridge.snooping) {
+            let what = if key == "members" { "multicast_router goes" } else { "it goes" };
+            self.table_fault(format!("bridge[{index}].{key}"), format!("{what} with snooping = true"));
         }
     }
 
@@ -178,6 +195,7 @@ addresses = ["10.7.0.1/24"]
                 "zone = \"self\"",
                 "bridge[0].members[0].zone: self: the zone of the gateway itself",
             ),
+            ("suppress = false", "querier = true", "bridge[0].querier: it goes with snooping = true"),
             (
                 "suppress = false",
                 "other_protocols = true",

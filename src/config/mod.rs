@@ -43,7 +43,7 @@ pub use balance::{
     Affinity, Backend, BackendAdmin, BackendKey, BackendTunnel, BalanceMode, OnFailure, PassiveChecks,
     VirtualService,
 };
-pub use bridge::{Bridge, BridgeMember, End};
+pub use bridge::{Bridge, BridgeMember, End, UnknownMulticast};
 pub use check::{Links, check_neighbour};
 pub use check_balance::{check_service, check_services};
 pub use check_overlay::{MAX_REMOTES, MAX_REMOTES_IN_ALL, MAX_UDP_PORTS, check_remote};

@@ -75,6 +75,24 @@ pub struct BridgeEntry {
     pub ageing_s: u64,
     /// Its members, as configured.
     pub members: Vec<MemberEntry>,
+    /// With `snooping`: the families (`ipv4`, `ipv6`) of which a querier is there. Multicast of others goes to all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queriers: Vec<String>,
+    /// With `snooping`: who listens to what, 1,000 of them at most, and where multicast routers have been heard.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<ListenerEntry>,
+}
+
+/// A member behind which somebody listens to a multicast group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerEntry {
+    /// The member.
+    pub member: String,
+    /// The group; `None`: a multicast router is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<IpAddr>,
+    /// Seconds until it is forgotten.
+    pub left_s: u64,
 }
 
 /// A member of a bridge.

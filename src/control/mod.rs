@@ -37,8 +37,8 @@ mod session;
 mod tests;
 
 pub use bridges::{
-    BridgeChanged, BridgeEntry, MacEntry, MacPage, MacsAdded, MacsQuery, MacsRemoved, MemberEntry,
-    MemberOpened,
+    BridgeChanged, BridgeEntry, ListenerEntry, MacEntry, MacPage, MacsAdded, MacsQuery, MacsRemoved,
+    MemberEntry, MemberOpened,
 };
 pub use client::{Client, ClientError, RouteStream};
 pub use deterministic::{HostQuery, NatHost, PortQuery, SharedPool};

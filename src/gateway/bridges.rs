@@ -1,13 +1,14 @@
 //! Bridges: what is shown of them, and stations that a control plane places.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Gateway;
 use crate::config::{Mac, Name};
 use crate::control::{
-    BridgeChanged, BridgeEntry, Fault, MacEntry, MacPage, MacsAdded, MacsQuery, MacsRemoved, MemberEntry,
-    MemberOpened,
+    BridgeChanged, BridgeEntry, Fault, ListenerEntry, MacEntry, MacPage, MacsAdded, MacsQuery, MacsRemoved,
+    MemberEntry, MemberOpened,
 };
+use crate::listeners::Group;
 use crate::macs::{Entry, Location};
 use crate::neighbours::{addr_key, addr_of, mac_from_u64, mac_to_u64};
 use crate::tables::bridge::{Bridge, Member};
@@ -15,6 +16,8 @@ use crate::tables::{NO_INTERFACE, Tables};
 
 /// Stations of one answer.
 const PAGE: usize = 10_000;
+/// Listeners of a bridge in an answer.
+const MOST_LISTENERS: usize = 1000;
 
 /// A member's name within its bridge.
 fn name_of(tables: &Tables, bridge: &Bridge, member: &Member) -> String {
@@ -70,8 +73,42 @@ impl Gateway {
                 .then(|| tables.interface(bridge.interface).info.name.clone()),
             ageing_s: bridge.ageing_s,
             members: bridge.members.iter().map(|known| member(bridge, known)).collect(),
+            queriers: self.queriers(bridge),
+            listeners: self.listeners(&tables, bridge),
         };
         tables.bridges.iter().map(entry).collect()
+    }
+
+    fn queriers(&self, bridge: &Bridge) -> Vec<String> {
+        let (listeners, now_s) = (&self.node().neighbours.listeners, self.now().as_secs());
+        let is_there = |family: &usize| {
+            bridge.snooping.is_some() && listeners.has_querier(bridge.number(), *family, now_s)
+        };
+        [0, 1].into_iter().filter(is_there).map(|family| ["ipv4", "ipv6"][family].to_owned()).collect()
+    }
+
+    fn listeners(&self, tables: &Tables, bridge: &Bridge) -> Vec<ListenerEntry> {
+        if bridge.snooping.is_none() {
+            return Vec::new();
+        }
+        let entries = self.node().neighbours.listeners.entries(self.now().as_secs());
+        let mut found: Vec<_> = entries
+            .filter_map(|listener| Some((bridge.member(listener.member)?, listener)))
+            .map(|(member, listener)| ListenerEntry {
+                member: name_of(tables, bridge, member),
+                group: match listener.group {
+                    group if group.is_router() => None,
+                    Group::V4(group) => Some(Ipv4Addr::from(group).into()),
+                    Group::V6(group) => Some(Ipv6Addr::from(group).into()),
+                },
+                left_s: listener.left_s,
+            })
+            .collect();
+        found.sort_unstable_by(|a, b| (a.group, &a.member).cmp(&(b.group, &b.member)));
+        // Two workers may have heard one at the same time.
+        found.dedup_by(|a, b| (a.group, &a.member) == (b.group, &b.member));
+        found.truncate(MOST_LISTENERS);
+        found
     }
 
     pub(super) fn show_macs(&self, query: &MacsQuery) -> Result<MacPage, Fault> {

@@ -9,6 +9,7 @@ pub mod dhcp;
 pub mod icmp;
 pub mod nd;
 pub mod probe;
+pub mod snooping;
 pub mod tcp;
 
 /// Where the gateway's own answers go on the link.

@@ -211,6 +211,14 @@ pub enum DropReason {
     BridgeZoneProtocol,
     /// From a segment into the same by way of the gateway, past the zones of its members.
     BridgeZoneHairpin,
+    /// RFC 3376 section 4.
+    IgmpInvalid,
+    /// RFC 3810 section 5.
+    MldInvalid,
+    /// RFC 4541 section 2.1.2.
+    MulticastNoListener,
+    /// `max_groups`.
+    MulticastLimit,
     /// RFC 2131, RFC 8415.
     DhcpInvalid,
     /// RFC 1542 section 4.1.1, RFC 8415 section 19.1.2.
@@ -729,6 +737,30 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "bridge-zone-hairpin",
             None,
             "From a host of a bridge whose members have zones to another of the same by way of the gateway: that would be past the rules between its members. Give the hosts the network as on-link.",
+        ),
+        (
+            IgmpInvalid,
+            "igmp-invalid",
+            None,
+            "On a bridge with `snooping`: an IGMP message with a TTL other than 1, a wrong checksum, a length that its records do not have, or a group that is none.",
+        ),
+        (
+            MldInvalid,
+            "mld-invalid",
+            None,
+            "On a bridge with `snooping`: an MLD message with a hop limit other than 1, a source that is not link-local, a wrong checksum, a length that its records do not have, or a group that is none.",
+        ),
+        (
+            MulticastNoListener,
+            "multicast-no-listener",
+            None,
+            "On a bridge with `snooping`: behind no other member somebody listens to the group, and no multicast router is there.",
+        ),
+        (
+            MulticastLimit,
+            "multicast-limit",
+            None,
+            "On a bridge with `snooping`: a report of more groups than the member may listen to (`max_groups`), or for which the table has no room. The groups that it has stay.",
         ),
         (
             DhcpInvalid,

@@ -60,6 +60,8 @@ pub mod protocol {
     pub const IGMP: u8 = 2;
     /// IPv4 in IP (RFC 2003).
     pub const IPV4: u8 = 4;
+    /// PIM (RFC 7761).
+    pub const PIM: u8 = 103;
     /// TCP.
     pub const TCP: u8 = 6;
     /// DCCP (RFC 4340).

@@ -8,6 +8,7 @@ mod announce;
 pub(super) mod loops;
 mod relay;
 pub mod segments;
+mod snooping;
 mod unsolicited;
 
 use std::net::{IpAddr, Ipv6Addr};

@@ -51,6 +51,35 @@ pub struct Member {
     pub max_macs: u32,
     /// Frames a second from it to all others.
     pub storm_pps: u32,
+    /// A multicast router is behind it, says the operator.
+    pub multicast_router: bool,
+}
+
+/// How a bridge follows who listens to multicast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snooping {
+    /// What nobody listens to goes to all, and not to routers only.
+    pub flood_unknown: bool,
+    /// Who leaves is the last.
+    pub fast_leave: bool,
+    /// The gateway asks.
+    pub querier: bool,
+    /// Seconds between two queries.
+    pub interval_s: u16,
+    /// Groups of a member.
+    pub max_groups: u32,
+}
+
+impl Snooping {
+    /// How long a report holds: RFC 3376 section 8.4, two queries and the time to answer one.
+    pub fn membership_s(&self) -> u64 {
+        2 * u64::from(self.interval_s) + 10
+    }
+
+    /// How long a querier is there that is not heard: RFC 3376 section 8.5.
+    pub fn present_s(&self) -> u64 {
+        2 * u64::from(self.interval_s) + 5
+    }
 }
 
 /// A bridge.
@@ -78,9 +107,16 @@ pub struct Bridge {
     pub has_zones: bool,
     /// What is neither IP nor ARP passes between members in different zones.
     pub other_protocols: bool,
+    /// Who listens to multicast, if that is followed.
+    pub snooping: Option<Snooping>,
 }
 
 impl Bridge {
+    /// Its number.
+    pub fn number(&self) -> u16 {
+        self.segment - FIRST_SEGMENT
+    }
+
     /// What stands in the place of a VRF's slot in flows between its members.
     pub fn scope(&self) -> u16 {
         self.segment - FIRST_SEGMENT + FIRST_SCOPE

@@ -12,7 +12,7 @@ use ahash::{AHashMap, AHashSet};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-use super::bridge::{Bridge, Bridges, MAX_BRIDGES, Member, NO_BRIDGE};
+use super::bridge::{Bridge, Bridges, MAX_BRIDGES, Member, NO_BRIDGE, Snooping};
 use super::ecmp::Group;
 use super::fib4::Fib4;
 use super::fib6::Fib6;
@@ -82,6 +82,8 @@ pub struct InterfaceSpec {
     pub bridge: Option<String>,
     /// Of a member: stations it may have, and frames a second from it to all others.
     pub limits: (u32, u32),
+    /// Of a member: a multicast router is behind it.
+    pub multicast_router: bool,
     /// VLAN tags.
     pub tags: Tags,
     /// TPID of the outer tag of a QinQ pair.
@@ -125,6 +127,8 @@ pub struct BridgeSpec {
     pub loop_hold: std::time::Duration,
     /// What is neither IP nor ARP passes between members in different zones.
     pub other_protocols: bool,
+    /// Who listens to multicast, if that is followed.
+    pub snooping: Option<Snooping>,
 }
 
 /// A neighbour the operator configured.
@@ -835,6 +839,7 @@ impl Compiler {
                 loop_hold: spec.loop_hold,
                 has_zones: false,
                 other_protocols: spec.other_protocols,
+                snooping: spec.snooping,
             };
             let mut vnis = 0..crate::macs::MAX_VNIS as u8;
             for end in input.interfaces.iter().filter(|end| end.bridge.as_ref() == Some(&spec.name)) {
@@ -849,7 +854,8 @@ impl Compiler {
                     NO_OVERLAY => None,
                     overlay => vnis.next().map(|vni| (vni, overlay)),
                 };
-                bridge.members.push(Member { interface: slot, vni, max_macs, storm_pps });
+                let multicast_router = end.multicast_router;
+                bridge.members.push(Member { interface: slot, vni, max_macs, storm_pps, multicast_router });
             }
             // The config check has seen to it that it is all of them, or none.
             bridge.has_zones =

@@ -9,6 +9,7 @@ use crate::neighbours::mac_to_u64;
 use crate::packet::Tags;
 use crate::packet::hash::Key;
 use crate::ratelimit::Rate;
+use crate::tables::bridge::Snooping;
 use crate::tables::compile::{
     BridgeSpec, CompileError, Compiler, Input, InterfaceSpec, NeighbourSpec, PortSpec,
 };
@@ -93,6 +94,7 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
                     member.storm_pps.unwrap_or(bridge.storm_pps).get(),
                 )
             }),
+            multicast_router: member.is_some_and(|(_, member)| member.multicast_router),
             tags: match interface.vlan {
                 None => Tags::default(),
                 Some(Vlan::Single(vlan)) => Tags { outer: vlan.get(), inner: 0 },
@@ -173,6 +175,14 @@ fn bridge(bridge: &config::Bridge) -> BridgeSpec {
         loop_probe: Some(seconds(bridge.loop_probe_s.get())).filter(|time| !time.is_zero()),
         loop_hold: seconds(bridge.loop_hold_s.get()),
         other_protocols: bridge.other_protocols,
+        snooping: bridge.snooping.then(|| Snooping {
+            flood_unknown: bridge.unknown_multicast == config::UnknownMulticast::Flood,
+            fast_leave: bridge.fast_leave,
+            querier: bridge.querier,
+            // RFC 3376 section 8.2.
+            interval_s: bridge.query_interval_s.map_or(125, |interval| interval.get() as u16),
+            max_groups: bridge.max_groups.map_or(256, |most| most.get()),
+        }),
     }
 }
 

@@ -1,12 +1,14 @@
 //! A bridged segment of a VLAN, a QinQ pair and the Linux kernel's VXLAN, with the gateway on it.
 
+use std::io::{BufRead, BufReader, Write as _};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::gateway::{Config, Gateway};
 use crate::lab::Lab;
-use crate::sessions::transfer;
+use crate::sessions::{Server, transfer};
 use crate::{CLIENT_A, NET, lost_since};
 
 const MEMBERS: &str = r#"{ vni = 5001, vtep = "198.51.100.2", remotes = ["198.51.100.1"] }"#;
@@ -179,5 +181,220 @@ fn a_loop_is_found_and_shut() {
     lab.must("far", "ip link set vx2 down");
     assert!(gateway.ask("bridge open seg vni5002").contains("1 changed"));
     assert!(states(&gateway).iter().all(|(_, state)| state == "up"), "{:?}", states(&gateway));
+    gateway.stop();
+}
+
+/// Rules between the members: `a` is in zone web, `b` in db.
+const RULES: &str = r#"
+[[rule]]
+name = "lines"
+action = "allow"
+from = { zone = "web" }
+to = { zone = "db" }
+service = "tcp/5401-5402"
+[[rule]]
+name = "no-telnet"
+action = "reject"
+from = { zone = "web" }
+to = { zone = "db" }
+service = "tcp/23"
+"#;
+
+/// Answers every line with itself.
+const ECHO: &str = r"
+import socket
+server = socket.create_server(('', 5402))
+connection = server.accept()[0].makefile('rw')
+for line in connection:
+    print(line, end='', file=connection, flush=True)
+";
+
+/// Says each line of its input to the server, and what comes back; `lost` if nothing does for two seconds.
+const TALK: &str = r"
+import socket, sys
+talk = socket.create_connection((sys.argv[1], 5402), 5)
+talk.settimeout(2)
+for line in sys.stdin:
+    talk.sendall(line.encode())
+    try:
+        print(talk.recv(100).decode(), end='', flush=True)
+    except TimeoutError:
+        print('lost', flush=True)
+";
+
+/// How connecting ends.
+const CONNECT: &str = r"
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)
+    print('open')
+except TimeoutError:
+    print('silence')
+except ConnectionRefusedError:
+    print('refused')
+";
+
+/// Counts datagrams to a group: of who has joined it, or, by `any`, frames that come at all. Ends after the first second
+/// in which none comes once one has, or after its time.
+const LISTEN: &str = r"
+import socket, struct, sys
+group, how, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+if how == 'any':
+    listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    is_it = lambda frame: frame[0] & 1 and frame[30:34] == socket.inet_aton(group)
+else:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listener.bind((group, 5004))
+    listener.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + socket.inet_aton(how))
+    is_it = lambda frame: True
+print('ready', flush=True)
+import time
+count, end = 0, time.monotonic() + seconds
+while time.monotonic() < end:
+    listener.settimeout(max(end - time.monotonic(), 0.01))
+    try:
+        count += bool(is_it(listener.recv(2000)))
+    except TimeoutError:
+        break
+    if count == 20:
+        break
+print(count, flush=True)
+";
+
+const STREAM: &str = r"
+import socket, sys, time
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+out.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(sys.argv[2]))
+for _ in range(20):
+    out.sendto(b'picture', (sys.argv[1], 5004))
+    time.sleep(0.01)
+";
+
+/// A script of the test, for `python3`.
+fn script(lab: &Lab, name: &str, text: &str) -> String {
+    let file = lab.path(name);
+    std::fs::write(&file, text).expect("the script can be written");
+    format!("python3 {}", file.display())
+}
+
+fn line(from: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    from.read_line(&mut line).expect("the program speaks");
+    line.trim().to_owned()
+}
+
+/// With a zone at each member, and what else the bridge is to say.
+fn with_zones(text: &str, more: &str) -> String {
+    text.replace("vlan = 100 }", "vlan = 100, zone = \"web\" }")
+        .replace("vlan = [200, 10] }", "vlan = [200, 10], zone = \"db\" }")
+        .replace("remotes = [\"198.51.100.1\"] }", "remotes = [\"198.51.100.1\"], zone = \"db\" }")
+        .replace("loop_probe_s = 1", &format!("loop_probe_s = 1\n{more}"))
+}
+
+#[test]
+fn members_with_zones_have_a_firewall_between_them() {
+    let Some(lab) = Lab::up("members_with_zones_have_a_firewall_between_them", &["--no-services"]) else {
+        return;
+    };
+    readdress(&lab);
+    let config = Config { bridge: MEMBERS, zones: ["segment", "", "outside"], ..Config::default() };
+    let gateway = Gateway::start(&lab, &config);
+    lab.ping("a", B[0], "");
+    let plain = config.text(gateway.socket());
+    let zoned = with_zones(&plain, "") + RULES;
+    let apply = |text: &str| {
+        let (status, said) = gateway.apply(&lab, text);
+        assert!(status.success(), "{said}");
+    };
+    apply(&zoned);
+    // Members have zones now, and nobody asked.
+    lab.no_answer("a", B[0]);
+    lab.ping("a", "10.0.1.1", "");
+    for to in B {
+        transfer(&lab, "a", "b", to, "10M");
+    }
+    let connect = script(&lab, "connect.py", CONNECT);
+    let tries = |from: &str, to: &str, port: u16| lab.must(from, &format!("{connect} {to} {port}"));
+    for to in B {
+        assert_eq!(tries("a", to, 23).trim(), "refused");
+        assert_eq!(tries("a", to, 24).trim(), "silence");
+    }
+    assert_eq!(tries("b", CLIENT_A[0], 5402).trim(), "silence");
+
+    let (echo, talk) = (script(&lab, "echo.py", ECHO), script(&lab, "talk.py", TALK));
+    let _server = Server(lab.command("b", &echo).spawn().expect("the server starts"));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while lab.must("b", "ss -Htln sport = :5402").is_empty() {
+        assert!(Instant::now() < deadline, "the server does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut command = lab.command("a", &format!("{talk} {}", B[0]));
+    let mut client = Server(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts"));
+    let mut says = client.0.stdin.take().expect("piped");
+    let mut hears = BufReader::new(client.0.stdout.take().expect("piped"));
+    let mut exchange = |word: &str| {
+        writeln!(says, "{word}").expect("the client reads");
+        line(&mut hears)
+    };
+    assert_eq!(exchange("one"), "one");
+    let sessions = gateway.ask("show sessions --port 5402");
+    assert!(sessions.contains("bridge:seg") && sessions.contains("web>db"), "{sessions}");
+    // It lives through a change that still allows it, and ends with one that does not.
+    apply(&zoned.replace("tcp/5401-5402", "tcp/5402"));
+    assert_eq!(exchange("two"), "two");
+    apply(&(with_zones(&plain, "") + &RULES.replace("tcp/5401-5402", "tcp/5401")));
+    assert_eq!(exchange("three"), "lost");
+    assert!(gateway.drops().contains_key("policy-changed"), "{:?}", gateway.drops());
+    gateway.stop();
+}
+
+#[test]
+fn a_stream_goes_to_who_listens() {
+    const GROUP: &str = "239.1.2.3";
+    let Some(lab) = Lab::up("a_stream_goes_to_who_listens", &["--no-services"]) else { return };
+    readdress(&lab);
+    station(&lab);
+    // The switch of the test shall not choose.
+    lab.must("sw", "ip link set br0 type bridge mcast_snooping 0");
+    let config = Config { bridge: MEMBERS, ..Config::default() };
+    let gateway = Gateway::start(&lab, &config);
+    lab.ping("a", FAR[0], "");
+    lab.ping("a", B[0], "");
+    let snooping = "snooping = true\nquerier = true\nunknown_multicast = \"routers\"";
+    let text =
+        config.text(gateway.socket()).replace("loop_probe_s = 1", &format!("loop_probe_s = 1\n{snooping}"));
+    let (status, said) = gateway.apply(&lab, &text);
+    assert!(status.success(), "{said}");
+    let (listen, stream) = (script(&lab, "listen.py", LISTEN), script(&lab, "stream.py", STREAM));
+    let start = |host: &str, how: &str| {
+        let mut command = lab.command(host, &format!("{listen} {GROUP} {how} 15"));
+        let mut program = Server(command.stdout(Stdio::piped()).spawn().expect("it starts"));
+        let mut says = BufReader::new(program.0.stdout.take().expect("piped"));
+        assert_eq!(line(&mut says), "ready");
+        (program, says)
+    };
+    let (_listener, mut heard) = start("b", B[0]);
+    let (mut idle, mut not_heard) = start("far", "any");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let listens = || {
+        let bridges = gateway.show("bridges");
+        let listeners = bridges[0]["listeners"].as_array().cloned().unwrap_or_default();
+        let is_heard = |entry: &Value| entry["group"] == GROUP && entry["member"] == "trunk.200.10";
+        // Where nobody asks all goes to all.
+        let asks =
+            bridges[0]["queriers"].as_array().is_some_and(|families| families.contains(&"ipv4".into()));
+        asks && listeners.iter().any(is_heard)
+    };
+    while !listens() {
+        assert!(Instant::now() < deadline, "{}", gateway.show("bridges"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(gateway.ask("show bridges").contains(GROUP));
+    lab.must("a", &format!("{stream} {GROUP} {}", CLIENT_A[0]));
+    assert_eq!(line(&mut heard), "20");
+    // What came to the other came before this.
+    lab.ping("a", FAR[0], "");
+    idle.0.wait().expect("it ends");
+    assert_eq!(line(&mut not_heard), "0");
     gateway.stop();
 }

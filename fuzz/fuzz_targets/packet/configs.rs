@@ -68,9 +68,27 @@ const TUNNELS: [&str; 3] = [
     "interface = { source_check = 'strict' }",
 ];
 
-/// With bridges: little room for neighbours; and a way around, on which what looks for loops comes back.
-const SEGMENTS: [&str; 3] =
-    ["", "neighbours = { per_interface = 2, queue = 1, reachable_s = 1 }", "bridge = { loop_probe_s = 1 }"];
+/// With bridges: little room for neighbours; a way around, on which what looks for loops comes back; members in zones,
+/// and listeners that are followed.
+const SEGMENTS: [&str; 5] = [
+    "",
+    "neighbours = { per_interface = 2, queue = 1, reachable_s = 1 }",
+    "bridge = { loop_probe_s = 1 }",
+    "bridge = [{ name = 'seg', members = [
+         { port = 'a', vlan = 300, zone = 'web' },
+         { port = 'b', vlan = 300, zone = 'db' },
+         { port = 'b', vlan = [200, 10], mtu = 600, zone = 'lab' },
+         { vni = 8, vtep = '10.0.1.1', remotes = ['10.0.1.10', '10.0.2.2'], zone = 'db' },
+     ], ageing_s = 10, loop_probe_s = 0,
+        snooping = true, querier = true, unknown_multicast = 'routers', max_groups = 1 }]
+     interface = { zone = 'segment' }
+     flows = { tcp_established_s = 600, tcp_transitory_s = 60 }
+     rule = [{ name = 'tcp', action = 'reject', from = { zone = 'web' }, to = { zone = 'db' }, service = 'tcp/25' },
+             { name = 'any', action = 'allow', from = { zone = 'web' }, to = { zone = 'db' } }]",
+    "bridge = { members = { zone = 'all' }, snooping = true, fast_leave = true, query_interval_s = 10 }
+     interface = { zone = 'all' }
+     flows = { tcp_established_s = 600, tcp_transitory_s = 60 }",
+];
 
 /// With DHCP relays: more of what others said is let through.
 const RELAYS: [&str; 3] = [

@@ -3,7 +3,9 @@
 
 use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use super::snooping::{self, Queries, Spread};
 use super::{Answer, EMIT_BUDGET, Parked, SlowPath, loops};
 use crate::host::dhcp::{SERVER_PORT, v6::ALL_RELAYS_AND_SERVERS};
 use crate::host::{OwnBytes, arp, icmp, nd, tcp};
@@ -26,6 +28,8 @@ const COPY_BUDGET: usize = 4 * EMIT_BUDGET;
 const MAX_FLOODED: usize = 256;
 /// Places of the MAC table looked at per turn of the owner.
 const SWEEP_PLACES: usize = 2048;
+/// Queries that follow each other sooner, when a querier begins (RFC 3376 section 8.7).
+const FIRST_QUERIES: u8 = 2;
 /// Time between two looks at all of them, in nanoseconds.
 const SWEEP_INTERVAL_NS: u64 = 1_000_000_000;
 
@@ -75,6 +79,7 @@ pub(super) struct Rounds {
     /// Tables that were looked at.
     epoch: u64,
     looks: Vec<loops::Look>,
+    queries: Vec<Queries>,
     sweep_due: Nanos,
     /// Where the sweep stands; 0: none is under way.
     sweep_at: usize,
@@ -87,7 +92,8 @@ impl Rounds {
     pub(super) fn next_deadline(&self) -> Option<Nanos> {
         let look = self.looks.iter().map(|look| look.due).min();
         let sweep = (!self.counts.is_empty()).then_some(self.sweep_due);
-        [look, sweep].into_iter().flatten().min()
+        let query = self.queries.iter().map(|queries| queries.due).min();
+        [look, sweep, query].into_iter().flatten().min()
     }
 
     /// True while a sweep is under way.
@@ -108,6 +114,15 @@ impl Rounds {
             .map(|bridge| {
                 let known = old.iter().find(|look| look.bridge == bridge);
                 loops::Look { bridge, due: known.map_or(now.plus(loops::FIRST_LOOK), |look| look.due) }
+            })
+            .collect();
+        let old = std::mem::take(&mut self.queries);
+        let asks = |bridge: &&Bridge| bridge.snooping.is_some_and(|snooping| snooping.querier);
+        let asking = tables.bridges.iter().filter(asks).map(Bridge::number);
+        self.queries = asking
+            .map(|bridge| {
+                let first = Queries { bridge, due: now.plus(loops::FIRST_LOOK), first: FIRST_QUERIES };
+                old.iter().find(|queries| queries.bridge == bridge).copied().unwrap_or(first)
             })
             .collect();
         self.counts = if tables.bridges.is_empty() { Vec::new() } else { vec![0; tables.interfaces.len()] };
@@ -132,17 +147,31 @@ impl SlowPath {
             return Err((packet, DropReason::BridgeNoMember));
         };
         let from = if is_own { None } else { bridge.member(slot) };
+        let layout = Layout::of(meta, from);
         let rate = from.map_or(bridge.storm_pps, |member| member.storm_pps);
-        if !limits.segments.storms[usize::from(slot)].take(rate, rate, cx.now) {
+        let has_token = || limits.segments.storms[usize::from(slot)].take(rate, rate, cx.now);
+        let bytes = packet.frame.bytes();
+        let is_message =
+            bridge.snooping.is_some() && snooping::is_message(&bytes[layout.payload..], layout.kind(bytes));
+        // Reports are heard within the limit only.
+        if is_message && !has_token() {
+            return Err((packet, DropReason::BridgeStorm));
+        }
+        let spread = self.spread_of(&packet, layout, (bridge, from), cx, pool);
+        // What listeners have asked for is no storm.
+        if !is_message && !matches!(spread, Ok(Spread::Listeners(_))) && !has_token() {
             return Err((packet, DropReason::BridgeStorm));
         }
         if packet.frame.is_chained() {
             return Err((packet, DropReason::BridgeTooLong));
         }
-        let layout = Layout::of(meta, from);
-        let mut reach = Ok(u64::MAX);
-        if let Some(from) = from.filter(|_| bridge.has_zones) {
-            reach = member_zones::reach(&mut packet, layout, (bridge, from), cx);
+        let mut reach = match spread {
+            Ok(Spread::All) => Ok(u64::MAX),
+            Ok(Spread::Listeners(members) | Spread::Report(members, _)) => Ok(members),
+            Err(reason) => Err(reason),
+        };
+        if let (Some(from), Ok(wanted)) = (from.filter(|_| bridge.has_zones), reach) {
+            reach = member_zones::reach(&mut packet, layout, (bridge, from), cx).map(|open| open & wanted);
         }
         if let Some(from) = from
             && bridge.suppress
@@ -167,12 +196,39 @@ impl SlowPath {
             self.flooded.push(Parked { frame: packet.frame, ingress: cx.ingress, since: cx.now });
             return Ok(());
         }
+        if copies == 0 && matches!(spread, Ok(Spread::Report(..))) {
+            self.consumed(packet, None, cx, pool);
+            return Ok(());
+        }
         if copies == 0 {
             return Err((packet, reach.err().unwrap_or(DropReason::BridgeNoMember)));
         }
         add(&cx.counters.replicated, copies - 1);
         pool.put(packet.frame);
         Ok(())
+    }
+
+    /// Where a frame to a group goes on a bridge that follows who listens.
+    fn spread_of(
+        &mut self,
+        packet: &Packet,
+        layout: Layout,
+        (bridge, from): (&Bridge, Option<&Member>),
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> Result<Spread, DropReason> {
+        let bytes = packet.frame.bytes();
+        if bridge.snooping.is_none()
+            || packet.frame.is_chained()
+            || !bridge::is_group(layout.destination(bytes))
+        {
+            return Ok(Spread::All);
+        }
+        let spread = snooping::look(&bytes[layout.payload..], layout.kind(bytes), (bridge, from), cx);
+        if let (Ok(Spread::Report(_, Some(group))), Some(from)) = (spread, from) {
+            self.ask_last(bridge, (from, group), cx, pool);
+        }
+        spread
     }
 
     /// Copies for the members that have their bit, in their order. How many were made.
@@ -395,6 +451,21 @@ impl SlowPath {
                 self.emit_link(link, &bytes, cx, pool);
             }
         }
+        for index in 0..self.rounds.queries.len() {
+            let Queries { bridge, due, first } = self.rounds.queries[index];
+            let found = cx.tables.bridges.get(bridge);
+            let Some((bridge, snooping)) = found.and_then(|bridge| Some((bridge, bridge.snooping?))) else {
+                continue;
+            };
+            if due > cx.now {
+                continue;
+            }
+            // RFC 3376 section 8.6: the first ones after a quarter of the time.
+            let interval = Duration::from_secs(snooping.interval_s.into()) / if first > 1 { 4 } else { 1 };
+            let queries = &mut self.rounds.queries[index];
+            (queries.due, queries.first) = (due.plus(interval).max(cx.now), first.saturating_sub(1));
+            self.ask_listeners(bridge, cx, pool);
+        }
         self.sweep_stations(cx);
     }
 
@@ -433,6 +504,12 @@ impl SlowPath {
         });
         rounds.sweep_at = if until == macs.capacity() { 0 } else { until };
         if rounds.sweep_at == 0 {
+            let snoops = |slot: u16| {
+                let interface = cx.tables.interfaces.get(usize::from(slot));
+                let bridge = interface.and_then(|interface| cx.tables.bridges.get(interface.bridge));
+                bridge.is_some_and(|bridge| bridge.snooping.is_some())
+            };
+            cx.neighbours.listeners.sweep(now_s, snoops);
             for member in cx.tables.bridges.iter().flat_map(|bridge| &bridge.members) {
                 macs.set_count(member.interface, rounds.counts[usize::from(member.interface)]);
             }
