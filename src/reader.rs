@@ -19,6 +19,7 @@ use crossbeam::queue::ArrayQueue;
 use crate::flow::nat::MappingView;
 use crate::flow::scan::{Filter, MappingFilter, SessionView};
 use crate::flow::{self, Address, FlowTable, Flows, Timers};
+use crate::tables::balance::Backends;
 use crate::telemetry::{WorkerCounters, add};
 use crate::time::Nanos;
 
@@ -207,6 +208,8 @@ pub struct Owned<'a> {
     pub flows: &'a mut Flows,
     /// Idle times.
     pub timers: &'a Timers,
+    /// The backends of services.
+    pub backends: &'a Backends,
     /// Its counters.
     pub counters: &'a WorkerCounters,
 }
@@ -299,15 +302,16 @@ impl Running {
             return None;
         }
         let number = self.at.number;
-        let Owned { flows, timers, counters, .. } = owned;
+        let Owned { flows, timers, backends, counters, .. } = owned;
+        let known = (*timers, *backends);
         match self.at.table {
             0 => flows.v4.prefetch_session(number.saturating_add(AHEAD)),
             1 => flows.v6.prefetch_session(number.saturating_add(AHEAD)),
             _ => {}
         }
         let (cost, found) = match (self.at.table, self.request.task) {
-            (0, task) => session(task, &mut flows.v4, &mut flows.nat, number, now, timers, counters),
-            (1, task) => session(task, &mut flows.v6, &mut flows.nat, number, now, timers, counters),
+            (0, task) => session(task, &mut flows.v4, &mut flows.nat, number, now, known, counters),
+            (1, task) => session(task, &mut flows.v6, &mut flows.nat, number, now, known, counters),
             (2, Task::Mappings(filter, _)) => {
                 match flows.nat.mapping_at(number).filter(|view| filter.is(view)) {
                     Some(view) => (COPY_STEPS, Match::Show(Found::Mapping(view))),
@@ -356,14 +360,14 @@ fn session<A: Address>(
     nat: &mut flow::Holdings,
     session: u32,
     now: Nanos,
-    timers: &Timers,
+    (timers, backends): (&Timers, &Backends),
     counters: &WorkerCounters,
 ) -> (u32, Match) {
     if !table.is_live(session) {
         return (1, Match::No);
     }
     let view = |filter: &Filter| {
-        let view = SessionView::of(table, session, timers);
+        let view = SessionView::of(table, session, timers, backends);
         filter.is(&view).then_some(view)
     };
     match task {
@@ -456,7 +460,8 @@ mod tests {
 
         fn step(&mut self, now: Nanos, is_loaded: bool) -> bool {
             let Bench { desk, flows, policy, counters, reading, .. } = self;
-            let mut owned = Owned { desk, flows, timers: &policy.timers, counters };
+            let (timers, backends) = (&policy.timers, &Backends::default());
+            let mut owned = Owned { desk, flows, timers, backends, counters };
             reading.step(&mut owned, now, is_loaded)
         }
 
@@ -483,8 +488,9 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Relaxed) {
-                    let timers = &policy.timers;
-                    let mut owned = Owned { desk: &desk, flows: &mut flows, timers, counters: &counters };
+                    let (timers, backends) = (&policy.timers, &Backends::default());
+                    let (desk, flows, counters) = (&desk, &mut flows, &counters);
+                    let mut owned = Owned { desk, flows, timers, backends, counters };
                     reading.step(&mut owned, Nanos(1), turns.fetch_add(1, Relaxed).is_multiple_of(2));
                     std::thread::yield_now();
                 }

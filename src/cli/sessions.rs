@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::show::{ask, json_items};
 use super::table::{list, or_dash, page_text, table, text};
 use super::{Trouble, connect, print, print_json};
-use crate::config::{AddressRange, PortRange, Service, VrfName, ZoneName};
+use crate::config::{AddressRange, BackendKey, PortRange, RuleName, Service, VrfName, ZoneName};
 use crate::control::{
     ClearQuery, Cleared, ClientError, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,
     Request, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery, SharedPool,
@@ -57,6 +57,12 @@ struct FilterArgs {
     /// Its NAT rule: NAME, source/NAME, destination/NAME or static/NAME
     #[arg(long, value_name = "RULE")]
     nat_rule: Option<String>,
+    /// The service that balances it
+    #[arg(long, value_name = "NAME")]
+    service: Option<RuleName>,
+    /// The backend that it goes to: ADDRESS, ADDRESS:PORT or [IPV6]:PORT, each with @VRF if it names one
+    #[arg(long)]
+    backend: Option<BackendKey>,
     /// syn-sent, established, both-fin ..., and for what is not TCP replied or unreplied
     #[arg(long)]
     state: Option<String>,
@@ -86,6 +92,8 @@ impl From<FilterArgs> for SessionFilter {
             vrf: args.vrf,
             rule: args.rule,
             nat_rule: args.nat_rule,
+            virtual_service: args.service,
+            backend: args.backend,
             state: args.state,
             older_s: args.older,
             younger_s: args.younger,

@@ -55,7 +55,7 @@ enum What {
         interface: Option<InterfaceName>,
     },
     /// Sessions that match a filter
-    Sessions(sessions::SessionsArgs),
+    Sessions(Box<sessions::SessionsArgs>),
     /// NAT pools and how much of them is in use; with --mappings who has which outside port
     Nat(sessions::NatArgs),
     /// Services, their backends, and what those have to do
@@ -110,7 +110,7 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
         What::Neighbours { interface } => {
             ask(socket, Request::ShowNeighbours { interface }, json, neighbours)
         }
-        What::Sessions(args) => sessions::show(args, socket, json),
+        What::Sessions(args) => sessions::show(*args, socket, json),
         What::Nat(args) => sessions::nat(args, socket, json),
         What::Rules => sessions::rules(socket, json),
         What::Services { service } => services::show(service, socket, json),

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use super::deterministic::SharedPool;
-use crate::config::{AddressRange, GroupName, PortRange, Service, VrfName, ZoneName};
+use crate::config::{AddressRange, BackendKey, GroupName, PortRange, RuleName, Service, VrfName, ZoneName};
 
 /// Which sessions. What is absent is any; what is there must all be true.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +51,12 @@ pub struct SessionFilter {
     /// Its NAT rule: `NAME`, or `source/NAME`, `destination/NAME`, `static/NAME`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nat_rule: Option<String>,
+    /// The service that balances it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub virtual_service: Option<RuleName>,
+    /// The backend that it goes to, as `show services` calls it, or its address alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<BackendKey>,
     /// State of a TCP connection; `replied` and `unreplied` for everything else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
@@ -136,6 +142,9 @@ pub struct SessionEntry {
     /// Its NAT rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat_rule: Option<String>,
+    /// Its service and backend: `shop/10.0.1.10:8443`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
     /// State of a TCP connection, else `replied` or `unreplied`.
     pub state: String,
     /// Since its first packet.

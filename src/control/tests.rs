@@ -114,6 +114,7 @@ fn session(n: u64) -> SessionEntry {
         to_zone: "outside".into(),
         rule: "out".into(),
         nat_rule: Some("source/out".into()),
+        backend: None,
         state: "established".into(),
         age_s: 1,
         idle_s: 0,
@@ -377,6 +378,8 @@ fn every_request_survives_the_wire() {
         service: Some("tcp/443".parse().unwrap()),
         zone: Some(key.vrf.clone()),
         rule: Some("out".into()),
+        virtual_service: Some("shop".parse().unwrap()),
+        backend: Some("[2001:db8::1]:80@blue".parse().unwrap()),
         state: Some("established".into()),
         older_s: Some(60),
         ..SessionFilter::default()

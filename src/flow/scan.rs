@@ -5,6 +5,7 @@ use super::nat::MappingView;
 use super::{Address, FlowTable, Handle, Tick, Timers, due, flow_flags, tcp};
 use crate::neighbours::{addr_key, is_v4_key};
 use crate::packet::view::protocol;
+use crate::tables::balance;
 
 /// First and last of something; addresses are neutral ([`addr_key`]).
 pub type Span<T> = (T, T);
@@ -82,6 +83,10 @@ pub struct Filter {
     pub rule: Option<u32>,
     /// Slot of its NAT rule.
     pub nat_rule: Option<u16>,
+    /// Slot of the service that it is balanced by.
+    pub service: Option<u16>,
+    /// Slots of backends, one of which it goes to.
+    pub backends: Option<Backends>,
     /// Its state.
     pub state: Option<State>,
     /// It began at this time or before.
@@ -90,6 +95,22 @@ pub struct Filter {
     pub created_from: Option<Tick>,
     /// Its last packet came at this time or before.
     pub idle_since: Option<Tick>,
+}
+
+/// Slots of a few backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backends([u32; Backends::MOST]);
+
+impl Backends {
+    /// Most that may be asked for at once: an address that is a backend in so many services.
+    pub const MOST: usize = 16;
+
+    /// These; `None`: there are none, or too many.
+    pub fn new(slots: &[u32]) -> Option<Backends> {
+        let (first, is_few) = (slots.first()?, slots.len() <= Backends::MOST);
+        let at = |place: usize| *slots.get(place).unwrap_or(first);
+        is_few.then(|| Backends(std::array::from_fn(at)))
+    }
 }
 
 /// A session, as commands see it.
@@ -117,6 +138,8 @@ pub struct SessionView {
     pub rule: u32,
     /// Slot of the NAT rule, 0 = none.
     pub nat_rule: u16,
+    /// Slots of its backend, and of the service that has or had that.
+    pub backend: Option<(u32, Option<u16>)>,
     /// When it began.
     pub created: Tick,
     /// When its last packet came.
@@ -131,7 +154,12 @@ pub struct SessionView {
 
 impl SessionView {
     /// A session in use.
-    pub fn of<A: Address>(table: &FlowTable<A>, session: u32, timers: &Timers) -> SessionView {
+    pub fn of<A: Address>(
+        table: &FlowTable<A>,
+        session: u32,
+        timers: &Timers,
+        backends: &balance::Backends,
+    ) -> SessionView {
         let (forward, reply) = (table.flow(Handle::new(session, 0)), table.flow(Handle::new(session, 1)));
         let record = table.record(session);
         debug_assert!(table.is_live(session), "only sessions in use are shown");
@@ -153,6 +181,7 @@ impl SessionView {
             zones: [record.from_zone, record.to_zone],
             rule: record.rule,
             nat_rule: record.nat_rule,
+            backend: record.backend().map(|slot| (slot, backends.state(slot).service)),
             created: record.created,
             last_seen: forward.last_seen.max(reply.last_seen),
             due: due(table, session, timers),
@@ -180,6 +209,10 @@ impl Filter {
         is(self.protocol, &[view.protocol])
             && is(self.rule, &[view.rule])
             && is(self.nat_rule, &[view.nat_rule])
+            && self.service.is_none_or(|wanted| view.backend.is_some_and(|(_, of)| of == Some(wanted)))
+            && self
+                .backends
+                .is_none_or(|Backends(wanted)| view.backend.is_some_and(|(at, _)| wanted.contains(&at)))
             && is(self.from_zone, &[view.zones[0]])
             && is(self.to_zone, &[view.zones[1]])
             && is(self.zone, &view.zones)
@@ -255,6 +288,7 @@ mod tests {
             zones: [3, 4],
             rule: 7,
             nat_rule: 2,
+            backend: Some((9, Some(4))),
             created: Tick(100),
             last_seen: Tick(200),
             due: Tick(300),
@@ -281,6 +315,7 @@ mod tests {
             Filter { zone: Some(4), from_zone: Some(3), to_zone: Some(4), ..some },
             Filter { vrf: Some(0), rule: Some(7), nat_rule: Some(2), ..some },
             Filter { vrf: Some(1), state: Some(State::Tcp(tcp::State::Established)), ..some },
+            Filter { service: Some(4), backends: Backends::new(&[8, 9]), ..some },
             Filter { created_until: Some(Tick(100)), created_from: Some(Tick(100)), ..some },
             Filter { idle_since: Some(Tick(200)), ..some },
         ];
@@ -303,6 +338,8 @@ mod tests {
             Filter { vrf: Some(2), ..some },
             Filter { rule: Some(6), ..some },
             Filter { nat_rule: Some(0), ..some },
+            Filter { service: Some(9), ..some },
+            Filter { backends: Backends::new(&[4, 8]), ..some },
             Filter { state: Some(State::Replied), ..some },
             Filter { created_until: Some(Tick(99)), ..some },
             Filter { created_from: Some(Tick(101)), ..some },
@@ -311,5 +348,9 @@ mod tests {
         for filter in no {
             assert!(!filter.is(&view()), "{filter:?}");
         }
+        // One that is balanced by none.
+        let plain = SessionView { backend: None, ..view() };
+        assert!(some.is(&plain) && !Filter { service: Some(4), ..some }.is(&plain));
+        assert_eq!((Backends::new(&[]), Backends::new(&[1; Backends::MOST + 1])), (None, None));
     }
 }

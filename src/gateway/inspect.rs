@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::deterministic;
-use crate::config::{AddressRange, Config, GroupName, Member, PortRange, RuleAction, Service, Side};
+use crate::config::{
+    self, AddressRange, BackendKey, Config, GroupName, Member, PortRange, RuleAction, Service, Side,
+};
 use crate::control::{
     ClearQuery, Cleared, Fault, FaultKind, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery,
     NatRuleEntry, PoolEntry, Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage,
@@ -14,7 +16,7 @@ use crate::control::{
 };
 use crate::flow::Tick;
 use crate::flow::nat::{BlockClaims, MappingView, Pool, Protocol, Refused};
-use crate::flow::scan::{Filter, MappingFilter, SessionView, Span, State};
+use crate::flow::scan::{self, Filter, MappingFilter, SessionView, Span, State};
 use crate::neighbours::{addr_key, is_v4_key};
 use crate::packet::view::protocol;
 use crate::reader::{Found, Place, Task};
@@ -262,6 +264,9 @@ impl Inspector<'_> {
                 Fault::new(FaultKind::InvalidParams, message)
             })
         };
+        let virtual_service = |name: &config::RuleName| {
+            slots.services.get(name.as_str()).ok_or_else(|| unknown("service", name.as_str()))
+        };
         let now = Tick::of(self.now());
         let ago = |seconds: u32| Tick(now.0.saturating_sub(seconds.saturating_mul(10)));
         // Ticks count from the start: what began before is nobody.
@@ -283,6 +288,8 @@ impl Inspector<'_> {
             vrf: self.vrf(wanted.vrf.as_ref())?,
             rule: wanted.rule.as_ref().map(rule).transpose()?,
             nat_rule: wanted.nat_rule.as_ref().map(nat_rule).transpose()?,
+            service: wanted.virtual_service.as_ref().map(virtual_service).transpose()?,
+            backends: self.backends(wanted)?,
             state: wanted.state.as_ref().map(state).transpose()?,
             created_until: at_least(wanted.older_s).flatten(),
             created_from: wanted.younger_s.map(ago),
@@ -292,6 +299,31 @@ impl Inspector<'_> {
             filter.created_from = Some(Tick(u32::MAX));
         }
         Ok(filter)
+    }
+
+    /// The backends that are asked for, of all there ever were: without a port those of every port, without a VRF those of
+    /// all.
+    fn backends(&self, wanted: &SessionFilter) -> Result<Option<scan::Backends>, Fault> {
+        let Some(key) = &wanted.backend else { return Ok(None) };
+        let is_it = |name: &str| {
+            let (service, backend) = name.split_once('/')?;
+            let of_service = wanted.virtual_service.as_ref().is_none_or(|wanted| wanted.as_str() == service);
+            let has: BackendKey = backend.parse().ok()?;
+            let of_vrf = key.vrf.is_none() || key.vrf == has.vrf;
+            let of_port = key.address.port.is_none() || key.address.port == has.address.port;
+            Some(of_service && of_vrf && of_port && key.address.address == has.address.address)
+        };
+        let names = (0..).zip(self.compiler.policy_slots.backends.names());
+        let slots: Vec<u32> =
+            names.filter(|(_, name)| is_it(name) == Some(true)).map(|(slot, _)| slot).collect();
+        if slots.is_empty() {
+            return Err(Fault::not_found(format!("no backend {key}; see show services")));
+        }
+        let few = scan::Backends::new(&slots).ok_or_else(|| {
+            let message = format!("{} backends are called {key}: say which service and port", slots.len());
+            Fault::new(FaultKind::InvalidParams, message)
+        });
+        few.map(Some)
     }
 
     fn rule_name(&self, slot: u32) -> &str {
@@ -331,6 +363,11 @@ impl Inspector<'_> {
             to_zone: zone(view.zones[1]),
             rule: self.rule_name(view.rule).to_owned(),
             nat_rule: (view.nat_rule != NO_NAT_RULE).then(|| self.nat_rule_name(view.nat_rule).to_owned()),
+            backend: view.backend.map(|(slot, _)| {
+                let names = self.compiler.policy_slots.backends.names();
+                let name = names.get(slot as usize).map_or("?", String::as_str);
+                name.strip_suffix("@default").unwrap_or(name).to_owned()
+            }),
             state: view.state.name().to_owned(),
             age_s: since(view.created),
             idle_s: since(view.last_seen),

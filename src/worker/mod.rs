@@ -247,8 +247,9 @@ impl Worker {
         let may_begin = !worked || turns.is_multiple_of(EXCHANGE_TURNS);
         if engine.reading.is_busy() || (may_begin && desk.has_request()) {
             let Engine { reading, flows, id, .. } = engine;
-            let (timers, counters) = (&tables.policy.timers, &*node.counters[*id]);
-            worked |= reading.step(&mut Owned { desk, flows, timers, counters }, now, worked);
+            let (timers, backends) = (&tables.policy.timers, &tables.backends);
+            let counters = &*node.counters[*id];
+            worked |= reading.step(&mut Owned { desk, flows, timers, backends, counters }, now, worked);
         }
         if turns.is_multiple_of(EXCHANGE_TURNS) || !worked {
             engine.pool.exchange();

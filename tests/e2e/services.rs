@@ -485,6 +485,14 @@ with concurrent.futures.ThreadPoolExecutor(40) as pool:
     assert!(shown["failed"].as_u64() >= Some(3) && shown["takes_percent"] == 0, "{shown}");
     let found = answers(&lab, 100);
     assert_eq!(found.keys().collect::<Vec<_>>(), ["one", "three"], "{found:?}");
+    // Those who wait are shown by service and backend.
+    let waiting = "show sessions --service shop --state syn-sent";
+    let held = gateway.ask(&format!("{waiting} --backend 10.0.1.11 --json"));
+    let held: Value = serde_json::from_str(&held).expect("JSON");
+    let held = held.as_array().expect("sessions");
+    assert!(!held.is_empty() && held.iter().all(|of| of["backend"] == format!("shop/{SILENT}")), "{held:?}");
+    let count = gateway.ask(&format!("{waiting} --backend {SILENT} --count"));
+    assert_eq!(count.trim(), format!("{} sessions", held.len()));
     let opened = backends(&gateway)[SILENT]["opened"].clone();
     assert_eq!(answers(&lab, 100).len(), 2);
     // It is back: those who have waited get it, and with other limits all others as well.

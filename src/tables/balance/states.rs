@@ -29,6 +29,8 @@ pub struct BackendState {
     pub fate: BackendFate,
     /// It has failed, and not only been put out of service: what has no connection does not stay with it.
     pub has_failed: bool,
+    /// Slot of the service that it is in, or was in last.
+    pub service: Option<u16>,
     /// Generation since which that is so; 0 = ever.
     pub since: u64,
 }
@@ -113,6 +115,7 @@ impl Backends {
         let mut states: Vec<BackendState> = (0..slots as u32)
             .map(|slot| BackendState {
                 fate: orphan(slot).map_or(BackendFate::Keep, fate_of),
+                service: self.of(slot).service,
                 ..BackendState::default()
             })
             .collect();
@@ -127,6 +130,7 @@ impl Backends {
                     in_service: active && backend.weight > 0,
                     fate: if ends { fate_of(service.behaviour.on_failure) } else { BackendFate::Keep },
                     has_failed: !health.up,
+                    service: Some(service.slot),
                     since: 0,
                 };
             }
