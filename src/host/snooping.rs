@@ -106,3 +106,28 @@ pub fn query(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_stand_for_the_times_of_the_rfcs() {
+        // RFC 3376 section 4.1.1: (mant | 0x10) << (exp + 3).
+        for (code, tenths) in [(0, 0), (127, 127), (0x80, 128), (0x8f, 248), (0x90, 256), (0xff, 31_744)] {
+            assert_eq!(time_v4(code), tenths, "{code:#x}");
+        }
+        // RFC 3810 section 5.1.3: (mant | 0x1000) << (exp + 3).
+        for (code, millis) in [(0, 0), (10_000, 10_000), (0x8000, 32_768), (0xffff, 8_387_584)] {
+            assert_eq!(time_v6(code), millis, "{code:#x}");
+        }
+    }
+
+    #[test]
+    fn an_interval_is_told_as_no_longer_than_it_is() {
+        for seconds in 0..=3600 {
+            let told = time_v4(interval_code(seconds));
+            assert!(told <= seconds.into() && u32::from(seconds) - told <= told / 16, "{seconds} as {told}");
+        }
+    }
+}
