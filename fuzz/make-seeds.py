@@ -330,7 +330,7 @@ def bridges():
     return {
         "zone-session": (3, [record(frame(b, ALL, 0x0806, arp(1, b, station, bytes(6), station)), 1), wait(), record(frame(a, b)), wait(), record(frame(b, a, what=v4((10, 6, 0, 11), station, payload=UDP[2:4] + UDP[:2] + UDP[4:])), 1), wait(SECOND)]),
         "zone-denied": (3, [record(frame(a, ALL)), wait(), record(frame(b, a), 1), wait()]),
-        "zone-deny": (3, [record(frame(b, ALL), 1), wait()]),
+        "zone-deny": (3, [record(frame(b, ALL, tags=qinq), 1), wait()]),
         "zone-protocol": (3, [record(frame(a, ALL, 0x88B6)), wait()]),
         "zone-hairpin": (3, [record(frame(a, GATEWAY)), wait()]),
         "zone-reject": (3, [record(frame(b, ALL, 0x0806, arp(1, b, station, bytes(6), station)), 1), wait(), record(frame(a, b, what=v4(station, (10, 6, 0, 11), 6, bytes.fromhex("0400001900000001000000005002040000000000")))), wait()]),
