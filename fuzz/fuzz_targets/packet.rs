@@ -131,6 +131,9 @@ impl Gateway {
         let neighbours = Arc::new(NeighbourTable::new(NEIGHBOURS, MAX_INTERFACES, Key::default()));
         let mut compiler = Compiler::new(Arc::clone(&neighbours), Key::default());
         compile(&configs[0], &mut compiler).release(&neighbours);
+        // The Active of the first of its virtual routers, a Backup of the others.
+        let routers = compiler.tables().interfaces.iter().flat_map(|interface| &interface.info.routers);
+        routers.for_each(|router| neighbours.roles.set(router.role, router.vrid == 1));
         let count = choice.workers;
         let sessions = configs[0].flows.capacity.get();
         let capacity = Capacity::of(if sessions > 1_000 { SESSIONS } else { sessions }, count, false);

@@ -115,9 +115,9 @@ impl AsRawFd for PacketSocket {
 
 fn vid_of(message: &libc::msghdr) -> Option<u16> {
     // SAFETY: the kernel has filled in `message`, whose control buffer lives in the caller.
-    let first = unsafe { libc::CMSG_FIRSTHDR(message) };
-    // SAFETY: null, or in that buffer, which is aligned for it.
-    let header = unsafe { first.as_ref() }?;
+    let header = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: null, or a whole header in that buffer, which is aligned for it.
+    let header = unsafe { header.as_ref() }?;
     let wanted = (libc::SOL_PACKET, libc::PACKET_AUXDATA);
     let size = size_of::<libc::tpacket_auxdata>();
     // SAFETY: only computes a length.

@@ -1006,6 +1006,9 @@ impl SlowPath {
 
     /// Somebody asks for routers: all who do within the gap hear the same advertisement (RFC 4861 section 6.2.6).
     fn advertise_soon(&mut self, interface: u16, cx: &Context<'_>, limits: &Limits) {
+        if !advertises(interface, cx) {
+            return;
+        }
         let delay = random(MAX_ADVERTISEMENT_DELAY, interface, cx);
         let appointment = &limits.advertisements[usize::from(interface)];
         if let Some(due) = appointment.make(MIN_ADVERTISEMENT_GAP, delay, cx.now) {
@@ -1053,7 +1056,9 @@ impl SlowPath {
             let longest = Duration::from_secs(u64::from(advertisements.interval_s));
             self.advertisements[index].due = due.plus(longest / 3 + random(longest * 2 / 3, slot, cx));
             // Whoever was just answered told everybody.
-            if limits.advertisements[usize::from(slot)].take(MIN_ADVERTISEMENT_GAP, cx.now) {
+            if advertises(slot, cx)
+                && limits.advertisements[usize::from(slot)].take(MIN_ADVERTISEMENT_GAP, cx.now)
+            {
                 self.emit_advertisement(slot, cx, pool);
             }
         }
@@ -1075,6 +1080,12 @@ impl SlowPath {
 
 /// RFC 4443 section 4.1.
 const ECHO_REQUEST: u8 = 128;
+
+/// A Backup leaves advertisements to the Active (RFC 9568 section 6.4.2).
+fn advertises(slot: u16, cx: &Context<'_>) -> bool {
+    let router = cx.tables.interface(slot).first_router(true);
+    router.is_none_or(|router| cx.neighbours.roles.is_active(router.role))
+}
 
 /// Why a packet to an address of a virtual router is not for us: another is the Active, or the Active does not accept
 /// what is not its own (RFC 9568 section 6.4.3). Neighbour discovery is always accepted.

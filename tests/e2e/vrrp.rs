@@ -2,7 +2,7 @@
 //! the virtual one.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -300,7 +300,8 @@ fn keepalived_is_the_other() {
     wait_for("hears it", || sum(&gateway, "received") > 10);
     answers();
     no_errors(&gateway);
-    drop(other);
+    let status = Command::new("kill").arg(other.0.id().to_string()).status().expect("kill runs");
+    assert!(status.success());
     both(&gateway, "active");
     answers();
 }

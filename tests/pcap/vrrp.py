@@ -25,7 +25,8 @@ def echo(src, dst):
 def reply(src, dst):
     if ":" in src:
         return IPv6(src=src, dst=dst, hlim=64) / ICMPv6EchoReply(id=7, seq=1, data=b"anybody")
-    return v4(src, dst, flags="DF") / ICMP(type=0, id=7, seq=1) / b"anybody"
+    # Ours: DF and no identification (RFC 6864 section 4.1).
+    return v4(src, dst, flags="DF", id=0) / ICMP(type=0, id=7, seq=1) / b"anybody"
 
 
 def is_at(mac, addr):
@@ -42,7 +43,7 @@ c = Case("vrrp-backup-is-silent", "A Backup answers for none of the virtual addr
          "scapy script: RFC 9568 section 6.4.2", two_ports(vrrp(accept=True)))
 c.rx("lan", arp_request(HOST, H4, V4), punt=True)
 c.rx("lan", solicit(HOST, H6, V6), drop="multicast-not-routed")
-c.rx("lan", solicit(HOST, H6, VLL), drop="multicast-not-routed")
+c.rx("lan", solicit(HOST, H6, VLL), punt=True)  # to a group that an address of its own has as well
 for sent in PACKETS:
     c.rx("lan", to_virtual(sent), drop="not-for-us")
     c.through("lan", from_host(sent), "wan", to_server(hop(sent)))
@@ -117,3 +118,15 @@ c.rx("lan", claim, punt=True).rx("lan", advert, punt=True)
 c.at(10).role("active")
 c.rx("lan", claim, drop="arp-invalid").rx("lan", advert, drop="nd-invalid")
 c.answer("lan", arp_request(HOST, H4, V4), is_at(VMAC4, V4))
+
+# -- router advertisements: hosts are to have the virtual router for their default router -----------------------
+ASKS = eth(HOST, "33:33:00:00:00:02") / IPv6(src="::", dst="ff02::2", hlim=255) / ICMPv6ND_RS()
+c = Case("vrrp-router-advertisement", "A Backup leaves solicitations of routers to the Active, which answers as the virtual router: from its link-local address, with its MAC address as an option.",
+         "scapy script: RFC 9568 sections 6.4.2, 6.4.3 and 8.2.3; RFC 4861 section 6.2.3",
+         two_ports(vrrp(), lan=interface("lan", ["192.0.2.1/24", "2001:db8:1::1/64"], router_advertisements=True)), linger_ms=600)
+c.rx("lan", ASKS, punt=True)
+c.at(4000).role("active")
+c.answer("lan", ASKS, eth(GW_LAN, ALL_NODES_MAC) / IPv6(src=VLL, dst="ff02::1", hlim=255) / ICMPv6ND_RA(
+    chlim=64, M=0, O=0, prf=0, routerlifetime=1800, reachabletime=0, retranstimer=0) / ICMPv6NDOptSrcLLAddr(
+    lladdr=VMAC6) / ICMPv6NDOptPrefixInfo(prefixlen=64, L=1, A=1, R=0, validlifetime=2592000,
+                                          preferredlifetime=604800, prefix="2001:db8:1::"))
