@@ -170,17 +170,20 @@ device = "eth0"
 name = "tenant"
 port = "lan"
 addresses = ["10.0.1.2/24", "2001:db8:1::2/64"]
+zone = "inside"
 [[interface]]
 name = "plain"
 port = "lan"
 vlan = 7
 addresses = ["10.0.7.2/24"]
+zone = "inside"
 [[interface]]
 name = "overlay"
 vni = 7
 vtep = "10.0.1.2"
 remotes = ["10.0.1.9"]
 addresses = ["10.0.8.2/24"]
+zone = "inside"
 [[service]]
 name = "shop"
 address = "203.0.113.80"
@@ -217,15 +220,11 @@ group = "main"
         let long: Vec<String> = (100..133).map(|host| format!("\"10.0.1.{host}\"")).collect();
         let long = format!("addresses = [{}]", long.join(", "));
         for (good, bad, said) in [
-            (
-                "interface = \"plain\"",
-                "interface = \"plane\"",
-                "vrrp[1].interface: \"plane\": no such interface",
-            ),
+            ("interface = \"plain\"", "interface = \"plane\"", "vrrp[1].interface: plane: no such interface"),
             (
                 "interface = \"plain\"",
                 "interface = \"overlay\"",
-                "vrrp[1].interface: \"overlay\": virtual routers are on interfaces of a port",
+                "vrrp[1].interface: overlay: virtual routers are on interfaces of a port",
             ),
             (
                 "interface = \"plain\"",
@@ -244,60 +243,56 @@ group = "main"
                 "interval = \"41s\"",
                 "vrrp[0].interval: \"41s\": an interval is 1cs to 4095cs",
             ),
-            ("interval = \"100ms\"", "interval = \"1s\"", "vrrp[1].interval: \"100cs\": who moves together"),
+            ("interval = \"100ms\"", "interval = \"1s\"", "vrrp[1].interval: 100cs: who moves together"),
             (
                 "addresses = [\"10.0.7.1\"]",
                 "addresses = []",
-                "vrrp[1].addresses: \"0\": a virtual router has 1 to 32",
+                "vrrp[1].addresses: 0: a virtual router has 1 to 32",
             ),
-            (first, long.as_str(), "vrrp[0].addresses: \"33\": a virtual router has 1 to 32 addresses"),
+            (first, long.as_str(), "vrrp[0].addresses: 33: a virtual router has 1 to 32 addresses"),
             (
                 "[\"10.0.7.1\"]",
                 "[\"10.0.6.1\"]",
-                "vrrp[1].addresses[0]: \"10.0.6.1\": not in a network of interface plain, which connects to 10.0.7.0/24",
+                "vrrp[1].addresses[0]: 10.0.6.1: not in a network of interface plain, which connects to 10.0.7.0/24",
             ),
             (
                 "[\"10.0.7.1\"]",
                 "[\"10.0.7.2\"]",
-                "vrrp[1].addresses[0]: \"10.0.7.2\": the gateway's own address on interface plain",
+                "vrrp[1].addresses[0]: 10.0.7.2: the gateway's own address on interface plain",
             ),
             (
                 "[\"10.0.7.1\"]",
                 "[\"10.0.1.2\"]",
-                "vrrp[1].addresses[0]: \"10.0.1.2\": the gateway's own address on interface tenant",
+                "vrrp[1].addresses[0]: 10.0.1.2: the gateway's own address on interface tenant",
             ),
             ("[\"10.0.7.1\"]", "[\"10.0.7.255\"]", "the network or broadcast address of 10.0.7.0/24"),
             ("[\"10.0.7.1\"]", "[\"224.0.0.1\"]", "a virtual router has unicast addresses"),
             (
                 "[\"10.0.7.1\"]",
                 "[\"10.0.7.1\", \"10.0.7.1\"]",
-                "vrrp[1].addresses[1]: \"10.0.7.1\": the address stands there twice",
+                "vrrp[1].addresses[1]: 10.0.7.1: the address stands there twice",
             ),
-            (
-                "[\"10.0.7.1\"]",
-                "[\"10.0.1.1\"]",
-                "vrrp[1].addresses[0]: \"10.0.1.1\": vrrp[0] has it already",
-            ),
+            ("[\"10.0.7.1\"]", "[\"10.0.1.1\"]", "vrrp[1].addresses[0]: 10.0.1.1: vrrp[0] has it already"),
             ("[\"10.0.7.1\"]", "[\"fe80::1\"]", "interface plain has no IPv6 address to speak from"),
             (
                 "\"fe80::1\", \"2001:db8:1::1\"",
                 "\"2001:db8:1::1\", \"fe80::1\"",
-                "vrrp[0].addresses[1]: \"2001:db8:1::1\": the first IPv6 address",
+                "vrrp[0].addresses[1]: 2001:db8:1::1: the first IPv6 address",
             ),
             (
                 "port = \"uplink\", weight",
                 "port = \"downlink\", weight",
-                "vrrp[0].track[0].port: \"downlink\": no such port; known: lan, uplink",
+                "vrrp[0].track[0].port: downlink: no such port; known: lan, uplink",
             ),
             (
                 "port = \"uplink\", weight",
                 "service = \"shop\", weight",
-                "vrrp[0].track[0].service: \"shop\": without health checks",
+                "vrrp[0].track[0].service: shop: without health checks",
             ),
             (
                 "port = \"uplink\", weight",
                 "service = \"shed\", weight",
-                "vrrp[0].track[0].service: \"shed\": no such service; known: shop",
+                "vrrp[0].track[0].service: shed: no such service; known: shop",
             ),
             (
                 "port = \"uplink\", weight",

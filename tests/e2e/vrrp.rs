@@ -272,7 +272,13 @@ fn keepalived_is_the_other() {
     };
     let log = || std::fs::read_to_string(lab.path("keepalived.log")).unwrap_or_default();
     let said = |what: &str| wait_for(what, || log().matches(what).count() >= 2);
-    let answers = || VIRTUAL[0].iter().for_each(|address| lab.ping("h1", address, ""));
+    // keepalived says that it is the master before it has the addresses.
+    let answers = || {
+        for address in VIRTUAL[0] {
+            wait_for(address, || lab.answers("h1", address, 1) == 1);
+            lab.ping("h1", address, "");
+        }
+    };
 
     // As SoftGate's backup.
     let gateway = Gateway::start_on(lab, "n1", alone(100));
