@@ -65,7 +65,7 @@ pub enum Command {
     /// Change backends of a service
     Service(services::ServiceArgs),
     /// End sessions
-    Clear(sessions::ClearArgs),
+    Clear(Box<sessions::ClearArgs>),
     /// Whose outside ports are whose by a deterministic NAT (RFC 7422)
     Nat(nat::Args),
     /// The latest dropped packets
@@ -106,7 +106,7 @@ impl Cli {
             Command::Del(args) => change::del(args, &socket),
             Command::Bridge(args) => bridges::run(args, &socket),
             Command::Service(args) => services::run(args, &socket),
-            Command::Clear(args) => sessions::clear(args, &socket),
+            Command::Clear(args) => sessions::clear(*args, &socket),
             Command::Nat(args) => nat::run(args, &socket),
             Command::Drops(args) => drops::run(args, &socket),
             Command::Selftest(args) => selftest::run(&args),
