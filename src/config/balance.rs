@@ -199,7 +199,7 @@ impl Affinity {
     }
 }
 
-/// `passive_checks = { failures = 5, percent = 20, window_s = 10, eject_s = 30 }`: what clients' flows show of a backend.
+/// `passive_checks = { failures = 5, percent = 20, clients = 3, window_s = 10, eject_s = 30 }`: what clients' flows show of a backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PassiveChecks {
@@ -207,6 +207,8 @@ pub struct PassiveChecks {
     pub failures: Ranged<1, 1_000_000>,
     /// ... if they are so many percent of the new ones.
     pub percent: Ranged<1, 100>,
+    /// ... and from so many networks of clients (IPv4 /24, IPv6 /48): nobody puts backends out by himself.
+    pub clients: Ranged<1, 32>,
     /// How far back is looked.
     pub window_s: Ranged<1, 3600>,
     /// For how long; each time in a row twice as long as before, up to 16 times.
@@ -219,6 +221,7 @@ impl Default for PassiveChecks {
             // Envoy's `consecutive_5xx`, `interval` and `base_ejection_time`.
             failures: Ranged::constant(5),
             percent: Ranged::constant(20),
+            clients: Ranged::constant(3),
             window_s: Ranged::constant(10),
             eject_s: Ranged::constant(30),
         }

@@ -105,8 +105,7 @@ impl<'a> Checks<'a, '_> {
         let config = self.config;
         self.unique("role", config.roles.iter().map(|role| &role.name));
         let vrfs: AHashSet<VrfName> = config.vrf_names().into_iter().collect();
-        let zones: AHashSet<&ZoneName> =
-            config.interfaces.iter().filter_map(|interface| interface.zone.as_ref()).collect();
+        let zones: AHashSet<&ZoneName> = config.zones_of_ends().collect();
         for (index, role) in config.roles.iter().enumerate() {
             if role.uids.is_empty() && role.gids.is_empty() {
                 self.table_fault(format!("role[{index}]"), "nobody has it: a role needs uids, gids or both");
@@ -115,7 +114,11 @@ impl<'a> Checks<'a, '_> {
                 self.fault(format!("role[{index}].vrfs"), vrf, "no VRF has this name");
             }
             for zone in role.zones.iter().filter(|zone| !zones.contains(zone)) {
-                self.fault(format!("role[{index}].zones"), zone, "no interface has this zone");
+                self.fault(
+                    format!("role[{index}].zones"),
+                    zone,
+                    "no interface, nor a member of a bridge, has this zone",
+                );
             }
         }
     }

@@ -2,10 +2,15 @@
 
 use std::fmt;
 
+use ahash::AHashSet;
+
 use super::Backend;
 use super::request::{Patch, Request};
 use super::rpc::{Fault, FaultKind};
-use crate::config::{GroupName, InterfaceName, Name, Role, RuleName, Side, VrfName, ZoneName};
+use crate::config::{GroupName, InterfaceName, Member, Name, Role, RuleName, Side, VrfName, ZoneName};
+
+/// Different things that a tenant may name in one change.
+const MOST_THINGS: usize = 256;
 
 /// Who is at the other end, as the kernel says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,7 +24,7 @@ pub(crate) struct Peer {
 }
 
 /// Something that belongs to somebody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Object<'a> {
     /// A VRF.
     Vrf(&'a VrfName),
@@ -33,6 +38,8 @@ pub enum Object<'a> {
     Group(&'a GroupName),
     /// A rule.
     Rule(&'a RuleName),
+    /// A rule that may not be there yet: then it is whose it will be.
+    NewRule(&'a RuleName),
     /// One side of a new rule.
     Side(&'a Side),
     /// A bridge.
@@ -47,7 +54,7 @@ impl fmt::Display for Object<'_> {
             Object::Interface(name) => write!(f, "interface {name}"),
             Object::Service(name) => write!(f, "service {name}"),
             Object::Group(name) => write!(f, "group {name}"),
-            Object::Rule(name) => write!(f, "rule {name}"),
+            Object::Rule(name) | Object::NewRule(name) => write!(f, "rule {name}"),
             Object::Side(_) => f.write_str("what the rule names"),
             Object::Bridge(name) => write!(f, "bridge {name}"),
         }
@@ -61,12 +68,14 @@ pub struct Belongs {
     pub vrfs: Vec<VrfName>,
     /// All zones it has to do with; none: with any. `None`: it has nothing to do with zones.
     pub zones: Option<Vec<ZoneName>>,
+    /// It is not there yet, and will be whoever's makes it.
+    pub is_new: bool,
 }
 
 impl Belongs {
     /// To one VRF, whatever the zone.
     pub fn to_vrf(vrf: &VrfName) -> Belongs {
-        Belongs { vrfs: vec![vrf.clone()], zones: None }
+        Belongs { vrfs: vec![vrf.clone()], ..Belongs::default() }
     }
 
     /// To whom the one and the other belong.
@@ -83,6 +92,9 @@ impl Belongs {
 
     /// True if it is the role's alone.
     fn is_of(&self, role: &Role) -> bool {
+        if self.is_new {
+            return true;
+        }
         let within = |all: &[Name], of: &[Name]| !all.is_empty() && all.iter().all(|name| of.contains(name));
         let in_vrfs = role.vrfs.is_empty() || within(&self.vrfs, &role.vrfs);
         let in_zones = role.zones.is_empty()
@@ -182,7 +194,7 @@ fn of_filter(filter: &super::SessionFilter) -> Vec<Object<'_>> {
     filter.vrf.iter().map(Object::Vrf).chain(zones).collect()
 }
 
-/// What a change is about; none: about the gateway as a whole.
+/// What a change is about, each once; none: about the gateway as a whole.
 pub(crate) fn objects_of_patch(patch: &Patch) -> Vec<Object<'_>> {
     match patch {
         Patch::RouteAdd(routes) => {
@@ -193,10 +205,24 @@ pub(crate) fn objects_of_patch(patch: &Patch) -> Vec<Object<'_>> {
         Patch::RouteDel(routes) => routes.iter().map(|route| Object::Vrf(&route.vrf)).collect(),
         Patch::NeighbourAdd(added) => added.iter().map(|one| Object::Interface(&one.interface)).collect(),
         Patch::NeighbourDel(keys) => keys.iter().map(|one| Object::Interface(&one.interface)).collect(),
-        Patch::GroupAdd(change) | Patch::GroupDel(change) => vec![Object::Group(&change.group)],
+        Patch::GroupAdd(change) | Patch::GroupDel(change) => {
+            let inner = change.members.iter().filter_map(|member| match member {
+                Member::Group(name) => Some(name),
+                Member::Addresses(_) => None,
+            });
+            // Whoever takes in a group has to do with it from then on.
+            std::iter::once(&change.group).chain(inner).map(Object::Group).collect()
+        }
         // Before all rules of everybody.
         Patch::RuleAdd(addition) if addition.admin => Vec::new(),
-        Patch::RuleAdd(addition) => vec![Object::Side(&addition.rule.from), Object::Side(&addition.rule.to)],
+        Patch::RuleAdd(addition) => {
+            let sides = [&addition.rule.from, &addition.rule.to];
+            let groups = sides.into_iter().filter_map(|side| side.group.as_ref());
+            // One of the same name would be replaced, and before another would go first.
+            let named = std::iter::once(&addition.rule.name).map(Object::NewRule);
+            let before = addition.before.iter().map(Object::Rule);
+            named.chain(before).chain(groups.map(Object::Group)).chain(sides.map(Object::Side)).collect()
+        }
         Patch::RuleDel(rules) => rules.iter().map(Object::Rule).collect(),
         Patch::ServiceSetBackends(all) => {
             let others = all.backends.iter().filter_map(|backend| backend.vrf.as_ref()).map(Object::Vrf);
@@ -237,7 +263,14 @@ pub(crate) fn check(
             return Ok(Some(name.clone()));
         }
         let to = bounds(role);
-        match objects.iter().find(|object| !backend.belongs(**object).is_of(role)) {
+        // Each is looked for in the whole config.
+        let different: AHashSet<&Object<'_>> = objects.iter().collect();
+        if different.len() > MOST_THINGS {
+            why =
+                format!("role {name} is for {to} only, and may name {MOST_THINGS} different things at once");
+            continue;
+        }
+        match different.into_iter().find(|object| !backend.belongs(**object).is_of(role)) {
             None if objects.is_empty() => {
                 why = format!(
                     "role {name} is for {to} only, and {asked:?} is about everybody: name what is meant"
@@ -295,8 +328,11 @@ mod tests {
             vrfs: names(vrfs),
             zones: names(zones),
         };
-        let of =
-            |vrfs: &[&str], zones: Option<&[&str]>| Belongs { vrfs: names(vrfs), zones: zones.map(names) };
+        let of = |vrfs: &[&str], zones: Option<&[&str]>| Belongs {
+            vrfs: names(vrfs),
+            zones: zones.map(names),
+            is_new: false,
+        };
         let blue = of(&["blue"], None);
         assert!(blue.is_of(&role(&["blue"], &[])) && blue.is_of(&role(&["red", "blue"], &[])));
         assert!(!blue.is_of(&role(&["red"], &[])));
@@ -377,6 +413,25 @@ vrf = "red"
 address = "192.0.2.1"
 service = "tcp/80"
 backends = []
+[[group]]
+name = "blue-hosts"
+members = ["10.0.1.5"]
+[[group]]
+name = "red-list"
+members = ["10.0.1.6"]
+[[group]]
+name = "unused"
+members = []
+[[rule]]
+name = "blue-rule"
+action = "allow"
+from = { zone = "web", group = "blue-hosts" }
+to = { zone = "web" }
+[[rule]]
+name = "red-rule"
+action = "deny"
+from = { zone = "db", group = "red-list" }
+to = { zone = "db" }
 [[role]]
 name = "eyes"
 uids = [1000]
@@ -384,7 +439,7 @@ may = ["viewer"]
 [[role]]
 name = "blue-automation"
 uids = [1001]
-may = ["show", "clear", "service set-backends", "route", "rule", "neighbour"]
+may = ["show", "clear", "service set-backends", "route", "rule", "neighbour", "group"]
 vrfs = ["blue"]
 [[role]]
 name = "hands"
@@ -433,6 +488,7 @@ zones = ["web"]
     const SET: &str = r#""method":"service.set-backends","params":{"service":"S","backends":[]}"#;
     const ROUTE: &str = r#""method":"route.add","params":{"routes":[["192.0.2.0/24","VIA","VRF"]]}"#;
     const RULE: &str = r#""method":"rule.add","params":{"rule":{"name":"n","action":"allow","from":FROM,"to":{"zone":"web"}},"admin":ADMIN}"#;
+    const GROUP: &str = r#""method":"group.add","params":{"group":"NAME","members":["MEMBER"]}"#;
     const CLEAR: &str = r#""method":"clear.sessions","params":{"filter":FILTER}"#;
 
     #[test]
@@ -440,6 +496,7 @@ zones = ["web"]
         let set = |service: &str| SET.replace('S', service);
         let route = |via: &str, vrf: &str| ROUTE.replace("VIA", via).replace("VRF", vrf);
         let rule = |from: &str, admin: &str| RULE.replace("FROM", from).replace("ADMIN", admin);
+        let group = |name: &str, member: &str| GROUP.replace("NAME", name).replace("MEMBER", member);
         let clear = |filter: &str| CLEAR.replace("FILTER", filter);
         let show = |what: &str, params: &str| format!(r#""method":"show.{what}","params":{params}"#);
         let (ping, version) = (r#""method":"ping""#.to_owned(), show("version", "{}"));
@@ -488,6 +545,14 @@ zones = ["web"]
             (1001, &[], clear(r#"{"rule":"x"}"#), "is about everybody"),
             (1001, &[], rule(blue, "false"), ""),
             (1001, &[], rule(blue, "true"), "is about everybody"),
+            (1001, &[], rule(blue, "false").replace(r#""n""#, r#""blue-rule""#), ""),
+            (1001, &[], rule(blue, "false").replace(r#""n""#, r#""red-rule""#), "rule red-rule is not of it"),
+            (1001, &[], rule(r#"{"zone":"web","group":"blue-hosts"}"#, "false"), ""),
+            (1001, &[], rule(r#"{"zone":"web","group":"red-list"}"#, "false"), "group red-list is not of it"),
+            (1001, &[], rule(r#"{"zone":"web","group":"unused"}"#, "false"), "group unused is not of it"),
+            (1001, &[], group("blue-hosts", "10.0.1.7"), ""),
+            (1001, &[], group("blue-hosts", "group:red-list"), "group red-list is not of it"),
+            (1001, &[], group("red-list", "10.0.1.7"), "group red-list is not of it"),
             (1001, &[], rule("{}", "false"), "what the rule names is not of it alone"),
             (1001, &[], rule(r#"{"zone":"db"}"#, "false"), "what the rule names is not of it alone"),
             (1001, &[], rule(r#"{"zone":"self"}"#, "false"), "what the rule names is not of it alone"),

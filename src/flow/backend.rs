@@ -4,7 +4,11 @@
 //! As long as nothing is known of a flow to a backend its first direction lacks [`flow_flags::SEEN`], and its packets come
 //! by here; from then on they are as any.
 
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+
 use super::{Address, FlowTable, Handle, Tick, flow_flags, tcp};
+use crate::packet::hash::fold;
 use crate::packet::view::protocol;
 use crate::telemetry::{WorkerCounters, add};
 
@@ -59,13 +63,26 @@ fn is_unanswered<A: Address>(table: &FlowTable<A>, session: u32) -> bool {
     }
 }
 
+/// Which 64th of all networks of clients (IPv4 /24, IPv6 /48) one is in.
+fn network_of(client: IpAddr) -> u32 {
+    let network = match client.to_canonical() {
+        IpAddr::V4(addr) => u64::from(addr.to_bits() >> 8),
+        IpAddr::V6(addr) => (addr.to_bits() >> 80) as u64,
+    };
+    (fold(network ^ 0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7345) >> 58) as u32
+}
+
 /// Counts a flow that has failed, once.
 fn fails<A: Address>(table: &mut FlowTable<A>, session: u32, counters: &WorkerCounters) {
     let flow = table.flow_mut(Handle::new(session, 0));
     if !flow.has(flow_flags::SEEN) {
         flow.flags |= flow_flags::SEEN;
+        let client = flow.tuple.src.ip();
         let backend = table.record(session).backend();
         let counted = backend.and_then(|slot| counters.backends.get(slot as usize));
-        counted.inspect(|backend| add(&backend.failed, 1));
+        if let Some(counted) = counted {
+            add(&counted.failed, 1);
+            counted.failed_clients.fetch_or(1 << network_of(client), Ordering::Relaxed);
+        }
     }
 }

@@ -116,6 +116,7 @@ fn watched(config: &Config, compiler: &Compiler) -> Vec<(u32, Limit)> {
         let limit = Limit {
             failures: said.failures.get().into(),
             percent: said.percent.get().into(),
+            clients: said.clients.get(),
             window: seconds(said.window_s.get()),
             eject: seconds(said.eject_s.get()),
         };
@@ -191,9 +192,10 @@ impl Gateway {
         let counters = &self.node.counters;
         let counted = |slot: u32| {
             let of_worker = counters.iter().filter_map(|worker| worker.backends.get(slot as usize));
-            of_worker.fold(Counted::default(), |sum, worker| Counted {
-                opened: sum.opened + worker.flows.hits.load(Ordering::Relaxed),
-                failed: sum.failed + worker.failed.load(Ordering::Relaxed),
+            of_worker.fold((Counted::default(), 0), |(sum, clients), worker| {
+                let opened = sum.opened + worker.flows.hits.load(Ordering::Relaxed);
+                let failed = sum.failed + worker.failed.load(Ordering::Relaxed);
+                (Counted { opened, failed }, clients | worker.failed_clients.swap(0, Ordering::Relaxed))
             })
         };
         let turns = self.checks.watch.look(now, counted);

@@ -13,7 +13,11 @@ pub fn belongs(config: &Config, object: Object<'_>) -> Belongs {
         Object::Interface(name) => of_interface(config, name),
         Object::Service(name) => {
             let found = config.services.iter().find(|service| service.name == *name);
-            found.map_or_else(Belongs::default, |service| Belongs::to_vrf(&service.vrf))
+            found.map_or_else(Belongs::default, |service| {
+                let others = service.backends.iter().filter_map(|backend| backend.vrf.as_ref());
+                let vrfs = std::iter::once(&service.vrf).chain(others).cloned().collect();
+                Belongs { vrfs, ..Belongs::default() }
+            })
         }
         Object::Group(name) => of_group(config, name),
         Object::Rule(name) => {
@@ -21,6 +25,14 @@ pub fn belongs(config: &Config, object: Object<'_>) -> Belongs {
             found.map_or_else(Belongs::default, |rule| {
                 of_side(config, &rule.from).and(of_side(config, &rule.to))
             })
+        }
+        Object::NewRule(name) => {
+            let is_new = !config.admin_rules.iter().chain(&config.rules).any(|rule| rule.name == *name);
+            if is_new {
+                Belongs { is_new, ..Belongs::default() }
+            } else {
+                belongs(config, Object::Rule(name))
+            }
         }
         Object::Side(side) => of_side(config, side),
         Object::Bridge(name) => {
@@ -33,7 +45,11 @@ pub fn belongs(config: &Config, object: Object<'_>) -> Belongs {
 fn of_zone(config: &Config, zone: &ZoneName) -> Belongs {
     let within = config.interfaces.iter().filter(|interface| interface.zone.as_ref() == Some(zone));
     let vrfs: AHashSet<_> = within.map(|interface| interface.vrf.clone()).collect();
-    Belongs { vrfs: vrfs.into_iter().collect(), zones: Some(vec![zone.clone()]) }
+    let mut members = config.bridges.iter().flat_map(|bridge| &bridge.members);
+    // Members of bridges are of no VRF.
+    let is_of_members = members.any(|member| member.zone.as_ref() == Some(zone));
+    let vrfs = if is_of_members { Vec::new() } else { vrfs.into_iter().collect() };
+    Belongs { vrfs, zones: Some(vec![zone.clone()]), is_new: false }
 }
 
 fn of_interface(config: &Config, name: &InterfaceName) -> Belongs {
@@ -41,12 +57,13 @@ fn of_interface(config: &Config, name: &InterfaceName) -> Belongs {
     found.map_or_else(Belongs::default, |interface| Belongs {
         vrfs: vec![interface.vrf.clone()],
         zones: interface.zone.clone().map(|zone| vec![zone]),
+        is_new: false,
     })
 }
 
 /// Where what a side matches may come from or go to. The gateway itself is everybody's.
 fn of_side(config: &Config, side: &Side) -> Belongs {
-    let any = Belongs { vrfs: Vec::new(), zones: Some(Vec::new()) };
+    let any = Belongs { vrfs: Vec::new(), zones: Some(Vec::new()), is_new: false };
     if side.is_self() {
         return any;
     }
@@ -173,7 +190,7 @@ backends = []
         let config = Config::parse(CONFIG, "tenants.toml").expect("a config");
         let name = |text: &str| text.parse::<Name>().expect("a name");
         let of = |object: Object<'_>| {
-            let Belongs { mut vrfs, zones } = belongs(&config, object);
+            let Belongs { mut vrfs, zones, .. } = belongs(&config, object);
             vrfs.sort();
             vrfs.dedup();
             let words = |names: &[Name]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");

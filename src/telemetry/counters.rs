@@ -88,6 +88,8 @@ pub struct BackendCounters {
     pub ended: AtomicU64,
     /// Those of them that it refused, or did not answer to.
     pub failed: AtomicU64,
+    /// Whose those were that failed since this was looked at, a bit for each 64th of all client networks.
+    pub failed_clients: AtomicU64,
     /// Flows that it lost because it failed or was disabled.
     pub lost: AtomicU64,
 }

@@ -450,7 +450,7 @@ fn silent_backends_are_ejected() {
     let _servers: Vec<Server> =
         servers.iter().map(|(host, name, port)| nginx(&lab, host, name, *port)).collect();
     let mut config = balanced();
-    let checks = "passive_checks = { failures = 3, percent = 10, eject_s = 3600 }";
+    let checks = "passive_checks = { failures = 3, percent = 10, clients = 1, eject_s = 3600 }";
     config.extra = config
         .extra
         .replace("10.0.1.10:8082", SILENT)

@@ -156,17 +156,21 @@ impl Book {
     /// last are used all the same.
     pub fn health(&self, service: usize, now: Nanos) -> Vec<(u32, Health)> {
         let Some(service) = self.services.get(service) else { return Vec::new() };
-        let mut down: Vec<(Nanos, u32)> = service
+        // Who is known to be down before who is only put out.
+        let mut down: Vec<(bool, Nanos, u32)> = service
             .backends
             .iter()
             .filter_map(|slot| {
-                self.known.get(slot).filter(|known| !known.is_in()).map(|known| (known.since, *slot))
+                self.known
+                    .get(slot)
+                    .filter(|known| !known.is_in())
+                    .map(|known| (known.up != Some(false), known.since, *slot))
             })
             .collect();
         down.sort_unstable();
         let most = service.backends.len() * service.max_ejected_percent as usize / 100;
         down.truncate(most.max(1));
-        let out: AHashSet<u32> = down.into_iter().map(|(_, slot)| slot).collect();
+        let out: AHashSet<u32> = down.into_iter().map(|(_, _, slot)| slot).collect();
         let of = |slot: &u32| {
             let health = match self.known.get(slot) {
                 Some(known) if out.contains(slot) => Health { up: known.up != Some(false), level: 0 },

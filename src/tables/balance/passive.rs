@@ -21,6 +21,8 @@ pub struct Limit {
     pub failures: u64,
     /// Percent of the new ones.
     pub percent: u64,
+    /// Client networks that they are from, at least: one client that sends what nobody answers is not enough.
+    pub clients: u32,
     /// How far back is looked.
     pub window: Duration,
     /// How long it has its effect, the first time.
@@ -53,8 +55,8 @@ pub enum Turn {
 #[derive(Clone, Debug)]
 struct Watched {
     limit: Limit,
-    /// Counts of the window, the oldest in front.
-    notes: VecDeque<(Nanos, Counted)>,
+    /// Counts of the window, the oldest in front, and whose flows have failed since each: a bit for each 64th of them.
+    notes: VecDeque<(Nanos, Counted, u64)>,
     out_until: Option<Nanos>,
     /// How long it was out the last time, and when it came back.
     last: Option<(Duration, Nanos)>,
@@ -86,17 +88,19 @@ impl Watch {
         self.0.get(&slot).is_some_and(|watched| watched.out_until.is_some())
     }
 
-    /// Looks at what has been counted by `now`: what changes.
-    pub fn look(&mut self, now: Nanos, counted: impl Fn(u32) -> Counted) -> Vec<(u32, Turn)> {
+    /// Looks at what has been counted by `now`: what changes. `counted` also says whose flows have failed since it was
+    /// asked last, a bit for each 64th of client networks.
+    pub fn look(&mut self, now: Nanos, counted: impl Fn(u32) -> (Counted, u64)) -> Vec<(u32, Turn)> {
         let turn = |(slot, watched): (&u32, &mut Watched)| {
-            watched.look(now, counted(*slot)).map(|turn| (*slot, turn))
+            let (counted, clients) = counted(*slot);
+            watched.look(now, counted, clients).map(|turn| (*slot, turn))
         };
         self.0.iter_mut().filter_map(turn).collect()
     }
 }
 
 impl Watched {
-    fn look(&mut self, now: Nanos, counted: Counted) -> Option<Turn> {
+    fn look(&mut self, now: Nanos, counted: Counted, clients: u64) -> Option<Turn> {
         if let Some(until) = self.out_until {
             if now < until {
                 return None;
@@ -104,22 +108,26 @@ impl Watched {
             self.out_until = None;
             self.last = self.last.map(|(time, _)| (time, now));
             // What has failed meanwhile had begun before.
-            self.notes = VecDeque::from([(now, counted)]);
+            self.notes = VecDeque::from([(now, counted, 0)]);
             return Some(Turn::Returned);
         }
-        let Limit { failures, percent, window, eject } = self.limit;
-        if self.notes.back().is_none_or(|(last, _)| now.since(*last) >= window / NOTES) {
-            self.notes.push_back((now, counted));
+        let Limit { failures, percent, clients: least, window, eject } = self.limit;
+        if let Some((_, _, seen)) = self.notes.back_mut() {
+            *seen |= clients;
         }
-        while self.notes.get(1).is_some_and(|(second, _)| now.since(*second) >= window) {
+        if self.notes.back().is_none_or(|(last, _, _)| now.since(*last) >= window / NOTES) {
+            self.notes.push_back((now, counted, 0));
+        }
+        while self.notes.get(1).is_some_and(|(second, _, _)| now.since(*second) >= window) {
             self.notes.pop_front();
         }
-        let before = self.notes.front().map_or(counted, |(_, before)| *before);
+        let before = self.notes.front().map_or(counted, |(_, before, _)| *before);
+        let of = self.notes.iter().fold(0, |all, (_, _, seen)| all | seen).count_ones();
         let new = Counted {
             opened: counted.opened.saturating_sub(before.opened),
             failed: counted.failed.saturating_sub(before.failed),
         };
-        if new.failed < failures || new.failed * 100 < new.opened * percent {
+        if new.failed < failures || new.failed * 100 < new.opened * percent || of < least {
             return None;
         }
         let time = match self.last {
@@ -136,21 +144,29 @@ impl Watched {
 mod tests {
     use super::*;
 
-    const LIMIT: Limit =
-        Limit { failures: 5, percent: 20, window: Duration::from_secs(10), eject: Duration::from_secs(30) };
+    const LIMIT: Limit = Limit {
+        failures: 5,
+        percent: 20,
+        clients: 3,
+        window: Duration::from_secs(10),
+        eject: Duration::from_secs(30),
+    };
 
     /// Looks each half second, with so many new flows and failures in each; what came of it, with the second.
     struct Story {
         watch: Watch,
         half_seconds: u64,
         counted: Counted,
+        /// How many networks the failures come from, in turn.
+        networks: u64,
     }
 
     impl Story {
         fn new() -> Story {
             let mut watch = Watch::default();
             watch.set([(7, LIMIT)].into_iter());
-            let mut story = Story { watch, half_seconds: 0, counted: Counted { opened: 1000, failed: 90 } };
+            let mut story =
+                Story { watch, half_seconds: 0, counted: Counted { opened: 1000, failed: 90 }, networks: 3 };
             assert_eq!(story.go(1, 0, 0), [], "what was before counts for nothing");
             story
         }
@@ -162,7 +178,8 @@ mod tests {
                 self.counted.opened += opened;
                 self.counted.failed += failed;
                 let now = Nanos(self.half_seconds * 500_000_000);
-                let found = self.watch.look(now, |_| self.counted);
+                let whose = u64::from(failed > 0) << (self.half_seconds / 2 % self.networks);
+                let found = self.watch.look(now, |_| (self.counted, whose));
                 turns.extend(found.into_iter().map(|(slot, turn)| {
                     assert_eq!(slot, 7);
                     (self.half_seconds, turn)
@@ -199,6 +216,14 @@ mod tests {
         // One of six.
         assert_eq!(story.go(200, 6, 1), []);
         assert_eq!(ejected(&story.go(20, 4, 1)).len(), 1);
+    }
+
+    #[test]
+    fn one_client_puts_nobody_out() {
+        let mut story = Story { networks: 2, ..Story::new() };
+        assert_eq!(story.go(100, 1, 1), []);
+        story.networks = 3;
+        assert_eq!(ejected(&story.go(10, 1, 1)).len(), 1);
     }
 
     #[test]
