@@ -21,9 +21,9 @@ use crate::io::packet_socket::{Instruction, PacketSocket};
 use crate::io::waker::{Waker, wait};
 use crate::neighbours::mac_from_u64;
 use crate::packet::Tags;
-use crate::packet::view::{be16, ethertype, protocol};
+use crate::packet::view::{ethertype, protocol};
+use crate::tables::Interface;
 use crate::tables::policy::Policy;
-use crate::tables::{Interface, NO_INTERFACE};
 use crate::time::Nanos;
 use crate::worker::Node;
 
@@ -43,37 +43,80 @@ const MAX_ALSO: usize = 1024;
 const SHORTEST_PREFIX: u8 = 20;
 
 const ETHERNET_BYTES: usize = 14;
+const TAG_BYTES: usize = 4;
 
-/// VRRP over IPv4 and IPv6, also under one tag: the kernel has taken the outer one out.
-const FILTER: [Instruction; 18] = {
+/// Advertisements of one link, from its own network (RFC 9568 section 5.1: to the group, with TTL or hop limit 255):
+/// what others of the port are flooded with does not come into its queue. The kernel has taken the outer tag out.
+fn filter(tags: Tags) -> Vec<Instruction> {
+    const LDW: u16 = 0x20;
     const LDH: u16 = 0x28;
     const LDB: u16 = 0x30;
+    const AND: u16 = 0x54;
     const JEQ: u16 = 0x15;
-    const RET: u16 = 0x06;
-    const IPV4: u32 = ethertype::IPV4 as u32;
-    const IPV6: u32 = ethertype::IPV6 as u32;
-    const VRRP: u32 = protocol::VRRP as u32;
-    [
-        (LDH, 0, 0, 12),
-        (JEQ, 3, 0, ethertype::VLAN as u32),
-        (JEQ, 2, 0, ethertype::QINQ as u32),
-        (JEQ, 4, 0, IPV4),
-        (JEQ, 5, 11, IPV6),
-        (LDH, 0, 0, 16),
-        (JEQ, 5, 0, IPV4),
-        (JEQ, 6, 8, IPV6),
-        (LDB, 0, 0, 23),
-        (JEQ, 7, 6, VRRP),
-        (LDB, 0, 0, 20),
-        (JEQ, 5, 4, VRRP),
-        (LDB, 0, 0, 27),
-        (JEQ, 3, 2, VRRP),
-        (LDB, 0, 0, 24),
-        (JEQ, 1, 0, VRRP),
-        (RET, 0, 0, 0),
-        (RET, 0, 0, 0xffff),
-    ]
-};
+    const REJECT: Instruction = (0x06, 0, 0, 0);
+    const ACCEPT: Instruction = (0x06, 0, 0, 0xffff);
+    /// linux/filter.h: SKF_AD_OFF + SKF_AD_VLAN_TAG, and SKF_AD_VLAN_TAG_PRESENT.
+    const VLAN_TAG: u32 = 0xffff_f000 + 44;
+    const VLAN_TAG_PRESENT: u32 = 0xffff_f000 + 48;
+    const VID: Instruction = (AND, 0, 0, 0xfff);
+    let load = |size: u16, at: usize| (size, 0, 0, at as u32);
+    let is = |value: u32| [(JEQ, 1, 0, value), REJECT];
+
+    let (outer, inner) = match tags {
+        Tags { outer: 0, inner: vid } | Tags { outer: vid, inner: 0 } => (vid, 0),
+        Tags { outer, inner } => (outer, inner),
+    };
+    let mut code = vec![(LDW, 0, 0, VLAN_TAG_PRESENT)];
+    match outer {
+        // A tag with VID 0 is a priority alone: without any tag, past the four that look at it.
+        0 => code.push((JEQ, 4, 0, 0)),
+        _ => code.extend([(JEQ, 0, 1, 0), REJECT]),
+    }
+    code.extend([(LDW, 0, 0, VLAN_TAG), VID]);
+    code.extend(is(outer.into()));
+    if inner != 0 {
+        let kinds = [(JEQ, 2, 0, ethertype::VLAN.into()), (JEQ, 1, 0, ethertype::QINQ.into()), REJECT];
+        code.push(load(LDH, 12));
+        code.extend(kinds);
+        code.extend([load(LDH, 14), VID]);
+        code.extend(is(inner.into()));
+    }
+    let ip = header_bytes(tags);
+    let family = |checks: &[(u16, usize, u32)]| {
+        let checks = checks.iter().flat_map(|(size, at, value)| {
+            let [test, reject] = is(*value);
+            [load(*size, *at), test, reject]
+        });
+        checks.chain([ACCEPT]).collect::<Vec<_>>()
+    };
+    let vrrp = protocol::VRRP.into();
+    // 224.0.0.18 and ff02::12.
+    let v4 = family(&[
+        (LDH, ip - 2, ethertype::IPV4.into()),
+        (LDB, ip + 8, 255),
+        (LDB, ip + 9, vrrp),
+        (LDW, ip + 16, 0xe000_0012),
+    ]);
+    let v6 = family(&[
+        (LDH, ip - 2, ethertype::IPV6.into()),
+        (LDB, ip + 6, vrrp),
+        (LDB, ip + 7, 255),
+        (LDW, ip + 24, 0xff02_0000),
+        (LDW, ip + 28, 0),
+        (LDW, ip + 32, 0),
+        (LDW, ip + 36, 0x12),
+    ]);
+    code.extend([load(LDH, ip - 2), (JEQ, v4.len() as u8, 0, ethertype::IPV6.into())]);
+    code.extend(v4);
+    code.extend(v6);
+    code
+}
+
+/// Bytes before the IP header of a received frame, of which the kernel has taken the outer tag.
+fn header_bytes(tags: Tags) -> usize {
+    let is_double = tags.outer != 0 && tags.inner != 0;
+    ETHERNET_BYTES + if is_double { TAG_BYTES } else { 0 }
+}
 
 /// What the thread is asked.
 enum Request {
@@ -86,16 +129,20 @@ enum Request {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct NodePlan {
     plan: Plan,
-    /// Devices of ports with virtual routers.
+    /// Devices of ports with virtual routers, once for each link with some.
     devices: Vec<PlannedDevice>,
 }
 
-/// A device that is listened to.
+/// A device that is listened to for one link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PlannedDevice {
     name: String,
     ifindex: u32,
-    port: u16,
+    /// Interface slot.
+    link: u16,
+    tags: Tags,
+    /// The tags as they are on the wire.
+    tag_bytes: Vec<u8>,
     /// What leaves by the port leaves by it: of a LAG one device does.
     sends: bool,
 }
@@ -194,7 +241,8 @@ struct Runner {
     waker: Arc<Waker>,
     started: Instant,
     engine: Engine,
-    roles: Vec<u16>,
+    /// What is followed, as far as there are sockets for it.
+    plan: Plan,
     sockets: Vec<Socket>,
     /// Those that could not be opened, and when they are tried again.
     missing: Vec<PlannedDevice>,
@@ -209,7 +257,7 @@ impl Runner {
             waker,
             started,
             engine: Engine::default(),
-            roles: Vec::new(),
+            plan: Plan::default(),
             sockets: Vec::new(),
             missing: Vec::new(),
             retry: Nanos(0),
@@ -246,29 +294,30 @@ impl Runner {
                     }
                 }
             }
+            if !self.missing.is_empty() && self.now() >= self.retry {
+                let missing = std::mem::take(&mut self.missing);
+                self.open(missing);
+                self.set_plan(&mut out);
+            }
             // First what has come in: whoever was kept from running must not take that for silence.
-            let has_more = self.receive(&mut out);
+            let unread = self.receive(&mut out);
             let now = self.now();
-            for role in &self.roles {
-                if self.node.neighbours.roles.take_conflict(*role) {
-                    self.engine.note_conflict(*role, now);
+            for router in &self.plan.routers {
+                if self.node.neighbours.roles.take_conflict(router.role) {
+                    self.engine.note_conflict(router.role, now);
                 }
             }
-            self.engine.poll(now, &mut out);
+            self.engine.poll(now, &unread, &mut out);
             self.perform(&mut out);
-            match has_more {
-                true => std::thread::sleep(FLOOD_PAUSE),
-                false => self.sleep(),
+            match unread[..] {
+                [] => self.sleep(),
+                [..] => std::thread::sleep(FLOOD_PAUSE),
             }
         }
     }
 
     fn sleep(&mut self) {
         let mut limit = RETRY;
-        if !self.missing.is_empty() && self.now() >= self.retry {
-            let missing = std::mem::take(&mut self.missing);
-            self.open(missing);
-        }
         if let Some(due) = self.engine.next_deadline() {
             limit = limit.min(due.since(self.now()));
         }
@@ -281,31 +330,45 @@ impl Runner {
 
     fn follow(&mut self, plan: NodePlan, out: &mut Vec<Output>) {
         let NodePlan { plan, devices } = plan;
-        let mut old: AHashMap<u32, Socket> = std::mem::take(&mut self.sockets)
+        // By the links as they were: who leaves says so.
+        self.engine.leave_others(&plan, self.now(), out);
+        self.perform(out);
+        let key = |device: &PlannedDevice| (device.ifindex, device.tags);
+        let mut old: AHashMap<_, Socket> = std::mem::take(&mut self.sockets)
             .into_iter()
-            .map(|socket| (socket.device.ifindex, socket))
+            .map(|socket| (key(&socket.device), socket))
             .collect();
         let mut new = Vec::new();
         for device in devices {
-            match old.remove(&device.ifindex) {
+            match old.remove(&key(&device)) {
                 Some(socket) => self.sockets.push(Socket { device, ..socket }),
                 None => new.push(device),
             }
         }
         self.missing.clear();
         self.open(new);
-        self.roles = plan.routers.iter().map(|router| router.role).collect();
+        self.plan = plan;
+        self.set_plan(out);
+    }
+
+    /// Has the engine follow the plan. Who can neither hear nor speak takes no part: its silence is nobody's.
+    fn set_plan(&mut self, out: &mut Vec<Output>) {
+        let mut plan = self.plan.clone();
+        for router in &mut plan.routers {
+            router.up &= self.sender(router.link).is_some();
+        }
         self.engine.set_plan(plan, self.now(), out);
-        // Over the sockets that go: who leaves says so.
-        let kept = self.sockets.len();
-        self.sockets.extend(old.into_values());
         self.perform(out);
-        self.sockets.truncate(kept);
+    }
+
+    /// What leaves by a link leaves by it.
+    fn sender(&self, link: u16) -> Option<&Socket> {
+        self.sockets.iter().find(|socket| socket.device.link == link && socket.device.sends)
     }
 
     fn open(&mut self, devices: Vec<PlannedDevice>) {
         for device in devices {
-            match PacketSocket::open(device.ifindex, &FILTER) {
+            match PacketSocket::open(device.ifindex, &filter(device.tags)) {
                 Ok(socket) => self.sockets.push(Socket { device, socket }),
                 Err(error) => {
                     if self.missing.is_empty() {
@@ -318,26 +381,25 @@ impl Runner {
         self.retry = self.now().plus(RETRY);
     }
 
-    /// True if a device may have more.
-    fn receive(&mut self, out: &mut Vec<Output>) -> bool {
+    /// The links for which a device may have more.
+    fn receive(&mut self, out: &mut Vec<Output>) -> Vec<u16> {
         let mut buffer = [0; BUFFER_BYTES];
         let now = self.now();
-        let tables = self.node.tables.load();
-        let mut has_more = false;
+        let mut unread = Vec::new();
         for Socket { device, socket } in &self.sockets {
             let mut taken = 0;
             while taken < BATCH {
                 // An error says once that the device is down.
-                let Ok(Some(received)) = socket.receive(&mut buffer) else { break };
+                let Ok(Some(len)) = socket.receive(&mut buffer) else { break };
                 taken += 1;
-                let Some((tags, packet)) = untag(&buffer[..received.len], received.vid) else { continue };
-                let link =
-                    tables.ports.get(usize::from(device.port)).map_or(NO_INTERFACE, |port| port.find(tags));
-                self.engine.receive(link, packet, now, out);
+                let Some(packet) = buffer[..len].get(header_bytes(device.tags)..) else { continue };
+                self.engine.receive(device.link, packet, now, out);
             }
-            has_more |= taken == BATCH;
+            if taken == BATCH {
+                unread.push(device.link);
+            }
         }
-        has_more
+        unread
     }
 
     fn perform(&mut self, out: &mut Vec<Output>) {
@@ -386,21 +448,16 @@ impl Runner {
     }
 
     fn send(&mut self, frame: &Frame) {
-        let tables = self.node.tables.load();
-        // What is left of a deleted interface leads nowhere.
-        let interface = tables.interfaces.get(usize::from(frame.link)).filter(|interface| interface.mac != 0);
-        let Some(interface) = interface else { return };
-        let bytes = with_header(frame, interface);
-        let mut senders =
-            self.sockets.iter().filter(|socket| socket.device.port == interface.port && socket.device.sends);
-        let sent = senders.next().is_some_and(|socket| socket.socket.send(&bytes).is_ok());
+        let sender = self.sender(frame.link);
+        let sent = sender.is_some_and(|Socket { device, socket }| {
+            socket.send(&with_header(frame, &device.tag_bytes)).is_ok()
+        });
         self.not_sent += u64::from(!sent);
     }
 }
 
 /// The frame as it is on the wire, with the tags of the interface.
-fn with_header(frame: &Frame, interface: &Interface) -> Vec<u8> {
-    let tags = &interface.header[12..usize::from(interface.header_len) - 2];
+fn with_header(frame: &Frame, tags: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(ETHERNET_BYTES + tags.len() + frame.packet.len());
     bytes.extend_from_slice(&frame.dst_mac);
     bytes.extend_from_slice(&frame.src_mac);
@@ -408,27 +465,6 @@ fn with_header(frame: &Frame, interface: &Interface) -> Vec<u8> {
     bytes.extend_from_slice(&frame.ethertype.to_be_bytes());
     bytes.extend_from_slice(&frame.packet);
     bytes
-}
-
-/// The tags of a received frame, of which the kernel has taken out `outer`, and what is behind them.
-fn untag(frame: &[u8], outer: Option<u16>) -> Option<(Tags, &[u8])> {
-    let mut vids: Vec<u16> = outer.into_iter().collect();
-    let mut at = ETHERNET_BYTES;
-    let mut kind = frame.get(12..14).map(|bytes| be16(bytes, 0))?;
-    while kind == ethertype::VLAN || kind == ethertype::QINQ {
-        let tag = frame.get(at..at + 4)?;
-        vids.push(be16(tag, 0) & 0xfff);
-        (kind, at) = (be16(tag, 2), at + 4);
-        if vids.len() > 2 {
-            return None;
-        }
-    }
-    let tags = match vids[..] {
-        [] => Tags::default(),
-        [outer] => Tags { outer, inner: 0 },
-        [outer, inner, ..] => Tags { outer, inner },
-    };
-    Some((tags, &frame[at..]))
 }
 
 impl Gateway {
@@ -447,11 +483,11 @@ impl Gateway {
         let tables = self.compiler.tables();
         let lowered = self.lowered();
         let mut routers = Vec::new();
-        let mut ports = Vec::new();
+        let mut links = Vec::new();
         for vrrp in &self.config.vrrp {
             let Some(link) = self.compiler.interfaces.get(vrrp.interface.as_str()) else { continue };
             let Some(interface) = tables.interfaces.get(usize::from(link)) else { continue };
-            ports.push(interface.port);
+            links.push(link);
             let name = format!("{}/{}", vrrp.interface, vrrp.id);
             let group = vrrp.group.as_ref().map_or_else(|| format!("{name} "), ToString::to_string);
             let lowered = lowered.get(&group).copied().unwrap_or(0);
@@ -484,10 +520,14 @@ impl Gateway {
                 });
             }
         }
-        ports.sort_unstable();
-        ports.dedup();
-        let used = self.ports.iter().filter(|port| ports.contains(&port.slot));
-        NodePlan { plan: Plan { routers }, devices: used.flat_map(devices).collect() }
+        links.sort_unstable();
+        links.dedup();
+        let devices = links.into_iter().flat_map(|link| {
+            let interface = &tables.interfaces[usize::from(link)];
+            let port = self.ports.iter().find(|port| port.slot == interface.port);
+            port.into_iter().flat_map(move |port| devices(port, link, interface))
+        });
+        NodePlan { devices: devices.collect(), plan: Plan { routers } }
     }
 
     /// What is taken off the priorities of each group for what is not well; who names no group is one by himself.
@@ -572,14 +612,20 @@ fn errors(counted: &[u64; BadAdvert::ALL.len()]) -> Vec<AdvertErrors> {
     all.map(|(bad, count)| AdvertErrors { kind: bad.name().to_owned(), count: *count }).collect()
 }
 
-/// Those of a port that are there.
-fn devices(port: &LivePort) -> impl Iterator<Item = PlannedDevice> {
+/// Those of a port that are there, for one of its links.
+fn devices<'a>(
+    port: &'a LivePort,
+    link: u16,
+    interface: &'a Interface,
+) -> impl Iterator<Item = PlannedDevice> + 'a {
     let sender = port.members_up().trailing_zeros() as usize;
     port.members.iter().enumerate().filter_map(move |(at, member)| {
         Some(PlannedDevice {
             name: member.device.clone(),
             ifindex: member.link?.ifindex,
-            port: port.slot,
+            link,
+            tags: interface.info.tags,
+            tag_bytes: interface.header[12..usize::from(interface.header_len) - 2].to_vec(),
             sends: at == sender,
         })
     })
@@ -609,4 +655,88 @@ fn also(interface: &Interface, is_ipv6: bool, policy: &Policy) -> Vec<IpAddr> {
         policy.answers_on_v4(interface, *addr) && interface.router_of((*addr).into()).is_none()
     };
     hosts.filter(is_held).take(MAX_ALSO).map(Into::into).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel does with a filter (linux/filter.h), of a frame whose outer tag it has taken out.
+    fn is_accepted(code: &[Instruction], tci: Option<u16>, frame: &[u8]) -> bool {
+        let (mut at, mut loaded) = (0, 0u32);
+        loop {
+            let (operation, jt, jf, k) = code[at];
+            at += 1;
+            let bytes = |len: usize| {
+                let bytes = frame.get(k as usize..k as usize + len)?;
+                Some(bytes.iter().fold(0, |value, byte| value << 8 | u32::from(*byte)))
+            };
+            let value = match (operation, k) {
+                (0x20, 0xffff_f02c) => Some(tci.unwrap_or(0x1fff).into()),
+                (0x20, 0xffff_f030) => Some(tci.is_some().into()),
+                (0x20, _) => bytes(4),
+                (0x28, _) => bytes(2),
+                (0x30, _) => bytes(1),
+                (0x54, _) => Some(loaded & k),
+                (0x15, _) => {
+                    at += usize::from(if loaded == k { jt } else { jf });
+                    Some(loaded)
+                }
+                (0x06, _) => return k != 0,
+                (other, _) => panic!("no such operation: {other:#x}"),
+            };
+            // Beyond the end of the frame: not accepted.
+            let Some(value) = value else { return false };
+            loaded = value;
+        }
+    }
+
+    /// With an IP packet, and the tag that the kernel has left.
+    fn frame(left: &[u8], packet: &[u8]) -> Vec<u8> {
+        let kind: &[u8] = if packet[0] >> 4 == 4 { &[8, 0] } else { &[0x86, 0xdd] };
+        [&[2; 12], left, kind, packet].concat()
+    }
+
+    #[test]
+    fn a_link_takes_its_own_advertisements_alone() {
+        let mut v4 = [0; 32];
+        (v4[0], v4[8], v4[9]) = (0x45, 255, 112);
+        v4[16..20].copy_from_slice(&[224, 0, 0, 18]);
+        let mut v6 = [0; 52];
+        (v6[0], v6[6], v6[7]) = (0x60, 112, 255);
+        (v6[24], v6[25], v6[39]) = (0xff, 2, 0x12);
+        let q300: &[u8] = &[0x81, 0, 0x61, 0x2c];
+        let [plain, tagged, double] =
+            [(0, 0), (100, 0), (100, 300)].map(|(outer, inner)| Tags { outer, inner });
+        let takes = |packet: &[u8]| {
+            for (tags, tci, left, expected) in [
+                (plain, None, &[][..], true),
+                (plain, Some(0xe000), &[], true),
+                (plain, Some(100), &[], false),
+                (plain, None, q300, false),
+                (tagged, Some(0xe064), &[], true),
+                (tagged, Some(101), &[], false),
+                (tagged, None, &[], false),
+                (tagged, Some(100), q300, false),
+                (double, Some(100), q300, true),
+                (double, Some(100), &[0x81, 0, 0x01, 0x2d], false),
+                (double, Some(100), &[], false),
+                (double, Some(101), q300, false),
+            ] {
+                let taken = is_accepted(&filter(tags), tci, &frame(left, packet));
+                assert_eq!(taken, expected, "{tags:?}, {tci:?} {left:?}, {packet:?}");
+            }
+        };
+        takes(&v4);
+        takes(&v6);
+        // TTL, protocol, the ends of the group's address; EtherType of the other family.
+        for (packet, at) in [(&v4[..], [8, 9, 16, 19]), (&v6, [6, 7, 24, 39])] {
+            for at in at {
+                let mut packet = packet.to_vec();
+                packet[at] ^= 1;
+                assert!(!is_accepted(&filter(plain), None, &frame(&[], &packet)), "{at}");
+            }
+            assert!(!is_accepted(&filter(plain), None, &frame(&[], &packet[..16])), "truncated");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! Packet sockets (packet(7)) for the little that a node says and hears beside its workers: whole frames of one device,
 //! only what a filter lets through.
 //!
-//! The kernel takes the outermost tag out of a received frame and gives it beside it (PACKET_AUXDATA); frames are sent
-//! as they are, tags included.
+//! The kernel takes the outermost tag out of a received frame: which tag a frame has to have is for the filter to say.
+//! Frames are sent as they are, tags included.
 #![allow(unsafe_code, reason = "system calls without a safe wrapper; each with its proof")]
 
 use std::io;
@@ -12,20 +12,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 const PACKET_IGNORE_OUTGOING: i32 = 23;
 /// linux/pkt_sched.h: TC_PRIO_CONTROL, which queueing disciplines send first.
 const PRIORITY_CONTROL: i32 = 7;
-/// linux/if_packet.h: the tag beside the frame counts.
-const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
+/// Room for what comes in while its reader is kept from running: seconds of a busy link's advertisements.
+const QUEUE_BYTES: i32 = 4 << 20;
 
 /// One instruction of classic BPF (linux/filter.h): operation, jump if true, jump if false, operand.
 pub type Instruction = (u16, u8, u8, u32);
-
-/// A frame received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Received {
-    /// Bytes in the buffer.
-    pub len: usize,
-    /// VLAN ID of the outermost tag, if there was one: it is not in the bytes.
-    pub vid: Option<u16>,
-}
 
 /// A packet socket of one device. Never blocks.
 #[derive(Debug)]
@@ -49,7 +40,10 @@ impl PacketSocket {
             .collect();
         let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
         socket.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
-        socket.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, &1i32)?;
+        // Above the system's limit (net.core.rmem_max) with CAP_NET_ADMIN alone; otherwise as much as there is.
+        if socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &QUEUE_BYTES).is_err() {
+            socket.set(libc::SOL_SOCKET, libc::SO_RCVBUF, &QUEUE_BYTES)?;
+        }
         socket.set(libc::SOL_SOCKET, libc::SO_PRIORITY, &PRIORITY_CONTROL)?;
         // What else is sent on the device does not come back; before Linux 4.20 the receiver has to tell.
         let _ = socket.set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1i32);
@@ -79,24 +73,15 @@ impl PacketSocket {
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// The next frame, cut to the buffer; `None` if there is none.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
-        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        // Room for one message of auxiliary data, aligned as its header wants.
-        let mut control = [0u64; 8];
-        // SAFETY: all-zero is a value of this struct of integers and pointers.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = &raw mut part;
-        message.msg_iovlen = 1;
-        message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = size_of_val(&control) as _;
-        // SAFETY: `message` points to the buffers above with their lengths; all live across the call.
-        let len = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, 0) };
+    /// Length of the next frame, cut to the buffer; `None` if there is none.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        // SAFETY: writes to `buffer`, which lives across the call, and no more than its length.
+        let len = unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
         if len < 0 {
             let error = io::Error::last_os_error();
             return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
         }
-        Ok(Some(Received { len: len as usize, vid: vid_of(&message) }))
+        Ok(Some(len as usize))
     }
 
     /// Sends a whole frame.
@@ -111,23 +96,4 @@ impl AsRawFd for PacketSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
-}
-
-fn vid_of(message: &libc::msghdr) -> Option<u16> {
-    // SAFETY: the kernel has filled in `message`, whose control buffer lives in the caller.
-    let header = unsafe { libc::CMSG_FIRSTHDR(message) };
-    // SAFETY: null, or a whole header in that buffer, which is aligned for it.
-    let header = unsafe { header.as_ref() }?;
-    let wanted = (libc::SOL_PACKET, libc::PACKET_AUXDATA);
-    let size = size_of::<libc::tpacket_auxdata>();
-    // SAFETY: only computes a length.
-    let least = unsafe { libc::CMSG_LEN(size as u32) };
-    if (header.cmsg_level, header.cmsg_type) != wanted || (header.cmsg_len as usize) < least as usize {
-        return None;
-    }
-    // SAFETY: the header lies in the control buffer.
-    let data = unsafe { libc::CMSG_DATA(header) }.cast::<libc::tpacket_auxdata>();
-    // SAFETY: the message is as long as this struct of integers, as was just looked at.
-    let auxdata = unsafe { data.read_unaligned() };
-    (auxdata.tp_status & TP_STATUS_VLAN_VALID != 0).then_some(auxdata.tp_vlan_tci & 0xfff)
 }

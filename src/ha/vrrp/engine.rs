@@ -3,13 +3,14 @@
 //! Routers of a group move together. A group becomes Active when *all* of its members have missed an Active for their
 //! Active_Down_Interval: were one enough, a cut on one of its networks would have both nodes Active on it in turn, and
 //! the traffic of the other networks go back and forth with it. It is Backup as soon as one of its members hears a
-//! better Active, and takes no part while the interface of one is down.
+//! better Active, and takes no part while the interface of one is down. Between equal priorities the addresses of one
+//! member decide: that with the lowest VRID, with IPv4 before IPv6.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 
 use super::advert::{Advert, GROUP_MAC_V4, GROUP_MAC_V6, vrid_of};
 use super::announce::Burst;
@@ -51,6 +52,11 @@ pub struct RouterPlan {
 impl RouterPlan {
     fn is_ipv6(&self) -> bool {
         self.settings.primary.is_ipv6()
+    }
+
+    /// What stays the same of a router: link, VRID, family.
+    fn key(&self) -> (u16, u8, bool) {
+        (self.link, self.vrid, self.is_ipv6())
     }
 
     fn mac(&self) -> [u8; 6] {
@@ -148,6 +154,8 @@ struct Router {
     counters: Counters,
     /// It was Active and has become Backup, which its group does not know yet.
     stood_back: bool,
+    /// Place of its group.
+    group: usize,
 }
 
 /// The virtual routers of a node, running.
@@ -161,14 +169,23 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// Leaves the routers that are not in `plan`, which [`Engine::set_plan`] is to follow: their last word goes by
+    /// links that may be gone then.
+    pub fn leave_others(&mut self, plan: &Plan, now: Nanos, out: &mut Vec<Output>) {
+        let stays: AHashSet<_> = plan.routers.iter().map(RouterPlan::key).collect();
+        for router in self.routers.iter_mut().filter(|router| !stays.contains(&router.plan.key())) {
+            router.step(Event::Shutdown, now, out);
+        }
+    }
+
     /// Follows another plan. A router that is in both goes on as it was; one that is no more leaves.
     pub fn set_plan(&mut self, plan: Plan, now: Nanos, out: &mut Vec<Output>) {
-        let key = |plan: &RouterPlan| (plan.link, plan.vrid, plan.is_ipv6());
+        self.leave_others(&plan, now, out);
         let mut old: AHashMap<_, Router> =
-            std::mem::take(&mut self.routers).into_iter().map(|router| (key(&router.plan), router)).collect();
+            std::mem::take(&mut self.routers).into_iter().map(|router| (router.plan.key(), router)).collect();
         let mut routers = Vec::with_capacity(plan.routers.len());
         for plan in plan.routers {
-            let router = match old.remove(&key(&plan)) {
+            let router = match old.remove(&plan.key()) {
                 Some(mut router) => {
                     router.machine.set(plan.settings);
                     let announces = router.plan.addresses != plan.addresses || router.plan.also != plan.also;
@@ -186,25 +203,27 @@ impl Engine {
                     since: now,
                     counters: Counters::default(),
                     stood_back: false,
+                    group: 0,
                 },
             };
             routers.push(router);
         }
-        let mut gone: Vec<Router> = old.into_values().collect();
-        gone.sort_by_key(|router| key(&router.plan));
-        for router in &mut gone {
-            router.step(Event::Shutdown, now, out);
-        }
-        let mut by_name: AHashMap<&str, usize> = AHashMap::new();
+        let mut by_name: AHashMap<String, usize> = AHashMap::new();
         self.groups.clear();
-        for (index, router) in routers.iter().enumerate() {
-            let group = *by_name.entry(&router.plan.group).or_insert(self.groups.len());
-            if group == self.groups.len() {
+        for (index, router) in routers.iter_mut().enumerate() {
+            router.group = *by_name.entry(router.plan.group.clone()).or_insert(self.groups.len());
+            if router.group == self.groups.len() {
                 self.groups.push(Vec::new());
             }
-            self.groups[group].push(index);
+            self.groups[router.group].push(index);
         }
-        drop(by_name);
+        for group in &self.groups {
+            let rank = |index: &usize| (routers[*index].plan.vrid, routers[*index].plan.is_ipv6());
+            let first = group.iter().copied().min_by_key(rank);
+            for index in group {
+                routers[*index].machine.break_ties(Some(*index) == first);
+            }
+        }
         self.routers = routers;
         self.settle(now, out);
     }
@@ -220,7 +239,8 @@ impl Engine {
         let counted = match (found, Advert::parse(packet)) {
             (Some(router), Ok(advert)) => {
                 router.receive(&advert, now, out);
-                self.settle(now, out);
+                let group = router.group;
+                self.settle_group(group, now, out);
                 return;
             }
             (Some(router), Err(bad)) => (&mut router.counters.errors, bad),
@@ -239,10 +259,12 @@ impl Engine {
     }
 
     /// Does what is due. Advertisements that have come in are to be taken first: a thread that was kept from running
-    /// must not take its own absence for the Active's.
-    pub fn poll(&mut self, now: Nanos, out: &mut Vec<Output>) {
+    /// must not take its own absence for the Active's. So a Backup waits while its link is one of `unread`.
+    pub fn poll(&mut self, now: Nanos, unread: &[u16], out: &mut Vec<Output>) {
         for router in &mut self.routers {
-            if router.machine.deadline().is_some_and(|due| due <= now) {
+            let is_backup = router.machine.state() == State::Backup;
+            let waits = is_backup && unread.contains(&router.plan.link);
+            if !waits && router.machine.deadline().is_some_and(|due| due <= now) {
                 router.step(Event::Timer, now, out);
             }
         }
@@ -290,27 +312,31 @@ impl Engine {
 
     /// Has groups move together.
     fn settle(&mut self, now: Nanos, out: &mut Vec<Output>) {
-        for group in &self.groups {
-            let routers = &mut self.routers;
-            let all_up = group.iter().all(|index| routers[*index].plan.up);
-            let event = if all_up { Event::Startup } else { Event::Shutdown };
-            for index in group {
-                routers[*index].step(event, now, out);
-            }
-            let is = |index: &usize, state: State| routers[*index].machine.state() == state;
-            // Who was Active and hears a better one is Backup, and does not want to be Active: then the others go too.
-            let hears_active =
-                |index: &usize| is(index, State::Backup) && !routers[*index].machine.wants_active();
-            let wants = |index: &usize| routers[*index].machine.wants_active();
-            let event = match () {
-                () if group.iter().any(|index| routers[*index].stood_back) => Event::StandBack,
-                () if group.iter().any(wants) && !group.iter().any(hears_active) => Event::TakeOver,
-                () => continue,
-            };
-            for index in group {
-                routers[*index].step(event, now, out);
-                routers[*index].stood_back = false;
-            }
+        for group in 0..self.groups.len() {
+            self.settle_group(group, now, out);
+        }
+    }
+
+    fn settle_group(&mut self, group: usize, now: Nanos, out: &mut Vec<Output>) {
+        let (group, routers) = (&self.groups[group], &mut self.routers);
+        let all_up = group.iter().all(|index| routers[*index].plan.up);
+        let event = if all_up { Event::Startup } else { Event::Shutdown };
+        for index in group {
+            routers[*index].step(event, now, out);
+        }
+        let is = |index: &usize, state: State| routers[*index].machine.state() == state;
+        // Who was Active and hears a better one is Backup, and does not want to be Active: then the others go too.
+        let hears_active =
+            |index: &usize| is(index, State::Backup) && !routers[*index].machine.wants_active();
+        let wants = |index: &usize| routers[*index].machine.wants_active();
+        let event = match () {
+            () if group.iter().any(|index| routers[*index].stood_back) => Event::StandBack,
+            () if group.iter().any(wants) && !group.iter().any(hears_active) => Event::TakeOver,
+            () => return,
+        };
+        for index in group {
+            routers[*index].step(event, now, out);
+            routers[*index].stood_back = false;
         }
     }
 }

@@ -98,6 +98,10 @@ pub struct Machine {
     wants_active: bool,
     /// When the last advertisement was sent.
     advertised: Option<Nanos>,
+    /// An Active has said its interval since the router is Backup.
+    knows_active: bool,
+    /// Between equal priorities the addresses decide.
+    breaks_ties: bool,
 }
 
 /// Least time between an advertisement and one that answers another router: the shortest interval there is, so that
@@ -115,6 +119,8 @@ impl Machine {
             lower_since: None,
             wants_active: false,
             advertised: None,
+            knows_active: false,
+            breaks_ties: true,
         }
     }
 
@@ -128,9 +134,29 @@ impl Machine {
         &self.settings
     }
 
-    /// Other settings from now on. Timers that run go on: the next time they are set it is by the new ones.
+    /// Other settings from now on. Timers that run go on, unless they would run longer than by the new ones: others
+    /// believe the new interval as soon as they hear it. A Backup that has heard an Active goes by its interval.
     pub fn set(&mut self, settings: Settings) {
+        let before = self.active_down_interval();
         self.settings = settings;
+        match self.state {
+            State::Active => {
+                let due = self.advertised.map(|last| last.plus(settings.interval.duration()));
+                self.timer = self.timer.map(|timer| due.map_or(timer, |due| timer.min(due)));
+            }
+            State::Backup if !self.knows_active => {
+                self.active_interval = settings.interval;
+                let less = before.saturating_sub(self.active_down_interval());
+                self.timer = self.timer.map(|timer| Nanos(timer.0.saturating_sub(less.as_nanos() as u64)));
+            }
+            State::Backup | State::Initialize => {}
+        }
+    }
+
+    /// Whether its address decides between equal priorities. Of a group one router's does: the addresses of others may
+    /// be in another order, and both nodes would stand back.
+    pub fn break_ties(&mut self, breaks_ties: bool) {
+        self.breaks_ties = breaks_ties;
     }
 
     /// When [`Event::Timer`] is due.
@@ -206,7 +232,7 @@ impl Machine {
     /// Backup, from now on for a whole Active_Down_Interval.
     fn listen(&mut self, now: Nanos) {
         (self.state, self.wants_active) = (State::Backup, false);
-        self.lower_since = None;
+        (self.lower_since, self.knows_active) = (None, false);
         self.timer = Some(now.plus(self.active_down_interval()));
     }
 
@@ -235,6 +261,9 @@ impl Machine {
         }
         let is_lower = heard.priority < self.settings.priority;
         if self.settings.preempt && is_lower {
+            if self.wants_active {
+                return; // It has waited: now it waits for its group.
+            }
             let since = *self.lower_since.get_or_insert(now);
             if now.since(since) >= self.settings.preempt_delay {
                 return; // Discarded: the Active_Down_Timer goes on.
@@ -243,16 +272,22 @@ impl Machine {
         let waits_since = self.lower_since.filter(|_| self.settings.preempt && is_lower);
         self.active_interval = heard.interval;
         self.listen(now);
-        self.lower_since = waits_since;
+        (self.lower_since, self.knows_active) = (waits_since, true);
     }
 
     /// RFC 9568 section 6.4.3.
     fn active_heard(&mut self, heard: Heard, now: Nanos, actions: &mut Actions) {
         let ours = (self.settings.priority, self.settings.primary);
+        if heard.priority == self.settings.priority && !self.breaks_ties {
+            // Without an answer: the other would answer it, until the group has decided.
+            actions.push(Action::Announce);
+            return;
+        }
         // Of the same family, so that the order of addresses is that of their bytes.
         if heard.priority != LEAVING && (heard.priority, heard.source) > ours {
             self.active_interval = heard.interval;
             self.listen(now);
+            self.knows_active = true;
             actions.push(Action::BecomeInactive);
             return;
         }

@@ -168,6 +168,39 @@ fn preemption_waits_for_its_delay_and_a_silent_active_does_not() {
 }
 
 #[test]
+fn who_has_waited_to_preempt_does_not_begin_again_while_its_group_waits() {
+    let delayed = Settings { preempt_delay: Duration::from_secs(1), ..settings(128) };
+    let mut machine = machine(State::Backup, delayed);
+    for at in (0..2000).step_by(200) {
+        machine.step(Event::Timer, millis(at));
+        machine.step(heard(100, "192.0.2.3"), millis(at));
+    }
+    assert!(machine.wants_active());
+    machine.step(heard(100, "192.0.2.3"), millis(2000));
+    assert!(machine.wants_active(), "nobody better is there");
+    machine.step(heard(200, "192.0.2.3"), millis(2100));
+    assert!(!machine.wants_active());
+}
+
+#[test]
+fn a_shorter_interval_is_in_force_at_once() {
+    let long = Settings { interval: cs(4095), ..settings(128) };
+    let mut active = machine(State::Active, long);
+    active.set(settings(128));
+    assert_eq!(active.deadline(), Some(millis(1000)));
+    active.set(long);
+    assert_eq!(active.deadline(), Some(millis(1000)));
+
+    let mut backup = machine(State::Backup, long);
+    backup.set(settings(128));
+    assert_eq!(backup.deadline(), Some(millis(3500)));
+    // Of an Active that advertises every 200 ms.
+    backup.step(heard(200, "192.0.2.3"), START);
+    backup.set(Settings { interval: cs(10), ..settings(128) });
+    assert_eq!(backup.deadline(), Some(millis(700)));
+}
+
+#[test]
 fn the_times_of_rfc_9568_section_6_1() {
     // adv 10 cs, priority 254: 30 cs and 2 of 256 parts of 10 cs.
     let machine = Machine::new(Settings { interval: cs(10), ..settings(254) });
@@ -385,7 +418,7 @@ impl Network {
             for node in 0..self.nodes.len() {
                 if !self.nodes[node].dead {
                     let mut out = Vec::new();
-                    self.nodes[node].engine.poll(self.now, &mut out);
+                    self.nodes[node].engine.poll(self.now, &[], &mut out);
                     self.deliver(node, out, loses);
                 }
             }
@@ -493,6 +526,57 @@ fn routers_of_a_group_move_together() {
     let mut sorted = network.nodes[0].active.clone();
     sorted.sort_unstable();
     assert_eq!((&sorted[..], network.active()[1]), (&[1, 2][..], &[][..]));
+}
+
+#[test]
+fn one_router_of_a_group_decides_between_equal_priorities() {
+    // Node 1 has the higher address with the first VRID, node 2 with the second.
+    let plan = |node| Plan { routers: vec![router(5 - node, 1, 100, "main"), router(node, 2, 100, "main")] };
+    let mut network = Network::new(vec![plan(1), plan(2)]);
+    // Both become Active while they hear nothing of each other.
+    network.run(Duration::from_millis(500), &mut |_, _, _| true);
+    assert_eq!(network.active().iter().map(|active| active.len()).collect::<Vec<_>>(), [2, 2]);
+    network.calm(150);
+    assert_eq!(network.active(), [&[1, 2][..], &[]]);
+    let became_active = network.nodes[0].engine.status()[0].counters.became_active;
+    assert_eq!(became_active, 1, "it never stood back");
+}
+
+#[test]
+fn a_backup_with_unread_advertisements_waits() {
+    let mut engine = Engine::default();
+    let mut out = Vec::new();
+    engine.set_plan(alone(1, 150), START, &mut out);
+    engine.poll(millis(5000), &[LINK + 1], &mut out);
+    assert_eq!(engine.status()[0].state, State::Backup);
+    engine.poll(millis(5000), &[LINK], &mut out);
+    assert_eq!(engine.status()[0].state, State::Active);
+    // An Active speaks all the same.
+    out.clear();
+    engine.poll(millis(6000), &[LINK + 1], &mut out);
+    assert!(
+        out.iter().any(|output| matches!(output, Output::Send(frame) if frame.ethertype == ethertype::IPV4))
+    );
+}
+
+#[test]
+fn who_is_in_a_plan_no_more_leaves_before_it_is_followed() {
+    let mut engine = Engine::default();
+    let mut out = Vec::new();
+    engine.set_plan(alone(1, 255), START, &mut out);
+    out.clear();
+    engine.leave_others(&Plan::default(), START, &mut out);
+    let leaves = |out: &[Output]| {
+        let advert = |output: &Output| match output {
+            Output::Send(frame) => Advert::parse(&frame.packet).ok(),
+            Output::Role { .. } | Output::Changed { .. } => None,
+        };
+        out.iter().filter_map(advert).map(|advert| advert.heard.priority).collect::<Vec<_>>()
+    };
+    assert_eq!(leaves(&out), [LEAVING]);
+    out.clear();
+    engine.set_plan(Plan::default(), START, &mut out);
+    assert_eq!(out, [], "it has been said");
 }
 
 #[test]
