@@ -36,9 +36,10 @@ impl Group {
         usize::from(matches!(self, Group::V6(_)))
     }
 
-    /// True for [`Group::ROUTER`].
+    /// True for [`Group::ROUTER`], and for groups of IPv6 that the table cannot tell from it: all whose lower 32 bits
+    /// are 0.
     pub fn is_router(self) -> bool {
-        matches!(self, Group::V4(0) | Group::V6(0))
+        self.low() == 0
     }
 
     fn low(self) -> u32 {
@@ -67,6 +68,15 @@ pub struct Listener {
     pub left_s: u64,
 }
 
+/// Why somebody is not in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The member has as many groups as it may.
+    TooMany,
+    /// The table has no room.
+    NoRoom,
+}
+
 /// The table. Shared by all threads of a node.
 #[derive(Debug)]
 pub struct ListenerTable {
@@ -80,12 +90,19 @@ pub struct ListenerTable {
     queriers: Box<[[AtomicU64; 2]]>,
     /// The same of a querier with a lower address than ours.
     better: Box<[[AtomicU64; 2]]>,
+    /// The same: until when not all listeners are known.
+    overflows: Box<[[AtomicU64; 2]]>,
     /// Reports beyond `max_groups`, or for which there was no room.
     pub refused: AtomicU64,
 }
 
 fn name(member: u16, group: Group) -> u64 {
     (group.family() as u64) << 46 | u64::from(group.low()) << 14 | u64::from(member & 0x3fff)
+}
+
+/// As [`Group::is_router`].
+fn is_router(name: u64) -> bool {
+    name >> 14 & 0xffff_ffff == 0
 }
 
 /// One more than the name, so that no word of an entry is 0.
@@ -110,6 +127,7 @@ impl ListenerTable {
             counts: (0..members).map(|_| AtomicU32::new(0)).collect(),
             queriers: (0..bridges).map(|_| Default::default()).collect(),
             better: (0..bridges).map(|_| Default::default()).collect(),
+            overflows: (0..bridges).map(|_| Default::default()).collect(),
             refused: AtomicU64::new(0),
         }
     }
@@ -130,36 +148,77 @@ impl ListenerTable {
         self.places(name(member, group)).any(|place| left(place.load(Ordering::Relaxed), now_s) > 0)
     }
 
-    /// Somebody behind the member listens, until `until_s`; of groups it may have `most`. False: that is one too many, or
-    /// there is no room.
-    pub fn note(&self, member: u16, group: Group, until_s: u64, most: u32) -> bool {
+    /// Somebody behind the member listens, until `until_s`; of groups it may have `most`.
+    ///
+    /// # Errors
+    ///
+    /// What it is refused for, which is counted.
+    pub fn note(&self, member: u16, group: Group, until_s: u64, most: u32) -> Result<(), Refused> {
         let name = name(member, group);
         let new = word(name, until_s);
-        if let Some(place) = self.places(name).next() {
-            place.store(new, Ordering::Relaxed);
-            return true;
-        }
-        let count = self
-            .counts
-            .get(usize::from(member))
-            .filter(|count| group.is_router() || count.load(Ordering::Relaxed) < most);
-        let at = self.line(name);
-        let free =
-            |place: &&AtomicU64| place.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        let taken = count.and_then(|_| self.lines[at].words.iter().position(|place| free(&place)));
-        let Some(within) = taken else {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            return false;
+        // The place may have been given to another since it was found.
+        let prolong = |place: &AtomicU64| {
+            let is_it = |old: u64| (old >> SECOND_BITS == name + 1).then_some(new);
+            place.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_it).is_ok()
         };
-        if let (Some(count), false) = (count, group.is_router()) {
-            count.fetch_add(1, Ordering::Relaxed);
+        if self.places(name).any(prolong) {
+            return Ok(());
         }
-        if let Group::V6(group) = group {
-            let upper = &self.uppers[at * WINDOW + within];
-            upper[0].store((group >> 96) as u64, Ordering::Relaxed);
-            upper[1].store((group >> 32) as u64, Ordering::Relaxed);
+        // Counted first: what is in the table may be taken out at once.
+        let noted = self.count_in(name, most).and_then(|()| {
+            let at = self.line(name);
+            let free = |place: &AtomicU64| {
+                place.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            };
+            let within = self.lines[at].words.iter().position(free);
+            within.map(|within| at * WINDOW + within).ok_or_else(|| {
+                self.count_out(name);
+                Refused::NoRoom
+            })
+        });
+        match (noted, group) {
+            (Ok(place), Group::V6(group)) => {
+                let upper = &self.uppers[place];
+                upper[0].store((group >> 96) as u64, Ordering::Relaxed);
+                upper[1].store((group >> 32) as u64, Ordering::Relaxed);
+            }
+            (Ok(_), Group::V4(_)) => {}
+            (Err(_), _) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+            }
         }
-        true
+        noted.map(|_| ())
+    }
+
+    /// One more group of a member, of `most`.
+    fn count_in(&self, name: u64, most: u32) -> Result<(), Refused> {
+        let count = self.counts.get((name & 0x3fff) as usize).ok_or(Refused::NoRoom)?;
+        let more = |n: u32| (n < most).then(|| n + 1);
+        if is_router(name) || count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
+            return Ok(());
+        }
+        Err(Refused::TooMany)
+    }
+
+    fn count_out(&self, name: u64) {
+        if !is_router(name)
+            && let Some(count) = self.counts.get((name & 0x3fff) as usize)
+        {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// There was no room for a listener or a router of the family on the bridge with this number: until `until_s` nobody
+    /// knows all of them.
+    pub fn note_overflow(&self, bridge: u16, family: usize, until_s: u64) {
+        let until = self.overflows.get(usize::from(bridge));
+        until.inspect(|until| _ = until[family].fetch_max(until_s, Ordering::Relaxed));
+    }
+
+    /// True if not all listeners of the family are known on the bridge.
+    pub fn has_overflowed(&self, bridge: u16, family: usize, now_s: u64) -> bool {
+        let until = self.overflows.get(usize::from(bridge));
+        until.is_some_and(|until| now_s < until[family].load(Ordering::Relaxed))
     }
 
     /// The entry holds until `until_s` at most: a querier asks who is left.
@@ -167,7 +226,7 @@ impl ListenerTable {
         let name = name(member, group);
         for place in self.places(name) {
             let old = place.load(Ordering::Relaxed);
-            if left(old, now_s) > until_s.saturating_sub(now_s) {
+            if old >> SECOND_BITS == name + 1 && left(old, now_s) > until_s.saturating_sub(now_s) {
                 // Somebody who has just reported is there.
                 let new = word(name, until_s);
                 let _ = place.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed);
@@ -177,19 +236,22 @@ impl ListenerTable {
 
     /// Nobody behind the member listens any more.
     pub fn forget(&self, member: u16, group: Group) {
-        for place in self.places(name(member, group)) {
-            self.take_out(place, place.load(Ordering::Relaxed));
+        let name = name(member, group);
+        for place in self.places(name) {
+            let old = place.load(Ordering::Relaxed);
+            // It may have been given to another since it was found.
+            if old >> SECOND_BITS == name + 1 {
+                self.take_out(place, old);
+            }
         }
     }
 
+    /// Takes out an entry, `old`, if it is still there.
     fn take_out(&self, place: &AtomicU64, old: u64) {
         let is_taken_out = place.compare_exchange(old, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         let name = (old >> SECOND_BITS).wrapping_sub(1);
-        if is_taken_out && name >> 14 & 0xffff_ffff != 0 {
-            let count = self.counts.get((name & 0x3fff) as usize);
-            count.inspect(|count| {
-                _ = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-            });
+        if is_taken_out {
+            self.count_out(name);
         }
     }
 
@@ -243,7 +305,7 @@ impl ListenerTable {
             let [high, middle] = upper.each_ref().map(|upper| u128::from(upper.load(Ordering::Relaxed)));
             let group = match name >> 46 & 1 {
                 0 => Group::V4(low),
-                _ if low == 0 && high == 0 => Group::V6(0),
+                _ if low == 0 => Group::V6(0),
                 _ => Group::V6(high << 96 | (middle & u128::from(u64::MAX)) << 32 | u128::from(low)),
             };
             (left_s > 0).then_some(Listener { member: (name & 0x3fff) as u16, group, left_s })
@@ -265,7 +327,7 @@ mod tests {
     fn an_entry_holds_for_its_time_across_the_wrap_of_seconds() {
         let table = table(64);
         for now in [5, SECOND - 3, SECOND, SECOND * 3 + 7] {
-            assert!(table.note(3, GROUP, now + 10, 4));
+            assert_eq!(table.note(3, GROUP, now + 10, 4), Ok(()));
             assert!(table.has(3, GROUP, now) && table.has(3, GROUP, now + 9), "{now}");
             assert!(!table.has(3, GROUP, now + 10) && !table.has(4, GROUP, now), "{now}");
             assert!(!table.has(3, Group::V6(0xef01_0203), now));
@@ -278,11 +340,12 @@ mod tests {
     fn a_member_has_no_more_groups_than_it_may_and_routers_do_not_count() {
         let table = table(64);
         let group = |n: u32| Group::V4(0xef00_0000 + n);
-        assert!((1..=3).all(|n| table.note(1, group(n), 100, 3)));
-        assert!(!table.note(1, group(4), 100, 3) && table.note(2, group(4), 100, 3));
-        assert!(table.note(1, Group::ROUTER[0], 100, 3) && table.note(1, group(2), 200, 3));
+        assert!((1..=3).all(|n| table.note(1, group(n), 100, 3).is_ok()));
+        assert_eq!(table.note(1, group(4), 100, 3), Err(Refused::TooMany));
+        assert_eq!(table.note(2, group(4), 100, 3), Ok(()));
+        assert!(table.note(1, Group::ROUTER[0], 100, 3).is_ok() && table.note(1, group(2), 200, 3).is_ok());
         table.forget(1, group(1));
-        assert!(table.note(1, group(4), 100, 3) && !table.has(1, group(1), 0));
+        assert!(table.note(1, group(4), 100, 3).is_ok() && !table.has(1, group(1), 0));
         table.sweep(0, |member| member != 1);
         assert_eq!((table.count(1), table.count(2)), (0, 1));
         assert!(!table.has(1, Group::ROUTER[0], 0));
@@ -291,10 +354,10 @@ mod tests {
     #[test]
     fn a_question_shortens_and_does_not_lengthen() {
         let table = table(64);
-        table.note(1, GROUP, 260, 9);
+        table.note(1, GROUP, 260, 9).unwrap();
         table.shorten(1, GROUP, 103, 100);
         assert!(table.has(1, GROUP, 102) && !table.has(1, GROUP, 103));
-        table.note(1, GROUP, 102, 9);
+        table.note(1, GROUP, 102, 9).unwrap();
         table.shorten(1, GROUP, 103, 100);
         assert!(!table.has(1, GROUP, 102));
     }
@@ -303,9 +366,52 @@ mod tests {
     fn ipv6_groups_are_shown_whole_and_a_full_line_refuses() {
         let table = table(8);
         let group = |n: u128| Group::V6(0xff0e << 112 | 0x1234 << 40 | n);
-        assert!((1..=8).all(|n| table.note(1, group(n), 100, 99)));
-        assert!(!table.note(1, group(9), 100, 99));
+        assert!((1..=8).all(|n| table.note(1, group(n), 100, 99).is_ok()));
+        assert_eq!((table.note(1, group(9), 100, 99), table.count(1)), (Err(Refused::NoRoom), 8));
         let shown: Vec<_> = table.entries(0).map(|listener| listener.group).collect();
         assert!((1..=8).all(|n| shown.contains(&group(n))), "{shown:x?}");
+    }
+
+    #[test]
+    fn what_looks_like_a_router_is_never_counted() {
+        let table = table(64);
+        let group = Group::V6(0xff0e << 112 | 1 << 32);
+        assert!(group.is_router() && table.note(1, group, 100, 1).is_ok());
+        table.note(1, Group::V6(0xff0e << 112 | 1), 100, 1).unwrap();
+        table.sweep(100, |_| true);
+        assert_eq!((table.count(1), table.entries(0).count()), (0, 0));
+    }
+
+    #[test]
+    fn counts_are_right_whoever_notes_forgets_and_sweeps_at_the_same_time() {
+        let table = table(8);
+        std::thread::scope(|scope| {
+            for worker in 0..3 {
+                let table = &table;
+                scope.spawn(move || {
+                    for n in 0..20_000_u32 {
+                        let group = Group::V4(0xef00_0000 + n % 12);
+                        _ = table.note(1, group, 100, 6);
+                        match (n + worker) % 5 {
+                            0 => table.forget(1, group),
+                            1 => table.sweep(100, |_| true),
+                            _ => {}
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(table.count(1) as usize, table.entries(0).count());
+        table.sweep(100, |_| true);
+        assert_eq!(table.count(1), 0);
+    }
+
+    #[test]
+    fn an_overflow_is_of_its_bridge_and_family_and_has_an_end() {
+        let table = table(8);
+        table.note_overflow(2, 1, 50);
+        table.note_overflow(2, 1, 40);
+        assert!(table.has_overflowed(2, 1, 49) && !table.has_overflowed(2, 1, 50));
+        assert!(!table.has_overflowed(2, 0, 0) && !table.has_overflowed(1, 1, 0));
     }
 }

@@ -742,13 +742,13 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             IgmpInvalid,
             "igmp-invalid",
             None,
-            "On a bridge with `snooping`: an IGMP message with a TTL other than 1, a wrong checksum, a length that its records do not have, or a group that is none.",
+            "On a bridge with `snooping`: an IGMP message with a TTL other than 1, a wrong checksum, a length that its records do not have, a group that is none, or a query that is sent neither to all hosts nor to its group.",
         ),
         (
             MldInvalid,
             "mld-invalid",
             None,
-            "On a bridge with `snooping`: an MLD message with a hop limit other than 1, a source that is not link-local, a wrong checksum, a length that its records do not have, or a group that is none.",
+            "On a bridge with `snooping`: an MLD message with a hop limit other than 1, a source that is not link-local, a wrong checksum, a length that its records do not have, a group that is none, or a query that is sent neither to all nodes nor to its group.",
         ),
         (
             MulticastNoListener,
@@ -760,7 +760,7 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             MulticastLimit,
             "multicast-limit",
             None,
-            "On a bridge with `snooping`: a report of more groups than the member may listen to (`max_groups`), or for which the table has no room. The groups that it has stay.",
+            "On a bridge with `snooping`: a report of more groups than the member may listen to (`max_groups`). The groups that it has stay.",
         ),
         (
             DhcpInvalid,

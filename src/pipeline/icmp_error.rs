@@ -8,6 +8,7 @@ use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::session::{self, Table};
 use crate::pipeline::{Context, deliver, flow};
+use crate::tables::bridge::is_scope;
 use crate::tables::policy::Policy;
 
 /// Bytes of ICMP in front of the quoted packet.
@@ -121,6 +122,14 @@ pub(super) fn follow<A: Table>(
         return Err(DropReason::IcmpErrorNoSession);
     }
     session::bring_up_to_date::<A>(handle.session(), cx, flows)?;
+    if is_scope(quoted.tuple.vrf) {
+        // Between members nothing else checks where it comes from: of that side's zone, as the packets of the session.
+        let record = A::table(flows).record(handle.session());
+        let side = if handle.direction() == 0 { record.from_zone } else { record.to_zone };
+        if cx.tables.interface(packet.meta.interface).zone != side {
+            return Err(DropReason::SourceCheck);
+        }
+    }
     packet.meta.flags |= flags::ICMP_ERROR;
     // From where a backend's answers come: clients do not speak for it.
     let is_of_backend =

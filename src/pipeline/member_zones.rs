@@ -186,17 +186,20 @@ fn leave<A: Table>(packet: &mut Packet, cx: &Context<'_>, flows: &mut Flows) -> 
         packet.meta.flow = crate::packet::Handle::NONE;
         return Err(DropReason::PolicyChanged);
     }
-    if !is_error {
+    let verdict = match known {
+        Some(to) => bridge::forward(packet, Layout::of(&meta, Some(from)), to, cx)?,
+        // It is silent for long, or was never let into the table.
+        None => Verdict::Flood,
+    };
+    if verdict == Verdict::Flood {
+        // To all of its zone, also where its tunnel end point is none any more.
+        (packet.meta.egress, packet.meta.dst_mac) = (NO_INTERFACE, zone.into());
+    }
+    // What waits for a neighbour comes here again.
+    if !is_error && matches!(verdict, Verdict::Forward | Verdict::Flood) {
         A::table(flows).flow_mut(meta.flow).count(meta.ip_len);
     }
-    match known {
-        Some(to) => bridge::forward(packet, Layout::of(&meta, Some(from)), to, cx),
-        // It is silent for long, or was never let into the table: to all of its zone.
-        None => {
-            (packet.meta.egress, packet.meta.dst_mac) = (NO_INTERFACE, zone.into());
-            Ok(Verdict::Flood)
-        }
-    }
+    Ok(verdict)
 }
 
 /// Which members get a copy of a frame to all that came in by `from`: one bit for each, in their order.

@@ -256,7 +256,13 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>, held: 
     if let Some(reason) = number.and_then(|number| deliver::objection(tables, number, egress, via)) {
         return Decision::Drop(reason);
     }
-    if found.is_none() && member_zones::leads_around(tables, question, egress) {
+    // Only what a service or a rule of destination NAT sends elsewhere is meant to come back. A session that is judged
+    // again is bound to where it goes, translated or not.
+    let is_published = number.is_some()
+        || nat64.is_none()
+            && bound.is_none_or(|bound| !bound.mapped)
+            && (real.dst, real.dst_port) != (question.dst, question.dst_port);
+    if !is_published && member_zones::leads_around(tables, question, egress) {
         return Decision::Drop(DropReason::BridgeZoneHairpin);
     }
     let real = Question { vrf: question.vrf, ..real };

@@ -110,6 +110,9 @@ struct Bridged<'a> {
     station: u64,
 }
 
+/// No frame has it as its source: the first is looked at, whatever it has.
+const NO_STATION: u64 = u64::MAX;
+
 /// In an [`Entrance::mac`]: the rest is that of a bridge's interface.
 const BY_BRIDGE: u64 = 1 << 48;
 
@@ -159,7 +162,7 @@ impl<'a> Entrance<'a> {
         self.has_tunnels = false;
         self.mac |= BY_BRIDGE;
         let location = bridge::location_of(member, remote);
-        self.bridged = Some(Bridged { bridge, member, location, station: 0 });
+        self.bridged = Some(Bridged { bridge, member, location, station: NO_STATION });
     }
 
     /// Takes a packet that came in by a member of a bridge, and learns where its station is; false if it is not plain,

@@ -520,6 +520,7 @@ fn mapped(tables: &Tables, flows: &Flows, question: &Question) -> Option<Mapped>
             port: inside.port,
             vrf: inside.vrf,
             translated: true,
+            mapped: true,
             allowed,
             pool,
             delivery: None,
@@ -1114,6 +1115,7 @@ fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judg
         port: if translated { forward.new_dst_port } else { tuple.dst_port },
         vrf: if translated { reply.tuple.vrf } else { tuple.vrf },
         translated,
+        mapped: record.bound != 0,
         allowed: record
             .bound
             .checked_sub(1)
@@ -1151,6 +1153,7 @@ fn delivered<A: Address>(forward: &Flow<A>, record: &Record, services: &Services
         port: forward.tuple.dst_port,
         vrf: to.vrf,
         translated: false,
+        mapped: false,
         allowed: false,
         pool: None,
         delivery: Some(number),

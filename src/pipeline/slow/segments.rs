@@ -224,7 +224,8 @@ impl SlowPath {
         {
             return Ok(Spread::All);
         }
-        let spread = snooping::look(&bytes[layout.payload..], layout.kind(bytes), (bridge, from), cx);
+        let link = (layout.destination(bytes), layout.kind(bytes));
+        let spread = snooping::look(&bytes[layout.payload..], link, (bridge, from), cx);
         if let (Ok(Spread::Report(_, Some(group))), Some(from)) = (spread, from) {
             self.ask_last(bridge, (from, group), cx, pool);
         }

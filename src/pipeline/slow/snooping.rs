@@ -9,7 +9,7 @@
 use std::net::Ipv6Addr;
 
 use crate::host::{LinkTarget, OwnBytes, snooping};
-use crate::listeners::Group;
+use crate::listeners::{Group, Refused};
 use crate::mem::FramePool;
 use crate::packet::view::{be16, be32, be128, ethertype, protocol};
 use crate::packet::{DropReason, checksum};
@@ -25,6 +25,9 @@ use crate::time::Nanos;
 const LAST_LISTENER_S: u64 = 3;
 /// RFC 4541 section 2.1.1: version 2, type hello (RFC 7761 section 4.9).
 const PIM_HELLO: u8 = 0x20;
+/// RFC 1112 section 4, RFC 4291 section 2.7.1.
+const ALL_HOSTS_V4: Group = Group::V4(0xe000_0001);
+const ALL_HOSTS_V6: Group = Group::V6(0xff02 << 112 | 1);
 /// Messages have never crossed a router (RFC 2236 section 2, RFC 2710 section 3).
 const HOP_LIMIT: u8 = 1;
 const IPV6_BYTES: usize = 40;
@@ -56,15 +59,15 @@ pub(super) fn is_message(l3: &[u8], kind: u16) -> bool {
     }
 }
 
-/// What a frame that came in by `from` says of groups, and where it goes.
+/// What a frame to the MAC address `mac` that came in by `from` says of groups, and where it goes.
 pub(super) fn look(
     l3: &[u8],
-    kind: u16,
+    (mac, kind): (u64, u16),
     (bridge, from): (&Bridge, Option<&Member>),
     cx: &Context<'_>,
 ) -> Result<Spread, DropReason> {
     let Some(snooping) = &bridge.snooping else { return Ok(Spread::All) };
-    let snooper = Snooper { bridge, snooping, from, now_s: cx.now.as_secs(), cx };
+    let snooper = Snooper { bridge, snooping, from, mac, now_s: cx.now.as_secs(), cx };
     match kind {
         ethertype::IPV4 => snooper.v4(l3),
         ethertype::IPV6 => snooper.v6(l3),
@@ -77,6 +80,7 @@ struct Snooper<'a> {
     bridge: &'a Bridge,
     snooping: &'a Snooping,
     from: Option<&'a Member>,
+    mac: u64,
     now_s: u64,
     cx: &'a Context<'a>,
 }
@@ -95,7 +99,10 @@ impl Snooper<'_> {
             let message = l3.get(header_len..end).filter(|message| message.len() >= 8);
             let is_sound = be16(header, 6) & 0x3fff == 0 && header_len >= 20 && header[8] == HOP_LIMIT;
             let message = message.filter(|message| is_sound && checksum::is_valid(message));
-            return self.igmp(message.ok_or(DropReason::IgmpInvalid)?, be32(header, 12), from);
+            // Hosts do not hear what has no sound header.
+            let is_heard = l3.get(..header_len).is_some_and(checksum::is_valid);
+            let message = message.filter(|_| is_heard);
+            return self.igmp(message.ok_or(DropReason::IgmpInvalid)?, (be32(header, 12), dst), from);
         }
         if header[9] == protocol::PIM && l3.get(header_len) == Some(&PIM_HELLO) {
             self.note_router(0);
@@ -125,7 +132,8 @@ impl Snooper<'_> {
                 let pseudo = addresses + u64::from(protocol::ICMPV6) + message.len() as u64;
                 is_sound && checksum::fold(checksum::add(pseudo, message)) == 0xffff
             };
-            return self.mld(message.filter(is_right).ok_or(DropReason::MldInvalid)?, src, from);
+            let message = message.filter(is_right).ok_or(DropReason::MldInvalid)?;
+            return self.mld(message, (src, dst), from);
         }
         if header[6] == protocol::PIM && l3.get(IPV6_BYTES) == Some(&PIM_HELLO) {
             self.note_router(1);
@@ -154,7 +162,10 @@ impl Snooper<'_> {
 
     fn data(self, group: Group) -> Result<Spread, DropReason> {
         let family = group.family();
-        if !self.is_known(family) {
+        // Some of the listeners were not let in, or of this group none is.
+        let has_overflowed =
+            self.cx.neighbours.listeners.has_overflowed(self.bridge.number(), family, self.now_s);
+        if !self.is_known(family) || has_overflowed || group.is_router() {
             return Ok(Spread::All);
         }
         let listens = |member: &Member| self.cx.neighbours.listeners.has(member.interface, group, self.now_s);
@@ -173,7 +184,14 @@ impl Snooper<'_> {
     fn note_router(self, family: usize) {
         if let Some(from) = self.from {
             let until_s = self.now_s + self.snooping.present_s();
-            self.cx.neighbours.listeners.note(from.interface, Group::ROUTER[family], until_s, u32::MAX);
+            self.note_router_at(from, family, until_s);
+        }
+    }
+
+    fn note_router_at(self, from: &Member, family: usize, until_s: u64) {
+        let listeners = &self.cx.neighbours.listeners;
+        if listeners.note(from.interface, Group::ROUTER[family], until_s, u32::MAX).is_err() {
+            listeners.note_overflow(self.bridge.number(), family, until_s);
         }
     }
 
@@ -184,7 +202,7 @@ impl Snooper<'_> {
         listeners.note_querier(self.bridge.number(), family, is_better, until_s);
         // RFC 4541 section 2.1.1: one without an address keeps reports coming, and is no router.
         if has_address {
-            listeners.note(from.interface, Group::ROUTER[family], until_s, u32::MAX);
+            self.note_router_at(from, family, until_s);
         }
     }
 
@@ -197,33 +215,39 @@ impl Snooper<'_> {
     }
 
     fn joins(self, group: Group, from: &Member) -> Result<(), DropReason> {
-        let is_of_link = match group {
-            Group::V4(group) if group >> 28 != 0xe => return Err(DropReason::IgmpInvalid),
-            Group::V6(group) if group >> 120 != 0xff => return Err(DropReason::MldInvalid),
-            Group::V4(group) => group >> 8 == 0x00e0_0000,
-            Group::V6(group) => is_of_link(group),
-        };
+        let is_followed = is_followed(group)?;
         let until_s = self.now_s + self.snooping.membership_s();
         let listeners = &self.cx.neighbours.listeners;
-        if is_of_link || listeners.note(from.interface, group, until_s, self.snooping.max_groups) {
+        if !is_followed {
             return Ok(());
         }
-        Err(DropReason::MulticastLimit)
+        match listeners.note(from.interface, group, until_s, self.snooping.max_groups) {
+            Ok(()) => Ok(()),
+            Err(Refused::TooMany) => Err(DropReason::MulticastLimit),
+            // Nobody who was told to listen is to miss it because others have filled the table: all goes to all.
+            Err(Refused::NoRoom) => {
+                listeners.note_overflow(self.bridge.number(), group.family(), until_s);
+                Ok(())
+            }
+        }
     }
 
     /// The group to be asked about.
-    fn leaves(self, group: Group, from: &Member) -> Option<Group> {
+    fn leaves(self, group: Group, from: &Member) -> Result<Option<Group>, DropReason> {
+        if !is_followed(group)? {
+            return Ok(None);
+        }
         let listeners = &self.cx.neighbours.listeners;
         if self.snooping.fast_leave {
             listeners.forget(from.interface, group);
-            return None;
+            return Ok(None);
         }
         if !self.is_asking(group.family()) {
             // The querier asks, and what it asks is heard.
-            return None;
+            return Ok(None);
         }
         listeners.shorten(from.interface, group, self.now_s + LAST_LISTENER_S, self.now_s);
-        Some(group)
+        Ok(Some(group))
     }
 
     /// True if the gateway itself is the querier.
@@ -236,7 +260,19 @@ impl Snooper<'_> {
         Spread::Report(self.members(|member| self.has_router(member, family)), ask)
     }
 
-    fn igmp(self, message: &[u8], src: u32, from: &Member) -> Result<Spread, DropReason> {
+    /// True if hosts that listen hear a query: it is to all of them, or to the group that it asks about (RFC 3376 section
+    /// 4.1.12, RFC 3810 section 5.1.15), and so is its frame. What they do not hear they do not answer, and it must not
+    /// cost them what they listen to.
+    fn is_heard(self, group: Group, dst: Group) -> bool {
+        let (all, mac) = match dst {
+            Group::V4(dst) => (ALL_HOSTS_V4, 0x0100_5e00_0000 | u64::from(dst & 0x7f_ffff)),
+            Group::V6(dst) => (ALL_HOSTS_V6, 0x3333_0000_0000 | u64::from(dst as u32)),
+        };
+        let is_of_all = matches!(group, Group::V4(0) | Group::V6(0));
+        self.mac == mac && dst == if is_of_all { all } else { group }
+    }
+
+    fn igmp(self, message: &[u8], (src, dst): (u32, u32), from: &Member) -> Result<Spread, DropReason> {
         let group = be32(message, 4);
         match message[0] {
             0x11 => {
@@ -247,6 +283,9 @@ impl Snooper<'_> {
                     (len, Some(sources)) if len >= 12 + 4 * sources => (sources, true),
                     _ => return Err(DropReason::IgmpInvalid),
                 };
+                if !self.is_heard(Group::V4(group), Group::V4(dst)) {
+                    return Err(DropReason::IgmpInvalid);
+                }
                 let own = snooping::source_v4(self.bridge, self.cx.tables);
                 let is_better = src != 0 && (own == 0 || src < own);
                 self.asked(0, from, src != 0, is_better);
@@ -262,7 +301,7 @@ impl Snooper<'_> {
                 Ok(self.to_routers(0, None))
             }
             0x17 => {
-                let ask = self.leaves(Group::V4(group), from);
+                let ask = self.leaves(Group::V4(group), from)?;
                 Ok(self.to_routers(0, ask))
             }
             0x22 => self.records(message, 4, |at| Group::V4(be32(message, at)), 0, from),
@@ -271,7 +310,7 @@ impl Snooper<'_> {
         }
     }
 
-    fn mld(self, message: &[u8], src: u128, from: &Member) -> Result<Spread, DropReason> {
+    fn mld(self, message: &[u8], (src, dst): (u128, u128), from: &Member) -> Result<Spread, DropReason> {
         let group = message.get(8..24).map(|group| be128(group, 0));
         if message[0] == 143 {
             return self.records(message, 16, |at| Group::V6(be128(message, at)), 1, from);
@@ -286,13 +325,14 @@ impl Snooper<'_> {
                     (len, Some(sources)) if len >= 28 + 16 * sources => (sources, true),
                     _ => return Err(DropReason::MldInvalid),
                 };
-                if src == 0 {
+                if src == 0 || !self.is_heard(Group::V6(group), Group::V6(dst)) {
                     return Err(DropReason::MldInvalid);
                 }
                 let own = snooping::source_v6(self.bridge, self.cx.tables);
                 self.asked(1, from, true, own.is_none_or(|own| src < own));
                 let is_suppressed = is_v2 && message[24] & 8 != 0;
-                if group != 0 && sources == 0 && !is_suppressed {
+                let is_followed = group != 0 && is_followed(Group::V6(group))?;
+                if is_followed && sources == 0 && !is_suppressed {
                     let code = be16(message, 4);
                     let millis = if is_v2 { snooping::time_v6(code) } else { code.into() };
                     self.asked_about(Group::V6(group), u64::from(millis.div_ceil(1000)));
@@ -304,7 +344,7 @@ impl Snooper<'_> {
                 Ok(self.to_routers(1, None))
             }
             _ => {
-                let ask = self.leaves(Group::V6(group), from);
+                let ask = self.leaves(Group::V6(group), from)?;
                 Ok(self.to_routers(1, ask))
             }
         }
@@ -331,7 +371,7 @@ impl Snooper<'_> {
             }
             match (kind, sources) {
                 // To nothing at all: it leaves.
-                (3, 0) => ask = self.leaves(group_at(at + 4), from).or(ask),
+                (3, 0) => ask = self.leaves(group_at(at + 4), from)?.or(ask),
                 (1 | 5, 0) | (6, _) => {}
                 (1..=5, _) => lost = self.joins(group_at(at + 4), from).err().or(lost),
                 // RFC 3376 section 4.2.12: others are ignored.
@@ -343,6 +383,17 @@ impl Snooper<'_> {
             Some(reason) => Err(reason),
             None => Ok(self.to_routers(family, ask)),
         }
+    }
+}
+
+/// True for a group whose listeners are looked for; others go to all: those of the link, and those that look like a
+/// router's entry. An error: it is no group.
+fn is_followed(group: Group) -> Result<bool, DropReason> {
+    match group {
+        Group::V4(group) if group >> 28 != 0xe => Err(DropReason::IgmpInvalid),
+        Group::V6(group) if group >> 120 != 0xff => Err(DropReason::MldInvalid),
+        Group::V4(group) => Ok(group >> 8 != 0x00e0_0000),
+        Group::V6(low) => Ok(!is_of_link(low) && !group.is_router()),
     }
 }
 

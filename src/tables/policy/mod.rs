@@ -164,6 +164,8 @@ pub struct Bound {
     pub vrf: u16,
     /// That is another destination than the packet's.
     pub translated: bool,
+    /// By a mapping of source NAT, not by a rule or a service.
+    pub mapped: bool,
     /// It needs no rule that allows it: it answers to a mapping with endpoint-independent filtering.
     pub allowed: bool,
     /// The pool it came in by, as an index in [`Policy::pools`].
