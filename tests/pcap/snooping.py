@@ -206,6 +206,13 @@ for count, sources in ((2, 0), (1, 1), (0xFFFF, 0), (1, 0xFFFF)):
 odd = bytearray(bytes.fromhex("1164000000000000" "0000"))
 odd[2:4] = ones_complement(bytes(odd)).to_bytes(2, "big")
 put(c, B, "224.0.0.1", igmp(B4, "224.0.0.1", Raw(bytes(odd))), (), drop="igmp-invalid")
+# Queries that those they ask do not hear.
+ask = IGMP(type=0x11, mrcode=1, gaddr=G)
+put(c, B, H, igmp(B4, H, ask), (), drop="igmp-invalid")
+put(c, B, G, igmp(B4, G, ask), (), drop="igmp-invalid", mac=group_mac(H))
+put(c, B, "224.0.0.1", igmp(B4, "224.0.0.1", ask), (), drop="igmp-invalid")
+put(c, B, "ff02::2", mld(LL[B], "ff02::2", ICMPv6MLQuery(mladdr=G6, mrd=1)), (), drop="mld-invalid")
+put(c, B, G6, mld(LL[B], G6, ICMPv6MLQuery(mladdr=G6, mrd=1)), (), drop="mld-invalid", mac=group_mac("ff02::1"))
 put(c, B, G6, mld(LL[B], G6, ICMPv6MLReport(mladdr=G6), hlim=2), (), drop="mld-invalid")
 put(c, B, G6, mld("2001:db8::b", G6, ICMPv6MLReport(mladdr=G6)), (), drop="mld-invalid")
 put(c, B, G6, mld(LL[B], G6, ICMPv6MLReport(mladdr="2001:db8::1")), (), drop="mld-invalid")
