@@ -298,11 +298,11 @@ fn killed_gateway_comes_back() {
         gateway.kill();
     }
     // The dead gateway's socket is still there; the next one takes its place.
-    assert!(lab.path("control.sock").exists());
+    assert!(lab.path("softgate.sock").exists());
     let gateway = Gateway::start(&lab, &Config::default());
     everyone_pings(&lab);
     gateway.stop();
-    assert!(!lab.path("control.sock").exists(), "a gateway that stopped leaves no socket");
+    assert!(!lab.path("softgate.sock").exists(), "a gateway that stopped leaves no socket");
 }
 
 #[test]

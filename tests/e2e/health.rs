@@ -29,7 +29,7 @@ impl Checked {
     /// `targets`: an address, a port and the keys of the check for each, which is called by its number.
     fn start(lab: &Lab, config: &Text, targets: &[(&str, u16, &str)]) -> Checked {
         let file = lab.path("softgate.toml");
-        std::fs::write(&file, config.text(&lab.path("control.sock"))).expect("the config can be written");
+        std::fs::write(&file, config.text(&lab.path("softgate.sock"))).expect("the config can be written");
         let targets: Vec<String> =
             targets.iter().map(|(addr, port, check)| format!("{addr} {port} {check}")).collect();
         let binary = std::env::current_exe().expect("this test");
