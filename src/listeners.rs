@@ -18,6 +18,11 @@ const SECOND: u64 = (1 << SECOND_BITS) - 1;
 /// An entry holds for no longer, in seconds.
 pub const MOST_SECONDS: u64 = SECOND / 2;
 
+/// 224.0.0.1 (RFC 1112 section 4).
+pub const ALL_HOSTS_V4: u32 = 0xe000_0001;
+/// ff02::1 (RFC 4291 section 2.7.1).
+pub const ALL_HOSTS_V6: u128 = 0xff02 << 112 | 1;
+
 /// What somebody listens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
@@ -42,6 +47,14 @@ impl Group {
         self.low() == 0
     }
 
+    /// The MAC address of its frames, as a number: RFC 1112 section 6.4, RFC 2464 section 7.
+    pub const fn mac(self) -> u64 {
+        match self {
+            Group::V4(group) => 0x0100_5e00_0000 | (group & 0x7f_ffff) as u64,
+            Group::V6(group) => 0x3333_0000_0000 | (group as u32) as u64,
+        }
+    }
+
     fn low(self) -> u32 {
         match self {
             Group::V4(group) => group,
@@ -50,7 +63,7 @@ impl Group {
     }
 }
 
-/// A line of places, and what of IPv6 groups is not in their words, for people.
+/// A line of places.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Line {

@@ -15,8 +15,9 @@ use crate::config::{GroupName, InterfaceName, Lag, Name, PortMode, Prefix, RuleN
 use crate::control::{
     AdvertErrors, BridgeEntry, Counter, DhcpRelayEntry, DropEntry, GroupEntry, HaList, InterfaceStatus,
     LinkState, NeighbourEntry, NeighbourState, PortStatus, Request, RouteEntry, RouteKind, RouteSource,
-    RouterState, RoutesQuery, Version, ViaEntry, WorkerStatus,
+    RoutesQuery, Version, ViaEntry, WorkerStatus,
 };
+use crate::ha::vrrp::State;
 
 /// Arguments of `show`.
 #[derive(Debug, clap::Args)]
@@ -420,11 +421,8 @@ fn ha(list_of: &HaList) -> String {
         if words.is_empty() { String::from("-") } else { words.join(", ") }
     };
     for router in &list_of.routers {
-        let (state, active) = match router.state {
-            RouterState::Initialize => ("initialize", router.active),
-            RouterState::Backup => ("backup", router.active),
-            RouterState::Active => ("active", Some(router.source)),
-        };
+        let state = router.state.name();
+        let active = if router.state == State::Active { Some(router.source) } else { router.active };
         let priority = match router.priority == router.configured_priority {
             true => router.priority.to_string(),
             false => format!("{} of {}", router.priority, router.configured_priority),

@@ -58,7 +58,7 @@ pub use policy::{
     BlockSize, Filtering, Flows, Group, Nat, Nat64, NatDestination, NatPrefix, NatSource, NatStatic,
     RateLimit, Rule, RuleAction, Seconds, Sessions, Side, Zone,
 };
-pub use role::{ASKABLE, Right, Role};
+pub use role::{ASKABLE, Right, Role, only_reads};
 pub use sections::{
     Control, Cpu, Icmp, Interface, Lag, Log, MAX_WORKERS, Neighbour, NeighbourLimits, OuterDscp, Pair, Port,
     PortMode, Route, RouteFile, RouteTarget, RouterAdvertisements, SourceCheck, System, Vni, Vrf, Workers,

@@ -100,14 +100,19 @@ impl Right {
 
     /// True if it includes what is asked for, as one of [`ASKABLE`].
     pub fn includes(&self, asked: &str) -> bool {
-        let any = |words: &[&str]| words.iter().any(|word| begins(asked, word));
+        let operates = || OPERATOR.iter().any(|word| begins(asked, word));
         match &*self.0 {
             "admin" => true,
-            "operator" => any(&VIEWER) || any(&OPERATOR),
-            "viewer" => any(&VIEWER),
+            "operator" => only_reads(asked) || operates(),
+            "viewer" => only_reads(asked),
             right => begins(asked, right),
         }
     }
+}
+
+/// True if what is asked for changes nothing.
+pub fn only_reads(asked: &str) -> bool {
+    VIEWER.iter().any(|word| begins(asked, word))
 }
 
 /// True if the words of `right` are the first of what is asked for.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{GroupName, InterfaceName, Mac};
+use crate::ha::vrrp::State;
 
 /// To `show.ha`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,18 +16,6 @@ pub struct HaList {
     pub strays: Vec<AdvertErrors>,
     /// Frames that no device took.
     pub not_sent: u64,
-}
-
-/// What a virtual router is on this node (RFC 9568 section 6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RouterState {
-    /// Takes no part: its interface is down, or that of another of its group.
-    Initialize,
-    /// Waits.
-    Backup,
-    /// Has the addresses.
-    Active,
 }
 
 /// A virtual router of one family.
@@ -44,7 +33,7 @@ pub struct VirtualRouterEntry {
     /// Its MAC address.
     pub mac: Option<Mac>,
     /// What it is on this node.
-    pub state: RouterState,
+    pub state: State,
     /// How long it has been that, in seconds.
     pub since_s: u64,
     /// Priority in force: as configured, less what is tracked and not well.

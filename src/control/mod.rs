@@ -42,7 +42,7 @@ pub use bridges::{
 };
 pub use client::{Client, ClientError, RouteStream};
 pub use deterministic::{HostQuery, NatHost, PortQuery, SharedPool};
-pub use ha::{AdvertErrors, HaList, RouterState, VirtualRouterEntry};
+pub use ha::{AdvertErrors, HaList, VirtualRouterEntry};
 pub use inspect::{
     ClearQuery, Cleared, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,
     Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery, TemporaryMember,

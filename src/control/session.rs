@@ -11,7 +11,7 @@ use super::request::{Patch, Request};
 use super::rights::{self, Object, Peer};
 use super::rpc::{self, Fault, FaultKind};
 use super::server::Limits;
-use crate::config::Name;
+use crate::config::{Name, only_reads};
 
 /// What all sessions share.
 #[derive(Debug, Default)]
@@ -442,7 +442,7 @@ impl Session {
         match rights::check(backend, &self.peer, asked, objects) {
             Ok(role) => Ok(By { role, ..by }),
             Err(fault) => {
-                if !["show", "nat", "drops"].iter().any(|reading| asked.starts_with(reading)) {
+                if !only_reads(asked) {
                     self.record(&asked.replace(' ', "."), 0, &by, ("refused", None, Some(&fault)), 0, shared);
                 }
                 Err(fault)

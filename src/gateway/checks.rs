@@ -195,7 +195,12 @@ impl Gateway {
             of_worker.fold((Counted::default(), 0), |(sum, clients), worker| {
                 let opened = sum.opened + worker.flows.hits.load(Ordering::Relaxed);
                 let failed = sum.failed + worker.failed.load(Ordering::Relaxed);
-                (Counted { opened, failed }, clients | worker.failed_clients.swap(0, Ordering::Relaxed))
+                // Hardly ever is there one: a swap takes the line from its worker, a look does not.
+                let who = match worker.failed_clients.load(Ordering::Relaxed) {
+                    0 => 0,
+                    _ => worker.failed_clients.swap(0, Ordering::Relaxed),
+                };
+                (Counted { opened, failed }, clients | who)
             })
         };
         let turns = self.checks.watch.look(now, counted);

@@ -11,6 +11,7 @@ use smoltcp::wire::{
 use smoltcp::wire::{NdiscOption, NdiscOptionRepr, NdiscPrefixInformation};
 
 use crate::host::{LinkTarget, OwnBytes};
+use crate::listeners::Group;
 use crate::neighbours::{NeighbourTable, mac_from_u64, mac_to_u64};
 use crate::packet::view::{be16, be128, ethertype, protocol};
 use crate::packet::{DropReason, checksum};
@@ -402,9 +403,8 @@ pub fn solicited_node(addr: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from(b) << 8 | u16::from(c))
 }
 
-/// The MAC address of an IPv6 group (RFC 2464 section 7).
 fn multicast_mac(group: Ipv6Addr) -> u64 {
-    0x3333_0000_0000 | u64::from(u128::from(group) as u32)
+    Group::V6(group.into()).mac()
 }
 
 /// RFC 4861 section 6.1: an option of length 0, or one that leaves the message, spoils the message.

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use crate::host::OwnBytes;
-use crate::listeners::Group;
+use crate::listeners::{ALL_HOSTS_V4, ALL_HOSTS_V6, Group};
 use crate::packet::checksum;
 use crate::packet::view::{ethertype, protocol};
 use crate::tables::bridge::Bridge;
@@ -65,7 +65,7 @@ pub fn query(
     let mut bytes = OwnBytes::new();
     match group {
         Group::V4(group) => {
-            let dst = if group == 0 { 0xe000_0001 } else { group };
+            let dst = if group == 0 { ALL_HOSTS_V4 } else { group };
             let mut message = [0; 12];
             (message[0], message[1]) = (0x11, tenths);
             message[4..8].copy_from_slice(&group.to_be_bytes());
@@ -81,12 +81,11 @@ pub fn query(
             header[10..12].copy_from_slice(&sum.to_be_bytes());
             bytes.extend(header);
             bytes.extend(message);
-            // RFC 1112 section 6.4.
-            Some((0x0100_5e00_0000 | u64::from(dst & 0x7f_ffff), ethertype::IPV4, bytes))
+            Some((Group::V4(dst).mac(), ethertype::IPV4, bytes))
         }
         Group::V6(group) => {
             let src = source_v6(bridge, tables)?;
-            let dst = if group == 0 { 0xff02 << 112 | 1 } else { group };
+            let dst = if group == 0 { ALL_HOSTS_V6 } else { group };
             let mut message = [0; 28];
             message[0] = 130;
             message[4..6].copy_from_slice(&(u16::from(tenths) * 100).to_be_bytes());
@@ -101,8 +100,7 @@ pub fn query(
             bytes.extend(dst.to_be_bytes());
             bytes.extend(ROUTER_ALERT_V6);
             bytes.extend(message);
-            // RFC 2464 section 7.
-            Some((0x3333_0000_0000 | u64::from(dst as u32), ethertype::IPV6, bytes))
+            Some((Group::V6(dst).mac(), ethertype::IPV6, bytes))
         }
     }
 }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
+use serde::{Deserialize, Serialize};
 
 use super::{Centiseconds, LEAVING, OWNER};
 use crate::time::Nanos;
@@ -29,14 +30,26 @@ pub struct Settings {
 }
 
 /// RFC 9568 section 6.3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Not taking part.
+    /// Takes no part: its interface is down, or that of another of its group.
     Initialize,
     /// Listens to the Active, ready to take over.
     Backup,
     /// Forwards and answers for the addresses.
     Active,
+}
+
+impl State {
+    /// In a word, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Initialize => "initialize",
+            State::Backup => "backup",
+            State::Active => "active",
+        }
+    }
 }
 
 /// A valid advertisement of another router.

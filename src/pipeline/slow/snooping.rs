@@ -9,7 +9,7 @@
 use std::net::Ipv6Addr;
 
 use crate::host::{LinkTarget, OwnBytes, snooping};
-use crate::listeners::{Group, Refused};
+use crate::listeners::{ALL_HOSTS_V4, ALL_HOSTS_V6, Group, Refused};
 use crate::mem::FramePool;
 use crate::packet::view::{be16, be32, be128, ethertype, protocol};
 use crate::packet::{DropReason, checksum};
@@ -25,9 +25,6 @@ use crate::time::Nanos;
 const LAST_LISTENER_S: u64 = 3;
 /// RFC 4541 section 2.1.1: version 2, type hello (RFC 7761 section 4.9).
 const PIM_HELLO: u8 = 0x20;
-/// RFC 1112 section 4, RFC 4291 section 2.7.1.
-const ALL_HOSTS_V4: Group = Group::V4(0xe000_0001);
-const ALL_HOSTS_V6: Group = Group::V6(0xff02 << 112 | 1);
 /// Messages have never crossed a router (RFC 2236 section 2, RFC 2710 section 3).
 const HOP_LIMIT: u8 = 1;
 const IPV6_BYTES: usize = 40;
@@ -264,12 +261,12 @@ impl Snooper<'_> {
     /// 4.1.12, RFC 3810 section 5.1.15), and so is its frame. What they do not hear they do not answer, and it must not
     /// cost them what they listen to.
     fn is_heard(self, group: Group, dst: Group) -> bool {
-        let (all, mac) = match dst {
-            Group::V4(dst) => (ALL_HOSTS_V4, 0x0100_5e00_0000 | u64::from(dst & 0x7f_ffff)),
-            Group::V6(dst) => (ALL_HOSTS_V6, 0x3333_0000_0000 | u64::from(dst as u32)),
+        let to = match group {
+            Group::V4(0) => Group::V4(ALL_HOSTS_V4),
+            Group::V6(0) => Group::V6(ALL_HOSTS_V6),
+            group => group,
         };
-        let is_of_all = matches!(group, Group::V4(0) | Group::V6(0));
-        self.mac == mac && dst == if is_of_all { all } else { group }
+        self.mac == dst.mac() && dst == to
     }
 
     fn igmp(self, message: &[u8], (src, dst): (u32, u32), from: &Member) -> Result<Spread, DropReason> {

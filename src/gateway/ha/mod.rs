@@ -1,0 +1,216 @@
+//! The virtual routers of a live gateway: what they are to be, from config, links and what is tracked, and what they are.
+//! A thread runs them beside the workers, with packet sockets of its own, so that no flood of data keeps it from
+//! speaking and hearing.
+
+mod filter;
+mod runner;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use ahash::AHashMap;
+
+use super::{Gateway, LivePort};
+use crate::config::{Mac, Vrrp, virtual_mac};
+use crate::control::{AdvertErrors, HaList, VirtualRouterEntry};
+use crate::ha::vrrp::{BadAdvert, Plan, RouterPlan, Settings, Status};
+use crate::tables::Interface;
+use crate::tables::policy::Policy;
+pub(super) use runner::Ha;
+pub use runner::HaStatus;
+use runner::{NodePlan, PlannedDevice};
+
+/// Addresses of NAT announced with a virtual router at most: its MAC address stays, so that neighbours need none of it.
+const MAX_ALSO: usize = 1024;
+/// The largest network in which they are looked for.
+const SHORTEST_PREFIX: u8 = 20;
+
+impl Gateway {
+    /// Has the virtual routers follow the config, the links and what is tracked.
+    pub(super) fn follow_virtual_routers(&mut self) {
+        if self.config.vrrp.is_empty() && self.ha.plan.plan.routers.is_empty() {
+            return;
+        }
+        let plan = self.plan_virtual_routers();
+        if let Err(error) = self.ha.follow(plan) {
+            tracing::error!(%error, "the virtual routers do not run");
+        }
+    }
+
+    fn plan_virtual_routers(&self) -> NodePlan {
+        let tables = self.compiler.tables();
+        let lowered = self.lowered();
+        let mut routers = Vec::new();
+        let mut links = Vec::new();
+        for vrrp in &self.config.vrrp {
+            let Some(link) = self.compiler.interfaces.get(vrrp.interface.as_str()) else { continue };
+            let Some(interface) = tables.interfaces.get(usize::from(link)) else { continue };
+            links.push(link);
+            let (name, group) = (name_of(vrrp), group_of(vrrp));
+            let lowered = lowered.get(&group).copied().unwrap_or(0);
+            let configured = vrrp.priority.get() as u8;
+            for router in
+                interface.info.routers.iter().filter(|router| u32::from(router.vrid) == vrrp.id.get())
+            {
+                let Some(primary) = primary_of(interface, &router.addresses) else { continue };
+                let is_first = interface.first_router(router.is_ipv6) == Some(router);
+                let also =
+                    if is_first { also(interface, router.is_ipv6, &tables.policy) } else { Vec::new() };
+                routers.push(RouterPlan {
+                    name: name.clone(),
+                    role: router.role,
+                    link,
+                    vrid: router.vrid,
+                    group: group.clone(),
+                    priority: configured,
+                    settings: Settings {
+                        priority: configured.saturating_sub(lowered).max(1),
+                        interval: vrrp.interval,
+                        preempt: vrrp.preempt,
+                        preempt_delay: vrrp.preempt_delay.map_or(Duration::ZERO, |delay| delay.duration()),
+                        primary,
+                    },
+                    pseudo_header: vrrp.pseudo_header,
+                    addresses: router.addresses.clone(),
+                    also: also.into(),
+                    up: interface.up,
+                });
+            }
+        }
+        links.sort_unstable();
+        links.dedup();
+        let devices = links.into_iter().flat_map(|link| {
+            let interface = &tables.interfaces[usize::from(link)];
+            let port = self.ports.iter().find(|port| port.slot == interface.port);
+            port.into_iter().flat_map(move |port| devices(port, link, interface))
+        });
+        NodePlan { devices: devices.collect(), plan: Plan { routers } }
+    }
+
+    /// What is taken off the priorities of each group for what is not well; who names no group is one by himself.
+    fn lowered(&self) -> AHashMap<String, u8> {
+        let mut lowered: AHashMap<String, u8> = AHashMap::new();
+        for vrrp in &self.config.vrrp {
+            let sum = lowered.entry(group_of(vrrp)).or_default();
+            for track in &vrrp.track {
+                let weight = track.weight.get();
+                let off = match (&track.port, &track.service) {
+                    (Some(port), _) => {
+                        let port = self.ports.iter().find(|live| live.name == port.as_str());
+                        if port.is_some_and(|port| port.members_up() != 0) { 0 } else { weight }
+                    }
+                    (None, Some(service)) => self.share_down(service.as_str(), weight),
+                    (None, None) => 0,
+                };
+                *sum = sum.saturating_add(off as u8);
+            }
+        }
+        lowered
+    }
+
+    /// `weight` in proportion to the backends of a service that are down, rounded up.
+    fn share_down(&self, service: &str, weight: u32) -> u32 {
+        let Some(service) = self.config.services.iter().find(|known| known.name.as_str() == service) else {
+            return 0;
+        };
+        let down = self.backends_down(service);
+        let all = service.backends.len().max(1) as u32;
+        (weight * down as u32).div_ceil(all)
+    }
+}
+
+impl Gateway {
+    pub(super) fn show_ha(&self) -> HaList {
+        let status = self.ha.status();
+        let entry = |router: &Status| {
+            let Status { plan, state, active, active_down, since, counters } = router;
+            let vrrp = self.config.vrrp.iter().find(|vrrp| name_of(vrrp) == plan.name)?;
+            Some(VirtualRouterEntry {
+                interface: vrrp.interface.clone(),
+                id: plan.vrid,
+                group: vrrp.group.clone(),
+                addresses: plan.addresses.clone(),
+                mac: Mac::new(virtual_mac(plan.vrid, plan.settings.primary.is_ipv6())).ok(),
+                state: *state,
+                since_s: status.now.since(*since).as_secs(),
+                priority: plan.settings.priority,
+                configured_priority: plan.priority,
+                interval_cs: plan.settings.interval.get(),
+                active_down_ms: active_down.as_millis() as u64,
+                source: plan.settings.primary,
+                active: *active,
+                became_active: counters.became_active,
+                sent: counters.sent,
+                leaving_sent: counters.leaving_sent,
+                received: counters.received,
+                leaving_received: counters.leaving_received,
+                errors: errors(&counters.errors),
+            })
+        };
+        HaList {
+            routers: status.routers.iter().filter_map(entry).collect(),
+            strays: errors(&status.strays),
+            not_sent: status.not_sent,
+        }
+    }
+}
+
+/// What a virtual router is called.
+fn name_of(vrrp: &Vrrp) -> String {
+    format!("{}/{}", vrrp.interface, vrrp.id)
+}
+
+/// With whom it moves; who names no group is one by himself, of a name that no config can give.
+fn group_of(vrrp: &Vrrp) -> String {
+    vrrp.group.as_ref().map_or_else(|| format!("{} ", name_of(vrrp)), ToString::to_string)
+}
+
+fn errors(counted: &[u64; BadAdvert::ALL.len()]) -> Vec<AdvertErrors> {
+    let all = BadAdvert::ALL.iter().zip(counted).filter(|(_, count)| **count > 0);
+    all.map(|(bad, count)| AdvertErrors { kind: bad.name().to_owned(), count: *count }).collect()
+}
+
+/// Those of a port that are there, for one of its links.
+fn devices<'a>(
+    port: &'a LivePort,
+    link: u16,
+    interface: &'a Interface,
+) -> impl Iterator<Item = PlannedDevice> + 'a {
+    let sender = port.members_up().trailing_zeros() as usize;
+    port.members.iter().enumerate().filter_map(move |(at, member)| {
+        Some(PlannedDevice {
+            name: member.device.clone(),
+            ifindex: member.link?.ifindex,
+            link,
+            tags: interface.info.tags,
+            tag_bytes: interface.header[12..usize::from(interface.header_len) - 2].to_vec(),
+            sends: at == sender,
+        })
+    })
+}
+
+/// The address that advertisements come from: with IPv4 that in the network of the first virtual one, with IPv6 the
+/// link-local one (RFC 9568 section 7.2).
+fn primary_of(interface: &Interface, addresses: &[IpAddr]) -> Option<IpAddr> {
+    match addresses.first()? {
+        IpAddr::V4(first) => interface.source_v4(*first).map(Into::into),
+        IpAddr::V6(_) => interface.info.link_local.map(Into::into),
+    }
+}
+
+/// Addresses of NAT and services in networks of the interface: its virtual router answers for them as well.
+fn also(interface: &Interface, is_ipv6: bool, policy: &Policy) -> Vec<IpAddr> {
+    if is_ipv6 {
+        return Vec::new();
+    }
+    let networks = interface.info.v4.iter().filter(|(_, len)| (SHORTEST_PREFIX..31).contains(len));
+    let hosts = networks.flat_map(|(own, len)| {
+        let mask = u32::MAX >> len;
+        let network = u32::from(*own) & !mask;
+        (network + 1..network + mask).map(Ipv4Addr::from)
+    });
+    let is_held = |addr: &Ipv4Addr| {
+        policy.answers_on_v4(interface, *addr) && interface.router_of((*addr).into()).is_none()
+    };
+    hosts.filter(is_held).take(MAX_ALSO).map(Into::into).collect()
+}
