@@ -101,6 +101,9 @@ impl Gateway {
                 config::check_service(&self.config, new).map_err(Fault::refused)?;
             }
         }
+        let is_checked = |of: &Arc<VirtualService>| of.health.is_some() || of.passive_checks.is_some();
+        let mut changed = self.config.services.iter().zip(&after).filter(|(old, new)| !Arc::ptr_eq(old, new));
+        let concerns_checks = changed.any(|(old, new)| is_checked(old) || is_checked(new));
         let before = std::mem::replace(&mut self.config.services, after);
         let compiled = policy::services(&self.config, &mut self.compiler);
         match compiled {
@@ -109,7 +112,9 @@ impl Gateway {
                 let retired = self.compiler.put_policy(Arc::new(policy), &Touched::default());
                 self.publish([retired]);
                 self.note_leases(patches);
-                self.check_backends();
+                if concerns_checks {
+                    self.check_backends();
+                }
                 Ok(())
             }
             Err(error) => {

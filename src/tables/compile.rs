@@ -28,8 +28,8 @@ use crate::neighbours::{NeighbourTable, addr_key, mac_to_u64};
 use crate::packet::hash::Key;
 use crate::packet::view::ethertype;
 use crate::roles::MAX_ROLES;
-use crate::tables::balance::{Backends, Deliveries, Health, VirtualService};
-use crate::tables::policy::{Members, NO_ZONE, PairEpochs, Policy, PolicySlots, Touched};
+use crate::tables::balance::{BackendState, Backends, Deliveries, Health, VirtualService};
+use crate::tables::policy::{self, Members, NO_ZONE, PairEpochs, Policy, PolicySlots, Touched};
 use crate::time::Nanos;
 
 /// Most ports of a node: the XDP program's socket map has room for them.
@@ -233,13 +233,15 @@ pub struct Compiler {
     /// Members of the groups of the policy compiled last.
     pub(in crate::tables) members: Option<Members>,
     /// Services compiled last, by name, with what they were compiled from.
-    pub(in crate::tables) services: AHashMap<String, (Arc<VirtualServiceConfig>, Arc<VirtualService>)>,
+    pub(in crate::tables) services: Vec<(Arc<VirtualServiceConfig>, Arc<VirtualService>)>,
     /// How packets get to backends that are not translated for.
     pub(in crate::tables) deliveries: Deliveries,
     /// By backend slot, of those that are not well.
     health: AHashMap<u32, Health>,
     /// Backends of services that are gone, and what those said of their flows.
     orphans: AHashMap<u32, OnFailure>,
+    /// Backends of which the checks have said something that is not in the tables.
+    noted: AHashSet<u32>,
     neighbours: Arc<NeighbourTable>,
     key: Key,
     input: Input,
@@ -300,10 +302,11 @@ impl Compiler {
             policy_slots: PolicySlots::default(),
             claims,
             members: None,
-            services: AHashMap::new(),
+            services: Vec::new(),
             deliveries: Deliveries::default(),
             health: AHashMap::new(),
             orphans: AHashMap::new(),
+            noted: AHashSet::new(),
             neighbours,
             key,
             input: Input {
@@ -605,30 +608,59 @@ impl Compiler {
 
     /// How much backends take with the services of another policy, and since when flows have to follow that.
     fn backends_after(&mut self, policy: &Policy, generation: u64) -> (Backends, u64) {
-        let (old, new) = (self.tables.policy.services(), policy.services());
+        let tables = Arc::clone(&self.tables);
+        let (old, new) = (tables.policy.services(), policy.services());
+        let mut changed: AHashMap<u32, BackendState> = AHashMap::new();
         if !std::ptr::eq(old, new) {
-            let stays: AHashSet<u16> = new.list().iter().map(|service| service.slot).collect();
-            // Flows of a service that is gone follow its word; those of a backend that left its service do not.
-            for service in old.list().iter().filter(|service| !stays.contains(&service.slot)) {
-                // Those that left it before as well: by their names.
-                let prefix = format!("{}/", self.policy_slots.services.name(service.slot));
-                let names = (0..).zip(self.policy_slots.backends.names());
-                let slots = names.filter(|(_, name)| name.starts_with(&prefix)).map(|(slot, _)| slot);
-                self.orphans.extend(slots.map(|slot| (slot, service.behaviour.on_failure)));
+            let (went, came) = old.difference(new);
+            for backend in went.iter().flat_map(|service| &service.backends) {
+                changed.insert(backend.slot, BackendState::left(self.orphans.get(&backend.slot).copied()));
             }
-            for service in new.list() {
-                service.backends.iter().for_each(|backend| _ = self.orphans.remove(&backend.slot));
+            let stays: AHashSet<u16> = came.iter().map(|service| service.slot).collect();
+            let gone = went.iter().filter(|service| !stays.contains(&service.slot));
+            let gone: AHashMap<&str, OnFailure> = gone
+                .map(|gone| (self.policy_slots.services.name(gone.slot), gone.behaviour.on_failure))
+                .collect();
+            if !gone.is_empty() {
+                // Flows of a service that is gone follow its word; those of a backend that left its service do not. Also
+                // those that left it before: by their names.
+                for (slot, name) in (0..).zip(self.policy_slots.backends.names()) {
+                    if let Some(word) = gone.get(policy::service_of(name)) {
+                        self.orphans.insert(slot, *word);
+                        changed.insert(slot, BackendState::left(Some(*word)));
+                    }
+                }
+            }
+            for service in came {
+                for backend in &service.backends {
+                    self.orphans.remove(&backend.slot);
+                    let health = self.health(backend.slot);
+                    changed.insert(backend.slot, BackendState::of(service, backend, health));
+                }
             }
         }
-        let health = |slot: u32| self.health.get(&slot).copied().unwrap_or(Health::WELL);
-        let orphan = |slot: u32| self.orphans.get(&slot).copied();
-        let count = self.policy_slots.backends.len();
-        let (backends, is_news) = self.tables.backends.after(new, count, health, orphan, generation);
-        (backends, if is_news { generation } else { self.tables.epochs.backends })
+        let noted = std::mem::take(&mut self.noted);
+        if !noted.is_empty() {
+            let services: AHashMap<u16, &Arc<VirtualService>> =
+                new.list().iter().map(|service| (service.slot, service)).collect();
+            for slot in noted {
+                let service = tables.backends.state(slot).service.and_then(|slot| services.get(&slot));
+                let in_it = |service: &&Arc<VirtualService>| {
+                    let backend = service.backends.iter().find(|backend| backend.slot == slot)?;
+                    Some(BackendState::of(service, backend, self.health(slot)))
+                };
+                if let Some(state) = service.and_then(in_it) {
+                    changed.insert(slot, state);
+                }
+            }
+        }
+        let (backends, is_news) = tables.backends.after(changed, generation);
+        (backends, if is_news { generation } else { tables.epochs.backends })
     }
 
     /// What the checks say of a backend; nothing follows from it before [`Compiler::change_health`].
     pub fn note_health(&mut self, backend: u32, health: Health) {
+        self.noted.insert(backend);
         if health == Health::WELL {
             self.health.remove(&backend);
         } else {

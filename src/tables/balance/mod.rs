@@ -14,7 +14,7 @@ mod states;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use ipnet::IpNet;
 
 use crate::affinity::{Client, Held};
@@ -115,6 +115,18 @@ impl VirtualService {
             behaviour.affinity.map_or_else(Box::default, |_| (0..).zip(&backends).map(of_slot).collect());
         by_slot.sort_unstable();
         VirtualService { slot, vrf, address, services, backends, behaviour, table, by_slot }
+    }
+
+    /// Slots of its backends with the delivery of those that have one.
+    fn delivered(&self) -> impl Iterator<Item = (u32, u16)> {
+        self.backends.iter().filter_map(|backend| Some((backend.slot, backend.delivery?)))
+    }
+
+    /// True if an index that has this one in its list finds the other in its place.
+    fn is_found_as(&self, other: &VirtualService) -> bool {
+        (self.vrf, self.address, &self.services) == (other.vrf, other.address, &other.services)
+            && self.behaviour.affinity.is_some() == other.behaviour.affinity.is_some()
+            && self.delivered().eq(other.delivered())
     }
 
     /// Who sends a packet, where the service remembers that.
@@ -224,15 +236,21 @@ struct Broad {
 }
 
 /// All virtual services: found by hash, so that their number does not matter.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Services {
     list: Vec<Arc<VirtualService>>,
+    index: Arc<Index>,
+    /// By number.
+    deliveries: Arc<Vec<Delivery>>,
+}
+
+/// Where services are in the list, by what they are found by.
+#[derive(Default)]
+struct Index {
     exact: AHashMap<Endpoint, u32>,
     broad: AHashMap<(u16, u8, u128), Vec<Broad>>,
     /// Lengths of prefixes there are, IPv4 as mapped: the longest first.
     lengths: Vec<u8>,
-    /// By number.
-    deliveries: Arc<Vec<Delivery>>,
     /// By backend slot: the delivery of those that have one.
     delivery_of: AHashMap<u32, u16>,
     /// By VRF slot and address in key form: the tunnels there.
@@ -241,47 +259,82 @@ pub struct Services {
     has_affinity: bool,
 }
 
-impl Services {
-    /// Services as the config has them in order; the first of several for the same packets has them.
-    /// `deliveries`: those of their backends, and those that flows may have kept.
-    pub fn compile(list: Vec<Arc<VirtualService>>, deliveries: Arc<Vec<Delivery>>) -> Services {
-        let mut services = Services { deliveries, ..Services::default() };
-        let deliveries = Arc::clone(&services.deliveries);
-        for (number, to) in (0..).zip(deliveries.iter()).filter(|(_, to)| to.tunnel.is_some()) {
-            services.tunnels.entry((to.vrf, addr_key(to.addr))).or_default().push(number);
+impl Index {
+    fn of(list: &[Arc<VirtualService>], deliveries: &[Delivery]) -> Index {
+        let mut index = Index::default();
+        for (number, to) in (0..).zip(deliveries).filter(|(_, to)| to.tunnel.is_some()) {
+            index.tunnels.entry((to.vrf, addr_key(to.addr))).or_default().push(number);
         }
-        for (number, service) in (0..).zip(&list) {
+        for (number, service) in (0..).zip(list) {
             let (len, network) = (length_of(service.address), addr_key(service.address.network()));
-            if let Err(at) = services.lengths.binary_search_by(|known| len.cmp(known)) {
-                services.lengths.insert(at, len);
+            if let Err(at) = index.lengths.binary_search_by(|known| len.cmp(known)) {
+                index.lengths.insert(at, len);
             }
-            let delivered =
-                service.backends.iter().filter_map(|backend| Some((backend.slot, backend.delivery?)));
-            services.delivery_of.extend(delivered);
+            index.delivery_of.extend(service.delivered());
             // An address that has a service is known, whatever of it is served.
-            let broad = services.broad.entry((service.vrf, len, network)).or_default();
+            let broad = index.broad.entry((service.vrf, len, network)).or_default();
             for (protocol, ports) in &service.services {
                 match (protocol, ports) {
                     (Some(protocol), Some(ports)) if ports.first() == ports.last() => {
                         let (vrf, port, protocol) = (service.vrf, ports.first(), *protocol);
-                        services
-                            .exact
-                            .entry(Endpoint { network, vrf, port, protocol, len })
-                            .or_insert(number);
+                        index.exact.entry(Endpoint { network, vrf, port, protocol, len }).or_insert(number);
                     }
                     _ => broad.push(Broad { protocol: *protocol, ports: *ports, service: number }),
                 }
             }
         }
-        services.has_affinity = list.iter().any(|service| service.behaviour.affinity.is_some());
-        services.list = list;
-        services
+        index.has_affinity = list.iter().any(|service| service.behaviour.affinity.is_some());
+        index
+    }
+}
+
+impl Services {
+    /// Services as the config has them in order; the first of several for the same packets has them.
+    /// `deliveries`: those of their backends, and those that flows may have kept.
+    pub fn compile(list: Vec<Arc<VirtualService>>, deliveries: Arc<Vec<Delivery>>) -> Services {
+        let index = Arc::new(Index::of(&list, &deliveries));
+        Services { list, index, deliveries }
+    }
+
+    /// The same as [`Services::compile`], at the price of what has changed if every service is found as before.
+    pub fn after(&self, list: Vec<Arc<VirtualService>>, deliveries: Arc<Vec<Delivery>>) -> Services {
+        let is_same = |(old, new): (&Arc<VirtualService>, &Arc<VirtualService>)| {
+            Arc::ptr_eq(old, new) || old.is_found_as(new)
+        };
+        let same_index = self.list.len() == list.len()
+            && Arc::ptr_eq(&self.deliveries, &deliveries)
+            && self.list.iter().zip(&list).all(is_same);
+        if !same_index {
+            return Services::compile(list, deliveries);
+        }
+        Services { list, index: Arc::clone(&self.index), deliveries }
+    }
+
+    /// Services of these that the others are not, each way: those that went, and those that came, a changed one in both.
+    pub fn difference<'a>(
+        &'a self,
+        others: &'a Services,
+    ) -> (Vec<&'a Arc<VirtualService>>, Vec<&'a Arc<VirtualService>>) {
+        let is_kept = |at: usize| match (self.list.get(at), others.list.get(at)) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            _ => false,
+        };
+        let rest = |list: &'a [Arc<VirtualService>]| {
+            let moved = list.iter().enumerate().filter(move |(at, _)| !is_kept(*at));
+            moved.map(|(_, service)| service).collect::<Vec<_>>()
+        };
+        let (mut went, mut came) = (rest(&self.list), rest(&others.list));
+        let pointers = |list: &[&Arc<VirtualService>]| list.iter().map(|of| Arc::as_ptr(of)).collect();
+        let (old, new): (AHashSet<_>, AHashSet<_>) = (pointers(&went), pointers(&came));
+        went.retain(|service| !new.contains(&Arc::as_ptr(service)));
+        came.retain(|service| !old.contains(&Arc::as_ptr(service)));
+        (went, came)
     }
 
     /// True if there are services that remember their clients.
     #[inline]
     pub fn has_affinity(&self) -> bool {
-        self.has_affinity
+        self.index.has_affinity
     }
 
     /// All of them, in the config's order.
@@ -297,13 +350,13 @@ impl Services {
 
     /// The deliveries by a tunnel to this address, in key form, that there ever were.
     pub fn tunnels_to(&self, vrf: u16, remote: u128) -> impl Iterator<Item = &Delivery> {
-        let numbers = self.tunnels.get(&(vrf, remote)).map_or(&[][..], Vec::as_slice);
+        let numbers = self.index.tunnels.get(&(vrf, remote)).map_or(&[][..], Vec::as_slice);
         numbers.iter().filter_map(|number| self.delivery(*number))
     }
 
     /// The delivery that a backend has by now, if it is in a service and has one.
     pub fn delivery_of(&self, backend: u32) -> Option<u16> {
-        self.delivery_of.get(&backend).copied()
+        self.index.delivery_of.get(&backend).copied()
     }
 
     /// The service that a packet is for: the longest prefix, in it ports before a protocol, that before all.
@@ -313,15 +366,15 @@ impl Services {
         }
         let (addr, vrf) = (addr_key(question.dst), question.vrf);
         let (protocol, port) = (question.protocol, question.dst_port);
-        self.lengths.iter().find_map(|len| {
+        self.index.lengths.iter().find_map(|len| {
             let network = network(addr, *len);
-            let broad = self.broad.get(&(vrf, *len, network))?;
+            let broad = self.index.broad.get(&(vrf, *len, network))?;
             let endpoint = Endpoint { network, vrf, port, protocol, len: *len };
             let first = |is_it: &dyn Fn(&Broad) -> bool| {
                 broad.iter().find(|broad| is_it(broad)).map(|broad| broad.service)
             };
             let is_ours = |broad: &Broad| broad.protocol == Some(protocol);
-            let found = self.exact.get(&endpoint).copied();
+            let found = self.index.exact.get(&endpoint).copied();
             let found = found
                 .or_else(|| first(&|b| is_ours(b) && b.ports.is_some_and(|ports| ports.contains(port))))
                 .or_else(|| first(&|b| is_ours(b) && b.ports.is_none()))
@@ -332,7 +385,7 @@ impl Services {
 
     /// True if a service has the address.
     pub fn has(&self, vrf: u16, addr: u128) -> bool {
-        self.lengths.iter().any(|len| self.broad.contains_key(&(vrf, *len, network(addr, *len))))
+        self.index.lengths.iter().any(|len| self.index.broad.contains_key(&(vrf, *len, network(addr, *len))))
     }
 }
 

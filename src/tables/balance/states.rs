@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::{BackendAdmin, OnFailure};
 use crate::packet::view::protocol;
-use crate::tables::balance::Services;
+use crate::tables::balance::{Backend, VirtualService};
 
 /// What becomes of a flow whose backend is in no state to serve it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,13 +49,40 @@ impl Health {
     pub const WELL: Health = Health { up: true, level: u8::MAX };
 }
 
+impl BackendState {
+    /// Of a backend of a service.
+    pub fn of(service: &VirtualService, backend: &Backend, health: Health) -> BackendState {
+        let active = backend.admin == BackendAdmin::Active;
+        let is_well = active && health.up;
+        let ends = backend.admin == BackendAdmin::Disabled || !health.up;
+        BackendState {
+            level: if is_well { health.level } else { 0 },
+            in_service: active && backend.weight > 0,
+            fate: if ends { fate_of(service.behaviour.on_failure) } else { BackendFate::Keep },
+            has_failed: !health.up,
+            service: Some(service.slot),
+            since: 0,
+        }
+    }
+
+    /// Of one that is in no service any more: its flows stay until they end, unless the service itself is gone, whose
+    /// word that is.
+    pub fn left(gone: Option<OnFailure>) -> BackendState {
+        BackendState { fate: gone.map_or(BackendFate::Keep, fate_of), ..BackendState::default() }
+    }
+}
+
+/// States that change together: a change copies no others.
+const CHUNK: usize = 256;
+
 /// The states of all backends, by slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Backends(Arc<[BackendState]>);
+pub struct Backends(Arc<Vec<Arc<[BackendState; CHUNK]>>>);
 
 impl Backends {
     fn of(&self, slot: u32) -> BackendState {
-        self.0.get(slot as usize).copied().unwrap_or_default()
+        let chunk = self.0.get(slot as usize / CHUNK);
+        chunk.map(|chunk| chunk[slot as usize % CHUNK]).unwrap_or_default()
     }
 
     /// True if the backend takes a flow; `lot` is any byte of the flow's hash.
@@ -101,49 +128,32 @@ impl Backends {
         epoch.wrapping_sub(self.of(slot).since as u32) as i32 >= 0
     }
 
-    /// The states under other services, or with other health, in `generation`; `slots`: how many backends there ever
-    /// were. True if flows have to be looked at again.
+    /// The states where those of some have changed, each of them once, in `generation`. True if flows have to be looked
+    /// at again.
     pub fn after(
         &self,
-        services: &Services,
-        slots: usize,
-        health: impl Fn(u32) -> Health,
-        orphan: impl Fn(u32) -> Option<OnFailure>,
+        changed: impl IntoIterator<Item = (u32, BackendState)>,
         generation: u64,
     ) -> (Backends, bool) {
-        // Who is in no service: flows stay until they end, unless the service itself is gone.
-        let mut states: Vec<BackendState> = (0..slots as u32)
-            .map(|slot| BackendState {
-                fate: orphan(slot).map_or(BackendFate::Keep, fate_of),
-                service: self.of(slot).service,
-                ..BackendState::default()
-            })
-            .collect();
-        for service in services.list() {
-            for backend in &service.backends {
-                let health = health(backend.slot);
-                let active = backend.admin == BackendAdmin::Active;
-                let is_well = active && health.up;
-                let ends = backend.admin == BackendAdmin::Disabled || !health.up;
-                states[backend.slot as usize] = BackendState {
-                    level: if is_well { health.level } else { 0 },
-                    in_service: active && backend.weight > 0,
-                    fate: if ends { fate_of(service.behaviour.on_failure) } else { BackendFate::Keep },
-                    has_failed: !health.up,
-                    service: Some(service.slot),
-                    since: 0,
-                };
-            }
-        }
+        let mut all = self.clone();
         let mut touched = false;
-        for (slot, state) in (0..).zip(&mut states) {
+        for (slot, state) in changed {
             let old = self.of(slot);
             let ends = state.fate != BackendFate::Keep || state.has_failed;
             let is_news = ends && (old.fate, old.has_failed) != (state.fate, state.has_failed);
-            state.since = if is_news { generation } else { old.since };
+            let since = if is_news { generation } else { old.since };
             touched |= is_news;
+            let state = BackendState { since, service: state.service.or(old.service), ..state };
+            if state != old {
+                let chunks = Arc::make_mut(&mut all.0);
+                let at = slot as usize / CHUNK;
+                if chunks.len() <= at {
+                    chunks.resize_with(at + 1, || Arc::new([BackendState::default(); CHUNK]));
+                }
+                Arc::make_mut(&mut chunks[at])[slot as usize % CHUNK] = state;
+            }
         }
-        (Backends(states.into()), touched)
+        (all, touched)
     }
 }
 

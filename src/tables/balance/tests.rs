@@ -1,9 +1,10 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::config::BackendAdmin;
+use crate::config::{BackendAdmin, Config};
 use crate::packet::view::protocol::{TCP, UDP};
 use crate::tables::NO_INTERFACE;
+use crate::tables::policy::{self, Touched};
 
 const KEY: Key = Key(1, 2);
 
@@ -36,12 +37,16 @@ fn asked(client: u32) -> Question {
 
 /// The states of backends 0 to 9; named are those that are not well.
 fn states(service: &VirtualService, ill: &[(u8, Health)]) -> Backends {
-    let services = Services::compile(vec![Arc::new(service.clone())], Arc::default());
     let health = |slot: u32| {
         let known = ill.iter().find(|(n, _)| u32::from(*n) == slot);
         known.map_or(Health::WELL, |(_, health)| *health)
     };
-    Backends::default().after(&services, 10, health, |_| None, 1).0
+    Backends::default().after(of_all(service, health), 1).0
+}
+
+fn of_all(service: &VirtualService, health: impl Fn(u32) -> Health) -> Vec<(u32, BackendState)> {
+    let state = |backend: &Backend| BackendState::of(service, backend, health(backend.slot));
+    service.backends.iter().map(|backend| (backend.slot, state(backend))).collect()
 }
 
 const DOWN: Health = Health { up: false, level: 0 };
@@ -211,9 +216,8 @@ fn the_most_special_service_is_found() {
 fn flows_follow_what_happens_to_their_backend() {
     let mut service = service(&[(1, 1), (2, 1)]);
     let after = |service: &VirtualService, before: &Backends, ill: &[u8], generation: u64| {
-        let services = Services::compile(vec![Arc::new(service.clone())], Arc::default());
         let health = |slot: u32| if ill.contains(&(slot as u8)) { DOWN } else { Health::WELL };
-        before.after(&services, 3, health, |_| None, generation)
+        before.after(of_all(service, health), generation)
     };
     let (well, touched) = after(&service, &Backends::default(), &[], 5);
     assert!(!touched && well.still_holds(1, 0));
@@ -250,4 +254,100 @@ fn flows_follow_what_happens_to_their_backend() {
         (touched, dead.fate(1, TCP), dead.fate(1, UDP)),
         (true, BackendFate::Keep, BackendFate::Rehash)
     );
+}
+
+/// Services change one by one, together, in number and order, and the checks say this and that: what is compiled from the
+/// changes is what all of it says.
+#[test]
+fn changes_come_to_the_same_as_the_whole() {
+    const TEXT: &str = "schema = 1\n[[port]]\nname = \"p\"\ndevice = \"eth1\"\n[[interface]]\nname = \"in\"\nport = \"p\"\n\
+        zone = \"inside\"\naddresses = [\"10.255.0.1/24\"]\n";
+    let mut config = Config::parse(TEXT, "test.toml").expect("a config");
+    let (node, mut compiler) = crate::replay::compile(&config, 1, false).expect("tables");
+    let mut random = 1u64;
+    let mut draw = move |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    let mut orphans: AHashMap<u32, OnFailure> = AHashMap::new();
+    for round in 0..400 {
+        let before = config.services.clone();
+        for _ in 0..=draw(3) {
+            let at = draw(config.services.len() as u64 + 1) as usize;
+            match draw(6) {
+                0 if at < config.services.len() => drop(config.services.remove(at)),
+                1 if at < config.services.len() => config.services.swap(at, 0),
+                _ => {
+                    let is_free = |n: &u64| {
+                        config.services.iter().all(|service| service.name.as_str() != format!("s{n}"))
+                    };
+                    let free = (0..6).find(is_free);
+                    let old = config.services.get(at).map(|service| service.name.to_string());
+                    let Some(name) = old.or(free.map(|n| format!("s{n}"))) else { continue };
+                    let backends: Vec<String> = (0..draw(5))
+                        .map(|n| {
+                            let state = ["active", "drain", "disabled"][draw(3) as usize];
+                            let weight = draw(3);
+                            format!(
+                                "{{ address = \"10.0.0.{n}:80\", weight = {weight}, state = \"{state}\" }}"
+                            )
+                        })
+                        .collect();
+                    let said = format!(
+                        "name = \"{name}\"\naddress = \"203.0.113.{}\"\nservice = \"tcp/{}\"\non_failure = \"{}\"\n\
+                         backends = [{}]",
+                        draw(4),
+                        80 + draw(2),
+                        ["reset", "rehash", "finish"][draw(3) as usize],
+                        backends.join(", ")
+                    );
+                    let said = Arc::new(toml::from_str(&said).expect("a service"));
+                    match config.services.get_mut(at) {
+                        Some(service) => *service = said,
+                        None => config.services.push(said),
+                    }
+                }
+            }
+        }
+        for _ in 0..draw(3) {
+            let backend = draw(compiler.policy_slots.backends.len() as u64 + 1) as u32;
+            compiler.note_health(backend, if draw(2) == 0 { DOWN } else { Health::WELL });
+        }
+        let made = policy::services(&config, &mut compiler).expect("few");
+        let policy = compiler.tables().policy.with_services(made);
+        compiler.put_policy(Arc::new(policy), &Touched::default()).release(&node.neighbours);
+
+        // By definition, of everything.
+        let (tables, backends) = (compiler.tables(), &compiler.tables().backends);
+        let list = tables.policy.services().list();
+        let of_list: AHashMap<u32, (&VirtualService, &Backend)> = list
+            .iter()
+            .flat_map(|service| service.backends.iter().map(|backend| (backend.slot, (&**service, backend))))
+            .collect();
+        let named = |name: &str| config.services.iter().any(|service| service.name.as_str() == name);
+        for (slot, name) in (0..).zip(compiler.policy_slots.backends.names()) {
+            let service = policy::service_of(name);
+            if let Some(gone) = before.iter().find(|old| old.name.as_str() == service && !named(service)) {
+                orphans.insert(slot, gone.on_failure);
+            }
+            let found = backends.state(slot);
+            let expected = match of_list.get(&slot) {
+                Some((service, backend)) => {
+                    orphans.remove(&slot);
+                    BackendState::of(service, backend, compiler.health(slot))
+                }
+                None => {
+                    BackendState { service: found.service, ..BackendState::left(orphans.get(&slot).copied()) }
+                }
+            };
+            assert_eq!(BackendState { since: 0, ..found }, expected, "round {round}, {name}");
+        }
+        let whole = Services::compile(list.to_vec(), Arc::default());
+        for (address, port) in (0..4).flat_map(|address| [80, 81].map(|port| (address, port))) {
+            let question =
+                Question { dst: Ipv4Addr::new(203, 0, 113, address).into(), dst_port: port, ..asked(1) };
+            let slot = |services: &Services| services.find(&question).map(|service| service.slot);
+            assert_eq!(slot(tables.policy.services()), slot(&whole), "round {round}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! From the config to [`Policy`].
 
+use std::cell::LazyCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -367,22 +368,34 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
 
 /// The virtual services of a config, in its order. Those that are as they were keep their tables.
 pub fn services(config: &Config, compiler: &mut Compiler) -> Result<Services, CompileError> {
-    let mut known = std::mem::take(&mut compiler.services);
-    let made = config.services.iter().map(|said| {
-        if let Some((old, made)) = known.remove(said.name.as_str())
-            && (Arc::ptr_eq(&old, said) || old == *said)
+    let known = std::mem::take(&mut compiler.services);
+    let by_name: LazyCell<AHashMap<&str, usize>, _> =
+        LazyCell::new(|| known.iter().enumerate().map(|(at, (said, _))| (said.name.as_str(), at)).collect());
+    let before = |at: usize, said: &Arc<config::VirtualService>| {
+        // Hardly ever has it another place than before.
+        if let Some((old, made)) = known.get(at)
+            && Arc::ptr_eq(old, said)
         {
-            return Ok((Arc::clone(said), made));
+            return Some(made);
         }
-        Ok((Arc::clone(said), Arc::new(service(said, compiler)?)))
-    });
-    let made = made.collect::<Result<Vec<_>, CompileError>>()?;
-    let by_name = |(said, made): &(Arc<config::VirtualService>, _)| {
-        (said.name.to_string(), (Arc::clone(said), Arc::clone(made)))
+        let (old, made) = known.get(*by_name.get(said.name.as_str())?)?;
+        (Arc::ptr_eq(old, said) || old == said).then_some(made)
     };
-    compiler.services = made.iter().map(by_name).collect();
-    let list = made.into_iter().map(|(_, made)| made).collect();
-    Ok(Services::compile(list, compiler.deliveries.list()))
+    let made = config.services.iter().enumerate().map(|(at, said)| {
+        let made = before(at, said).map(Arc::clone);
+        Ok((Arc::clone(said), made.map_or_else(|| service(said, compiler).map(Arc::new), Ok)?))
+    });
+    let made = made.collect::<Result<Vec<_>, CompileError>>();
+    let made = match made {
+        Ok(made) => made,
+        Err(error) => {
+            compiler.services = known;
+            return Err(error);
+        }
+    };
+    let list = made.iter().map(|(_, made)| Arc::clone(made)).collect();
+    compiler.services = made;
+    Ok(compiler.tables().policy.services().after(list, compiler.deliveries.list()))
 }
 
 fn service(said: &config::VirtualService, compiler: &mut Compiler) -> Result<VirtualService, CompileError> {
@@ -457,6 +470,11 @@ fn delivery(
 pub fn backend_name(service: &config::VirtualService, backend: &config::BackendKey) -> String {
     let vrf = backend.vrf.as_ref().unwrap_or(&service.vrf);
     format!("{}/{}@{vrf}", service.name, backend.address)
+}
+
+/// The service in such a name.
+pub fn service_of(backend: &str) -> &str {
+    backend.split_once('/').map_or(backend, |(service, _)| service)
 }
 
 /// What one rule says, and its lines.

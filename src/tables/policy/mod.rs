@@ -34,7 +34,7 @@ use pairs::Said;
 use rules::Rules;
 use shadows::Shadows;
 
-pub use compile::{MAX_RULES, PolicySlots, backend_name, policy, services};
+pub use compile::{MAX_RULES, PolicySlots, backend_name, policy, service_of, services};
 pub use deterministic::{HostPorts, Nobody};
 pub use members::MemberChange;
 pub(in crate::tables) use members::Members;
