@@ -293,3 +293,56 @@ out = rebuilt(v4(A4, H4) / udp())
 c.rx("lan", on_lan(A, GW, out)).tx("lan", link(eth(GW_LAN, HOST), hop(out)))
 for src, dst in ((A4, B4), (A6, B6)):
     c.rx("lan", on_lan(A, GW, rebuilt(ip(src, dst) / T("S", 1)(40000, 80))), drop="bridge-zone-hairpin")
+
+c = Case("zones-icmp-errors-from-elsewhere", "An error that quotes a session's packet counts only from the zone that the session's other side is in.", "scapy script: RFC 792; DESIGN.md section 3", segment(HTTP, members=THREE))
+heard(c, third=True)
+sent, _ = talk(c, (A4, 5353), (B4, 53)).up(U())
+error = rebuilt(v4(B4, A4) / ICMP(type=3, code=3) / Raw(bytes(sent)[:28]))
+c.rx("wan", on_far(C, A, error), drop="source-check")
+c.rx("far", on_far(B, A, error)).tx("lan", on_lan(B, A, error))
+
+TUNNELLED = lambda remotes: b.net(b.bridge([WEB, {**b.over_wan(remotes), "zone": "db"}, {**b.ON_FAR, "zone": "lab"}]), UNDERLAY, HTTP)
+c = Case("zones-tunnel-closed", "A session to a station behind a remote that the config does not have any more: its packets go to all of the zone they were let into, and nowhere else.",
+         "scapy script: RFC 7348 section 4.1; DESIGN.md section 3", TUNNELLED([S4]))
+said = (0x0806, bytes(ARP(op=1, hwsrc=C, psrc=C4, pdst=C4)))
+c.rx("wan", b.from_remote(C, TO_ALL, said)).tx("lan", on_lan(C, TO_ALL, said)).tx("far", on_far(C, TO_ALL, said))
+asked = rebuilt(ip(A4, C4) / U()(40000, 53))
+c.rx("lan", on_lan(A, C, asked)).tx("wan", b.to_remote(A, C, asked))
+c.reload(TUNNELLED([b.S4B]))
+c.rx("lan", on_lan(A, C, asked)).tx("wan", b.to_remote(A, C, asked, b.S4B, b.SERVER2))
+c.rx("wan", b.from_remote(C, A, rebuilt(ip(C4, A4) / U()(53, 40000))), drop="vxlan-unknown-remote")
+
+
+def known(c):
+    """As heard, where the segment has an interface: ARP is the gateway's as well."""
+    heard(c)
+    c.punted, c.forwarded = c.punted + 2, c.forwarded - 2
+
+
+AROUND = lambda members, *rules: b.net(b.bridge(members), GATE, ON_GATE, *rules)
+c = Case("zones-around-by-gateway-before", "A session that goes from a station to another by way of the gateway ends when its members get zones.", "scapy script: DESIGN.md section 3", AROUND([b.ON_LAN, b.ON_FAR]))
+known(c)
+there, back = rebuilt(v4(A4, B4) / U()(7, 9)), rebuilt(v4(B4, A4) / U()(9, 7))
+c.rx("lan", on_lan(A, GW, there)).tx("far", on_far(GW, B, hop(there)))
+c.rx("far", on_far(B, GW, back)).tx("lan", on_lan(GW, A, hop(back)))
+c.reload(AROUND([WEB, DB], HTTP))
+c.rx("lan", on_lan(A, GW, there), drop="policy-changed")
+c.rx("lan", on_lan(A, GW, there), drop="bridge-zone-hairpin")
+c.rx("far", on_far(B, GW, back), drop="bridge-zone-hairpin")
+
+MAPPED = config(b.bridge([WEB, DB]), GATE, ON_GATE, table("interface", name="wan", port="wan", zone="outside", addresses=["198.51.100.1/24"]), neighbour("wan", S4, SERVER),
+                table("zone", name="segment"), table("zone", name="outside"), rule("out", "allow", "segment", "outside"), source_nat("pool", ["198.51.100.77"], frm="segment"), ports=("lan", "wan", "far"))
+
+
+def around_by_mapping(c):
+    known(c)
+    port = c.choice("port")
+    there = End("far", B, GW)
+    talk = Talk(c, (B4, 5000), (S4, 53), seen=("198.51.100.77", port), here=there, there=AT_SERVER)
+    talk.up(U(20))
+    talk.down(U(30))
+    # What is behind the mapping is a station of the same segment, in another zone.
+    c.rx("lan", on_lan(A, GW, rebuilt(v4(A4, "198.51.100.77") / U()(5001, port))), drop="bridge-zone-hairpin")
+
+
+story("zones-around-by-mapping", "A NAT mapping is no way round the rules between members: what a station sends to the mapping of another is lost.", "scapy script: DESIGN.md section 3; RFC 4787 section 6", MAPPED)(around_by_mapping)
