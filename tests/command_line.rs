@@ -252,15 +252,22 @@ impl Backend for Gateway {
         let mut fake = self.0.lock().unwrap();
         let changed = |changed| {
             let warnings = Vec::new();
-            Ok(Reply::Changed(Changed { generation: 7, applied_us: 912, changed, late: false, warnings }))
+            Ok(Reply::Changed(Changed {
+                generation: 7,
+                applied_us: 912,
+                changed,
+                late: false,
+                warnings,
+                ..Changed::default()
+            }))
         };
         match request {
-            Request::Commit { patches } => {
+            Request::Commit { patches, .. } => {
                 let changes = patches.iter().map(Patch::changes).sum();
                 fake.patches.extend(patches);
                 changed(changes)
             }
-            Request::Apply { file_name, text, files } => {
+            Request::Apply { file_name, text, files, .. } => {
                 let mut read = |path: &str| {
                     let file = files.iter().find(|(name, _)| name == path);
                     file.map(|(_, text)| text.clone()).ok_or_else(|| std::io::ErrorKind::NotFound.into())

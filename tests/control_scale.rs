@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use softgate::config::{Config, Name, NextHop, Prefix, Route, RouteTarget};
 use softgate::control::{
     Backend, Changed, Client, Fault, Limits, Patch, Reply, Request, RouteKey, RouteSource, RoutesQuery,
-    Server, Version,
+    Server, Terms, Version,
 };
 use softgate::gateway::{BackEnd, Gateway};
 
@@ -25,7 +25,7 @@ struct Counting {
 impl Backend for Counting {
     fn execute(&mut self, request: Request) -> Result<Reply, Fault> {
         match request {
-            Request::Commit { patches } => {
+            Request::Commit { patches, .. } => {
                 for patch in &patches {
                     let Patch::RouteAdd(routes) = patch else { panic!("{patch:?}") };
                     self.prefixes += routes.len() as u64;
@@ -171,7 +171,8 @@ fn one_route_beside_a_million_takes_under_two_milliseconds() {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let Some(mut gateway) = gateway_of_a_million() else { return };
     let commit = |gateway: &mut Gateway, patch| {
-        let Reply::Changed(changed) = gateway.execute(Request::Commit { patches: vec![patch] }).unwrap()
+        let Reply::Changed(changed) =
+            gateway.execute(Request::Commit { patches: vec![patch], terms: Terms::default() }).unwrap()
         else {
             panic!("no such answer")
         };
@@ -185,7 +186,10 @@ fn one_route_beside_a_million_takes_under_two_milliseconds() {
         added.push(commit(&mut gateway, Patch::RouteAdd(vec![new.clone()])));
         deleted.push(commit(&mut gateway, Patch::RouteDel(vec![key(&new)])));
         deleted.push(commit(&mut gateway, Patch::RouteDel(vec![key(&old)])));
-        let again = gateway.execute(Request::Commit { patches: vec![Patch::RouteDel(vec![key(&old)])] });
+        let again = gateway.execute(Request::Commit {
+            patches: vec![Patch::RouteDel(vec![key(&old)])],
+            terms: Terms::default(),
+        });
         assert!(again.is_err(), "it is gone");
         added.push(commit(&mut gateway, Patch::RouteAdd(vec![old])));
     }

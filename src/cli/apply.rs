@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::revisions::Saying;
 use super::{Trouble, connect, print, print_json, read};
 use crate::config;
 use crate::control::{Changed, Client, Request, Version};
@@ -30,6 +31,8 @@ pub struct Args {
     /// Return when
     #[arg(long, value_enum, default_value = "applied")]
     wait: Wait,
+    #[command(flatten)]
+    saying: Saying,
     /// Output for programs
     #[arg(long)]
     json: bool,
@@ -43,7 +46,9 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
         files.push((path, content));
     }
     let mut client = connect(socket)?;
-    let changed = client.apply(&args.file.display().to_string(), &text, &files)?;
+    let path = std::path::absolute(&args.file).ok().map(|path| path.display().to_string());
+    let file_name = args.file.display().to_string();
+    let changed = client.apply_with(&file_name, &text, &files, path, args.saying.terms())?;
     print_changed(&changed, "applied", args.json)?;
     if args.wait == Wait::Converged {
         let took = converge(&mut client, changed.generation)?;
@@ -85,14 +90,17 @@ pub(super) fn print_changed(changed: &Changed, what: &str, json: bool) -> Result
     for warning in &changed.warnings {
         eprintln!("warning: {warning}");
     }
-    let Changed { generation, applied_us, late, .. } = changed;
-    if *late {
-        return print(&format!("{what}: generation {generation}\n"));
+    let Changed { generation, applied_us, late, revision, confirm_s, .. } = changed;
+    let revision = revision.map_or_else(String::new, |revision| format!(", revision {revision}"));
+    let use_by_all = match late {
+        true => String::new(),
+        false => format!(", in use by every worker after {}", duration(*applied_us)),
+    };
+    print(&format!("{what}: generation {generation}{revision}{use_by_all}\n"))?;
+    match confirm_s {
+        Some(seconds) => print(&format!("taken back in {seconds} s unless you say: softgate confirm\n")),
+        None => Ok(()),
     }
-    print(&format!(
-        "{what}: generation {generation}, in use by every worker after {}\n",
-        duration(*applied_us)
-    ))
 }
 
 fn duration(us: u64) -> String {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Subcommand;
 
 use super::apply::print_changed;
+use super::revisions::{Saying, change};
 use super::{Trouble, connect, read};
 use crate::config::{
     self, ConfigError, GroupName, InterfaceName, Mac, Member, Name, Neighbour, Prefix, Rule, RuleName,
@@ -20,6 +21,8 @@ use crate::control::{Changed, GroupMembers, NeighbourKey, Request, RouteKey, Rul
 pub struct AddArgs {
     #[command(subcommand)]
     what: Add,
+    #[command(flatten)]
+    saying: Saying,
     /// Output for programs
     #[arg(long, global = true)]
     json: bool,
@@ -104,6 +107,8 @@ impl FromStr for RuleText {
 pub struct DelArgs {
     #[command(subcommand)]
     what: Del,
+    #[command(flatten)]
+    saying: Saying,
     /// Output for programs
     #[arg(long, global = true)]
     json: bool,
@@ -147,6 +152,7 @@ enum Del {
 }
 
 pub(super) fn add(args: AddArgs, socket: &Path) -> Result<(), Trouble> {
+    let send = |request| change(&mut connect(socket)?, &request, &args.saying);
     let changed: Changed = match args.what {
         Add::Route { file: Some(file), vrf, .. } => {
             let text = read(&file)?;
@@ -168,29 +174,30 @@ pub(super) fn add(args: AddArgs, socket: &Path) -> Result<(), Trouble> {
             for route in routes {
                 stream.add(route)?;
             }
-            stream.commit()?
+            stream.commit_with(args.saying.terms())?
         }
         Add::Route { route, vrf, file: None } => {
             let words = route.join(" ").replace(", ", ",");
             let route = route_file::parse_line(&words, &vrf)
                 .map_err(|(_, value, allowed)| Trouble::Unable(format!("{value}: {allowed}")))?;
-            connect(socket)?.call(&Request::RouteAdd { routes: vec![route] })?
+            send(Request::RouteAdd { routes: vec![route] })?
         }
         Add::Neighbour { interface, address, mac, remote } => {
             let neighbours = vec![Neighbour { interface, address, mac, remote }];
-            connect(socket)?.call(&Request::NeighbourAdd { neighbours })?
+            send(Request::NeighbourAdd { neighbours })?
         }
         Add::Group { group, members, ttl } => {
-            connect(socket)?.call(&Request::GroupAdd(GroupMembers { group, members, ttl_s: ttl }))?
+            send(Request::GroupAdd(GroupMembers { group, members, ttl_s: ttl }))?
         }
         Add::Rule { rule: RuleText(rule), before, admin } => {
-            connect(socket)?.call(&Request::RuleAdd(RuleAddition { rule, before, admin }))?
+            send(Request::RuleAdd(RuleAddition { rule, before, admin }))?
         }
     };
     print_changed(&changed, &counted(&changed, "added"), args.json)
 }
 
 pub(super) fn del(args: DelArgs, socket: &Path) -> Result<(), Trouble> {
+    let send = |request| change(&mut connect(socket)?, &request, &args.saying);
     let changed: Changed = match args.what {
         Del::Route { file: Some(file), vrf, .. } => {
             let text = read(&file)?;
@@ -200,20 +207,20 @@ pub(super) fn del(args: DelArgs, socket: &Path) -> Result<(), Trouble> {
             for prefix in prefixes {
                 stream.del(RouteKey { prefix, vrf: vrf.clone() })?;
             }
-            stream.commit()?
+            stream.commit_with(args.saying.terms())?
         }
         Del::Route { prefixes, vrf, file: None } => {
             let key = |prefix| RouteKey { prefix, vrf: Name::clone(&vrf) };
-            connect(socket)?.call(&Request::RouteDel { routes: prefixes.into_iter().map(key).collect() })?
+            send(Request::RouteDel { routes: prefixes.into_iter().map(key).collect() })?
         }
         Del::Neighbour { interface, address } => {
             let neighbours = vec![NeighbourKey { interface, address }];
-            connect(socket)?.call(&Request::NeighbourDel { neighbours })?
+            send(Request::NeighbourDel { neighbours })?
         }
         Del::Group { group, members } => {
-            connect(socket)?.call(&Request::GroupDel(GroupMembers { group, members, ttl_s: None }))?
+            send(Request::GroupDel(GroupMembers { group, members, ttl_s: None }))?
         }
-        Del::Rule { rules } => connect(socket)?.call(&Request::RuleDel { rules })?,
+        Del::Rule { rules } => send(Request::RuleDel { rules })?,
     };
     print_changed(&changed, &counted(&changed, "removed"), args.json)
 }

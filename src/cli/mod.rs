@@ -3,6 +3,7 @@
 //! Exit codes: 0 good, 1 the thing asked about is wrong, 2 wrong usage, or something cannot be read or reached.
 
 mod apply;
+mod beginning;
 pub mod bench;
 mod bridges;
 mod change;
@@ -11,6 +12,7 @@ pub mod doctor;
 mod drops;
 mod nat;
 pub mod replay;
+mod revisions;
 pub mod run;
 mod selftest;
 mod services;
@@ -56,6 +58,14 @@ pub enum Command {
     Show(show::Args),
     /// Replace the config of a running gateway, all or nothing
     Apply(apply::Args),
+    /// What lies between two revisions, or the config in force and a file
+    Diff(revisions::DiffArgs),
+    /// Go back to a revision
+    Rollback(revisions::RollbackArgs),
+    /// Keep the last commit, which would be taken back otherwise
+    Confirm(revisions::ConfirmArgs),
+    /// Write the config in force into a file; comments and order survive
+    Save(revisions::SaveArgs),
     /// Add routes, neighbours, rules or members of groups
     Add(change::AddArgs),
     /// Remove routes, neighbours, rules or members of groups
@@ -102,6 +112,10 @@ impl Cli {
             Command::Check(args) => check::run(args),
             Command::Show(args) => show::run(args, &socket),
             Command::Apply(args) => apply::run(args, &socket),
+            Command::Diff(args) => revisions::diff(args, &socket),
+            Command::Rollback(args) => revisions::rollback(args, &socket),
+            Command::Confirm(args) => revisions::confirm(args, &socket),
+            Command::Save(args) => revisions::save(args, &socket),
             Command::Add(args) => change::add(args, &socket),
             Command::Del(args) => change::del(args, &socket),
             Command::Bridge(args) => bridges::run(args, &socket),

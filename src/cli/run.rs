@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::{load_config, report};
-use crate::config::Config;
+use super::beginning::{self, Beginning};
+use super::report;
 use crate::control::{Limits, Server};
 use crate::gateway::{BackEnd, Gateway, StartError};
 use crate::io::link::explain_bind_failure;
@@ -24,6 +24,15 @@ pub struct Args {
     /// The config
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Keeps each commit in this folder, instead of `state_dir` of the config
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Begins with the config file, whatever was committed last
+    #[arg(long)]
+    pub from_file: bool,
+    /// Begins with what was committed last, whatever the config file says
+    #[arg(long, conflicts_with = "from_file")]
+    pub from_revision: bool,
     /// Uses the crate `afxdp` instead of our own ring layer: no jumbo frames, little sleep while idle
     #[cfg(feature = "afxdp")]
     #[arg(long)]
@@ -45,11 +54,11 @@ pub fn run(args: &Args, socket: Option<PathBuf>) -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
-    let config = match load_config(&args.config) {
-        Ok(config) => config,
+    let beginning = match beginning::find(args) {
+        Ok(beginning) => beginning,
         Err(trouble) => return report(Err(trouble)),
     };
-    match serve(config, args, socket) {
+    match serve(beginning, args, socket) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("softgate run: {error}");
@@ -72,7 +81,8 @@ fn back_end(_: &Args) -> BackEnd {
     BackEnd::Own
 }
 
-fn serve(config: Config, args: &Args, socket: Option<PathBuf>) -> Result<ExitCode, String> {
+fn serve(beginning: Beginning, args: &Args, socket: Option<PathBuf>) -> Result<ExitCode, String> {
+    let Beginning { config, file_name, kept } = beginning;
     // The socket first: a second gateway with the same config ends here, before it touches a device.
     let path = socket.unwrap_or_else(|| config.control.socket.clone());
     let mut server = Server::bind(&path, config.control.group.as_deref(), Limits::default())
@@ -86,8 +96,11 @@ fn serve(config: Config, args: &Args, socket: Option<PathBuf>) -> Result<ExitCod
         let tell = tell.try_clone().map_err(|error| format!("signals: {error}"))?;
         signal_hook::low_level::pipe::register(signal, tell).map_err(|error| format!("signals: {error}"))?;
     }
-    let file_name = args.config.display().to_string();
     let mut gateway = Gateway::start(config, &file_name, back_end(args)).map_err(|error| explain(&error))?;
+    match kept {
+        Some((store, new)) => gateway.keep_revisions(store, new),
+        None => gateway.number_revisions(),
+    }
     let register = |server: &mut Server, fd, key| {
         server.register(fd, key).map_err(|error| format!("event loop: {error}"))
     };
@@ -105,6 +118,7 @@ fn serve(config: Config, args: &Args, socket: Option<PathBuf>) -> Result<ExitCod
         gateway.handle_links();
         gateway.handle_health();
         gateway.expire_members();
+        gateway.tend_revisions();
         gateway.note_history();
     }
     drop(server);

@@ -7,6 +7,7 @@ use clap::Subcommand;
 
 use super::apply::print_changed;
 use super::change::ttl;
+use super::revisions::{Saying, change};
 use super::sessions::duration;
 use super::table::{table, text};
 use super::{Trouble, connect, print, print_json};
@@ -21,6 +22,8 @@ use crate::control::{
 pub struct ServiceArgs {
     #[command(subcommand)]
     what: What,
+    #[command(flatten)]
+    saying: Saying,
     /// Output for programs
     #[arg(long, global = true)]
     json: bool,
@@ -121,7 +124,7 @@ pub(super) fn run(args: ServiceArgs, socket: &Path) -> Result<(), Trouble> {
             Request::ServiceDelBackends(BackendsRemoved { service, backends })
         }
     };
-    let changed: Changed = connect(socket)?.call(&request)?;
+    let changed: Changed = change(&mut connect(socket)?, &request, &args.saying)?;
     print_changed(&changed, &format!("{} changed", changed.changed), args.json)
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::table::{list, or_dash, page_text, table, text};
-use super::{Trouble, bridges, connect, print, print_json, services, sessions};
+use super::{Trouble, bridges, connect, print, print_json, revisions, services, sessions};
 use crate::config::{GroupName, InterfaceName, Lag, Name, PortMode, Prefix, RuleName, VrfName};
 use crate::control::{
     AdvertErrors, BridgeEntry, Counter, DhcpRelayEntry, DropEntry, GroupEntry, HaList, InterfaceStatus,
@@ -96,6 +96,14 @@ enum What {
     /// Virtual routers (VRRP): who has their addresses
     #[command(alias = "vrrp")]
     Ha,
+    /// Commits of the config that are kept
+    Revisions,
+    /// The config in force, with the changes since it was applied in it
+    Config {
+        /// Another revision
+        #[arg(long, value_name = "NUMBER")]
+        revision: Option<u64>,
+    },
     /// Version, generation, uptime
     Version,
 }
@@ -127,6 +135,8 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
         What::Workers => ask(socket, Request::ShowWorkers {}, json, workers),
         What::DhcpRelays => ask(socket, Request::ShowDhcpRelays {}, json, dhcp_relays),
         What::Ha => ask(socket, Request::ShowHa {}, json, ha),
+        What::Revisions => ask(socket, Request::ShowRevisions {}, json, revisions::show),
+        What::Config { revision } => revisions::show_config(revision, socket, json),
         What::Version => ask(socket, Request::ShowVersion {}, json, version),
     }
 }

@@ -44,7 +44,7 @@ impl Role {
 
 /// What can be asked for: the methods of the control socket, with a space for the dot. Whoever may do anything may `ping`,
 /// `begin` and `abort`; to `commit` takes what each of the changes takes, and an `upload` is part of `apply`.
-pub const ASKABLE: [&str; 37] = [
+pub const ASKABLE: [&str; 41] = [
     "show version",
     "show ports",
     "show interfaces",
@@ -63,6 +63,8 @@ pub const ASKABLE: [&str; 37] = [
     "show macs",
     "show groups",
     "show ha",
+    "show revisions",
+    "show revision",
     "nat map",
     "nat find",
     "drops export",
@@ -82,6 +84,8 @@ pub const ASKABLE: [&str; 37] = [
     "rule add",
     "rule del",
     "apply",
+    "rollback",
+    "confirm",
 ];
 
 /// What a word for several stands for.

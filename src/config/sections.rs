@@ -135,6 +135,9 @@ pub struct Control {
     /// A file to which a line of JSON is added for each request that changes something, or was to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<PathBuf>,
+    /// A folder in which each commit is kept, to go back to and to start with; absent: none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Control {
@@ -148,7 +151,7 @@ impl Control {
 
 impl Default for Control {
     fn default() -> Control {
-        Control { socket: Control::default_socket(), group: None, audit: None }
+        Control { socket: Control::default_socket(), group: None, audit: None, state_dir: None }
     }
 }
 

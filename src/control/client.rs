@@ -4,12 +4,16 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
 use super::reply::{Changed, RouteEntry, RoutePage, Staged};
 use super::request::{Request, RouteKey, RoutesQuery};
+use super::revision_requests::{DocumentPiece, RevisionQuery};
+use super::revisions::Document;
 use super::rpc::{self, Fault, FaultKind};
+use super::terms::Terms;
 use crate::config::Route;
 
 /// Why a request got no result.
@@ -34,6 +38,9 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 /// Pieces on the way: the gateway reads one while the next is written.
 const WINDOW: usize = 2;
+
+/// When a gateway that still reads a revision is asked again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// A connection to a running gateway.
 #[derive(Debug)]
@@ -99,6 +106,18 @@ impl Client {
         text: &str,
         files: &[(String, String)],
     ) -> Result<Changed, ClientError> {
+        self.apply_with(file_name, text, files, None, Terms::default())
+    }
+
+    /// The same, saying more: the file it was read from, absolute, and why and how it is done.
+    pub fn apply_with(
+        &mut self,
+        file_name: &str,
+        text: &str,
+        files: &[(String, String)],
+        path: Option<String>,
+        terms: Terms,
+    ) -> Result<Changed, ClientError> {
         let mut waiting = VecDeque::new();
         let config = std::iter::once(("", text));
         for (name, text) in config.chain(files.iter().map(|(name, text)| (name.as_str(), text.as_str()))) {
@@ -115,7 +134,42 @@ impl Client {
             }
         }
         self.receive_beyond(&mut waiting, 0)?;
-        self.call(&Request::Apply { file_name: file_name.to_owned(), text: String::new(), files: Vec::new() })
+        let (file_name, text) = (file_name.to_owned(), String::new());
+        self.call(&Request::Apply { file_name, text, files: Vec::new(), path, terms })
+    }
+
+    /// Makes one change; what is said with it takes a transaction.
+    pub fn change(&mut self, change: &Request, terms: Terms) -> Result<Changed, ClientError> {
+        if terms.are_none() {
+            return self.call(change);
+        }
+        let _: Staged = self.call(&Request::Begin {})?;
+        let _: Staged = self.call(change)?;
+        self.call(&Request::Commit { patches: Vec::new(), terms })
+    }
+
+    /// The config of a revision, or of the one in force, and its number.
+    pub fn document(&mut self, revision: Option<u64>) -> Result<(u64, Document), ClientError> {
+        let mut document = Document::default();
+        let mut query = RevisionQuery { revision, after: None };
+        loop {
+            let piece: DocumentPiece = self.call(&Request::ShowRevision(query.clone()))?;
+            query.revision = Some(piece.revision);
+            if piece.reading {
+                std::thread::sleep(AGAIN);
+                continue;
+            }
+            document.file_name = piece.file_name;
+            match (piece.name.as_str(), document.files.last_mut()) {
+                ("", _) => document.text.push_str(&piece.text),
+                (name, Some((last, text))) if name == last => text.push_str(&piece.text),
+                _ => document.files.push((piece.name, piece.text)),
+            }
+            match piece.next {
+                Some(next) if Some(next) > query.after => query.after = Some(next),
+                _ => return Ok((piece.revision, document)),
+            }
+        }
     }
 
     /// Opens a transaction for any number of routes.
@@ -219,10 +273,15 @@ impl RouteStream<'_> {
     }
 
     /// Applies all of them, or none.
-    pub fn commit(mut self) -> Result<Changed, ClientError> {
+    pub fn commit(self) -> Result<Changed, ClientError> {
+        self.commit_with(Terms::default())
+    }
+
+    /// The same, saying why and how.
+    pub fn commit_with(mut self, terms: Terms) -> Result<Changed, ClientError> {
         self.flush()?;
         self.client.receive_beyond(&mut self.waiting, 0)?;
-        self.client.call(&Request::Commit { patches: Vec::new() })
+        self.client.call(&Request::Commit { patches: Vec::new(), terms })
     }
 }
 

@@ -16,7 +16,7 @@ struct Nothing {
 impl Backend for Nothing {
     fn execute(&mut self, request: Request) -> Result<Reply, Fault> {
         match request {
-            Request::Commit { patches } => {
+            Request::Commit { patches, .. } => {
                 self.generation += 1;
                 let changed = patches.iter().map(|patch| patch.changes()).sum();
                 Ok(Reply::Changed(Changed { generation: self.generation, changed, ..Changed::default() }))

@@ -28,11 +28,14 @@ mod inspect;
 mod line;
 mod reply;
 mod request;
+mod revision_requests;
+pub mod revisions;
 mod rights;
 mod rpc;
 mod server;
 mod services;
 mod session;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -53,12 +56,15 @@ pub use reply::{
     Version, ViaEntry, WorkerStatus,
 };
 pub use request::{GroupMembers, NeighbourKey, Patch, Request, RouteKey, RoutesQuery, RuleAddition};
+pub use revision_requests::{DocumentPiece, RevisionEntry, RevisionList, RevisionQuery};
 pub use rights::{Belongs, Object};
 pub use rpc::{Fault, FaultKind};
 pub use server::{Limits, Server};
 pub use services::{
     BackendChange, BackendEntry, BackendsRemoved, ServiceBackends, ServiceEntry, ServiceList, ServicesQuery,
 };
+
+pub use terms::{Asked, Terms};
 
 use crate::config::Role;
 
@@ -68,8 +74,13 @@ pub trait Backend {
     /// nothing has changed.
     ///
     /// Of the enum only these arrive: `Show*`, `Nat*`, `ClearSessions`, `DropsExport`, `Apply` (with `text` and `files` filled
-    /// in) and `Commit` (with `patches`). The session answers the rest.
+    /// in), `Commit` (with `patches`), `Rollback` and `Confirm`. The session answers the rest.
     fn execute(&mut self, request: Request) -> Result<Reply, Fault>;
+
+    /// The revision of the config in force; 0: there is none.
+    fn revision(&self) -> u64 {
+        0
+    }
 
     /// Who may ask for what; without any role everybody for everything.
     fn roles(&self) -> Vec<Role> {

@@ -10,6 +10,7 @@ use super::deterministic::NatHost;
 use super::ha::HaList;
 use super::inspect::{Cleared, GroupEntry, MappingPage, PoolEntry, RuleList, SessionPage};
 use super::request::RouteKey;
+use super::revision_requests::{DocumentPiece, RevisionList};
 use super::services::ServiceList;
 use crate::config::{
     DeviceName, InterfaceAddress, InterfaceName, Lag, Mac, PortMode, PortName, Prefix, Vlan, Vni, VrfName,
@@ -66,9 +67,13 @@ pub enum Reply {
     Groups(Vec<GroupEntry>),
     /// To `drops.export`.
     DropsExport(DropsExport),
+    /// To `show.revisions`.
+    Revisions(RevisionList),
+    /// To `show.revision`.
+    Document(DocumentPiece),
     /// To `begin`, `abort`, `upload` and changes inside a transaction.
     Staged(Staged),
-    /// To `apply`, `commit` and changes outside a transaction.
+    /// To `apply`, `commit`, `rollback`, `confirm` and changes outside a transaction.
     Changed(Changed),
 }
 
@@ -79,6 +84,9 @@ pub struct Staged {
     pub staged: u64,
     /// Memory they hold; files brought near by `upload` count too.
     pub staged_bytes: u64,
+    /// The revision in force when the transaction began; absent: no transaction is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
 }
 
 /// A change that has been applied: no packet uses the old tables any more, unless it is `late`.
@@ -86,6 +94,12 @@ pub struct Staged {
 pub struct Changed {
     /// The generation every worker now uses, unless the change is `late`.
     pub generation: u64,
+    /// The revision that the config is of now; absent: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// It is taken back in so many seconds unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_s: Option<u32>,
     /// From the request to the moment the last worker reported the generation, or was given up on.
     pub applied_us: u64,
     /// Single changes made.

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::bridges::{MacsAdded, MacsQuery, MacsRemoved, MemberOpened};
 use super::deterministic::{HostQuery, PortQuery};
 use super::inspect::{ClearQuery, MappingsQuery, SessionsQuery};
+use super::revision_requests::RevisionQuery;
 use super::services::{BackendChange, BackendsRemoved, ServiceBackends, ServicesQuery};
+use super::terms::{Asked, Terms};
 use crate::config::route_file::parse_via;
 use crate::config::{
     Backend, BackendKey, GroupName, InterfaceName, Member, Name, Neighbour, NotAllowed, Prefix, Route,
@@ -114,6 +116,13 @@ pub enum Request {
     #[serde(rename = "drops.export")]
     DropsExport {},
 
+    /// Commits of the config that are kept, the newest first.
+    #[serde(rename = "show.revisions")]
+    ShowRevisions {},
+    /// The config of a revision, piece by piece. While the answer has `next`, ask again with it.
+    #[serde(rename = "show.revision")]
+    ShowRevision(RevisionQuery),
+
     /// Brings a file near, piece by piece: appends `text` to the file `name` of this connection.
     #[serde(rename = "upload")]
     Upload {
@@ -133,6 +142,12 @@ pub enum Request {
         /// The route files, by path, as uploaded.
         #[serde(skip)]
         files: Vec<(String, String)>,
+        /// The file it was read from, absolute: a start from this file then knows whether it has changed since.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+        /// What is said with it.
+        #[serde(flatten)]
+        terms: Terms,
     },
     /// Adds or replaces static routes.
     #[serde(rename = "route.add")]
@@ -196,10 +211,29 @@ pub enum Request {
         /// What was staged, in order.
         #[serde(skip)]
         patches: Vec<Patch>,
+        /// What is said with it.
+        #[serde(flatten)]
+        terms: Terms,
     },
     /// Forgets what was staged.
     #[serde(rename = "abort")]
     Abort {},
+    /// Goes back to a revision: the config is what it was then, as a new revision.
+    #[serde(rename = "rollback")]
+    Rollback {
+        /// Its number.
+        revision: u64,
+        /// What is said with it.
+        #[serde(flatten)]
+        terms: Terms,
+    },
+    /// Keeps the last revision, which would be taken back otherwise.
+    #[serde(rename = "confirm")]
+    Confirm {
+        /// Who.
+        #[serde(skip)]
+        asked: Asked,
+    },
 }
 
 /// Which routes to show.
@@ -287,6 +321,44 @@ pub enum Patch {
     ServiceDelBackends(BackendsRemoved),
     /// Change backends of a service.
     ServiceSetBackend(BackendChange),
+}
+
+impl Request {
+    /// The change that it is, if it is one.
+    pub fn into_patch(self) -> Option<Patch> {
+        Some(match self {
+            Request::RouteAdd { routes } => Patch::RouteAdd(routes),
+            Request::RouteDel { routes } => Patch::RouteDel(routes),
+            Request::NeighbourAdd { neighbours } => Patch::NeighbourAdd(neighbours),
+            Request::NeighbourDel { neighbours } => Patch::NeighbourDel(neighbours),
+            Request::GroupAdd(change) => Patch::GroupAdd(change),
+            Request::GroupDel(change) => Patch::GroupDel(change),
+            Request::RuleAdd(addition) => Patch::RuleAdd(addition),
+            Request::RuleDel { rules } => Patch::RuleDel(rules),
+            Request::ServiceSetBackends(all) => Patch::ServiceSetBackends(all),
+            Request::ServiceDelBackends(removed) => Patch::ServiceDelBackends(removed),
+            Request::ServiceSetBackend(change) => Patch::ServiceSetBackend(change),
+            _ => return None,
+        })
+    }
+}
+
+impl From<Patch> for Request {
+    fn from(patch: Patch) -> Request {
+        match patch {
+            Patch::RouteAdd(routes) => Request::RouteAdd { routes },
+            Patch::RouteDel(routes) => Request::RouteDel { routes },
+            Patch::NeighbourAdd(neighbours) => Request::NeighbourAdd { neighbours },
+            Patch::NeighbourDel(neighbours) => Request::NeighbourDel { neighbours },
+            Patch::GroupAdd(change) => Request::GroupAdd(change),
+            Patch::GroupDel(change) => Request::GroupDel(change),
+            Patch::RuleAdd(addition) => Request::RuleAdd(addition),
+            Patch::RuleDel(rules) => Request::RuleDel { rules },
+            Patch::ServiceSetBackends(all) => Request::ServiceSetBackends(all),
+            Patch::ServiceDelBackends(removed) => Request::ServiceDelBackends(removed),
+            Patch::ServiceSetBackend(change) => Request::ServiceSetBackend(change),
+        }
+    }
 }
 
 impl Patch {

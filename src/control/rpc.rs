@@ -47,10 +47,12 @@ pub enum FaultKind {
     Limit = -32003,
     /// Not this user: no role of the config includes it.
     Forbidden = -32004,
+    /// Somebody else has changed the config meanwhile, or is about to. Nothing has changed.
+    Conflict = -32005,
 }
 
 impl FaultKind {
-    const ALL: [FaultKind; 10] = [
+    const ALL: [FaultKind; 11] = [
         FaultKind::Parse,
         FaultKind::InvalidRequest,
         FaultKind::NoSuchMethod,
@@ -61,6 +63,7 @@ impl FaultKind {
         FaultKind::Order,
         FaultKind::Limit,
         FaultKind::Forbidden,
+        FaultKind::Conflict,
     ];
 
     /// The code on the wire.

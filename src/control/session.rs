@@ -8,9 +8,11 @@ use super::inspect::Cleared;
 use super::line::{Line, LineBuffer};
 use super::reply::{Changed, Reply, Staged};
 use super::request::{Patch, Request};
+use super::revisions::Author;
 use super::rights::{self, Object, Peer};
 use super::rpc::{self, Fault, FaultKind};
 use super::server::Limits;
+use super::terms::{Asked, Terms};
 use crate::config::{Name, only_reads};
 
 /// What all sessions share.
@@ -37,6 +39,8 @@ pub(crate) enum Turn {
 
 #[derive(Debug, Default)]
 struct Transaction {
+    /// What was in force when it began.
+    revision: u64,
     patches: Vec<Patch>,
     changes: u64,
     bytes: usize,
@@ -218,6 +222,8 @@ impl Session {
             | Request::ShowBridges {}
             | Request::ShowMacs(_)
             | Request::ShowGroups { .. }
+            | Request::ShowRevisions {}
+            | Request::ShowRevision(_)
             | Request::DropsExport {} => backend.execute(request),
             Request::ClearSessions(_) => self.audited("clear.sessions", 0, by, request, backend, shared),
             Request::BridgeAddMacs(ref added) => {
@@ -230,7 +236,22 @@ impl Session {
             }
             Request::BridgeOpen(_) => self.audited("bridge.open", 1, by, request, backend, shared),
             Request::Upload { name, text } => self.upload(name, &text, shared, limits),
-            Request::Apply { file_name, text, .. } => self.apply(file_name, text, by, backend, shared),
+            Request::Apply { file_name, text, path, terms, .. } => {
+                self.apply((file_name, text, path), terms, by, backend, shared)
+            }
+            Request::Rollback { revision, terms } => {
+                self.without_transaction("rollback")?;
+                terms.check()?;
+                let by = By { about: vec![format!("revision {revision}")], ..by };
+                let terms = self.asked(terms, "rollback", &by);
+                let request = Request::Rollback { revision, terms };
+                self.audited("rollback", 1, by, request, backend, shared)
+            }
+            Request::Confirm { .. } => {
+                self.without_transaction("confirm")?;
+                let asked = self.asked(Terms::default(), "confirm", &by).asked;
+                self.audited("confirm", 0, by, Request::Confirm { asked }, backend, shared)
+            }
             Request::RouteAdd { routes } => {
                 self.change("route.add", Patch::RouteAdd(routes), backend, shared, limits)
             }
@@ -272,11 +293,12 @@ impl Session {
                     Err(Fault::new(FaultKind::Order, "a transaction is open already: commit or abort it"))
                 }
                 None => {
-                    self.transaction = Some(Transaction::default());
+                    let revision = backend.revision();
+                    self.transaction = Some(Transaction { revision, ..Transaction::default() });
                     Ok(self.staged())
                 }
             },
-            Request::Commit { .. } => self.commit(backend, shared),
+            Request::Commit { terms, .. } => self.commit(terms, backend, shared),
             Request::Abort {} => match self.drop_transaction(shared) {
                 Some(_) => Ok(self.staged()),
                 None => Err(no_transaction()),
@@ -286,7 +308,13 @@ impl Session {
 
     fn staged(&self) -> Reply {
         let (changes, bytes) = self.transaction.as_ref().map_or((0, 0), |open| (open.changes, open.bytes));
-        Reply::Staged(Staged { staged: changes, staged_bytes: (bytes + self.uploaded_bytes) as u64 })
+        // Of a gateway that numbers what it commits.
+        let revision = self.transaction.as_ref().map(|open| open.revision).filter(|revision| *revision > 0);
+        Reply::Staged(Staged {
+            staged: changes,
+            staged_bytes: (bytes + self.uploaded_bytes) as u64,
+            revision,
+        })
     }
 
     fn reserve(bytes: usize, shared: &mut Shared, limits: &Limits) -> Result<(), Fault> {
@@ -326,17 +354,14 @@ impl Session {
 
     fn apply(
         &mut self,
-        file_name: String,
-        text: String,
+        (file_name, text, path): (String, String, Option<String>),
+        terms: Terms,
         by: By,
         backend: &mut dyn Backend,
         shared: &mut Shared,
     ) -> Result<Reply, Fault> {
-        if self.transaction.is_some() {
-            let message =
-                "apply replaces the whole config and is a transaction of its own: commit or abort first";
-            return Err(Fault::new(FaultKind::Order, message));
-        }
+        self.without_transaction("apply")?;
+        terms.check()?;
         let mut files = std::mem::take(&mut self.uploads);
         let uploaded =
             files.iter().position(|(name, _)| name.is_empty()).map(|index| files.swap_remove(index).1);
@@ -348,7 +373,8 @@ impl Session {
         let answer = match answer {
             Some(text) => {
                 let by = By { about: vec![format!("config {file_name}")], ..by };
-                let request = Request::Apply { file_name, text, files };
+                let terms = self.asked(terms, "apply", &by);
+                let request = Request::Apply { file_name, text, files, path, terms };
                 self.audited("apply", 1, by, request, backend, shared)
             }
             None => {
@@ -378,7 +404,8 @@ impl Session {
             }
         };
         let Some(transaction) = &mut self.transaction else {
-            let request = Request::Commit { patches: vec![patch] };
+            let terms = self.asked(Terms::default(), method, &by);
+            let request = Request::Commit { patches: vec![patch], terms };
             return self.audited(method, changes, by, request, backend, shared);
         };
         if let Some(fault) = &transaction.spoiled {
@@ -402,11 +429,21 @@ impl Session {
         }
     }
 
-    fn commit(&mut self, backend: &mut dyn Backend, shared: &mut Shared) -> Result<Reply, Fault> {
+    fn commit(
+        &mut self,
+        mut terms: Terms,
+        backend: &mut dyn Backend,
+        shared: &mut Shared,
+    ) -> Result<Reply, Fault> {
         let transaction = self.transaction.take().ok_or_else(no_transaction)?;
+        if !terms.rebase && terms.if_revision.is_none() && transaction.revision > 0 {
+            terms.if_revision = Some(transaction.revision);
+        }
         let answer = match &transaction.spoiled {
             Some(fault) => Err(spoiled(fault)),
-            None => self.commit_all(transaction.changes, transaction.patches, backend, shared),
+            None => terms.check().and_then(|()| {
+                self.commit_all(transaction.changes, transaction.patches, terms, backend, shared)
+            }),
         };
         shared.staged_bytes -= transaction.bytes;
         answer
@@ -416,6 +453,7 @@ impl Session {
         &self,
         changes: u64,
         patches: Vec<Patch>,
+        terms: Terms,
         backend: &mut dyn Backend,
         shared: &mut Shared,
     ) -> Result<Reply, Fault> {
@@ -426,7 +464,25 @@ impl Session {
             by.role = of_patch.role;
             by.note(of_patch.about);
         }
-        self.audited("commit", changes, by, Request::Commit { patches }, backend, shared)
+        let terms = self.asked(terms, "commit", &by);
+        self.audited("commit", changes, by, Request::Commit { patches, terms }, backend, shared)
+    }
+
+    /// What a client says, with who it is.
+    fn asked(&self, terms: Terms, request: &str, by: &By) -> Terms {
+        let role = by.role.as_ref().map(ToString::to_string);
+        let author = Author { uid: Some(self.peer.uid), pid: Some(self.peer.pid), role };
+        Terms { asked: Asked { by: author, request: request.to_owned(), about: by.about.clone() }, ..terms }
+    }
+
+    fn without_transaction(&self, what: &str) -> Result<(), Fault> {
+        if self.transaction.is_none() {
+            return Ok(());
+        }
+        let message = format!(
+            "{what} replaces the whole config and is a transaction of its own: commit or abort first"
+        );
+        Err(Fault::new(FaultKind::Order, message))
     }
 
     /// Whether whoever is at the other end may do that. What is refused is written down if it would change something.
@@ -443,7 +499,14 @@ impl Session {
             Ok(role) => Ok(By { role, ..by }),
             Err(fault) => {
                 if !only_reads(asked) {
-                    self.record(&asked.replace(' ', "."), 0, &by, ("refused", None, Some(&fault)), 0, shared);
+                    self.record(
+                        &asked.replace(' ', "."),
+                        0,
+                        &by,
+                        ("refused", None, Some(&fault)),
+                        (0, None),
+                        shared,
+                    );
                 }
                 Err(fault)
             }
@@ -485,7 +548,9 @@ impl Session {
             Err(fault) => ("refused", None, Some(fault)),
         };
         let changes = if let Ok(Reply::Cleared(Cleared { ended, .. })) = &answer { *ended } else { changes };
-        self.record(method, changes, &by, result, took_us, shared);
+        let revision =
+            if let Ok(Reply::Changed(Changed { revision, .. })) = &answer { *revision } else { None };
+        self.record(method, changes, &by, result, (took_us, revision), shared);
         answer
     }
 
@@ -495,7 +560,7 @@ impl Session {
         changes: u64,
         by: &By,
         (result, generation, fault): (&'static str, Option<u64>, Option<&Fault>),
-        took_us: u64,
+        (took_us, revision): (u64, Option<u64>),
         shared: &Shared,
     ) {
         let (uid, pid) = (self.peer.uid, self.peer.pid);
@@ -505,7 +570,7 @@ impl Session {
             fault.map(|fault| fault.message.chars().take(200).flat_map(char::escape_debug).collect());
         match &why {
             None => {
-                tracing::info!(target: "softgate::audit", uid, pid, role, method, changes, generation, took_us, "{result}");
+                tracing::info!(target: "softgate::audit", uid, pid, role, method, changes, generation, revision, took_us, "{result}");
             }
             Some(why) => {
                 tracing::warn!(target: "softgate::audit", uid, pid, role, method, changes, took_us, why, "{result}");
@@ -522,6 +587,7 @@ impl Session {
                 changes,
                 result,
                 generation,
+                revision,
                 why: why.as_deref(),
                 took_us,
             });

@@ -75,7 +75,7 @@ impl Backend for Arc<Mutex<Fake>> {
             Request::DropsExport {} => {
                 Ok(Reply::DropsExport(DropsExport { packets: 1, pcapng: vec![10, 13, 13, 10, 255] }))
             }
-            Request::Apply { file_name, text, mut files } => {
+            Request::Apply { file_name, text, mut files, .. } => {
                 files.sort();
                 let read = |path: &str| match files.iter().find(|(name, _)| name == path) {
                     Some((_, text)) => Ok(text.clone()),
@@ -86,7 +86,7 @@ impl Backend for Arc<Mutex<Fake>> {
                 fake.generation += 1;
                 Ok(Reply::Changed(Changed { generation: fake.generation, ..Changed::default() }))
             }
-            Request::Commit { patches } => {
+            Request::Commit { patches, .. } => {
                 fake.generation += 1;
                 let changed = patches.iter().map(Patch::changes).sum();
                 fake.patches.extend(patches);
@@ -415,7 +415,7 @@ fn every_request_survives_the_wire() {
         Request::ShowGroups { group: Some(key.vrf.clone()) },
         Request::DropsExport {},
         Request::Upload { name: "a".into(), text: "b\n\"".into() },
-        Request::Apply { file_name: "a".into(), text: "b".into(), files: Vec::new() },
+        Request::Apply { file_name: "a".into(), text: "b".into(), files: Vec::new(), path: None, terms: Terms::default() },
         Request::RouteAdd {
             routes: vec![route(1), leak, Route { target: RouteTarget::Unreachable, ..route(3) }],
         },
@@ -480,7 +480,7 @@ fn every_request_survives_the_wire() {
             weight: crate::config::Ranged::new(3).ok(),
         }),
         Request::Begin {},
-        Request::Commit { patches: Vec::new() },
+        Request::Commit { patches: Vec::new(), terms: Terms::default() },
         Request::Abort {},
     ];
     for request in requests {
@@ -536,7 +536,7 @@ fn a_transaction_is_all_or_nothing_and_its_own_connections() {
     assert_eq!((changed.generation, changed.changed), (1, 1), "b has no transaction open");
     let order = a.call::<Staged>(&Request::Begin {}).unwrap_err();
     assert!(order.to_string().contains("open already"), "{order}");
-    let changed: Changed = a.call(&Request::Commit { patches: Vec::new() }).unwrap();
+    let changed: Changed = a.call(&Request::Commit { patches: Vec::new(), terms: Terms::default() }).unwrap();
     assert_eq!((changed.generation, changed.changed), (2, 1), "a refused begin does no harm");
 
     // A part that is refused spoils the rest.

@@ -6,11 +6,13 @@ pub mod deterministic;
 mod device;
 mod event_log;
 mod gaps;
+mod gate;
 pub mod groups;
 pub mod ha;
 pub mod health;
 pub mod inspect;
 mod requests;
+mod revisions;
 mod routes;
 mod rules;
 mod services;
@@ -28,6 +30,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::config::{self, Config, Lag, MAX_WORKERS, PortMode, Workers};
+use crate::control::Fault;
 use crate::flow;
 use crate::io::Port;
 use crate::io::link::{Accepted, LinkChange, LinkEvent, LinkState, LinkWatcher, OffloadGuard};
@@ -49,6 +52,7 @@ use gaps::RunQueue;
 use ha::Ha;
 use health::Health;
 use inspect::{BackendHistory, Inspector, PoolHistory};
+use revisions::History;
 use temporary::{Leases, Temporary};
 
 /// How long an idle worker keeps spinning before it blocks: longer than the gaps of busy traffic, short
@@ -89,6 +93,9 @@ pub enum StartError {
     /// Tables.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// It is well formed, and must not be.
+    #[error(transparent)]
+    Refused(Fault),
     /// Memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -270,6 +277,8 @@ pub struct Gateway {
     checks: Checks,
     /// The virtual routers.
     ha: Ha,
+    /// What is kept of commits.
+    history: History,
 }
 
 /// A random number, from the system's entropy by way of the standard library's SipHash.
@@ -329,6 +338,7 @@ impl Gateway {
             leases: Leases::default(),
             checks,
             ha,
+            history: History::default(),
         };
         gateway.reconfigure(config, true)?;
         Ok(gateway)
@@ -368,7 +378,9 @@ impl Gateway {
                 None => Planned::New(LivePort::new(slot, &port, &self.watcher)),
             })
             .collect();
+        let before = self.before_all(&config);
         let retired = self.compile(&config, &planned_facts(&planned, &self.ports))?;
+        let retired = self.admitted(vec![retired], before, Some(&config)).map_err(StartError::Refused)?;
         let mut old: Vec<Option<LivePort>> = std::mem::take(&mut self.ports).into_iter().map(Some).collect();
         let ports = planned.into_iter().filter_map(|planned| match planned {
             Planned::Kept { old: at, lag } => old[at].take().map(|port| LivePort { lag, ..port }),
@@ -388,7 +400,7 @@ impl Gateway {
         );
         self.events.set(self.config.log.events.as_deref(), &self.compiler);
         // Before the sockets: the first frame of a new port finds its interfaces.
-        self.publish([retired]);
+        self.publish(retired);
         self.check_backends();
         let mut failed = None;
         for port in 0..self.ports.len() {
@@ -758,6 +770,7 @@ impl Gateway {
     pub fn rest(&self, limit: Duration) -> Duration {
         let leases = self.leases.first();
         let deadlines = self.temporary.first().into_iter().chain(leases).chain(self.checks.next_step());
+        let deadlines = deadlines.chain(self.next_confirmation());
         deadlines.min().map_or(limit, |first| first.since(self.now()).min(limit))
     }
 

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::{Gateway, deterministic, groups, services, temporary, tenants};
 use crate::config::{self, Config, Neighbour, Role};
+use crate::control::revisions::Document;
 use crate::control::{
     Backend, Belongs, Changed, Fault, GroupEntry, NeighbourKey, Object, Patch, Reply, Request, RouteKey,
     TemporaryMember,
@@ -22,6 +23,10 @@ use crate::time::Nanos;
 impl Backend for Gateway {
     fn roles(&self) -> Vec<Role> {
         self.config.roles.clone()
+    }
+
+    fn revision(&self) -> u64 {
+        self.current_revision()
     }
 
     fn belongs(&self, object: Object<'_>) -> Belongs {
@@ -74,8 +79,14 @@ impl Backend for Gateway {
                 Ok(Reply::Groups(groups))
             }
             Request::DropsExport {} => Ok(Reply::DropsExport(self.export_drops()?)),
-            Request::Apply { file_name, text, files } => self.apply_text(&file_name, &text, &files, begun),
-            Request::Commit { patches } => self.commit(&patches, begun),
+            Request::Apply { file_name, text, files, path, terms } => {
+                self.take_document(Document { file_name, text, files }, path.as_deref(), &terms, begun)
+            }
+            Request::Commit { patches, terms } => self.commit(patches, &terms, begun),
+            Request::Rollback { revision, terms } => self.rollback(revision, &terms, begun),
+            Request::Confirm { asked } => self.confirm(asked.by, begun),
+            Request::ShowRevisions {} => Ok(Reply::Revisions(self.show_revisions())),
+            Request::ShowRevision(query) => Ok(Reply::Document(self.show_revision(&query)?)),
             Request::Upload { .. }
             | Request::RouteAdd { .. }
             | Request::RouteDel { .. }
@@ -95,31 +106,8 @@ impl Backend for Gateway {
 }
 
 impl Gateway {
-    fn apply_text(
-        &mut self,
-        file_name: &str,
-        text: &str,
-        files: &[(String, String)],
-        begun: Instant,
-    ) -> Result<Reply, Fault> {
-        let mut read = |path: &str| {
-            let found = files.iter().find(|(name, _)| name == path).map(|(_, text)| text.clone());
-            found.ok_or_else(|| {
-                std::io::Error::new(std::io::ErrorKind::NotFound, "the client did not send it")
-            })
-        };
-        let config = Config::parse_with(text, file_name, &mut read).map_err(Fault::refused)?;
-        let mut warnings = self.not_changed_live(&config);
-        let generation = self.apply(config).map_err(Fault::refused)?;
-        self.file_name = file_name.to_owned();
-        let down =
-            |port: &super::LivePort| port.why_down().map(|why| format!("port {} is down: {why}", port.name));
-        warnings.extend(self.ports().iter().filter_map(down));
-        Ok(changed(generation, 1, begun, warnings, self.not_in_use(generation)))
-    }
-
     /// What only a restart changes.
-    fn not_changed_live(&self, new: &Config) -> Vec<String> {
+    pub(super) fn not_changed_live(&self, new: &Config) -> Vec<String> {
         let old = self.config();
         let differs = [
             (old.system.workers != new.system.workers, "system.workers"),
@@ -131,15 +119,8 @@ impl Gateway {
         told.map(|(_, what)| format!("{what} changes at the next start")).collect()
     }
 
-    fn commit(&mut self, patches: &[Patch], begun: Instant) -> Result<Reply, Fault> {
-        let changes: u64 = patches.iter().map(Patch::changes).sum();
-        self.change(patches)?;
-        let generation = self.node().tables.load().generation;
-        Ok(changed(generation, changes, begun, Vec::new(), self.not_in_use(generation)))
-    }
-
     /// All of these changes, or none.
-    fn change(&mut self, patches: &[Patch]) -> Result<(), Fault> {
+    pub(super) fn change(&mut self, patches: &[Patch]) -> Result<(), Fault> {
         if patches.iter().any(|patch| matches!(patch, Patch::RuleAdd(_) | Patch::RuleDel(_))) {
             return self.change_rules(patches);
         }
@@ -184,6 +165,7 @@ impl Gateway {
         if has_neighbours {
             self.commit_with_neighbours(patches, after.map(|after| after.groups), routes)?;
         } else {
+            let before = self.before(&routes);
             let policy = after.as_ref().map(|after| self.policy_after(after)).transpose()?.flatten();
             let mut retired = Vec::new();
             if !routes.is_empty() {
@@ -196,6 +178,7 @@ impl Gateway {
             }
             // Once for all of it: no packet meets the new routes with the old groups.
             if !retired.is_empty() {
+                let retired = self.admitted(retired, before, None)?;
                 self.publish(retired);
             }
         }
@@ -255,6 +238,7 @@ impl Gateway {
         groups: Option<Vec<Arc<config::Group>>>,
         routes: Vec<(u16, IpNet, Option<Target>)>,
     ) -> Result<(), Fault> {
+        let before = self.before(&routes);
         let old_neighbours = self.config.neighbours.clone();
         let old_groups = groups.map(|groups| std::mem::replace(&mut self.config.groups, groups));
         for patch in patches {
@@ -274,6 +258,7 @@ impl Gateway {
         }
         match self.compile_with_neighbours(routes) {
             Ok(retired) => {
+                let retired = self.admitted(retired, before, None)?;
                 self.forget_deleted(patches);
                 self.publish(retired);
                 Ok(())
@@ -415,7 +400,7 @@ impl Gateway {
     }
 }
 
-fn is_key(neighbour: &Neighbour, key: &NeighbourKey) -> bool {
+pub(super) fn is_key(neighbour: &Neighbour, key: &NeighbourKey) -> bool {
     neighbour.interface == key.interface && neighbour.address == key.address
 }
 
@@ -434,15 +419,15 @@ fn change_neighbours(neighbours: &mut Vec<Neighbour>, added: &[Neighbour], delet
 }
 
 /// `late`: what to say if not every worker uses it yet.
-fn changed(
+pub(super) fn changed(
     generation: u64,
     changed: u64,
     begun: Instant,
     mut warnings: Vec<String>,
     late: Option<String>,
-) -> Reply {
+) -> Changed {
     let applied_us = begun.elapsed().as_micros() as u64;
     let is_late = late.is_some();
     warnings.extend(late);
-    Reply::Changed(Changed { generation, applied_us, changed, late: is_late, warnings })
+    Changed { generation, applied_us, changed, late: is_late, warnings, ..Changed::default() }
 }

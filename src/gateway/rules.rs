@@ -37,6 +37,7 @@ impl Gateway {
             let Patch::RuleAdd(addition) = patch else { continue };
             config::check_rule(&self.config, &addition.rule).map_err(Fault::refused)?;
         }
+        let before = self.before(&[]);
         let slots = self.compiler.policy_slots.rules.len();
         let retired = match patches {
             [Patch::RuleAdd(addition)] => self.change_rule(|gateway| gateway.addition(addition))?,
@@ -52,7 +53,8 @@ impl Gateway {
         if self.compiler.policy_slots.rules.len() > slots && self.config.log.events.is_some() {
             self.events.set(self.config.log.events.as_deref(), &self.compiler);
         }
-        self.publish([retired]);
+        let retired = self.admitted(vec![retired], before, None)?;
+        self.publish(retired);
         Ok(())
     }
 

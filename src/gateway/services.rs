@@ -104,13 +104,15 @@ impl Gateway {
         let is_checked = |of: &Arc<VirtualService>| of.health.is_some() || of.passive_checks.is_some();
         let mut changed = self.config.services.iter().zip(&after).filter(|(old, new)| !Arc::ptr_eq(old, new));
         let concerns_checks = changed.any(|(old, new)| is_checked(old) || is_checked(new));
+        let gate = self.before(&[]);
         let before = std::mem::replace(&mut self.config.services, after);
         let compiled = policy::services(&self.config, &mut self.compiler);
         match compiled {
             Ok(made) => {
                 let policy = self.compiler.tables().policy.with_services(made);
                 let retired = self.compiler.put_policy(Arc::new(policy), &Touched::default());
-                self.publish([retired]);
+                let retired = self.admitted(vec![retired], gate, None)?;
+                self.publish(retired);
                 self.note_leases(patches);
                 if concerns_checks {
                     self.check_backends();

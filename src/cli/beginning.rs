@@ -1,0 +1,114 @@
+//! What `softgate run` begins with: the config file, or the last revision of the state folder.
+
+use super::run::Args;
+use super::{Trouble, read};
+use crate::config::{self, Config};
+use crate::control::revisions::choice::{self, Begin, Wish};
+use crate::control::revisions::store::Limits;
+use crate::control::revisions::{Document, Revision, Store};
+
+/// A revision that a start makes, with its document and the file that it came from.
+type New = (Revision, Document, Option<String>);
+
+/// The config to run, and where its commits are kept.
+pub(super) struct Beginning {
+    pub config: Config,
+    /// What errors call the config.
+    pub file_name: String,
+    /// The revisions, and the one that the start itself makes.
+    pub kept: Option<(Store, Option<New>)>,
+}
+
+pub(super) fn find(args: &Args) -> Result<Beginning, Trouble> {
+    let wish = match (args.from_file, args.from_revision) {
+        (true, _) => Wish::File,
+        (_, true) => Wish::Revision,
+        _ => Wish::Rule,
+    };
+    let file = document(args);
+    let parsed = file.as_ref().ok().map(Document::config);
+    let of_file = || match &parsed {
+        Some(Ok(config)) => config.control.state_dir.clone(),
+        _ => None,
+    };
+    let state_dir = args.state.clone().or_else(of_file);
+
+    let Some(folder) = state_dir else {
+        if wish == Wish::Revision {
+            let why = "--from-revision needs a folder with revisions: --state DIR, or state_dir in [control]";
+            return Err(Trouble::Unable(why.to_owned()));
+        }
+        let document = file?;
+        let config = parsed.unwrap_or_else(|| document.config())?;
+        tracing::warn!(
+            "no revisions are kept: a restart begins with the config file, and nothing can be rolled back; set state_dir \
+             in [control]"
+        );
+        return Ok(Beginning { config, file_name: document.file_name, kept: None });
+    };
+    let (store, notices) =
+        Store::open(&folder, Limits::default()).map_err(|error| Trouble::Unable(error.to_string()))?;
+    notices.iter().for_each(|notice| tracing::warn!(notice, "revisions"));
+    let path = std::path::absolute(&args.config).unwrap_or_else(|_| args.config.clone());
+    let path = path.display().to_string();
+    let (begin, why) = choice::choose(&store, wish, &path, file.as_ref().ok());
+    tracing::info!(why, "begins with");
+    let made = |number: u64, request: &str, message: String| Revision {
+        number,
+        time: Revision::now(),
+        request: request.to_owned(),
+        about: vec![format!("config {}", args.config.display())],
+        changes: 1,
+        message: Some(message),
+        ..Revision::default()
+    };
+    match begin {
+        Begin::File => {
+            let document = file?;
+            let config = parsed.unwrap_or_else(|| document.config())?;
+            let file_name = document.file_name.clone();
+            let revision = made(store.next(), "start", why);
+            Ok(Beginning { config, file_name, kept: Some((store, Some((revision, document, Some(path))))) })
+        }
+        Begin::Last(number) => {
+            let (document, config) = of_revision(&store, number)?;
+            Ok(Beginning { config, file_name: document.file_name, kept: Some((store, None)) })
+        }
+        Begin::Before { revision, .. } => {
+            let (document, config) = of_revision(&store, revision)?;
+            let file_name = document.file_name.clone();
+            let made = Revision {
+                about: vec![format!("revision {revision}")],
+                ..made(store.next(), "rollback", why)
+            };
+            Ok(Beginning { config, file_name, kept: Some((store, Some((made, document, None)))) })
+        }
+    }
+}
+
+fn of_revision(store: &Store, number: u64) -> Result<(Document, Config), Trouble> {
+    let wrong = |why: String| {
+        Trouble::Unable(format!(
+            "{}: revision {number}: {why}\n--from-file begins with the config file instead",
+            store.folder().display()
+        ))
+    };
+    let document = store.document(number).map_err(|error| wrong(error.to_string()))?;
+    let config = document.config().map_err(|errors| wrong(errors.to_string()))?;
+    Ok((document, config))
+}
+
+/// The config file and its route files. What cannot be read of the latter is told when the config is checked.
+fn document(args: &Args) -> Result<Document, Trouble> {
+    let text = read(&args.config)?;
+    let mut files = Vec::new();
+    for path in config::route_file_paths(&text) {
+        let file = config::beside(&args.config, &path);
+        match config::read_file(&file) {
+            Ok(text) => files.push((path, text)),
+            // Said with everything else that is wrong.
+            Err(_) => super::load_config(&args.config).map(|_| ())?,
+        }
+    }
+    Ok(Document { file_name: args.config.display().to_string(), text, files })
+}

@@ -1,0 +1,528 @@
+//! Commits become revisions: what is kept of them, how they are gone back to, and what a start begins with.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::Gateway;
+use super::requests::changed;
+use crate::control::revisions::store::Staged;
+use crate::control::revisions::{Author, Confirm, Document, Revision, Source, Store, StoreError};
+use crate::control::{
+    Asked, DocumentPiece, Fault, FaultKind, Patch, Reply, RevisionEntry, RevisionList, RevisionQuery, Terms,
+};
+use crate::time::Nanos;
+
+/// Longest piece of a document in an answer.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// How long a document that was asked for is held.
+const HELD: Duration = Duration::from_secs(60);
+
+/// How often what waits for the disk is looked at.
+const TIDY: Duration = Duration::from_secs(1);
+
+/// When a commit that could not be taken back is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Number of a file and the place in it, as one number of the wire.
+const PLACE_BITS: u32 = 40;
+
+/// A whole revision on its way to the disk, with the files that it remembers.
+type Kept = (Revision, Vec<Source>, Option<Staged>);
+
+/// A commit that is taken back unless it is confirmed.
+#[derive(Clone, Debug)]
+struct Pending {
+    number: u64,
+    back_to: u64,
+    deadline: Nanos,
+}
+
+/// A document on its way from the disk.
+#[derive(Debug)]
+enum Reading {
+    Begun(JoinHandle<Result<Document, StoreError>>),
+    Done(Arc<Document>, Nanos),
+}
+
+/// What is kept of the commits.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    store: Option<Store>,
+    /// The one in force; 0: none yet.
+    current: Revision,
+    pending: Option<Pending>,
+    reading: Option<(u64, Reading)>,
+    tidied: Nanos,
+}
+
+/// What a change of the config is in its document.
+pub(super) enum Durable {
+    /// The same.
+    Same,
+    /// Nothing: it is of members that go by themselves.
+    Nothing,
+    /// Something else.
+    Other(Patch),
+}
+
+impl History {
+    fn next(&self, asked: &Asked, changes: u64, message: Option<String>) -> Revision {
+        Revision {
+            number: self.current.number + 1,
+            time: Revision::now(),
+            by: asked.by.clone(),
+            request: asked.request.clone(),
+            about: asked.about.clone(),
+            changes,
+            message,
+            confirm: None,
+        }
+    }
+
+    fn store(&self) -> Result<&Store, Fault> {
+        self.store.as_ref().ok_or_else(no_history)
+    }
+}
+
+fn no_history() -> Fault {
+    Fault::refused("no revisions are kept: set state_dir in [control] and start again, or run --state DIR")
+}
+
+/// What to say where the disk does not take a revision that is in force.
+fn unwritten(number: u64, error: &std::io::Error) -> String {
+    tracing::error!(revision = number, %error, "a revision cannot be written");
+    format!(
+        "revision {number} is in force, but NOT on disk ({error}): a restart would not know it; it is tried again every \
+         second"
+    )
+}
+
+impl Gateway {
+    /// Keeps revisions from here on. The config it runs is `begun_with`, the last revision; or a new one, where it is none.
+    pub fn keep_revisions(&mut self, store: Store, begun_with: Option<(Revision, Document, Option<String>)>) {
+        self.history.current = store.last().cloned().unwrap_or_default();
+        self.history.store = Some(store);
+        let Some((revision, document, path)) = begun_with else { return };
+        let file_name = document.file_name.clone();
+        let staged = self.stage(revision, document, path.as_deref());
+        if let Err(error) = staged.and_then(|staged| self.commit_staged(staged)) {
+            tracing::error!(%error, "the config this start begins with is not kept as a revision");
+        }
+        self.file_name = file_name;
+    }
+
+    /// Numbers commits without keeping them.
+    pub fn number_revisions(&mut self) {
+        self.history.current = Revision { number: 1, ..Revision::default() };
+    }
+
+    /// The revision in force; 0: none yet.
+    pub(super) fn current_revision(&self) -> u64 {
+        self.history.current.number
+    }
+
+    /// Whether a commit may be begun: nobody else was quicker, and none waits to be confirmed.
+    fn may_begin(&self, terms: &Terms) -> Result<(), Fault> {
+        if terms.confirm_s.is_some() {
+            self.history.store()?;
+        }
+        let current = &self.history.current;
+        if let Some(pending) = &self.history.pending {
+            let left = pending.deadline.since(self.now()).as_secs();
+            return Err(Fault::new(
+                FaultKind::Conflict,
+                format!(
+                    "revision {} waits to be confirmed, or to be taken back in {left} s: softgate confirm, or softgate \
+                     rollback {}",
+                    pending.number, pending.back_to
+                ),
+            ));
+        }
+        match terms.if_revision {
+            Some(expected) if expected != current.number => Err(Fault::new(
+                FaultKind::Conflict,
+                format!(
+                    "it was made for revision {expected}, and revision {} is in force, {}: look at softgate diff {expected} \
+                     {}, and begin again",
+                    current.number,
+                    told(current),
+                    current.number
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a document on, whole.
+    pub(super) fn take_document(
+        &mut self,
+        document: Document,
+        path: Option<&str>,
+        terms: &Terms,
+        begun: Instant,
+    ) -> Result<Reply, Fault> {
+        self.may_begin(terms)?;
+        self.put_in_force(document, path, terms, begun)
+    }
+
+    fn put_in_force(
+        &mut self,
+        document: Document,
+        path: Option<&str>,
+        terms: &Terms,
+        begun: Instant,
+    ) -> Result<Reply, Fault> {
+        let config = document.config().map_err(Fault::refused)?;
+        let mut warnings = self.not_changed_live(&config);
+        let file_name = document.file_name.clone();
+        let revision = self.with_confirm(self.history.next(&terms.asked, 1, terms.message.clone()), terms);
+        let staged = self.stage(revision, document, path).map_err(|error| {
+            Fault::refused(format!("the revision cannot be written: {error}; nothing has changed"))
+        })?;
+        let before = self.node().tables.load().generation;
+        let applied = self.apply(config);
+        if applied.is_err() && self.node().tables.load().generation == before {
+            if let Some(staged) = staged.2 {
+                Store::abandon(staged);
+            }
+            return applied.map_err(Fault::refused).map(|_| unreachable!("it was refused"));
+        }
+        // Also where a port failed: its tables are in force.
+        self.file_name = file_name;
+        let number = staged.0.number;
+        if let Err(error) = self.commit_staged(staged) {
+            warnings.push(unwritten(number, &error));
+        }
+        let generation = applied.map_err(Fault::refused)?;
+        self.await_confirmation(terms);
+        let down =
+            |port: &super::LivePort| port.why_down().map(|why| format!("port {} is down: {why}", port.name));
+        warnings.extend(self.ports().iter().filter_map(down));
+        Ok(self.answer(generation, 1, begun, warnings, terms))
+    }
+
+    pub(super) fn answer(
+        &self,
+        generation: u64,
+        changes: u64,
+        begun: Instant,
+        warnings: Vec<String>,
+        terms: &Terms,
+    ) -> Reply {
+        let mut answer = changed(generation, changes, begun, warnings, self.not_in_use(generation));
+        let number = self.history.current.number;
+        answer.revision = (number > 0).then_some(number);
+        answer.confirm_s = terms.confirm_s.map(|seconds| seconds.get());
+        Reply::Changed(answer)
+    }
+
+    fn with_confirm(&self, revision: Revision, terms: &Terms) -> Revision {
+        let back_to = self.history.current.number;
+        let confirm = terms.confirm_s.map(|seconds| Confirm { within_s: seconds.get(), back_to });
+        Revision { confirm, ..revision }
+    }
+
+    fn await_confirmation(&mut self, terms: &Terms) {
+        let Some(seconds) = terms.confirm_s else { return };
+        let deadline = self.now().plus(Duration::from_secs(seconds.get().into()));
+        let current = &self.history.current;
+        let back_to = current.confirm.as_ref().map_or(current.number, |confirm| confirm.back_to);
+        self.history.pending = Some(Pending { number: current.number, back_to, deadline });
+    }
+
+    fn stage(&self, revision: Revision, document: Document, path: Option<&str>) -> std::io::Result<Kept> {
+        let Some(store) = &self.history.store else { return Ok((revision, Vec::new(), None)) };
+        let sources = store.sources_with(path, &document);
+        let staged = store.stage(&revision, document, sources.clone())?;
+        Ok((revision, sources, Some(staged)))
+    }
+
+    fn commit_staged(&mut self, (revision, sources, staged): Kept) -> std::io::Result<()> {
+        self.history.current = revision.clone();
+        match (&mut self.history.store, staged) {
+            (Some(store), Some(staged)) => store.commit_whole(staged, revision, sources),
+            _ => Ok(()),
+        }
+    }
+
+    // ---- changes
+
+    /// Makes these changes, and a revision of what of them is config.
+    pub(super) fn commit(
+        &mut self,
+        patches: Vec<Patch>,
+        terms: &Terms,
+        begun: Instant,
+    ) -> Result<Reply, Fault> {
+        let durable: Vec<Durable> = patches.iter().map(|patch| self.durable(patch, patches.len())).collect();
+        if !durable.iter().all(|durable| matches!(durable, Durable::Nothing)) || !terms.are_none() {
+            self.may_begin(terms)?;
+        }
+        let changes: u64 = patches.iter().map(Patch::changes).sum();
+        self.change(&patches)?;
+        let generation = self.node().tables.load().generation;
+        let kept = durable.into_iter().zip(patches).filter_map(|(durable, patch)| match durable {
+            Durable::Same => Some(patch),
+            Durable::Nothing => None,
+            Durable::Other(other) => Some(other),
+        });
+        let kept: Vec<Patch> = kept.collect();
+        let mut warnings = Vec::new();
+        if kept.is_empty() {
+            if terms.confirm_s.is_some() {
+                warnings.push(String::from(
+                    "nothing of it is config: it is no revision, and there is nothing to confirm",
+                ));
+            }
+            return Ok(self.answer(generation, changes, begun, warnings, &Terms::default()));
+        }
+        let revision =
+            self.with_confirm(self.history.next(&terms.asked, changes, terms.message.clone()), terms);
+        self.history.current = revision.clone();
+        if let Some(store) = &mut self.history.store {
+            let number = revision.number;
+            if let Err(error) = store.commit_patches(revision, kept) {
+                warnings.push(unwritten(number, &error));
+            }
+        }
+        self.await_confirmation(terms);
+        Ok(self.answer(generation, changes, begun, warnings, terms))
+    }
+
+    /// What of a change is config. Alone in its transaction it is known what it is about; among others what it takes away may
+    /// have come by one before.
+    fn durable(&self, patch: &Patch, patches: usize) -> Durable {
+        match patch {
+            Patch::GroupAdd(change) if change.ttl_s.is_some() => Durable::Nothing,
+            Patch::GroupDel(change) if patches == 1 => {
+                let goes = |member| self.temporary.holds(&(change.group.clone(), member));
+                match change.members.iter().cloned().all(goes) {
+                    true => Durable::Nothing,
+                    false => Durable::Same,
+                }
+            }
+            Patch::NeighbourDel(keys) if patches == 1 => {
+                let known =
+                    |key| self.config.neighbours.iter().any(|known| super::requests::is_key(known, key));
+                if keys.iter().any(known) { Durable::Same } else { Durable::Nothing }
+            }
+            Patch::ServiceSetBackends(all) if all.ttl_s.is_some() => {
+                let keys: Vec<_> = all.backends.iter().map(crate::config::Backend::key).collect();
+                if !all.others_stay {
+                    let none =
+                        crate::control::ServiceBackends { backends: Vec::new(), ttl_s: None, ..all.clone() };
+                    return Durable::Other(Patch::ServiceSetBackends(none));
+                }
+                // Who was there for good goes by itself from now on.
+                let service = self.config.services.iter().find(|service| service.name == all.service);
+                let is_for_good = |key: &crate::config::BackendKey| {
+                    let known = service.is_some_and(|of| of.backends.iter().any(|known| known.key() == *key));
+                    known && !self.leases.holds(&(all.service.clone(), key.clone()))
+                };
+                if patches == 1 && !keys.iter().any(is_for_good) {
+                    return Durable::Nothing;
+                }
+                let service = all.service.clone();
+                let removed = crate::control::BackendsRemoved { service, backends: keys };
+                Durable::Other(Patch::ServiceDelBackends(removed))
+            }
+            Patch::ServiceDelBackends(removed) if patches == 1 => {
+                self.unless_leased(&removed.service, &removed.backends)
+            }
+            Patch::ServiceSetBackend(change) if patches == 1 => {
+                self.unless_leased(&change.service, &change.backends)
+            }
+            _ => Durable::Same,
+        }
+    }
+
+    fn unless_leased(
+        &self,
+        service: &crate::config::RuleName,
+        backends: &[crate::config::BackendKey],
+    ) -> Durable {
+        let leased = |key: &crate::config::BackendKey| self.leases.holds(&(service.clone(), key.clone()));
+        if backends.iter().all(leased) { Durable::Nothing } else { Durable::Same }
+    }
+
+    // ---- going back
+
+    /// Goes back to a revision, as a new one.
+    pub(super) fn rollback(&mut self, number: u64, terms: &Terms, begun: Instant) -> Result<Reply, Fault> {
+        if number == self.history.current.number {
+            return Err(Fault::refused(format!("revision {number} is in force")));
+        }
+        // Going back is what a commit that waits can always be answered with.
+        let pending = self.history.pending.take();
+        let document = self.may_begin(terms).and_then(|()| self.document(number));
+        let done = document.and_then(|document| self.put_in_force(document, None, terms, begun));
+        if done.is_err() && self.history.pending.is_none() {
+            self.history.pending = pending;
+        }
+        done
+    }
+
+    fn document(&mut self, number: u64) -> Result<Document, Fault> {
+        if let Some((of, Reading::Done(document, _))) = &self.history.reading
+            && *of == number
+        {
+            return Ok(Document::clone(document));
+        }
+        self.history.store()?.document(number).map_err(not_there)
+    }
+
+    /// Keeps the last commit.
+    pub(super) fn confirm(&mut self, by: Author, begun: Instant) -> Result<Reply, Fault> {
+        let Some(pending) = self.history.pending.take() else {
+            return Err(Fault::new(
+                FaultKind::Order,
+                "no revision waits to be confirmed; see show revisions",
+            ));
+        };
+        let mut warnings = Vec::new();
+        if let Some(store) = &mut self.history.store
+            && let Err(error) = store.confirm(pending.number, by)
+        {
+            warnings.push(unwritten(pending.number, &error));
+        }
+        let generation = self.node().tables.load().generation;
+        Ok(self.answer(generation, 0, begun, warnings, &Terms::default()))
+    }
+
+    /// Takes back what was not confirmed in time, and tends to the files; to be called at least every second.
+    pub fn tend_revisions(&mut self) {
+        let now = self.now();
+        if let Some(pending) = self.history.pending.clone()
+            && now >= pending.deadline
+        {
+            self.take_back(&pending, "it was not confirmed in time");
+        }
+        if now.since(self.history.tidied) >= TIDY {
+            self.history.tidied = now;
+            if let Some(store) = &mut self.history.store {
+                store.tidy();
+            }
+            if let Some((_, Reading::Done(_, since))) = &self.history.reading
+                && now.since(*since) >= HELD
+            {
+                self.history.reading = None;
+            }
+        }
+    }
+
+    /// When [`Gateway::tend_revisions`] has something to do at the latest, if that is known.
+    pub(super) fn next_confirmation(&self) -> Option<Nanos> {
+        self.history.pending.as_ref().map(|pending| pending.deadline)
+    }
+
+    fn take_back(&mut self, pending: &Pending, why: &str) {
+        let (number, back_to) = (pending.number, pending.back_to);
+        tracing::warn!(target: "softgate::audit", revision = number, back_to, why, "a commit is taken back");
+        let asked = Asked {
+            request: String::from("rollback"),
+            about: vec![format!("revision {back_to}")],
+            ..Asked::default()
+        };
+        let message = Some(format!("revision {number} is taken back: {why}"));
+        let terms = Terms { message, ..Terms::by(asked) };
+        if let Err(fault) = self.rollback(back_to, &terms, Instant::now()) {
+            tracing::error!(target: "softgate::audit", revision = number, back_to, %fault, "it CANNOT be taken back");
+            let deadline = self.now().plus(AGAIN);
+            self.history.pending = Some(Pending { deadline, ..pending.clone() });
+        }
+    }
+
+    // ---- what is shown
+
+    pub(super) fn show_revisions(&self) -> RevisionList {
+        let Some(store) = &self.history.store else {
+            return RevisionList { current: self.history.current.number, ..RevisionList::default() };
+        };
+        let now = self.now();
+        let entry = |revision: &Revision| {
+            let pending = self.history.pending.as_ref().filter(|pending| pending.number == revision.number);
+            RevisionEntry {
+                confirmed_by: store.confirmed(revision.number).map(|(by, _)| by.clone()),
+                taken_back_in_s: pending.map(|pending| pending.deadline.since(now).as_secs()),
+                revision: revision.clone(),
+            }
+        };
+        RevisionList {
+            current: self.history.current.number,
+            state_dir: Some(store.folder().display().to_string()),
+            unwritten: store.is_behind(),
+            revisions: store.revisions().rev().map(entry).collect(),
+        }
+    }
+
+    /// A piece of a document; it is read on another thread.
+    pub(super) fn show_revision(&mut self, query: &RevisionQuery) -> Result<DocumentPiece, Fault> {
+        let number = query.revision.unwrap_or(self.history.current.number);
+        let after = query.after.unwrap_or(0);
+        let now = self.now();
+        let reading = match self.history.reading.take() {
+            Some((of, Reading::Done(document, _))) if of == number => Reading::Done(document, now),
+            Some((of, Reading::Begun(thread))) if of == number && thread.is_finished() => {
+                let read = thread.join().map_err(|_| Fault::new(FaultKind::Internal, "reading has ended"))?;
+                Reading::Done(Arc::new(read.map_err(not_there)?), now)
+            }
+            Some((of, Reading::Begun(thread))) if of == number => Reading::Begun(thread),
+            // Another one's: it ends by itself.
+            _ => {
+                let read = self.history.store()?.reader(number).map_err(not_there)?;
+                let thread = std::thread::Builder::new().name(String::from("revision")).spawn(read);
+                Reading::Begun(thread.map_err(Fault::refused)?)
+            }
+        };
+        let piece = match &reading {
+            Reading::Begun(_) => Ok(DocumentPiece {
+                revision: number,
+                next: Some(after),
+                reading: true,
+                ..DocumentPiece::default()
+            }),
+            Reading::Done(document, _) => piece(document, number, after),
+        };
+        self.history.reading = Some((number, reading));
+        piece
+    }
+}
+
+fn told(revision: &Revision) -> String {
+    let by = revision.by.uid.map_or_else(|| String::from("the gateway"), |uid| format!("user {uid}"));
+    let role = revision.by.role.as_ref().map_or_else(String::new, |role| format!(" (role {role})"));
+    let why = revision.message.as_ref().map_or_else(String::new, |why| format!(", {why:?}"));
+    format!("by {} of {by}{role} at {}{why}", revision.request, revision.time)
+}
+
+fn not_there(error: StoreError) -> Fault {
+    match error {
+        StoreError::Unknown(_) => Fault::not_found(error),
+        error => Fault::refused(error),
+    }
+}
+
+fn piece(document: &Document, number: u64, after: u64) -> Result<DocumentPiece, Fault> {
+    let wrong = || Fault::new(FaultKind::InvalidParams, "after: not `next` of an answer before");
+    let (file, from) = ((after >> PLACE_BITS) as usize, (after & ((1 << PLACE_BITS) - 1)) as usize);
+    let (name, text) = match file {
+        0 => ("", &document.text),
+        _ => document.files.get(file - 1).map(|(name, text)| (name.as_str(), text)).ok_or_else(wrong)?,
+    };
+    let rest = text.get(from..).ok_or_else(wrong)?;
+    let cut = rest.floor_char_boundary(PIECE_BYTES);
+    let next = match cut < rest.len() {
+        true => Some(after + cut as u64),
+        false => (file < document.files.len()).then(|| (file as u64 + 1) << PLACE_BITS),
+    };
+    Ok(DocumentPiece {
+        revision: number,
+        next,
+        reading: false,
+        file_name: document.file_name.clone(),
+        name: name.to_owned(),
+        text: rest[..cut].to_owned(),
+    })
+}

@@ -1,0 +1,363 @@
+//! Commits of the shipped binary, and what a start makes of them: after an end, a kill, a torn write, without devices.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use softgate::config::Config;
+use softgate::control::{Changed, Client, Patch, Request, RevisionList, Terms};
+
+/// How long a start, or what was announced, may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary in a folder of its own.
+struct Gateway {
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+    starts: u32,
+}
+
+impl Gateway {
+    /// `None`, after saying so, where it cannot run.
+    fn new(test: &str) -> Option<Gateway> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("{test}: skipped: loading the XDP program needs root");
+            return None;
+        }
+        let gateway = Gateway { folder: tempfile::tempdir().expect("a folder"), child: None, starts: 0 };
+        fs::write(gateway.file(), gateway.text("")).expect("a file");
+        Some(gateway)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.path("gw.toml")
+    }
+
+    fn text(&self, extra: &str) -> String {
+        let folder = self.folder.path().display();
+        format!(
+            r#"# Kept.
+schema = 1
+[system]
+workers = [0]
+frames = 1024
+[control]
+socket = "{folder}/sock"
+state_dir = "{folder}/state"
+[flows]
+capacity = 1024
+[[port]]
+name = "p"
+device = "sgt-none"  # it never comes
+[[interface]]
+name = "in"
+port = "p"
+zone = "inside"
+addresses = ["10.0.0.1/24"]
+[[group]]
+name = "blocked"
+members = []
+[[rule]]
+name = "rest"
+action = "deny"
+{extra}"#
+        )
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path(&format!("log{}", self.starts))).unwrap_or_default()
+    }
+
+    fn start(&mut self, options: &[&str]) {
+        self.starts += 1;
+        let log = File::create(self.path(&format!("log{}", self.starts))).expect("a file");
+        let child = Command::new(env!("CARGO_BIN_EXE_softgate"))
+            .arg("run")
+            .arg("--config")
+            .arg(self.file())
+            .args(options)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.child = Some(child.expect("it runs"));
+        self.wait("it gets ready", |gateway| gateway.log().contains("softgate ready"));
+    }
+
+    fn wait(&mut self, what: &str, mut holds: impl FnMut(&mut Gateway) -> bool) {
+        let begun = Instant::now();
+        while !holds(self) {
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().expect("our own child"));
+            assert!(ended.is_none() && begun.elapsed() < PATIENCE, "{what}: {ended:?}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends it with no chance to tidy up.
+    fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().expect("it runs");
+        child.wait().expect("it ends");
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.path("sock")).expect("it listens")
+    }
+
+    /// What a command said; it has to go well.
+    fn ask(&self, command: &[&str]) -> String {
+        let (code, said) = self.say(command);
+        assert_eq!(code, Some(0), "{command:?}: {said}\n{}", self.log());
+        said
+    }
+
+    fn say(&self, command: &[&str]) -> (Option<i32>, String) {
+        let mut client = Command::new(env!("CARGO_BIN_EXE_softgate"));
+        client.args(command).arg("--socket").arg(self.path("sock"));
+        let output = client.output().expect("it runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    }
+
+    fn revisions(&self) -> RevisionList {
+        self.client().call(&Request::ShowRevisions {}).expect("they are shown")
+    }
+
+    /// The config in force.
+    fn config(&self) -> Config {
+        let (_, document) = self.client().document(None).expect("it is there");
+        document.config().unwrap_or_else(|errors| panic!("{errors}\n{}", document.text))
+    }
+
+    fn rules(&self) -> Vec<String> {
+        self.config().rules.iter().map(|rule| rule.name.to_string()).collect()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+const DENY: &str = r#"action = "deny", to = { prefix = "192.0.2.1" }"#;
+
+#[test]
+fn commits_are_numbered_kept_and_gone_back_to() {
+    let Some(mut gateway) = Gateway::new("commits_are_numbered_kept_and_gone_back_to") else { return };
+    gateway.start(&[]);
+    let said = gateway.ask(&["add", "rule", &format!("name = \"stop\", {DENY}"), "-m", "a scanner"]);
+    assert!(said.contains(", revision 2, "), "{said}");
+    gateway.ask(&["add", "route", "198.51.100.0/24", "blackhole"]);
+    // What goes by itself is no config.
+    let said = gateway.ask(&["add", "group", "blocked", "203.0.113.9", "--ttl", "1h"]);
+    assert!(said.contains(", revision 3, "), "{said}");
+    let list = gateway.revisions();
+    let told: Vec<(u64, &str, Option<&str>)> = list
+        .revisions
+        .iter()
+        .map(|entry| &entry.revision)
+        .map(|revision| (revision.number, revision.request.as_str(), revision.message.as_deref()))
+        .collect();
+    assert_eq!(told[..2], [(3, "route.add", None), (2, "commit", Some("a scanner"))]);
+    assert_eq!((told.len(), list.revisions[1].revision.by.uid), (3, Some(0)));
+    assert_eq!(gateway.ask(&["diff", "1", "3"]), "+ rule stop\n+ route 198.51.100.0/24\n");
+
+    // Two writers: the one that was slower is told what the other has done.
+    let mut slow = gateway.client();
+    let _: softgate::control::Staged = slow.call(&Request::Begin {}).expect("it begins");
+    gateway.ask(&["del", "rule", "stop", "-m", "gone"]);
+    let patch = Request::RuleDel { rules: vec!["rest".parse().expect("a name")] };
+    let _: softgate::control::Staged = slow.call(&patch).expect("it is staged");
+    let refused = slow.call::<Changed>(&Request::Commit { patches: Vec::new(), terms: Terms::default() });
+    let refused = refused.expect_err("it was too slow").to_string();
+    assert!(
+        refused.contains("revision 3") && refused.contains("revision 4") && refused.contains("\"gone\""),
+        "{refused}"
+    );
+    let (code, said) = gateway.say(&["add", "route", "192.0.2.0/24", "blackhole", "--if-revision", "3"]);
+    assert!(code == Some(1) && said.contains("revision 4 is in force"), "{said}");
+
+    gateway.ask(&["rollback", "2", "-m", "as before"]);
+    assert_eq!(gateway.rules(), ["rest", "stop"]);
+    let saved = gateway.path("saved.toml");
+    gateway.ask(&["save", &saved.display().to_string()]);
+    let text = fs::read_to_string(&saved).expect("it was saved");
+    assert!(text.starts_with("# Kept.\n") && text.contains("# it never comes"), "{text}");
+    let (code, said) = gateway.say(&["rollback", "77"]);
+    assert!(code == Some(1) && said.contains("no revision 77"), "{said}");
+
+    // What was committed last is what a start begins with, until the file is edited.
+    gateway.kill();
+    gateway.start(&[]);
+    assert_eq!((gateway.revisions().current, gateway.rules()), (5, vec!["rest".into(), "stop".into()]));
+    gateway.kill();
+    fs::write(gateway.file(), gateway.text("# edited\n")).expect("a file");
+    gateway.start(&["--from-revision"]);
+    assert_eq!(gateway.revisions().current, 5);
+    gateway.kill();
+    gateway.start(&[]);
+    assert_eq!((gateway.revisions().current, gateway.rules()), (6, vec!["rest".into()]));
+    assert!(gateway.log().contains("it has changed since revision 1"), "{}", gateway.log());
+}
+
+#[test]
+fn what_is_not_confirmed_is_taken_back() {
+    let Some(mut gateway) = Gateway::new("what_is_not_confirmed_is_taken_back") else { return };
+    gateway.start(&[]);
+    let rule = format!("name = \"stop\", {DENY}");
+    let said = gateway.ask(&["add", "rule", &rule, "--confirm", "1h"]);
+    assert!(said.contains("taken back in 3600 s unless you say: softgate confirm"), "{said}");
+    // Until then nobody else may change anything.
+    let (code, said) = gateway.say(&["del", "rule", "rest"]);
+    assert!(code == Some(1) && said.contains("revision 2 waits to be confirmed"), "{said}");
+    gateway.ask(&["confirm"]);
+    assert_eq!(gateway.say(&["confirm"]).0, Some(1));
+    gateway.ask(&["del", "rule", "rest", "--confirm", "1s"]);
+    gateway.wait("it is taken back", |gateway| gateway.revisions().current == 4);
+    assert_eq!(gateway.rules(), ["rest", "stop"]);
+    let last = gateway.revisions().revisions.remove(0).revision;
+    assert_eq!(last.message.as_deref(), Some("revision 3 is taken back: it was not confirmed in time"));
+    assert_eq!((last.by.uid, last.request.as_str()), (None, "rollback"));
+
+    // Also where the gateway ends before.
+    let edited = gateway.path("edited.toml");
+    fs::write(
+        &edited,
+        gateway.text(&format!("[[rule]]\nname = \"other\"\n{}\n", DENY.replace(", to", "\nto"))),
+    )
+    .expect("a file");
+    gateway.ask(&["apply", &edited.display().to_string(), "--confirm", "1h"]);
+    assert_eq!(gateway.rules(), ["rest", "other"]);
+    gateway.kill();
+    gateway.start(&[]);
+    assert_eq!((gateway.revisions().current, gateway.rules()), (6, vec!["rest".into(), "stop".into()]));
+    assert!(
+        gateway.log().contains("revision 5 was not confirmed when the gateway ended"),
+        "{}",
+        gateway.log()
+    );
+}
+
+/// A change that can be told from all others by what it leaves.
+fn numbered(n: u32) -> Request {
+    let [_, b, c, d] = n.to_be_bytes();
+    let text = match n % 4 {
+        0 => format!(
+            r#"{{"method":"group.add","params":{{"group":"blocked","members":["203.{b}.{c}.{d}"]}}}}"#
+        ),
+        1 => {
+            format!(r#"{{"method":"route.add","params":{{"routes":[["198.{b}.{c}.{d}/32","blackhole"]]}}}}"#)
+        }
+        2 => format!(
+            r#"{{"method":"rule.add","params":{{"rule":{{"name":"r{n}","action":"deny"}},"before":"rest"}}}}"#
+        ),
+        _ => format!(r#"{{"method":"route.del","params":{{"routes":[["198.{b}.{c}.{}/32"]]}}}}"#, d - 2),
+    };
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// What the first `count` of them leave: members, routes and rules.
+fn left_by(count: u32) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
+    let all = |rest: u32| (0..count).filter(move |n| n % 4 == rest);
+    let deleted = |n: &u32| n + 2 < count;
+    (all(0).collect(), all(1).filter(|n| !deleted(n)).collect(), all(2).collect())
+}
+
+fn found(config: &Config) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
+    let low = |text: String| {
+        let addr = text.split('/').next().and_then(|addr| addr.parse::<std::net::Ipv4Addr>().ok());
+        u32::from(addr.unwrap_or_else(|| panic!("{text}"))) & 0x00ff_ffff
+    };
+    let members = config.groups[0].members.iter().map(|member| low(member.to_string()));
+    let routes = config.all_routes().map(|route| low(route.prefix.to_string()));
+    let rules = config.rules.iter().filter_map(|rule| rule.name.as_str().strip_prefix('r')?.parse().ok());
+    let mut all = (members.collect::<Vec<_>>(), routes.collect::<Vec<_>>(), rules.collect::<Vec<_>>());
+    all.0.sort_unstable();
+    all.1.sort_unstable();
+    all.2.sort_unstable();
+    all
+}
+
+/// What a write that a power cut tore may leave behind the newest file.
+fn tear(folder: &Path, seed: u32) {
+    let files = fs::read_dir(folder.join("state")).expect("a folder");
+    let newest = files
+        .map(|file| file.expect("a file").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "revisions"));
+    let newest = newest.max().expect("there is one");
+    let whole = fs::read(&newest).expect("a file");
+    let mut file = OpenOptions::new().append(true).open(&newest).expect("a file");
+    // The beginning of a record, or zeros.
+    let part = whole.get(21..21 + (seed as usize * 7) % 64).unwrap_or_default().to_vec();
+    let torn = if seed.is_multiple_of(2) { part } else { vec![0; seed as usize % 64] };
+    file.write_all(&torn).expect("it is written");
+    fs::write(folder.join(format!("state/{:020}.tmp", 999)), &whole[..whole.len() / 2]).expect("a file");
+}
+
+/// Whatever moment it is killed at, and whatever of the last write is there: it comes back with a revision that was
+/// committed, with all that was answered.
+#[test]
+fn killed_at_any_moment_it_is_back_with_what_was_committed() {
+    let Some(mut gateway) = Gateway::new("killed_at_any_moment_it_is_back_with_what_was_committed") else {
+        return;
+    };
+    gateway.start(&[]);
+    let mut made = 0;
+    for round in 0..12u32 {
+        let answered = std::sync::atomic::AtomicU32::new(made);
+        let mut client = gateway.client();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in made.. {
+                    match client.call::<Changed>(&numbered(n)) {
+                        Ok(_) => answered.store(n + 1, std::sync::atomic::Ordering::SeqCst),
+                        Err(error) if error.is_refusal() => panic!("{n}: {error}"),
+                        Err(_) => return,
+                    }
+                }
+            });
+            // Not after some time: after some commits, in the middle of one.
+            let enough = made + 1 + (round * 37) % 90;
+            while answered.load(std::sync::atomic::Ordering::SeqCst) < enough {
+                std::hint::spin_loop();
+            }
+            gateway.kill();
+        });
+        let answered = answered.into_inner();
+        tear(gateway.folder.path(), round * 5);
+        gateway.start(&[]);
+        let is = found(&gateway.config());
+        // The one that was under way may be there too.
+        made = match is {
+            is if is == left_by(answered) => answered,
+            is if is == left_by(answered + 1) => answered + 1,
+            is => panic!("{answered} were answered, and there is {is:?}\n{}", gateway.log()),
+        };
+        assert_eq!(gateway.revisions().current, u64::from(made) + 1, "one for each, and the start");
+    }
+}
+
+#[test]
+fn numbers_leave_what_they_say() {
+    // The test's own arithmetic, on documents.
+    let text = "schema = 1\n[[group]]\nname = \"blocked\"\nmembers = []\n[[rule]]\nname = \"rest\"\naction = \"deny\"\n";
+    let mut document = softgate::control::revisions::Document {
+        file_name: "gw.toml".into(),
+        text: text.into(),
+        files: Vec::new(),
+    };
+    for n in 0..40 {
+        let patch: Patch = numbered(n).into_patch().expect("a change");
+        document = document.with([&patch]).expect("it fits");
+        assert_eq!(found(&document.config().expect("good")), left_by(n + 1), "{n}");
+    }
+}
