@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
-use super::sections::{Interface, OuterDscp, RouterAdvertisements, SourceCheck, Vni};
+use super::sections::{Encapsulation, Interface, OuterDscp, RouterAdvertisements, SourceCheck, Vni};
 use super::value::{Mtu, Name, PortName, Prefix, Ranged, Tpid, Vlan, VrfName, ZoneName};
 
 /// `[[bridge]]`: joins its members into one segment.
@@ -110,7 +110,10 @@ pub struct BridgeMember {
     /// The VRF tunnels go through; absent: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub underlay_vrf: Option<VrfName>,
-    /// UDP port of the tunnels; absent: 4789.
+    /// What the tunnels are; absent: VXLAN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encapsulation: Option<Encapsulation>,
+    /// UDP port of the tunnels; absent: 4789, with Geneve 6081.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub udp_port: Option<Ranged<1, 65535>>,
     /// DSCP of outer headers; absent: that of the inner packet.
@@ -193,6 +196,7 @@ impl BridgeMember {
             remotes: self.remotes.clone(),
             accept_from: self.accept_from.clone(),
             underlay_vrf: self.underlay_vrf.clone(),
+            encapsulation: self.encapsulation,
             udp_port: self.udp_port,
             dscp: self.dscp,
             ttl: self.ttl,

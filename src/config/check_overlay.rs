@@ -49,6 +49,7 @@ impl Checks<'_, '_> {
             ("remotes", !interface.remotes.is_empty()),
             ("accept_from", !interface.accept_from.is_empty()),
             ("underlay_vrf", interface.underlay_vrf.is_some()),
+            ("encapsulation", interface.encapsulation.is_some()),
             ("udp_port", interface.udp_port.is_some()),
             ("dscp", interface.dscp.is_some()),
             ("ttl", interface.ttl.is_some()),
@@ -85,10 +86,7 @@ impl Checks<'_, '_> {
                 self.table_fault(end.clone(), "a VNI needs vtep = \"192.0.2.1\": its tunnel end point");
                 continue;
             };
-            let (vrf, port) = (
-                interface.underlay(),
-                interface.udp_port.map_or(Interface::VXLAN_PORT, |port| port.get() as u16),
-            );
+            let (vrf, port) = (interface.underlay(), interface.tunnel_port());
             if let Some(other) = vnis.insert((vrf.clone(), vtep, port, vni.get()), interface) {
                 let other = &other.name;
                 self.fault(key("vni"), vni, format!("interface {other} already has this VNI at {vtep}"));

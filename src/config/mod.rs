@@ -60,8 +60,9 @@ pub use policy::{
 };
 pub use role::{ASKABLE, Right, Role, only_reads};
 pub use sections::{
-    Control, Cpu, Icmp, Interface, Lag, Log, MAX_WORKERS, Neighbour, NeighbourLimits, OuterDscp, Pair, Port,
-    PortMode, Route, RouteFile, RouteTarget, RouterAdvertisements, SourceCheck, System, Vni, Vrf, Workers,
+    Control, Cpu, Encapsulation, Icmp, Interface, Lag, Log, MAX_WORKERS, Neighbour, NeighbourLimits,
+    OuterDscp, Pair, Port, PortMode, Route, RouteFile, RouteTarget, RouterAdvertisements, SourceCheck,
+    System, Vni, Vrf, Workers,
 };
 pub use service::{Dscp, PortRange, Service, TcpFlag};
 pub use value::{

@@ -372,6 +372,27 @@ impl<'de> Deserialize<'de> for RouterAdvertisements {
 /// A VXLAN network identifier: 24 bits (RFC 7348 section 5).
 pub type Vni = Ranged<0, 0xff_ffff>;
 
+/// What stands between the outer UDP header and a frame in a tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encapsulation {
+    /// RFC 7348.
+    #[default]
+    Vxlan,
+    /// RFC 8926, without options.
+    Geneve,
+}
+
+impl Encapsulation {
+    /// UDP port of tunnels that are given none: RFC 7348 section 8, RFC 8926 section 3.3.
+    pub fn port(self) -> u16 {
+        match self {
+            Encapsulation::Vxlan => 4789,
+            Encapsulation::Geneve => 6081,
+        }
+    }
+}
+
 /// The DSCP of outer headers: `"copy"`, or 0 to 63.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OuterDscp {
@@ -445,7 +466,10 @@ pub struct Interface {
     /// The VRF tunnels go through; absent: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub underlay_vrf: Option<VrfName>,
-    /// UDP port of the tunnels; absent: 4789 (RFC 7348 section 8).
+    /// What the tunnels are; absent: VXLAN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encapsulation: Option<Encapsulation>,
+    /// UDP port of the tunnels; absent: 4789 (RFC 7348 section 8), with Geneve 6081 (RFC 8926 section 3.3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub udp_port: Option<Ranged<1, 65535>>,
     /// DSCP of outer headers; absent: that of the inner packet.
@@ -495,14 +519,17 @@ pub struct Interface {
     pub dhcpv6_relay: Option<Dhcpv6Relay>,
 }
 
-/// Outer IPv4 header, UDP, VXLAN and the inner Ethernet header (RFC 7348 section 5).
+/// Outer IPv4 header, UDP, VXLAN (Geneve is as long) and the inner Ethernet header (RFC 7348 section 5).
 const OVERHEAD_V4: u16 = 20 + 8 + 8 + 14;
 /// With IPv6 outside.
 const OVERHEAD_V6: u16 = 40 + 8 + 8 + 14;
 
 impl Interface {
-    /// RFC 7348 section 8.
-    pub const VXLAN_PORT: u16 = 4789;
+    /// UDP port of its tunnels.
+    pub fn tunnel_port(&self) -> u16 {
+        let usual = self.encapsulation.unwrap_or_default().port();
+        self.udp_port.map_or(usual, |port| port.get() as u16)
+    }
 
     /// The VRF its tunnels go through.
     pub fn underlay(&self) -> VrfName {

@@ -305,7 +305,7 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
             "mtu = 9000",
             "mut = 9000",
             &[
-                "gw.toml:35: interface[0].mut: unknown key; known here: name, port, vlan, bridge, vni, vtep, remotes, accept_from, underlay_vrf, udp_port, dscp, ttl, learning, udp_checksum, tpid, zone, vrf, addresses, mtu, mac, source_check, clamp_mss, router_advertisements, dhcp_relay, dhcpv6_relay",
+                "gw.toml:35: interface[0].mut: unknown key; known here: name, port, vlan, bridge, vni, vtep, remotes, accept_from, underlay_vrf, encapsulation, udp_port, dscp, ttl, learning, udp_checksum, tpid, zone, vrf, addresses, mtu, mac, source_check, clamp_mss, router_advertisements, dhcp_relay, dhcpv6_relay",
             ],
         ),
         (

@@ -634,7 +634,7 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             VxlanInvalid,
             "vxlan-invalid",
             None,
-            "To a tunnel end point of ours, but no VXLAN: the I flag is clear, or the UDP length does not fit the packet (RFC 7348 section 5).",
+            "To a tunnel end point of ours, but no VXLAN (the I flag is clear: RFC 7348 section 5) or Geneve that is known here (no control message, critical option or other protocol: RFC 8926 section 3.4), or the UDP length does not fit the packet.",
         ),
         (
             VxlanChecksum,

@@ -240,12 +240,12 @@ impl<'a> Entrance<'a> {
 
 /// The tunnel that frames of a burst come out of.
 struct Exit<'a> {
-    /// Source and destination of the outer header.
-    ends: u64,
-    /// Destination port and VNI.
-    segment: u64,
-    /// VRF of the outer packet.
-    vrf: u16,
+    /// Source and destination of the outer header, as they are in it.
+    ends: [u8; 8],
+    /// VXLAN header.
+    header: [u8; 8],
+    /// This end: address, UDP port and VRF.
+    end: (u32, u16, u16),
     /// Where the frames inside come in.
     entrance: Entrance<'a>,
     /// The other end, if stations are followed there.
@@ -254,23 +254,27 @@ struct Exit<'a> {
     station: u64,
 }
 
+/// An outer header from its first byte on, with UDP, VXLAN and the link header inside.
+const OUTER_BYTES: usize = 20 + 8 + 8 + INNER_LINK_BYTES;
+
 impl<'a> Exit<'a> {
     /// Nobody's: no outer packet has such an end.
     fn none() -> Exit<'a> {
-        Exit { ends: 0, segment: 0, vrf: 0, entrance: Entrance::SHUT, remote: None, station: 0 }
+        let (entrance, station) = (Entrance::SHUT, NO_STATION);
+        Exit { ends: [0; 8], header: [0; 8], end: (0, 0, 0), entrance, remote: None, station }
     }
 
     /// False: it is none, or not for this file.
     #[inline(never)]
-    fn find(&mut self, ends: u64, segment: u64, vrf: u16, cx: &Context<'a>) -> bool {
-        let (src, dst) = (v4_key((ends >> 32) as u32), v4_key(ends as u32));
-        let (port, vni) = ((segment >> 32) as u16, segment as u32);
-        let Some(overlay) = cx.tables.overlays.find(vrf, dst, port, vni).filter(|found| found.permits(src))
-        else {
-            return false;
+    fn find(&mut self, ends: [u8; 8], header: [u8; 8], end: (u32, u16, u16), cx: &Context<'a>) -> bool {
+        let (src, vni, (dst, port, vrf)) = (v4_key(be32(&ends, 0)), be32(&header, 4) >> 8, end);
+        let overlay = cx.tables.overlays.find(vrf, v4_key(dst), port, vni);
+        let is_plain = |found: &&Overlay| {
+            found.permits(src) && vxlan::options_bytes(found.spec.encapsulation, &header) == Some(0)
         };
+        let Some(overlay) = overlay.filter(is_plain) else { return false };
         self.entrance.count(cx);
-        *self = Exit { ends, segment, vrf, ..Exit::none() };
+        *self = Exit { ends, header, end, ..Exit::none() };
         let (interface, remote) = (cx.tables.interface(overlay.interface), vxlan::sender(overlay, src, cx));
         if interface.bridge == NO_BRIDGE {
             self.entrance.interface = overlay.interface;
@@ -282,59 +286,62 @@ impl<'a> Exit<'a> {
         true
     }
 
-    /// True if the packet is to a tunnel end point of ours.
+    /// True if a packet of UDP is to a tunnel end point of ours.
     #[inline(always)]
     fn is_for(&self, meta: &Meta, cx: &Context<'a>) -> bool {
-        let is_as_before = (self.ends as u32, (self.segment >> 32) as u16, self.vrf)
-            == (meta.dst_v4, meta.dst_port, meta.vrf);
-        is_as_before || cx.tables.overlays.is_end(meta.vrf, v4_key(meta.dst_v4), meta.dst_port)
+        self.end == (meta.dst_v4, meta.dst_port, meta.vrf) || self.is_other(meta, cx)
+    }
+
+    #[inline(always)]
+    fn is_other(&self, meta: &Meta, cx: &Context<'a>) -> bool {
+        cx.tables.overlays.has_port(meta.dst_port)
+            && cx.tables.overlays.is_end(meta.vrf, v4_key(meta.dst_v4), meta.dst_port)
     }
 
     /// Takes a plain packet to a tunnel end point out of its tunnel; false if what is inside is not plain.
     #[inline(always)]
     fn take(&mut self, packet: &mut Packet, cx: &Context<'a>) -> bool {
-        let outer = packet.meta;
-        packet.meta = Meta::FRESH;
-        let (ip, udp) = (usize::from(outer.l3), usize::from(outer.l4));
-        let bytes = packet.frame.bytes();
-        let Some(head) = bytes[udp..].first_chunk::<30>() else { return false };
-        let ends = u64::from(be32(bytes, ip + 12)) << 32 | u64::from(outer.dst_v4);
-        let flags_and_vni = u64::from_be_bytes(*array(head, 8));
-        let segment = u64::from(outer.dst_port) << 32 | flags_and_vni >> 8 & 0xff_ffff;
-        let udp_len = usize::from(be16(head, 4));
-        // A checksum to be verified, and congestion that is to be carried over, are for the stages.
-        if be16(head, 6) != 0
-            || flags_and_vni >> 56 & 8 == 0
-            || udp_len + 20 != usize::from(outer.ip_len)
-            || be16(head, 28) != ethertype::IPV4
-            || bytes[ip + 1] & 3 != 0
-        {
-            return false;
-        }
-        if (ends, segment, outer.vrf) != (self.ends, self.segment, self.vrf)
-            && !self.find(ends, segment, outer.vrf, cx)
-        {
-            return false;
-        }
-        let mac = u64::from_be_bytes(*array(head, 16)) >> 16;
-        let station = vxlan::station_of(array(head, 16));
-        let end = udp + udp_len;
-        let is_plain = if mac == self.entrance.mac {
-            read(udp + 30, &self.entrance, packet)
-        } else {
-            self.entrance.take_bridged(mac, udp + 16, udp + 30, packet, cx)
-        };
-        if !is_plain {
-            return false;
-        }
-        if usize::from(packet.meta.l3) + usize::from(packet.meta.ip_len) > end {
+        let took = self.take_out(packet, cx);
+        if !took {
             packet.meta = Meta::FRESH;
+        }
+        took
+    }
+
+    #[inline(always)]
+    fn take_out(&mut self, packet: &mut Packet, cx: &Context<'a>) -> bool {
+        let meta = &packet.meta;
+        let (ip, ip_len, end) = (usize::from(meta.l3), meta.ip_len, (meta.dst_v4, meta.dst_port, meta.vrf));
+        let Some(outer) = packet.frame.bytes()[ip..].first_chunk::<OUTER_BYTES>() else { return false };
+        let udp_len = be16(outer, 24);
+        // A checksum to be verified, and congestion that is to be carried over, are for the stages.
+        if be16(outer, 26) != 0
+            || udp_len.wrapping_add(20) != ip_len
+            || be16(outer, 48) != ethertype::IPV4
+            || outer[1] & 3 != 0
+        {
+            return false;
+        }
+        let (ends, header): (&[u8; 8], &[u8; 8]) = (array(outer, 12), array(outer, 28));
+        let (mac, station) =
+            (u64::from_be_bytes(*array(outer, 36)) >> 16, vxlan::station_of(array(outer, 36)));
+        let is_as_before = *ends == self.ends && *header == self.header && end == self.end;
+        if !is_as_before && !self.find(*ends, *header, end, cx) {
+            return false;
+        }
+        let (link, l3) = (ip + OUTER_BYTES - INNER_LINK_BYTES, ip + OUTER_BYTES);
+        let is_plain = if mac == self.entrance.mac {
+            read(l3, &self.entrance, packet)
+        } else {
+            self.entrance.take_bridged(mac, link, l3, packet, cx)
+        };
+        if !is_plain || l3 + usize::from(packet.meta.ip_len) > ip + usize::from(ip_len) {
             return false;
         }
         self.entrance.packets += 1;
-        self.entrance.bytes += (udp_len - 16) as u64;
-        if station != self.station
-            && let Some(remote) = self.remote
+        self.entrance.bytes += u64::from(udp_len) - 16;
+        if let Some(remote) = self.remote
+            && station != self.station
         {
             self.station = station;
             let slot = self.entrance.interface;
@@ -342,12 +349,6 @@ impl<'a> Exit<'a> {
         }
         true
     }
-}
-
-/// True if the plain packet may be to a tunnel end point of ours.
-#[inline(always)]
-fn may_be_tunnelled(packet: &Packet, cx: &Context<'_>) -> bool {
-    packet.meta.protocol == protocol::UDP && cx.tables.overlays.has_port(packet.meta.dst_port)
 }
 
 /// Looks at a burst of fresh packets from `port`, and begins the lookups of sessions.
@@ -404,17 +405,19 @@ fn look_at<const TUNNELS: bool>(
         }
         let mut from = &entrance;
         if TUNNELS && entrance.has_tunnels {
-            if packet.meta.protocol == protocol::ICMP {
-                if cx.tables.overlays.is_vtep(entrance.vrf, v4_key(packet.meta.dst_v4)) {
-                    // It may be about a tunnel.
-                    packet.meta = Meta::FRESH;
-                    continue;
+            if packet.meta.protocol == protocol::UDP {
+                if exit.is_for(&packet.meta, cx) {
+                    if !exit.take(packet, cx) {
+                        continue;
+                    }
+                    from = &exit.entrance;
                 }
-            } else if may_be_tunnelled(packet, cx) && exit.is_for(&packet.meta, cx) {
-                if !exit.take(packet, cx) {
-                    continue;
-                }
-                from = &exit.entrance;
+            } else if packet.meta.protocol == protocol::ICMP
+                && cx.tables.overlays.is_vtep(entrance.vrf, v4_key(packet.meta.dst_v4))
+            {
+                // It may be about a tunnel.
+                packet.meta = Meta::FRESH;
+                continue;
             }
         }
         let (vrf, is_stateful, large) = (from.vrf, from.flags & flags::STATEFUL != 0, from.large);
@@ -502,8 +505,8 @@ const TUNNELLED: u8 = u8::MAX;
 /// Likewise: a tunnel in which packets have no link header.
 const DELIVERED: u8 = TUNNELLED - 1;
 
-/// Tunnels of a burst; what goes by others is for the stages.
-const MAX_TUNNELS: usize = 16;
+/// Tunnels of a burst, for each station behind one; what goes by others is for the stages.
+const MAX_TUNNELS: usize = HOPS;
 
 type Tunnels = ArrayVec<Tunnel, MAX_TUNNELS>;
 
@@ -618,21 +621,21 @@ impl Hop {
         tunnels: &mut Tunnels,
         cx: &Context<'_>,
     ) {
-        let same = |tunnel: &Tunnel| (tunnel.owner, tunnel.remote) == (u32::from(out.overlay), remote);
-        let place = match tunnels.iter().position(same) {
+        let mut link: [u8; INNER_LINK_BYTES] = *array(&egress.header, 0);
+        link[..6].copy_from_slice(&mac.to_be_bytes()[2..]);
+        link[12..14].copy_from_slice(&ethertype::IPV4.to_be_bytes());
+        let same = |tunnel: &&Tunnel| (tunnel.owner, tunnel.remote) == (u32::from(out.overlay), remote);
+        let place = match tunnels.iter().position(|tunnel| same(&tunnel) && tunnel.leads(&link)) {
             Some(place) => place,
+            None if tunnels.is_full() => return,
             None => {
-                if tunnels.is_full() {
-                    return;
-                }
-                let Ok(tunnel) = Tunnel::find(out, overlay, remote, cx) else { return };
+                let known = tunnels.iter().find(same).map(|tunnel| tunnel.of_hop(&link));
+                let found = || Tunnel::find(out, overlay, remote, cx).map(|tunnel| tunnel.of_hop(&link));
+                let Ok(tunnel) = known.map_or_else(found, Ok) else { return };
                 tunnels.push(tunnel);
                 tunnels.len() - 1
             }
         };
-        self.header[..INNER_LINK_BYTES].copy_from_slice(&egress.header[..INNER_LINK_BYTES]);
-        self.header[..6].copy_from_slice(&mac.to_be_bytes()[2..]);
-        self.header[12..14].copy_from_slice(&ethertype::IPV4.to_be_bytes());
         (self.tunnel, self.header_len, self.mtu_bytes) = (place as u8, TUNNELLED, tunnels[place].mtu_bytes);
     }
 
@@ -684,21 +687,9 @@ impl Hop {
     /// The same, with the headers of a tunnel in front of that.
     #[inline(never)]
     fn send_through(&mut self, packet: &mut Packet, tunnel: &mut Tunnel, cx: &Context<'_>) {
-        let meta = &mut packet.meta;
-        let (len, frame_len) = (tunnel.len(), INNER_LINK_BYTES + usize::from(meta.ip_len));
         self.packets += 1;
-        self.bytes += frame_len as u32;
-        let bytes = packet.frame.reframe(meta.l3.into(), len + INNER_LINK_BYTES, meta.ip_len.into());
-        let (head, rest) = bytes.split_at_mut(len);
-        let frame: &mut [u8; SHORTEST] = rest.first_chunk_mut().expect("a plain packet has these bytes");
-        frame[..INNER_LINK_BYTES].copy_from_slice(&self.header[..INNER_LINK_BYTES]);
-        rewrite::decrement_ttl(&mut frame[INNER_LINK_BYTES..], Family::Ipv4);
-        let ip: &[u8; IP_BYTES] = array(frame, INNER_LINK_BYTES);
-        let source_port = tunnel::plain_source_port(ip, cx.tables.settings.key);
-        let ip_len = tunnel.write(head, frame_len, ip[1], source_port);
-        tunnel.seal(&mut packet.frame, ip_len);
-        tunnel.add(ip_len);
-        tunnel.note(meta, ip_len, source_port);
+        self.bytes += INNER_LINK_BYTES as u32 + u32::from(packet.meta.ip_len);
+        tunnel.finish(packet, cx.tables.settings.key);
     }
 
     #[inline(always)]

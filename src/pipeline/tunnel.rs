@@ -5,9 +5,9 @@
 use crate::mem::Frame;
 use crate::neighbours::{addr_of, is_v4_key};
 use crate::packet::view::{array, be16, be32, ethertype, protocol};
-use crate::packet::{DropReason, Family, Meta, Verdict, checksum, hash};
-use crate::pipeline::Context;
+use crate::packet::{DropReason, Family, Meta, Packet, Verdict, checksum, hash};
 use crate::pipeline::route::{self, Route};
+use crate::pipeline::{Context, rewrite};
 use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::overlay::NO_OVERLAY;
 use crate::tables::{Interface, MAX_LINK_HEADER};
@@ -17,6 +17,8 @@ use crate::telemetry::add;
 pub(super) const INNER_LINK_BYTES: usize = 14;
 /// UDP header.
 pub(super) const UDP_BYTES: usize = 8;
+/// UDP and VXLAN headers.
+const VXLAN_TAIL: usize = UDP_BYTES + 8;
 /// Longest that stands behind an outer IP header.
 const MAX_TAIL: usize = UDP_BYTES + 8;
 /// Longest that stands in front of what is inside.
@@ -102,8 +104,9 @@ pub(super) struct Tunnel {
     /// The longest IP packet that goes through.
     pub(super) mtu_bytes: u16,
     /// Outer link header and all headers up to the inner frame.
-    header: [u8; MAX_HEADER],
-    /// Bytes of `header` in use.
+    header: [u8; MAX_HEADER + INNER_LINK_BYTES],
+    /// Bytes of `header` in use, without the link header of what is inside, which is behind them in the tunnel of a hop
+    /// ([`Tunnel::of_hop`]).
     len: u8,
     /// Bytes of the outer link header.
     link_len: u8,
@@ -116,6 +119,8 @@ pub(super) struct Tunnel {
     /// The outer header is one of IPv4.
     is_v4: bool,
     udp_checksum: bool,
+    /// UDP port of the other end, if it is UDP.
+    dst_port: u16,
     /// Fixed DSCP, in the place it has in TOS and traffic class.
     dscp: Option<u8>,
     /// Unfolded sum of the outer IPv4 header without TOS and length.
@@ -146,7 +151,7 @@ impl Tunnel {
         let is_v4 = is_v4_key(outer.dst);
         let link_len = usize::from(next.out.header_len);
         let ip_len = if is_v4 { 20 } else { 40 };
-        let mut header = [0; MAX_HEADER];
+        let mut header = [0; MAX_HEADER + INNER_LINK_BYTES];
         header[..link_len].copy_from_slice(&next.out.header[..link_len]);
         header[..6].copy_from_slice(&next.mac.to_be_bytes()[2..]);
         let kind = if is_v4 { ethertype::IPV4 } else { ethertype::IPV6 };
@@ -184,11 +189,83 @@ impl Tunnel {
             upper: outer.upper,
             is_v4,
             udp_checksum: outer.udp_checksum,
+            dst_port: outer.tail.get(2..4).map_or(0, |port| be16(port, 0)),
             dscp: outer.dscp.map(|dscp| dscp << 2),
             sum,
             packets: 0,
             bytes: 0,
         }
+    }
+
+    /// The same for packets to one station, with the link header that they have inside.
+    pub(super) fn of_hop(&self, link: &[u8; INNER_LINK_BYTES]) -> Tunnel {
+        let mut tunnel = self.clone();
+        tunnel.header[self.len()..][..INNER_LINK_BYTES].copy_from_slice(link);
+        (tunnel.packets, tunnel.bytes) = (0, 0);
+        tunnel
+    }
+
+    /// True if packets have this link header inside.
+    pub(super) fn leads(&self, link: &[u8; INNER_LINK_BYTES]) -> bool {
+        self.header[self.len()..][..INNER_LINK_BYTES] == *link
+    }
+
+    /// Finishes a plain packet: takes one off the TTL, and puts the link header inside and all of the tunnel in front. It
+    /// is the tunnel of a hop.
+    #[inline(always)]
+    pub(super) fn finish(&mut self, packet: &mut Packet, key: hash::Key) {
+        // Sizes that are known, so that all of it is a few moves: VXLAN over IPv4 and IPv6, without and with a tag.
+        match self.len {
+            50 => self.finish_sized::<50, 14, 92>(packet, key),
+            54 => self.finish_sized::<54, 18, 96>(packet, key),
+            70 => self.finish_sized::<70, 14, 112>(packet, key),
+            74 => self.finish_sized::<74, 18, 116>(packet, key),
+            _ => self.finish_any(packet, key),
+        }
+    }
+
+    /// `ALL`: headers and what a plain packet has at least.
+    #[inline(always)]
+    fn finish_sized<const LEN: usize, const LINK: usize, const ALL: usize>(
+        &mut self,
+        packet: &mut Packet,
+        key: hash::Key,
+    ) {
+        const { assert!(ALL == LEN + INNER_LINK_BYTES + 28 && LEN - LINK - VXLAN_TAIL >= 20) };
+        let inner = LEN + INNER_LINK_BYTES;
+        let meta = &mut packet.meta;
+        let len = meta.ip_len;
+        let bytes = packet.frame.reframe(meta.l3.into(), inner, len.into());
+        let bytes: &mut [u8; ALL] = bytes.first_chunk_mut().expect("a plain packet has these bytes");
+        rewrite::decrement_ttl(&mut bytes[inner..], Family::Ipv4);
+        let (tos, source_port) = (bytes[inner + 1], plain_source_port(array(bytes, inner), key));
+        bytes[..inner].copy_from_slice(&self.header[..inner]);
+        let ip_len = self.fill_in(
+            &mut bytes[..LEN],
+            LINK,
+            VXLAN_TAIL,
+            INNER_LINK_BYTES + usize::from(len),
+            tos,
+            source_port,
+        );
+        self.seal(&mut packet.frame, ip_len);
+        self.add(ip_len);
+        self.note(&mut packet.meta, ip_len, source_port);
+    }
+
+    #[cold]
+    fn finish_any(&mut self, packet: &mut Packet, key: hash::Key) {
+        let meta = packet.meta;
+        let (len, frame_len) = (self.len(), INNER_LINK_BYTES + usize::from(meta.ip_len));
+        let inner = len + INNER_LINK_BYTES;
+        let bytes = packet.frame.reframe(meta.l3.into(), inner, meta.ip_len.into());
+        rewrite::decrement_ttl(&mut bytes[inner..], Family::Ipv4);
+        let (tos, source_port) = (bytes[inner + 1], plain_source_port(array(bytes, inner), key));
+        bytes[len..inner].copy_from_slice(&self.header[len..inner]);
+        let ip_len = self.write(bytes, frame_len, tos, source_port);
+        self.seal(&mut packet.frame, ip_len);
+        self.add(ip_len);
+        self.note(&mut packet.meta, ip_len, source_port);
     }
 
     /// Bytes in front of what is inside.
@@ -210,7 +287,7 @@ impl Tunnel {
             (len, tail_len) => {
                 head[..usize::from(len)].copy_from_slice(&self.header[..usize::from(len)]);
                 let head = &mut head[..usize::from(len)];
-                self.fill_in(head, tail_len.into(), frame_len, tos, source_port)
+                self.fill_in(head, self.link_len.into(), tail_len.into(), frame_len, tos, source_port)
             }
         }
     }
@@ -225,21 +302,29 @@ impl Tunnel {
     ) -> u16 {
         let head: &mut [u8; LEN] = head.first_chunk_mut().expect("room was made for it");
         head.copy_from_slice(&self.header[..LEN]);
-        self.fill_in(head, TAIL, frame_len, tos, source_port)
+        self.fill_in(head, self.link_len.into(), TAIL, frame_len, tos, source_port)
     }
 
     /// What differs from packet to packet.
     #[inline(always)]
-    fn fill_in(&self, head: &mut [u8], tail_len: usize, frame_len: usize, tos: u8, source_port: u16) -> u16 {
+    fn fill_in(
+        &self,
+        head: &mut [u8],
+        ip: usize,
+        tail_len: usize,
+        frame_len: usize,
+        tos: u8,
+        source_port: u16,
+    ) -> u16 {
         // RFC 6040 section 4.1: normal mode, the ECN field is copied.
         let tos = self.dscp.map_or(tos, |dscp| dscp | tos & ECN_MASK);
         let payload_len = (tail_len + frame_len) as u16;
-        let (ip, tail) = (usize::from(self.link_len), head.len() - tail_len);
+        let tail = head.len() - tail_len;
         if tail_len >= UDP_BYTES {
             head[tail..tail + 2].copy_from_slice(&source_port.to_be_bytes());
             head[tail + 4..tail + 6].copy_from_slice(&payload_len.to_be_bytes());
         }
-        if self.is_v4 {
+        if tail - ip == 20 {
             let ip_len = payload_len + 20;
             let sum = self.sum + u32::from(ip_len) + u32::from(tos);
             let sum = (sum & 0xffff) + (sum >> 16);
@@ -288,7 +373,7 @@ impl Tunnel {
         meta.family = if self.is_v4 { Family::Ipv4 } else { Family::Ipv6 };
         meta.protocol = self.upper;
         (meta.src_port, meta.dst_port) = match self.upper {
-            protocol::UDP => (source_port, be16(&self.header, self.len() - usize::from(self.tail_len) + 2)),
+            protocol::UDP => (source_port, self.dst_port),
             _ => (0, 0),
         };
         meta.ip_len = ip_len;

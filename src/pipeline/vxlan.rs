@@ -1,10 +1,12 @@
-//! VXLAN (RFC 7348): 8-byte header, UDP port 4789. What comes out of a tunnel, and what goes into one.
+//! VXLAN (RFC 7348) and Geneve (RFC 8926): 8-byte headers behind UDP, Geneve's with options behind it, of which none is
+//! known here and none is sent. What comes out of a tunnel, and what goes into one.
 //!
 //! A frame in a tunnel is not moved: the metadata points at what is inside, and whatever waits, or is given to another
 //! worker, still begins with its outer headers and comes out of the tunnel again. Outer headers are trusted as far as the
 //! config says from whom; the frame inside begins again as if it had come in by the overlay's interface. There is one
 //! tunnel at most: a packet in a packet in a packet is for the gateway itself, and nobody there takes it.
 
+use crate::config::Encapsulation;
 use crate::macs::Location;
 use crate::neighbours::{State, addr_key, addr_of, v4_key};
 use crate::packet::view::{array, be16, be32, be128, ethertype, protocol};
@@ -20,19 +22,54 @@ use crate::tables::policy::NO_ZONE;
 use crate::tables::{Interface, SourceCheck};
 use crate::vteps::Remote;
 
-/// VXLAN header (RFC 7348 section 5).
+/// VXLAN header (RFC 7348 section 5), Geneve header (RFC 8926 section 3.4).
 const VXLAN_BYTES: usize = 8;
-/// From the UDP header to the inner L3 header.
+/// From the UDP header to the inner L3 header, without options.
 const UDP_TO_INNER: usize = UDP_BYTES + VXLAN_BYTES + INNER_LINK_BYTES;
 /// The VNI is valid: the only flag that is looked at (RFC 7348 section 5).
 const FLAG_I: u8 = 0x08;
+/// In Geneve's second byte: a control message, or options that whoever does not know must not pass over.
+const CONTROL_OR_CRITICAL: u8 = 0xc0;
+/// The EtherType of a frame in a frame (RFC 8926 section 3.4).
+const BRIDGED_ETHERNET: u16 = 0x6558;
+
+/// Bytes of options behind a header in front of a frame; `None`: it is no header that we know.
+pub(super) fn options_bytes(encapsulation: Encapsulation, header: &[u8; VXLAN_BYTES]) -> Option<usize> {
+    match encapsulation {
+        Encapsulation::Vxlan => (header[0] & FLAG_I != 0).then_some(0),
+        Encapsulation::Geneve => {
+            let is_known = header[0] >> 6 == 0
+                && header[1] & CONTROL_OR_CRITICAL == 0
+                && be16(header, 2) == BRIDGED_ETHERNET;
+            is_known.then(|| usize::from(header[0] & 0x3f) * 4)
+        }
+    }
+}
+
+/// The header in front of a frame that goes to this VNI.
+fn header(encapsulation: Encapsulation, vni: u32) -> [u8; VXLAN_BYTES] {
+    let first = match encapsulation {
+        Encapsulation::Vxlan => u32::from(FLAG_I) << 24,
+        Encapsulation::Geneve => BRIDGED_ETHERNET.into(),
+    };
+    (u64::from(first) << 32 | u64::from(vni) << 8).to_be_bytes()
+}
+
+/// The tunnel that a frame came out of.
+#[derive(Clone, Copy)]
+pub(super) struct Came {
+    /// ECN field of the outer header.
+    ecn: u8,
+    /// Where the outer UDP header begins.
+    udp: u16,
+}
 
 // ---- out of tunnels
 
 /// Takes a packet to a tunnel end point of ours out of its tunnel: what is known of it then is known of the frame
-/// inside, and the network stage is next. Returns the ECN field of the outer header.
+/// inside, and the network stage is next.
 #[inline(always)]
-pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, received: &mut link::Tally) -> Option<u8> {
+pub(super) fn step(packet: &mut Packet, cx: &Context<'_>, received: &mut link::Tally) -> Option<Came> {
     let meta = &packet.meta;
     if meta.verdict != Verdict::Continue || meta.has(flags::OWN) || !cx.tables.overlays.end_in(meta.vrf) {
         return None;
@@ -97,7 +134,7 @@ fn is_too_big(packet: &Packet, cx: &Context<'_>) -> Option<()> {
 }
 
 #[inline(never)]
-fn out_of_tunnel(packet: &mut Packet, cx: &Context<'_>, received: &mut link::Tally) -> Option<u8> {
+fn out_of_tunnel(packet: &mut Packet, cx: &Context<'_>, received: &mut link::Tally) -> Option<Came> {
     let meta = &packet.meta;
     let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
     let (src, dst, ecn) = match meta.family {
@@ -107,8 +144,9 @@ fn out_of_tunnel(packet: &mut Packet, cx: &Context<'_>, received: &mut link::Tal
     if !cx.tables.overlays.is_end(meta.vrf, dst, meta.dst_port) {
         return None;
     }
-    match decapsulate(packet, (src, dst), ecn, cx, received) {
-        Ok(()) => Some(ecn),
+    let came = Came { ecn, udp: meta.l4 };
+    match decapsulate(packet, (src, dst), came, cx, received) {
+        Ok(()) => Some(came),
         Err(reason) => {
             packet.meta.verdict = Verdict::Drop(reason);
             None
@@ -119,7 +157,7 @@ fn out_of_tunnel(packet: &mut Packet, cx: &Context<'_>, received: &mut link::Tal
 fn decapsulate(
     packet: &mut Packet,
     (src, dst): (u128, u128),
-    ecn: u8,
+    came: Came,
     cx: &Context<'_>,
     received: &mut link::Tally,
 ) -> Result<(), DropReason> {
@@ -135,7 +173,7 @@ fn decapsulate(
     };
     let udp_len = usize::from(be16(head, 4));
     let end = udp + udp_len;
-    if udp_len < UDP_TO_INNER || end > ip_end || head[UDP_BYTES] & FLAG_I == 0 {
+    if udp_len < UDP_TO_INNER || end > ip_end {
         return Err(DropReason::VxlanInvalid);
     }
     // 0 is no checksum; over IPv6 too, for tunnels (RFC 6935 section 5, RFC 6936 section 4).
@@ -151,7 +189,13 @@ fn decapsulate(
     if !overlay.permits(src) {
         return Err(DropReason::VxlanUnknownRemote);
     }
-    let frame: [u8; INNER_LINK_BYTES] = *array(head, UDP_BYTES + VXLAN_BYTES);
+    let options = options_bytes(overlay.spec.encapsulation, array(head, UDP_BYTES));
+    let link = UDP_BYTES + VXLAN_BYTES + options.ok_or(DropReason::VxlanInvalid)?;
+    if udp_len < link + INNER_LINK_BYTES {
+        return Err(DropReason::VxlanInvalid);
+    }
+    let frame = bytes[udp..].get(link..).and_then(|rest| rest.first_chunk());
+    let frame: [u8; INNER_LINK_BYTES] = *frame.ok_or(DropReason::Truncated)?;
     // What lies behind the datagram is no part of the frame inside.
     if !packet.frame.is_chained() {
         packet.frame.truncate(end);
@@ -163,9 +207,9 @@ fn decapsulate(
     *meta = Meta::FRESH;
     meta.interface = overlay.interface;
     meta.vrf = interface.vrf;
-    meta.l3 = (udp + UDP_TO_INNER) as u16;
+    meta.l3 = (udp + link + INNER_LINK_BYTES) as u16;
     meta.flags = flags_of(interface);
-    received.add(overlay.interface, end - (udp + UDP_BYTES + VXLAN_BYTES), cx);
+    received.add(overlay.interface, end - (udp + link), cx);
     let kind = be16(&frame, 12);
     if kind == ethertype::VLAN || kind == ethertype::QINQ {
         return Err(DropReason::VxlanInnerTag);
@@ -173,7 +217,7 @@ fn decapsulate(
     if interface.bridge != NO_BRIDGE {
         meta.flags = 0;
         let remote = sender(overlay, src, cx);
-        mark_congestion(packet, kind, ecn)?;
+        mark_congestion(packet, kind, came)?;
         bridge::arrive(packet, remote, cx);
         return Ok(());
     }
@@ -201,14 +245,14 @@ fn decapsulate(
 }
 
 /// As [`congestion`], of a frame that may go on to another member of a bridge as it is.
-fn mark_congestion(packet: &mut Packet, kind: u16, ecn: u8) -> Result<(), DropReason> {
+fn mark_congestion(packet: &mut Packet, kind: u16, came: Came) -> Result<(), DropReason> {
     let len = packet.frame.bytes().len() - usize::from(packet.meta.l3);
     packet.meta.family = match kind {
         ethertype::IPV4 if len >= 20 => Family::Ipv4,
         ethertype::IPV6 if len >= 40 => Family::Ipv6,
         _ => return Ok(()),
     };
-    congestion(packet, ecn);
+    congestion(packet, came);
     packet.meta.family = Family::Other;
     match packet.meta.verdict {
         Verdict::Drop(reason) => Err(reason),
@@ -312,7 +356,7 @@ fn ecn_after(inner: u8, outer: u8) -> Option<u8> {
 }
 
 /// Takes the outer ECN field over into the packet that came out of the tunnel.
-pub(super) fn congestion(packet: &mut Packet, outer: u8) {
+pub(super) fn congestion(packet: &mut Packet, outer: Came) {
     let meta = &packet.meta;
     if meta.verdict != Verdict::Continue {
         return;
@@ -321,7 +365,7 @@ pub(super) fn congestion(packet: &mut Packet, outer: u8) {
     let l3 = &mut packet.frame.bytes_mut()[from..];
     let shift = if is_v4 { 0 } else { 4 };
     let inner = l3[1] >> shift & ECN_MASK;
-    match ecn_after(inner, outer) {
+    match ecn_after(inner, outer.ecn) {
         None => packet.meta.verdict = Verdict::Drop(DropReason::VxlanEcn),
         Some(ecn) if ecn != inner => {
             let old = be16(l3, 0);
@@ -331,7 +375,7 @@ pub(super) fn congestion(packet: &mut Packet, outer: u8) {
                 l3[10..12].copy_from_slice(&sum.to_be_bytes());
             } else {
                 // Nothing in the packet makes up for it. The outer sum was right, and is asked for again if it has to wait.
-                let udp = from - UDP_TO_INNER;
+                let udp = usize::from(outer.udp);
                 packet.frame.bytes_mut()[udp + 6..udp + 8].fill(0);
             }
         }
@@ -371,8 +415,7 @@ impl Tunnel {
         let spec = &overlay.spec;
         let mut tail = [0; UDP_BYTES + VXLAN_BYTES];
         tail[2..4].copy_from_slice(&spec.udp_port.to_be_bytes());
-        tail[UDP_BYTES] = FLAG_I;
-        tail[UDP_BYTES + 4..].copy_from_slice(&(spec.vni << 8).to_be_bytes());
+        tail[UDP_BYTES..].copy_from_slice(&header(spec.encapsulation, spec.vni));
         let outer = Outer {
             src: addr_key(spec.vtep),
             dst: remote,

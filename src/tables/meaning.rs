@@ -195,7 +195,8 @@ fn overlay(interface: &config::Interface) -> Option<OverlaySpec> {
         remotes: interface.remotes.clone(),
         accept_from: interface.accept_from.iter().map(|prefix| prefix.net()).collect(),
         underlay_vrf: interface.underlay().to_string(),
-        udp_port: interface.udp_port.map_or(config::Interface::VXLAN_PORT, |port| port.get() as u16),
+        encapsulation: interface.encapsulation.unwrap_or_default(),
+        udp_port: interface.tunnel_port(),
         dscp: match interface.dscp.unwrap_or_default() {
             config::OuterDscp::Copy => None,
             config::OuterDscp::Fixed(dscp) => Some(dscp.get() as u8),

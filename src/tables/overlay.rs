@@ -1,10 +1,11 @@
-//! Overlays: the VXLAN segments (RFC 7348) that interfaces are ends of, as the packet path needs them.
+//! Overlays: the VXLAN (RFC 7348) and Geneve (RFC 8926) segments that interfaces are ends of, as the packet path needs them.
 
 use std::net::IpAddr;
 
 use ahash::AHashMap;
 use ipnet::IpNet;
 
+use crate::config::Encapsulation;
 use crate::neighbours::{addr_key, is_v4_key};
 
 /// No overlay: a number that is never given out.
@@ -13,7 +14,7 @@ pub const NO_OVERLAY: u16 = u16::MAX;
 /// A segment as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverlaySpec {
-    /// VXLAN network identifier, 24 bits.
+    /// Virtual network identifier, 24 bits.
     pub vni: u32,
     /// Our tunnel end point.
     pub vtep: IpAddr,
@@ -23,6 +24,8 @@ pub struct OverlaySpec {
     pub accept_from: Vec<IpNet>,
     /// Name of the VRF tunnels go through.
     pub underlay_vrf: String,
+    /// What the tunnels are.
+    pub encapsulation: Encapsulation,
     /// UDP destination port.
     pub udp_port: u16,
     /// DSCP of outer headers; `None`: the inner one.

@@ -62,12 +62,12 @@ def tos_of(frame):
     return (frame[14] << 4 | frame[15] >> 4) & 255 if kind == 0x86DD else 0
 
 
-def tunnel(inner, src=W4, dst=S4, vni=VNI, port=4789, tos=None, ttl=64, checksum=False, sport=None):
-    """The outer packet as the gateway makes it: DF, no checksum of UDP unless asked for."""
+def tunnel(inner, src=W4, dst=S4, vni=VNI, port=4789, tos=None, ttl=64, checksum=False, sport=None, header=None):
+    """The outer packet as the gateway makes it: DF, no checksum of UDP unless asked for. `header`: in VXLAN's place."""
     inner = raw(inner)
     tos = tos_of(inner) if tos is None else tos
     udp = UDP(sport=source_port(inner) if sport is None else sport, dport=port, **({} if checksum else {"chksum": 0}))
-    vxlan = VXLAN(flags=8, vni=vni) / Raw(inner)
+    vxlan = (VXLAN(flags=8, vni=vni) if header is None else header) / Raw(inner)
     if ":" in src:
         return IPv6(src=src, dst=dst, hlim=ttl, tc=tos) / udp / vxlan
     return IP(src=src, dst=dst, ttl=ttl, id=0, flags="DF", tos=tos) / udp / vxlan
