@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::addresses::{AddressRange, NatTarget, OneOrMore};
@@ -30,7 +31,7 @@ pub enum OnFailure {
 }
 
 /// What the operator says of a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BackendAdmin {
     /// It serves.
@@ -54,7 +55,7 @@ impl BackendAdmin {
 }
 
 /// `{ address = "10.0.1.10:8443", weight = 2 }`: a server of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Backend {
     /// Its address, and its port if that is another than the service's.

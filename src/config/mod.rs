@@ -19,6 +19,7 @@ mod deterministic;
 mod dhcp;
 mod error;
 mod health;
+mod json_schema;
 mod policy;
 #[cfg(test)]
 mod policy_tests;

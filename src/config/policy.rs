@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::packet::Embedding;
@@ -110,7 +111,7 @@ pub struct Group {
 }
 
 /// One side of a rule, `from` or `to`. What is absent is any; what is there must all be true.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Side {
     /// The zone, or `self` for the gateway.
@@ -161,7 +162,7 @@ impl Side {
 }
 
 /// What a rule does with a new session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RuleAction {
     /// It may begin.
@@ -174,7 +175,7 @@ pub enum RuleAction {
 
 /// `{ per_s = 1000, burst = 200 }`: what is new beyond it is lost. `rate_limit` of a rule counts sessions of the whole
 /// node, `nat.new_mappings_per_host` mappings of each host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimit {
     /// New ones a second.
@@ -186,7 +187,7 @@ pub struct RateLimit {
 
 /// `[[rule]]` and `[[admin_rule]]`: one rule of the firewall. The first that matches decides; admin rules
 /// come before all others.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// What counters and logs call it.

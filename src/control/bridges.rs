@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Mac, Name};
 
 /// Stations of bridges that match, some at a time.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MacsQuery {
     /// Only those of this bridge.
@@ -22,7 +23,7 @@ pub struct MacsQuery {
 }
 
 /// Stations that the operator, or a control plane, places.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MacsAdded {
     /// The bridge.
@@ -37,7 +38,7 @@ pub struct MacsAdded {
 }
 
 /// Stations that are to be forgotten, placed or learned.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MacsRemoved {
     /// The bridge.
@@ -47,7 +48,7 @@ pub struct MacsRemoved {
 }
 
 /// A member that is to be opened again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MemberOpened {
     /// The bridge.
@@ -57,14 +58,14 @@ pub struct MemberOpened {
 }
 
 /// What a change of bridges did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BridgeChanged {
     /// Stations or members it changed.
     pub changed: u64,
 }
 
 /// A bridge.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BridgeEntry {
     /// Its name.
     pub name: String,
@@ -84,7 +85,7 @@ pub struct BridgeEntry {
 }
 
 /// A member behind which somebody listens to a multicast group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ListenerEntry {
     /// The member.
     pub member: String,
@@ -96,7 +97,7 @@ pub struct ListenerEntry {
 }
 
 /// A member of a bridge.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MemberEntry {
     /// Its name within the bridge: `lan.100`, `vni5001`.
     pub name: String,
@@ -124,7 +125,7 @@ pub struct MemberEntry {
 }
 
 /// A station of a bridge.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MacEntry {
     /// The bridge.
     pub bridge: String,
@@ -141,7 +142,7 @@ pub struct MacEntry {
 }
 
 /// A page of stations, in the order of bridges and MAC addresses.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MacPage {
     /// There are more: `after` of the next request.
     pub next: Option<u64>,

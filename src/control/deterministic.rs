@@ -2,12 +2,13 @@
 
 use std::net::Ipv4Addr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::VrfName;
 
 /// Params of `nat.map`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HostQuery {
     /// The host.
@@ -18,7 +19,7 @@ pub struct HostQuery {
 }
 
 /// Params of `nat.find`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PortQuery {
     /// The outside address.
@@ -31,7 +32,7 @@ pub struct PortQuery {
 }
 
 /// A host of a deterministic NAT, and what is its own there whether it uses it or not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NatHost {
     /// The `[[nat.source]]` rules by which it is.
     pub rules: Vec<String>,
@@ -51,7 +52,7 @@ pub struct NatHost {
 
 /// How the hosts of a deterministic NAT share its pool: with the pool's addresses and the time since when it is so,
 /// all that it takes to say whose a port is (RFC 7422 section 2).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SharedPool {
     /// The hosts, ascending.
     pub inside: Vec<String>,

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{GroupName, InterfaceName, Mac};
 use crate::ha::vrrp::State;
 
 /// To `show.ha`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HaList {
     /// Virtual routers, each family for itself, in configured order.
     pub routers: Vec<VirtualRouterEntry>,
@@ -19,7 +20,7 @@ pub struct HaList {
 }
 
 /// A virtual router of one family.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VirtualRouterEntry {
     /// Where it is.
     pub interface: InterfaceName,
@@ -64,7 +65,7 @@ pub struct VirtualRouterEntry {
 }
 
 /// Advertisements with one fault.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AdvertErrors {
     /// What is wrong with them.
     pub kind: String,

@@ -6,13 +6,14 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::deterministic::SharedPool;
 use crate::config::{AddressRange, BackendKey, GroupName, PortRange, RuleName, Service, VrfName, ZoneName};
 
 /// Which sessions. What is absent is any; what is there must all be true.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SessionFilter {
     /// Source or destination, before or after translation.
@@ -72,7 +73,7 @@ pub struct SessionFilter {
 }
 
 /// Params of `show.sessions`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SessionsQuery {
     /// Which.
@@ -91,7 +92,7 @@ pub struct SessionsQuery {
 pub const MOST: u32 = 2000;
 
 /// Params of `clear.sessions`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClearQuery {
     /// Which.
@@ -104,7 +105,7 @@ pub struct ClearQuery {
 }
 
 /// A session. Where nothing is translated the `new_` fields are absent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SessionEntry {
     /// `tcp`, `udp`, `icmp` ... as in rules.
     pub protocol: String,
@@ -166,7 +167,7 @@ pub struct SessionEntry {
 }
 
 /// Some of the sessions.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SessionPage {
     /// In no particular order.
     pub sessions: Vec<SessionEntry>,
@@ -177,7 +178,7 @@ pub struct SessionPage {
 }
 
 /// What `clear.sessions` did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Cleared {
     /// Sessions it ended.
     pub ended: u64,
@@ -186,7 +187,7 @@ pub struct Cleared {
 }
 
 /// Params of `show.nat.mappings`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MappingsQuery {
     /// Inside address.
@@ -216,7 +217,7 @@ pub struct MappingsQuery {
 }
 
 /// A NAT mapping.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MappingEntry {
     /// `tcp`, `udp`, `icmp` or `other`.
     pub protocol: String,
@@ -241,7 +242,7 @@ pub struct MappingEntry {
 }
 
 /// Some of the mappings.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MappingPage {
     /// In no particular order.
     pub mappings: Vec<MappingEntry>,
@@ -250,7 +251,7 @@ pub struct MappingPage {
 }
 
 /// A pool of outside addresses.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolEntry {
     /// The `[[nat.source]]` rules that use it.
     pub rules: Vec<String>,
@@ -292,7 +293,7 @@ pub struct PoolEntry {
 }
 
 /// Why sessions got no port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refusal {
     /// `host-quota`, `pool-exhausted`, `address-exhausted`, `not-subscriber`, `table-full` or
     /// `host-rate`.
@@ -302,7 +303,7 @@ pub struct Refusal {
 }
 
 /// A rule of the firewall.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RuleEntry {
     /// Its name; `default` is what decides where no rule matches.
     pub name: String,
@@ -324,7 +325,7 @@ pub struct RuleEntry {
 }
 
 /// A NAT rule.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NatRuleEntry {
     /// `source/NAME`, `destination/NAME` or `static/NAME`.
     pub name: String,
@@ -339,7 +340,7 @@ pub struct NatRuleEntry {
 }
 
 /// The rules, in the order they are asked in.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RuleList {
     /// The counters are not up to date yet and the lists empty: `after` of the next request.
     pub next: Option<u64>,
@@ -352,7 +353,7 @@ pub struct RuleList {
 }
 
 /// A group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupEntry {
     /// Its name.
     pub name: GroupName,
@@ -367,7 +368,7 @@ pub struct GroupEntry {
 }
 
 /// A member of a group that goes by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TemporaryMember {
     /// As in the group's list.
     pub member: String,

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::base64;
@@ -18,7 +19,7 @@ use crate::config::{
 };
 
 /// The result of a request. Which variant it is follows from the method.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Reply {
     /// To `ping`: `{}`.
@@ -78,7 +79,7 @@ pub enum Reply {
 }
 
 /// What a connection has staged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Staged {
     /// Single changes.
     pub staged: u64,
@@ -90,7 +91,7 @@ pub struct Staged {
 }
 
 /// A change that has been applied: no packet uses the old tables any more, unless it is `late`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Changed {
     /// The generation every worker now uses, unless the change is `late`.
     pub generation: u64,
@@ -113,7 +114,7 @@ pub struct Changed {
 }
 
 /// What runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Version {
     /// The version of the binary.
     pub version: String,
@@ -135,7 +136,7 @@ pub struct Version {
 }
 
 /// Whether something works.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LinkState {
     /// All of it.
@@ -147,7 +148,7 @@ pub enum LinkState {
 }
 
 /// A port.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PortStatus {
     /// Its name.
     pub name: PortName,
@@ -192,7 +193,7 @@ pub struct PortStatus {
 }
 
 /// An interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceStatus {
     /// Its name.
     pub name: InterfaceName,
@@ -236,7 +237,7 @@ pub struct InterfaceStatus {
 }
 
 /// A page of routes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RoutePage {
     /// The generation they are of. Another one on the next page: start again for one consistent list.
     pub generation: u64,
@@ -249,7 +250,7 @@ pub struct RoutePage {
 }
 
 /// What a route does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RouteKind {
     /// Forwards to next hops.
@@ -265,7 +266,7 @@ pub enum RouteKind {
 }
 
 /// Where a route comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RouteSource {
     /// Config or socket.
@@ -277,7 +278,7 @@ pub enum RouteSource {
 }
 
 /// A route.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RouteEntry {
     /// Its VRF.
     pub vrf: VrfName,
@@ -301,7 +302,7 @@ pub struct RouteEntry {
 }
 
 /// A next hop of a route.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ViaEntry {
     /// The neighbouring router.
     pub address: IpAddr,
@@ -316,7 +317,7 @@ pub struct ViaEntry {
 }
 
 /// Where ARP or ND stand with a neighbour (RFC 4861 section 7.3.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NeighbourState {
     /// Asked, no answer yet.
@@ -336,7 +337,7 @@ pub enum NeighbourState {
 }
 
 /// A neighbour.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NeighbourEntry {
     /// Its interface.
     pub interface: InterfaceName,
@@ -357,7 +358,7 @@ pub struct NeighbourEntry {
 }
 
 /// A counter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Counter {
     /// Its name, dotted: `interface.tenant-a.rx-packets`.
     pub name: String,
@@ -368,7 +369,7 @@ pub struct Counter {
 }
 
 /// A drop reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DropEntry {
     /// Its name: `no-route`.
     pub reason: String,
@@ -381,7 +382,7 @@ pub struct DropEntry {
 }
 
 /// A worker.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerStatus {
     /// Its number.
     pub id: u32,
@@ -420,7 +421,7 @@ pub struct WorkerStatus {
 }
 
 /// The DHCP relay of an interface, of one family.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DhcpRelayEntry {
     /// The interface its clients are on.
     pub interface: InterfaceName,
@@ -439,7 +440,7 @@ pub struct DhcpRelayEntry {
 }
 
 /// Messages that a relay lost for one reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LostMessages {
     /// Name of the drop reason; `other` for those that are not DHCP's own.
     pub reason: String,
@@ -448,12 +449,13 @@ pub struct LostMessages {
 }
 
 /// The latest dropped packets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DropsExport {
     /// How many.
     pub packets: u64,
     /// A pcapng file; Base64 on the wire.
     #[serde(rename = "pcapng_base64", with = "as_base64")]
+    #[schemars(with = "String")]
     pub pcapng: Vec<u8>,
 }
 

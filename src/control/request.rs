@@ -1,10 +1,12 @@
 //! Everything a client can ask, as one enum. The list is the documentation.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::ser::{SerializeSeq as _, SerializeTuple as _, Serializer};
 use serde::{Deserialize, Serialize};
@@ -22,7 +24,7 @@ use crate::config::{
 };
 
 /// One request: `method` and `params` of JSON-RPC.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "method", content = "params", deny_unknown_fields)]
 pub enum Request {
     /// Is anyone there?
@@ -155,6 +157,7 @@ pub enum Request {
         /// `["192.0.2.0/24", "198.51.100.1,198.51.100.2@blue"]`, with a third element for the VRF;
         /// `"blackhole"` or `"unreachable"` instead of next hops.
         #[serde(with = "compact_routes")]
+        #[schemars(with = "Vec<CompactRoute>")]
         routes: Vec<Route>,
     },
     /// Removes static routes.
@@ -237,7 +240,7 @@ pub enum Request {
 }
 
 /// Which routes to show.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RoutesQuery {
     /// Only this VRF.
@@ -269,7 +272,7 @@ impl RoutesQuery {
 }
 
 /// Members of a group that come or go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GroupMembers {
     /// The group; it is in the config.
@@ -283,7 +286,7 @@ pub struct GroupMembers {
 }
 
 /// A firewall rule that comes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuleAddition {
     /// As in the config.
@@ -470,13 +473,37 @@ fn nothing_more<'de, A: SeqAccess<'de>>(
 }
 
 /// Names a neighbour.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NeighbourKey {
     /// Its interface.
     pub interface: InterfaceName,
     /// Its address.
     pub address: IpAddr,
+}
+
+impl JsonSchema for RouteKey {
+    fn schema_name() -> Cow<'static, str> {
+        "RouteKey".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let says = "[PREFIX] or [PREFIX, VRF]";
+        json_schema!({ "type": "array", "description": says, "items": { "type": "string" }, "minItems": 1, "maxItems": 2 })
+    }
+}
+
+/// What a route looks like on the wire, for those who want to know beforehand.
+struct CompactRoute;
+
+impl JsonSchema for CompactRoute {
+    fn schema_name() -> Cow<'static, str> {
+        "Route".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let says =
+            "[PREFIX, NEXT-HOPS] or [PREFIX, NEXT-HOPS, VRF]; blackhole or unreachable instead of next hops";
+        json_schema!({ "type": "array", "description": says, "items": { "type": "string" }, "minItems": 2, "maxItems": 3 })
+    }
 }
 
 /// The second element of a route on the wire.

@@ -1,11 +1,12 @@
 //! What is asked about services and their backends, and what is answered.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Backend, BackendAdmin, BackendKey, Ranged, RuleName, Seconds};
 
 /// Which services to show. While the answer has `next`, ask again with it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServicesQuery {
     /// Only this one.
@@ -17,7 +18,7 @@ pub struct ServicesQuery {
 }
 
 /// All backends of a service at once: those that are no more in it keep the flows they have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceBackends {
     /// The service; it is in the config.
@@ -33,7 +34,7 @@ pub struct ServiceBackends {
 }
 
 /// Backends that leave a service; they keep the flows they have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackendsRemoved {
     /// The service.
@@ -43,7 +44,7 @@ pub struct BackendsRemoved {
 }
 
 /// Another word on some backends of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackendChange {
     /// The service.
@@ -59,7 +60,7 @@ pub struct BackendChange {
 }
 
 /// A virtual service.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceEntry {
     /// Its name.
     pub name: String,
@@ -86,7 +87,7 @@ pub struct ServiceEntry {
 }
 
 /// A backend of a service.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendEntry {
     /// Its address, with its port and VRF if they are its own.
     pub name: String,
@@ -140,7 +141,7 @@ pub struct BackendEntry {
 }
 
 /// The services.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceList {
     /// The counters are not up to date yet and the list empty: `after` of the next request.
     pub next: Option<u64>,

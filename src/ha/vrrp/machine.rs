@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Centiseconds, LEAVING, OWNER};
@@ -30,8 +31,9 @@ pub struct Settings {
 }
 
 /// RFC 9568 section 6.3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "RouterState")]
 pub enum State {
     /// Takes no part: its interface is down, or that of another of its group.
     Initialize,
