@@ -8,6 +8,7 @@
 //! cli         commands; what a person types and reads
 //! gateway     the live node: devices, workers and tables held together by the control thread
 //! replay, bench, selftest   the same workers over captures and memory
+//! remote      etcd and HTTP: processes of their own, clients of the socket
 //! control     the socket: requests, framing, transactions; never touches a packet
 //! worker      the run-to-completion loop; the only place that moves frames between ports and pipeline
 //! reader      how commands read and end what belongs to a worker
@@ -84,6 +85,9 @@ pub mod publication;
 pub mod ratelimit;
 #[cfg(not(foundations))]
 pub mod reader;
+// Not where the packet path is fuzzed: that builds the crate once more.
+#[cfg(all(feature = "remote", not(foundations), not(fuzzing)))]
+pub mod remote;
 #[cfg(not(foundations))]
 pub mod replay;
 pub mod roles;

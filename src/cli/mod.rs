@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 good, 1 the thing asked about is wrong, 2 wrong usage, or something cannot be read or reached.
 
+#[cfg(all(feature = "remote", not(fuzzing)))]
+mod agent;
 mod apply;
 mod beginning;
 pub mod bench;
@@ -10,6 +12,8 @@ mod change;
 mod check;
 pub mod doctor;
 mod drops;
+#[cfg(all(feature = "remote", not(fuzzing)))]
+mod http;
 mod nat;
 pub mod replay;
 mod revisions;
@@ -88,6 +92,12 @@ pub enum Command {
     Doctor(doctor::DoctorArgs),
     /// Test what this binary does against what standards ask for
     Selftest(selftest::Args),
+    /// Follow a config document in etcd, and write back what became of it
+    #[cfg(all(feature = "remote", not(fuzzing)))]
+    Agent(Box<agent::AgentArgs>),
+    /// Serve the requests of the control socket over HTTP, read-only by default
+    #[cfg(all(feature = "remote", not(fuzzing)))]
+    Http(Box<http::HttpArgs>),
     /// Print shell completions
     Completions(shell::CompletionsArgs),
     /// Print the manual page, or write all of them into a folder
@@ -124,6 +134,10 @@ impl Cli {
             Command::Nat(args) => nat::run(args, &socket),
             Command::Drops(args) => drops::run(args, &socket),
             Command::Selftest(args) => selftest::run(&args),
+            #[cfg(all(feature = "remote", not(fuzzing)))]
+            Command::Agent(args) => agent::run(*args, given),
+            #[cfg(all(feature = "remote", not(fuzzing)))]
+            Command::Http(args) => http::run(*args, &socket),
             Command::Completions(args) => shell::completions(args),
             Command::Man(args) => shell::man(args),
         };

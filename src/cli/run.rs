@@ -49,11 +49,7 @@ const HEALTH: usize = 2;
 
 /// Runs the command; `socket` instead of the config's if it was given.
 pub fn run(args: &Args, socket: Option<PathBuf>) -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(&args.log))
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    log_to_stderr(&args.log);
     let beginning = match beginning::find(args) {
         Ok(beginning) => beginning,
         Err(trouble) => return report(Err(trouble)),
@@ -65,6 +61,15 @@ pub fn run(args: &Args, socket: Option<PathBuf>) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Logs to the standard error, in colours where that is a terminal.
+pub(super) fn log_to_stderr(filter: &str) {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 #[cfg(feature = "afxdp")]

@@ -76,6 +76,13 @@ impl Client {
         Ok(Client { stream, reader, next_id: 1, line: Vec::new(), out: Vec::new() })
     }
 
+    /// Gives up on a gateway that is silent for so long. Without it one that is busy is waited for however long it takes.
+    pub fn limit_waits(&mut self, most: Duration) -> Result<(), ClientError> {
+        let limited =
+            self.stream.set_read_timeout(Some(most)).and_then(|()| self.stream.set_write_timeout(Some(most)));
+        limited.map_err(|error| lost(&error))
+    }
+
     /// Asks and waits for the result.
     pub fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
         let id = self.send(request)?;
@@ -229,6 +236,9 @@ impl Client {
 }
 
 fn lost(error: &io::Error) -> ClientError {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return ClientError::Unreachable("the gateway does not answer in time; see its log".into());
+    }
     ClientError::Unreachable(format!("the connection to the gateway broke: {error}; see the gateway's log"))
 }
 

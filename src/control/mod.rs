@@ -13,6 +13,8 @@
 //! <- {"jsonrpc":"2.0","id":3,"result":{"generation":7,"applied_us":912,"changed":1,"late":false,"warnings":[]}}
 //! ```
 //!
+//! What requests and answers look like derives `JsonSchema` beside serde's traits: `softgate http` describes them by it.
+//!
 //! A transaction belongs to its connection: closing it aborts. Outside a transaction each changing
 //! request is a transaction of its own.
 
@@ -59,6 +61,8 @@ pub use request::{GroupMembers, NeighbourKey, Patch, Request, RouteKey, RoutesQu
 pub use revision_requests::{DocumentPiece, RevisionEntry, RevisionList, RevisionQuery};
 pub use rights::{Belongs, Object};
 pub use rpc::{Fault, FaultKind};
+#[cfg(all(feature = "remote", not(fuzzing)))]
+pub(crate) use server::listen_alone;
 pub use server::{Limits, Server};
 pub use services::{
     BackendChange, BackendEntry, BackendsRemoved, ServiceBackends, ServiceEntry, ServiceList, ServicesQuery,

@@ -140,16 +140,7 @@ impl Server {
     /// Only the owner may connect; with `group` (name or number) its members too.
     pub fn bind(path: impl AsRef<Path>, group: Option<&str>, limits: Limits) -> io::Result<Server> {
         let path = path.as_ref().to_owned();
-        let explain =
-            |what: String| move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder)
-                .map_err(explain(format!("cannot make the folder {}", folder.display())))?;
-        }
-        let lock = lock(&path)?;
-        remove_stale(&path)?;
-        let listener = listen(&path, group)
-            .map_err(explain(format!("cannot make the control socket {}", path.display())))?;
+        let (listener, lock) = listen_alone(&path, group)?;
         let mut listener = UnixListener::from_std(listener);
         let poll = Poll::new()?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
@@ -457,6 +448,22 @@ impl Client {
         }
         true
     }
+}
+
+/// Listens at `path` for as long as the lock is held: a socket file that a dead process left is replaced, a live one
+/// refused. Only the owner may connect; with `group` (name or number) its members too. Accepting does not block.
+pub(crate) fn listen_alone(path: &Path, group: Option<&str>) -> io::Result<(std_net::UnixListener, File)> {
+    let explain =
+        |what: String| move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder)
+            .map_err(explain(format!("cannot make the folder {}", folder.display())))?;
+    }
+    let lock = lock(path)?;
+    remove_stale(path)?;
+    let listener =
+        listen(path, group).map_err(explain(format!("cannot make the socket {}", path.display())))?;
+    Ok((listener, lock))
 }
 
 /// Two gateways that start at once must not both find the socket stale: whoever holds the lock file
