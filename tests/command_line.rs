@@ -539,3 +539,23 @@ fn another_user_may_do_what_a_role_of_its_says() {
         assert_eq!(fake.lock().unwrap().patches.len(), 3);
     });
 }
+
+#[cfg(feature = "remote")]
+#[test]
+fn agent_and_http_say_what_they_lack() {
+    for (arguments, says) in [
+        (&["agent"][..], "endpoints: where is etcd?"),
+        (&["agent", "--endpoint", "https://etcd.example:2379"], "ca: whose word counts"),
+        (&["agent", "--config", "/nonexistent/agent.toml"], "/nonexistent/agent.toml: cannot be read"),
+        (&["http", "--tcp", "127.0.0.1:0"], "--client-ca"),
+        (
+            &["http", "--unix", "/nonexistent/http.sock", "--may-change", "a.example"],
+            "--may-change goes with",
+        ),
+    ] {
+        let (code, out, err) = softgate(arguments);
+        assert!(code == 2 && out.is_empty() && err.contains(says), "{arguments:?}: {code}: {out}{err}");
+    }
+    let (code, out, _) = softgate(&["http", "--openapi"]);
+    assert!(code == 0 && out.contains("\"openapi\": \"3.1.0\"") && out.contains("/v1/show/routes"));
+}
