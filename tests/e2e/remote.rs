@@ -194,7 +194,10 @@ impl Authority {
     fn new(lab: &Lab, name: &str) -> Authority {
         let authority = Authority { dir: lab.path(name) };
         fs::create_dir(&authority.dir).expect("a folder");
-        authority.openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem");
+        authority.openssl(&format!(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN={name} \
+             -keyout ca.key -out ca.pem"
+        ));
         authority
     }
 
