@@ -1,11 +1,12 @@
 //! What is asked about revisions, and what is answered.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::revisions::{Author, Revision};
 
 /// Which revision to show. While the answer has `next`, ask again with it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RevisionQuery {
     /// Its number; absent: the one in force.
@@ -17,7 +18,7 @@ pub struct RevisionQuery {
 }
 
 /// A piece of the config of a revision.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DocumentPiece {
     /// The revision.
     pub revision: u64,
@@ -36,7 +37,7 @@ pub struct DocumentPiece {
 }
 
 /// The revisions that are kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RevisionList {
     /// The one in force.
     pub current: u64,
@@ -51,7 +52,7 @@ pub struct RevisionList {
 }
 
 /// A revision.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RevisionEntry {
     /// What was kept of it.
     #[serde(flatten)]

@@ -1,5 +1,6 @@
 //! What is said with a commit: why, on which condition, and whether it stays.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::revisions::Author;
@@ -7,7 +8,7 @@ use super::rpc::{Fault, FaultKind};
 use crate::config::Seconds;
 
 /// What a client says with `apply`, `commit` and `rollback`, and what the session adds to it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Terms {
     /// Why it is done; at most [`Terms::MOST_BYTES`].

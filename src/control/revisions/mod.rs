@@ -19,13 +19,14 @@ mod written;
 
 use std::time::SystemTime;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use document::{Document, Unfit};
 pub use store::{Store, StoreError};
 
 /// Who asked for a change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Author {
     /// User at the other end of the control socket; `None`: the gateway itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,7 +40,7 @@ pub struct Author {
 }
 
 /// A commit that is taken back unless it is confirmed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Confirm {
     /// Within how many seconds.
     pub within_s: u32,
@@ -48,7 +49,7 @@ pub struct Confirm {
 }
 
 /// A commit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Revision {
     /// Its number; they go up by one.
     pub number: u64,

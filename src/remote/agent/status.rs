@@ -72,6 +72,9 @@ pub struct Applied {
     pub document: Wanted,
     /// The gateway's generation with it.
     pub generation: u64,
+    /// The revision that the gateway keeps it as, if it keeps any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
     /// From the request to the moment the last worker used it.
     pub applied_us: u64,
     /// What the operator should know though nothing is wrong.
@@ -112,13 +115,13 @@ impl From<Version> for Health {
 impl Applied {
     /// What came of applying this document.
     pub fn new(source: &Source, changed: Changed) -> Applied {
-        let Changed { generation, applied_us, mut warnings, .. } = changed;
+        let Changed { generation, revision, applied_us, mut warnings, .. } = changed;
         let mut bytes = 0;
         warnings.retain(|warning| {
             bytes += warning.len();
             bytes <= MAX_REASON_BYTES
         });
-        Applied { document: source.into(), generation, applied_us, warnings }
+        Applied { document: source.into(), generation, revision, applied_us, warnings }
     }
 }
 

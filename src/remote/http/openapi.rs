@@ -5,9 +5,10 @@ use serde_json::{Map, Value, json};
 
 use super::operations::{DEFINITIONS, Operation, Operations, generator};
 use crate::control::{
-    BridgeChanged, BridgeEntry, Changed, Cleared, Counter, DhcpRelayEntry, DropEntry, DropsExport,
-    GroupEntry, HaList, InterfaceStatus, MacPage, MappingPage, NatHost, NeighbourEntry, PoolEntry,
-    PortStatus, Reply, RoutePage, RuleList, ServiceList, SessionPage, Version, WorkerStatus,
+    BridgeChanged, BridgeEntry, Changed, Cleared, Counter, DhcpRelayEntry, DocumentPiece, DropEntry,
+    DropsExport, GroupEntry, HaList, InterfaceStatus, MacPage, MappingPage, NatHost, NeighbourEntry,
+    PoolEntry, PortStatus, Reply, RevisionList, RoutePage, RuleList, ServiceList, SessionPage, Version,
+    WorkerStatus,
 };
 
 /// Where it is served.
@@ -27,7 +28,7 @@ pub fn description() -> Value {
             // One nobody has listed: any answer.
             generator.subschema_for::<Reply>()
         });
-        paths.insert(operation.path(), json!({ verb: of_operation(operation, &answer) }));
+        paths.insert(operation.path(), json!({ verb: of_operation(&operations, operation, &answer) }));
     }
     let changed = generator.subschema_for::<Changed>();
     paths.insert(TRANSACTION.into(), json!({ "post": transaction(&operations, &changed) }));
@@ -48,7 +49,7 @@ pub fn description() -> Value {
     })
 }
 
-fn of_operation(operation: &Operation, answer: &Schema) -> Value {
+fn of_operation(operations: &Operations, operation: &Operation, answer: &Schema) -> Value {
     let mut described = json!({
         "operationId": operation.method,
         "description": operation.description,
@@ -65,7 +66,7 @@ fn of_operation(operation: &Operation, answer: &Schema) -> Value {
         }
         described["requestBody"] = json!({ "required": true, "content": content });
     } else {
-        described["parameters"] = parameters(&operation.params);
+        described["parameters"] = parameters(operations, &operation.params);
     }
     described
 }
@@ -81,7 +82,7 @@ fn with_apply(mut content: Value) -> Value {
     content
 }
 
-fn parameters(params: &Value) -> Value {
+fn parameters(operations: &Operations, params: &Value) -> Value {
     let required =
         |name: &String| params["required"].as_array().is_some_and(|all| all.iter().any(|one| one == name));
     let all = params["properties"].as_object().into_iter().flatten();
@@ -90,24 +91,17 @@ fn parameters(params: &Value) -> Value {
         if let Some(description) = schema.get("description") {
             parameter["description"] = description.clone();
         }
-        if name == "filter" {
-            // filter[zone]=dmz
-            parameter["style"] = "deepObject".into();
-            parameter["schema"] = schema.clone();
-        } else if is_array(schema) {
+        if operations.has_type(schema, "array") {
             parameter["content"] = json!({ "application/json": { "schema": schema } });
         } else {
             parameter["schema"] = schema.clone();
+            if operations.has_type(schema, "object") {
+                parameter["style"] = "deepObject".into(); // filter[zone]=dmz
+            }
         }
         parameter
     });
     parameters.collect()
-}
-
-/// True of `RouteKey`, the one list that a query may have.
-fn is_array(schema: &Value) -> bool {
-    let names = |schema: &Value| schema["$ref"] == format!("{DEFINITIONS}RouteKey");
-    names(schema) || schema["anyOf"].as_array().is_some_and(|all| all.iter().any(names))
 }
 
 fn transaction(operations: &Operations, changed: &Schema) -> Value {
@@ -183,10 +177,12 @@ fn answer(method: &str, generator: &mut SchemaGenerator) -> Option<Schema> {
         "show.bridges" => generator.subschema_for::<Vec<BridgeEntry>>(),
         "show.macs" => generator.subschema_for::<MacPage>(),
         "show.groups" => generator.subschema_for::<Vec<GroupEntry>>(),
+        "show.revisions" => generator.subschema_for::<RevisionList>(),
+        "show.revision" => generator.subschema_for::<DocumentPiece>(),
         "drops.export" => generator.subschema_for::<DropsExport>(),
         "clear.sessions" => generator.subschema_for::<Cleared>(),
         "bridge.add-macs" | "bridge.del-macs" | "bridge.open" => generator.subschema_for::<BridgeChanged>(),
-        "apply" => generator.subschema_for::<Changed>(),
+        "apply" | "rollback" | "confirm" => generator.subschema_for::<Changed>(),
         _ if ["route.", "neighbour.", "group.", "rule.", "service."]
             .iter()
             .any(|kind| method.starts_with(kind)) =>

@@ -133,21 +133,20 @@ impl Operations {
 
     /// A string where the schema has one, else what it is as JSON.
     fn value(&self, schema: &Value, text: String) -> Value {
-        if self.takes_string(schema) {
+        if self.has_type(schema, "string") {
             return Value::String(text);
         }
         serde_json::from_str(&text).unwrap_or(Value::String(text))
     }
 
-    fn takes_string(&self, schema: &Value) -> bool {
+    /// True if a schema has values of this type.
+    pub fn has_type(&self, schema: &Value, wanted: &str) -> bool {
         let schema = resolve(schema, &self.definitions);
-        let is_string = |kind: &Value| kind == "string";
         let any_of = |key: &str| {
-            schema[key].as_array().is_some_and(|all| all.iter().any(|one| self.takes_string(one)))
+            schema[key].as_array().is_some_and(|all| all.iter().any(|one| self.has_type(one, wanted)))
         };
-        is_string(&schema["type"])
-            || schema["type"].as_array().is_some_and(|kinds| kinds.iter().any(is_string))
-            || schema["const"].is_string()
+        schema["type"] == wanted
+            || schema["type"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == wanted))
             || any_of("anyOf")
             || any_of("oneOf")
     }

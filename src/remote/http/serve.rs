@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::openapi;
 use super::operations::{Operation, Operations, generator};
-use crate::control::{Client, ClientError, FaultKind, Request, Staged};
+use crate::control::{Client, ClientError, FaultKind, Request, Staged, Terms};
 
 /// Largest body: a config with its route files.
 const MAX_BODY_BYTES: usize = 64 << 20;
@@ -91,7 +91,7 @@ impl From<ClientError> for Problem {
             }
             FaultKind::NoSuchMethod | FaultKind::NotFound => StatusCode::NOT_FOUND,
             FaultKind::Refused => StatusCode::UNPROCESSABLE_ENTITY,
-            FaultKind::Order => StatusCode::CONFLICT,
+            FaultKind::Order | FaultKind::Conflict => StatusCode::CONFLICT,
             FaultKind::Limit => StatusCode::SERVICE_UNAVAILABLE,
             FaultKind::Forbidden => StatusCode::FORBIDDEN,
             FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -326,7 +326,7 @@ impl Work {
                         ..problem
                     })?;
                 }
-                Ok(client.call(&Request::Commit { patches: Vec::new() })?)
+                Ok(client.call(&Request::Commit { patches: Vec::new(), terms: Terms::default() })?)
             }
         }
     }
