@@ -7,7 +7,7 @@
 //! ```text
 //! cli         commands; what a person types and reads
 //! gateway     the live node: devices, workers and tables held together by the control thread
-//! replay, bench, selftest   the same workers over captures and memory
+//! replay, bench, selftest, explain   the same workers over captures and memory
 //! remote      etcd and HTTP: processes of their own, clients of the socket
 //! control     the socket: requests, framing, transactions; never touches a packet
 //! worker      the run-to-completion loop; the only place that moves frames between ports and pipeline
@@ -22,6 +22,7 @@
 //!             `affinity`, which backend a client of a service had last, and `roles` of virtual routers
 //! config      what was typed, with legal values only
 //! flow        state of flows, NAT bindings and datagrams in fragments, of one worker each; no lock, no clock
+//! copied      copies of shared tables, for dry runs
 //! packet, telemetry, ratelimit, time
 //! io          ports: AF_XDP, capture files, memory; knows no protocol above the frame
 //! mem         packet memory, frames, pools; with io the only home of `unsafe`
@@ -66,6 +67,9 @@ pub mod cli;
 pub mod config;
 #[cfg(not(foundations))]
 pub mod control;
+mod copied;
+#[cfg(not(foundations))]
+pub mod explain;
 pub mod flow;
 #[cfg(not(foundations))]
 pub mod gateway;

@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::copied::{self, Word as _};
 use crate::packet::hash::{self, Key};
 
 /// Words of a line: places that a listener may have.
@@ -142,6 +143,20 @@ impl ListenerTable {
             better: (0..bridges).map(|_| Default::default()).collect(),
             overflows: (0..bridges).map(|_| Default::default()).collect(),
             refused: AtomicU64::new(0),
+        }
+    }
+
+    /// A copy that nobody shares.
+    pub(crate) fn copied(&self) -> ListenerTable {
+        ListenerTable {
+            lines: self.lines.iter().map(|line| Line { words: line.words.copied() }).collect(),
+            uppers: copied::all(&self.uppers),
+            key: self.key,
+            counts: copied::all(&self.counts),
+            queriers: copied::all(&self.queriers),
+            better: copied::all(&self.better),
+            overflows: copied::all(&self.overflows),
+            refused: self.refused.copied(),
         }
     }
 

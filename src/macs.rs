@@ -10,6 +10,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::copied::{self, Word as _};
 use crate::packet::hash::{self, Key};
 use crate::time::Nanos;
 use crate::vteps::Remote;
@@ -161,6 +162,23 @@ impl MacTable {
             moves: AtomicU64::new(0),
             flaps: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+        }
+    }
+
+    /// A copy that nobody shares.
+    pub(crate) fn copied(&self) -> MacTable {
+        let place = |place: &Place| Place {
+            station: place.station.copied(),
+            whereabouts: place.whereabouts.copied(),
+            moves: place.moves.copied(),
+        };
+        MacTable {
+            places: self.places.iter().map(place).collect(),
+            key: self.key,
+            counts: copied::all(&self.counts),
+            moves: self.moves.copied(),
+            flaps: self.flaps.copied(),
+            refused: self.refused.copied(),
         }
     }
 

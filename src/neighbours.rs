@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::copied::{self, Word as _};
 use crate::listeners::ListenerTable;
 use crate::macs::MacTable;
 use crate::packet::hash::{self, Key};
@@ -254,6 +255,28 @@ impl NeighbourTable {
             macs: MacTable::new(slots * 2, interfaces, key),
             roles: Roles::default(),
             listeners: ListenerTable::new(slots.max(64), interfaces, BRIDGES, key),
+        }
+    }
+
+    /// A copy that nobody shares, with all that is learned: the same slots for the same neighbours. Some megabytes.
+    pub(crate) fn copied(&self) -> NeighbourTable {
+        let slot = |slot: &Slot| Slot {
+            word: slot.word.copied(),
+            addr_hi: slot.addr_hi.copied(),
+            addr_lo: slot.addr_lo.copied(),
+            since: slot.since.copied(),
+            interface: slot.interface.copied(),
+            used_s: slot.used_s.copied(),
+            pinned: slot.pinned.copied(),
+        };
+        NeighbourTable {
+            slots: self.slots.iter().map(slot).collect(),
+            learned: copied::all(&self.learned),
+            key: self.key,
+            vteps: self.vteps.copied(),
+            macs: self.macs.copied(),
+            roles: self.roles.copied(),
+            listeners: self.listeners.copied(),
         }
     }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::ArrayQueue;
 
 use crate::flow::nat::MappingView;
-use crate::flow::scan::{Filter, MappingFilter, SessionView};
+use crate::flow::scan::{Filter, MappingFilter, SessionView, Sought};
 use crate::flow::{self, Address, FlowTable, Flows, Timers};
 use crate::tables::balance::Backends;
 use crate::telemetry::{WorkerCounters, add};
@@ -59,6 +59,8 @@ pub enum Task {
     Mappings(MappingFilter, u32),
     /// Count hosts and mappings of the pools in slots below this, in the worker's counters.
     Pools(u32),
+    /// Show the session and the mapping of one packet.
+    Find(Sought),
 }
 
 /// A table of a worker, and the number to go on from in it.
@@ -262,6 +264,8 @@ impl Running {
         let ends = match request.task {
             Task::Mappings(..) => [0, 0, nat.mapping_numbers(), 0],
             Task::Pools(_) => [0, 0, nat.pages(), nat.host_entries()],
+            // Its session, then its mapping.
+            Task::Find(_) => [2, 0, 0, 0],
             Task::List(..) | Task::Count(_) | Task::End(_) | Task::Settle => {
                 [flows.v4.highest() + 1, flows.v6.highest() + 1, 0, 0]
             }
@@ -290,20 +294,27 @@ impl Running {
     fn is_over(&self) -> bool {
         let is_full = match self.request.task {
             Task::List(_, most) | Task::Mappings(_, most) => self.matched >= u64::from(most),
-            Task::Count(_) | Task::End(_) | Task::Settle | Task::Pools(_) => false,
+            Task::Count(_) | Task::End(_) | Task::Settle | Task::Pools(_) | Task::Find(_) => false,
         };
         is_full || self.next().is_none()
     }
 
     /// Looks at the next number; `None`: there is no room for what may be found.
     fn one(&mut self, owned: &mut Owned<'_>, now: Nanos) -> Option<u32> {
-        let copies = matches!(self.request.task, Task::List(..) | Task::Mappings(..));
+        let copies = matches!(self.request.task, Task::List(..) | Task::Mappings(..) | Task::Find(_));
         if copies && owned.desk.found.is_full() {
             return None;
         }
         let number = self.at.number;
         let Owned { flows, timers, backends, counters, .. } = owned;
         let known = (*timers, *backends);
+        if let Task::Find(sought) = self.request.task {
+            let found = match number {
+                0 => sought.session(flows, known.0, known.1).map(Found::Session),
+                _ => sought.mapping(flows).map(Found::Mapping),
+            };
+            return Some(self.seen(owned, COPY_STEPS, found.map_or(Match::No, Match::Show)));
+        }
         match self.at.table {
             0 => flows.v4.prefetch_session(number.saturating_add(AHEAD)),
             1 => flows.v6.prefetch_session(number.saturating_add(AHEAD)),
@@ -334,6 +345,11 @@ impl Running {
                 (1, Match::No)
             }
         };
+        Some(self.seen(owned, cost, found))
+    }
+
+    /// Notes what was found at a number, and goes on.
+    fn seen(&mut self, owned: &Owned<'_>, cost: u32, found: Match) -> u32 {
         self.matched += u64::from(found != Match::No);
         if let Match::Show(found) = found {
             let pushed = owned.desk.found.push((self.request.id, found));
@@ -342,7 +358,7 @@ impl Running {
         self.at.number += 1;
         self.looked = true;
         self.pass_ends();
-        Some(cost)
+        cost
     }
 }
 
@@ -385,7 +401,7 @@ fn session<A: Address>(
             flow::settle(table, session, counters);
             (1, Match::Yes)
         }
-        Task::Mappings(..) | Task::Pools(_) => unreachable!("these have no session tables"),
+        Task::Mappings(..) | Task::Pools(_) | Task::Find(_) => unreachable!("these have no session tables"),
     }
 }
 

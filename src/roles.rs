@@ -26,6 +26,15 @@ impl Default for Roles {
 }
 
 impl Roles {
+    /// A copy that nobody shares.
+    pub(crate) fn copied(&self) -> Roles {
+        let role = |role: &Role| Role {
+            is_active: AtomicBool::new(role.is_active.load(Ordering::Acquire)),
+            conflict: AtomicBool::new(false),
+        };
+        Roles(self.0.iter().map(role).collect())
+    }
+
     /// True if this node is the Active of the virtual router in `slot`.
     #[inline]
     pub fn is_active(&self, slot: u16) -> bool {

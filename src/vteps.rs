@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::copied::Word as _;
 use crate::packet::hash::{self, Key};
 use crate::time::Nanos;
 
@@ -80,6 +81,18 @@ impl VtepTable {
     /// An empty table.
     pub fn new(key: Key) -> VtepTable {
         VtepTable { places: (0..PLACES).map(|_| Place::default()).collect(), key }
+    }
+
+    /// A copy that nobody shares.
+    pub(crate) fn copied(&self) -> VtepTable {
+        let place = |place: &Place| Place {
+            word: place.word.copied(),
+            addr_hi: place.addr_hi.copied(),
+            addr_lo: place.addr_lo.copied(),
+            pinned: AtomicBool::new(place.pinned.load(Ordering::Acquire)),
+            path_mtu: place.path_mtu.copied(),
+        };
+        VtepTable { places: self.places.iter().map(place).collect(), key: self.key }
     }
 
     fn window(&self, addr: u128) -> impl Iterator<Item = usize> {

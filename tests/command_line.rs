@@ -559,3 +559,85 @@ fn agent_and_http_say_what_they_lack() {
     let (code, out, _) = softgate(&["http", "--openapi"]);
     assert!(code == 0 && out.contains("\"openapi\": \"3.1.0\"") && out.contains("/v1/show/routes"));
 }
+
+const TWO_ZONES: &str = "schema = 1\n[[port]]\nname = \"lan\"\ndevice = \"sg-lan\"\n[[port]]\nname = \"wan\"\n\
+    device = \"sg-wan\"\n[[interface]]\nname = \"lan\"\nport = \"lan\"\nzone = \"inside\"\n\
+    addresses = [\"192.0.2.1/24\"]\n[[interface]]\nname = \"wan\"\nport = \"wan\"\nzone = \"outside\"\n\
+    addresses = [\"198.51.100.1/24\"]\n[[rule]]\nname = \"web\"\naction = \"allow\"\nfrom = { zone = \"inside\" }\n\
+    to = { zone = \"outside\" }\nservice = \"tcp/443\"\n";
+
+#[test]
+fn packets_are_explained_without_a_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "gw.toml", TWO_ZONES);
+    let explain =
+        |packet: &[&str]| softgate(&[&["explain", "--config", &file, "--why-not"], packet].concat());
+    let (code, out, err) = explain(&["tcp", "192.0.2.9", "to", "198.51.100.9:443"]);
+    assert!(code == 0 && err.is_empty(), "{err}");
+    assert!(out.contains("rule            web") && out.contains("\nforwarded\n"), "{out}");
+    let (code, out, _) = explain(&["udp 192.0.2.9 > 198.51.100.9:53 from lan"]);
+    assert_eq!(code, 0, "it was asked, and answered");
+    assert!(
+        out.contains("dropped: firewall-deny") && out.contains("to let it pass: no rule allows"),
+        "{out}"
+    );
+    let (code, out, _) = explain(&["--json", "udp 192.0.2.9 > 198.51.100.9:53 from lan"]);
+    let told: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, told["packets"][0]["reason"].as_str()), (0, Some("firewall-deny")));
+    for (packet, wanted) in [
+        (&["udp", "192.0.2.9", "to", "198.51.100.9"][..], "write 198.51.100.9:PORT"),
+        (&["udp 192.0.2.9 > 198.51.100.9:53 from dmz"], "no interface dmz; there is lan, wan"),
+        (&["--frame", "0g", "--port", "lan"], "is no hex digit"),
+        (&["--frame", "00", "--port", "dmz"], "no port dmz"),
+    ] {
+        let (code, out, err) = explain(packet);
+        assert!(code == 2 && out.is_empty() && err.contains(wanted), "{packet:?}: {code} {err}");
+    }
+}
+
+#[test]
+fn who_reaches_what_is_said_without_a_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "gw.toml", TWO_ZONES);
+    let reach = |from: &str, to: &str| softgate(&["reach", "--config", &file, from, to]);
+    let (code, out, err) = reach("zone inside", "198.51.100.9 tcp/443");
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with("by lan (VRF default, zone inside):\n  all of it: "), "{out}");
+    assert!(out.contains("for example: tcp 192.0.2."), "{out}");
+    let (code, out, _) = reach("zone outside", "192.0.2.0/24");
+    assert_eq!((code, out.as_str()), (0, "nobody of zone outside reaches 192.0.2.0/24\n"));
+    let (code, _, err) = reach("zone dmz", "192.0.2.9");
+    assert!(code == 2 && err.contains("no zone dmz"), "{err}");
+}
+
+#[test]
+fn assertions_refuse_and_oddities_warn_with_their_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let assertion = "[[assert]]\nname = \"mail\"\npacket = \"tcp 192.0.2.9 > 198.51.100.9:25 from lan\"\n";
+    let file = write(folder.path(), "gw.toml", &format!("{TWO_ZONES}{assertion}"));
+    let (code, out, err) = softgate(&["check", &file]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.starts_with(&format!("{file}:23: assert \"mail\" does not hold: expected allow")), "{err}");
+    assert!(err.contains("rule            default: no rule allows it from inside to outside"), "{err}");
+    let odd = "[[group]]\nname = \"nobody\"\nmembers = []\n";
+    let file = write(folder.path(), "gw.toml", &format!("{TWO_ZONES}{odd}"));
+    let (code, out, err) = softgate(&["check", &file]);
+    assert!(code == 0 && out.contains("good"), "{out}");
+    assert!(err.starts_with(&format!("{file}:23: warning: group[0]: nobody names group nobody")), "{err}");
+    assert_eq!(softgate(&["check", "--strict", &file]).0, 1);
+}
+
+#[test]
+fn a_capture_is_previewed_under_two_configs() {
+    let folder = tempfile::tempdir().unwrap();
+    let capture = "tests/pcap/fw-allow-and-reply/in.lan.pcap";
+    let now = "tests/pcap/fw-allow-and-reply/config.toml";
+    let same = softgate(&["preview", now, "--running", now, "--capture", capture, "--port", "lan"]);
+    assert!(same.0 == 0 && same.1.starts_with("0 of "), "{same:?}");
+    let closed = std::fs::read_to_string(now).unwrap().replace("action = \"allow\"", "action = \"deny\"");
+    let then = write(folder.path(), "then.toml", &closed);
+    let (code, out, err) =
+        softgate(&["preview", &then, "--running", now, "--capture", capture, "--port", "lan"]);
+    assert!(code == 0 && err.is_empty(), "{err}");
+    assert!(out.contains("  now  forwarded\n") && out.contains("  then dropped: firewall-deny\n"), "{out}");
+}

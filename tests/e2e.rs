@@ -18,6 +18,8 @@ mod lab;
 mod pressure;
 #[path = "e2e/remote.rs"]
 mod remote;
+#[path = "e2e/proving.rs"]
+mod proving;
 #[path = "e2e/services.rs"]
 mod services;
 #[path = "e2e/sessions.rs"]

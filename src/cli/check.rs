@@ -2,21 +2,50 @@
 
 use std::path::PathBuf;
 
-use super::{Trouble, load_config, print};
+use super::{Trouble, load_config, print, read};
+use crate::config::Places;
+use crate::explain::{View, assert, lint};
+use crate::replay::{self, NEIGHBOUR_CAPACITY};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The config
     file: PathBuf,
+    /// What is odd refuses it as well
+    #[arg(long)]
+    strict: bool,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Trouble> {
     let file = args.file.display();
     let config = load_config(&args.file)?;
+    let compiler = replay::compile_tables(&config, NEIGHBOUR_CAPACITY)
+        .map_err(|error| Trouble::Wrong(format!("{file}: {error}")))?;
+    let view = View::new(&compiler, &config);
+    let text = read(&args.file)?;
+    let places = Places::of(&text);
+    let at = |key: &str| places.line(key).map_or_else(|| file.to_string(), |line| format!("{file}:{line}"));
+    let failed = assert::check(view);
+    if !failed.is_empty() {
+        let told =
+            failed.iter().map(|one| format!("{}: {}", at(&format!("assert[{}]", one.index)), one.text()));
+        return Err(Trouble::Wrong(told.collect::<Vec<_>>().join("\n")));
+    }
+    let findings = lint::lint(view, false);
+    for finding in &findings {
+        eprintln!("{}: warning: {finding}", at(&finding.key));
+    }
+    if args.strict && !findings.is_empty() {
+        return Err(Trouble::Wrong(format!("{file}: {} warnings", findings.len())));
+    }
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let asserts = match config.asserts.len() {
+        0 => String::new(),
+        asserts => format!(", {}", count(asserts, "assertion")),
+    };
     print(&format!(
-        "{file}: good: {}, {}, {}, {}, {}\n",
+        "{file}: good: {}, {}, {}, {}, {}{asserts}\n",
         count(config.ports.len(), "port"),
         count(config.interfaces.len(), "interface"),
         count(config.vrf_names().len(), "VRF"),

@@ -14,7 +14,10 @@ pub mod doctor;
 mod drops;
 #[cfg(all(feature = "remote", not(fuzzing)))]
 mod http;
+mod explain;
 mod nat;
+mod preview;
+mod reach;
 pub mod replay;
 mod revisions;
 pub mod run;
@@ -84,6 +87,12 @@ pub enum Command {
     Nat(nat::Args),
     /// The latest dropped packets
     Drops(drops::Args),
+    /// What becomes of a packet, with every decision and what took it
+    Explain(explain::Args),
+    /// Which flows of a capture another config would treat otherwise
+    Preview(preview::Args),
+    /// Who can begin a session to what, and a packet that shows it
+    Reach(reach::Args),
     /// Run captures through the gateway: neither root nor devices are needed
     Replay(replay::Args),
     /// Measure the packet path over frames in memory
@@ -133,6 +142,9 @@ impl Cli {
             Command::Clear(args) => sessions::clear(*args, &socket),
             Command::Nat(args) => nat::run(args, &socket),
             Command::Drops(args) => drops::run(args, &socket),
+            Command::Explain(args) => explain::run(&args, &socket),
+            Command::Preview(args) => preview::run(&args, &socket),
+            Command::Reach(args) => reach::run(&args, &socket),
             Command::Selftest(args) => selftest::run(&args),
             #[cfg(all(feature = "remote", not(fuzzing)))]
             Command::Agent(args) => agent::run(*args, given),

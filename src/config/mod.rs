@@ -4,6 +4,7 @@
 //! file, line, key, value and what is allowed. What the config *means* is compiled in `tables`.
 
 mod addresses;
+mod assert;
 mod balance;
 #[cfg(test)]
 mod balance_tests;
@@ -20,9 +21,11 @@ mod dhcp;
 mod error;
 mod health;
 mod json_schema;
+mod packet;
 mod policy;
 #[cfg(test)]
 mod policy_tests;
+mod reach;
 mod read;
 mod role;
 pub mod route_file;
@@ -40,6 +43,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub use addresses::{AddressRange, Member, NatPool, NatTarget, OneOrMore};
+pub use assert::{Assert, Expect, Expected, Reach, Snat};
 pub use balance::{
     Affinity, Backend, BackendAdmin, BackendKey, BackendTunnel, BalanceMode, OnFailure, PassiveChecks,
     VirtualService,
@@ -55,10 +59,12 @@ pub use error::{ConfigError, ConfigErrors};
 pub use health::{
     Bytes, HealthCheck, HealthKind, HttpHost, HttpMethod, HttpPath, OwnAddress, Period, StatusRange,
 };
+pub use packet::PacketText;
 pub use policy::{
     BlockSize, Filtering, Flows, Group, Nat, Nat64, NatDestination, NatPrefix, NatSource, NatStatic,
     RateLimit, Rule, RuleAction, Seconds, Sessions, Side, Zone,
 };
+pub use reach::{ReachFrom, ReachTo};
 pub use role::{ASKABLE, Right, Role, only_reads};
 pub use sections::{
     Control, Cpu, Encapsulation, Icmp, Interface, Lag, Log, MAX_WORKERS, Neighbour, NeighbourLimits,
@@ -145,10 +151,13 @@ pub struct Config {
     /// `[[vrrp]]`
     #[serde(rename = "vrrp", skip_serializing_if = "Vec::is_empty")]
     pub vrrp: Vec<Vrrp>,
+    /// `[[assert]]`
+    #[serde(rename = "assert", skip_serializing_if = "Vec::is_empty")]
+    pub asserts: Vec<Assert>,
 }
 
 /// The top-level keys, in the order of the manual.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 24] = [
     "schema",
     "system",
     "control",
@@ -172,6 +181,7 @@ const KEYS: [&str; 23] = [
     "service",
     "role",
     "vrrp",
+    "assert",
 ];
 
 impl Default for Config {
@@ -201,6 +211,7 @@ impl Default for Config {
             services: Vec::new(),
             roles: Vec::new(),
             vrrp: Vec::new(),
+            asserts: Vec::new(),
         }
     }
 }
@@ -263,6 +274,7 @@ impl Config {
             services: source.list("service", e),
             roles: source.list("role", e),
             vrrp: source.list("vrrp", e),
+            asserts: source.list("assert", e),
         };
         let route_texts = read_route_files(&mut config, &source, read, e);
         // Across tables only when each is right by itself: a port with a bad name is not a missing port.
@@ -326,6 +338,21 @@ impl Config {
             .chain(self.interfaces.iter().map(|interface| interface.vrf.clone()))
             .filter(|name| seen.insert(name.clone()))
             .collect()
+    }
+}
+
+/// Where in a config keys stand.
+pub struct Places<'t>(read::Source<'t>);
+
+impl<'t> Places<'t> {
+    /// Of a text that has been read as a config.
+    pub fn of(text: &'t str) -> Places<'t> {
+        Places(read::Source::parse(text, "", &mut ConfigErrors::default()))
+    }
+
+    /// The line, counted from 1, of a key such as `rule[3].from`, or of the nearest table around it.
+    pub fn line(&self, key: &str) -> Option<u32> {
+        self.0.error(key, None, String::new()).line
     }
 }
 

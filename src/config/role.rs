@@ -44,7 +44,7 @@ impl Role {
 
 /// What can be asked for: the methods of the control socket, with a space for the dot. Whoever may do anything may `ping`,
 /// `begin` and `abort`; to `commit` takes what each of the changes takes, and an `upload` is part of `apply`.
-pub const ASKABLE: [&str; 41] = [
+pub const ASKABLE: [&str; 43] = [
     "show version",
     "show ports",
     "show interfaces",
@@ -68,6 +68,8 @@ pub const ASKABLE: [&str; 41] = [
     "nat map",
     "nat find",
     "drops export",
+    "explain",
+    "reach",
     "clear sessions",
     "bridge add-macs",
     "bridge del-macs",
@@ -89,7 +91,7 @@ pub const ASKABLE: [&str; 41] = [
 ];
 
 /// What a word for several stands for.
-const VIEWER: [&str; 3] = ["show", "nat", "drops"];
+const VIEWER: [&str; 5] = ["show", "nat", "drops", "explain", "reach"];
 const OPERATOR: [&str; 4] = ["clear", "bridge", "service", "group"];
 
 /// `"show"`, `"service set-backends"`, `"operator"`: something that a role may do.

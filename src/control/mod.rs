@@ -23,6 +23,7 @@ mod base64;
 mod bridges;
 mod client;
 mod deterministic;
+mod explain;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod ha;
@@ -47,6 +48,10 @@ pub use bridges::{
 };
 pub use client::{Client, ClientError, RouteStream};
 pub use deterministic::{HostQuery, NatHost, PortQuery, SharedPool};
+pub use explain::{
+    ExplainQuery, ExplainStep, Explained, ExplainedFrame, Explanation, Outcome, ReachQuery, Reachable,
+    Reached,
+};
 pub use ha::{AdvertErrors, HaList, VirtualRouterEntry};
 pub use inspect::{
     ClearQuery, Cleared, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,
@@ -77,8 +82,8 @@ pub trait Backend {
     /// Answers one request completely: a change has been applied (no worker uses the old tables) or
     /// nothing has changed.
     ///
-    /// Of the enum only these arrive: `Show*`, `Nat*`, `ClearSessions`, `DropsExport`, `Apply` (with `text` and `files` filled
-    /// in), `Commit` (with `patches`), `Rollback` and `Confirm`. The session answers the rest.
+    /// Of the enum only these arrive: `Show*`, `Nat*`, `ClearSessions`, `DropsExport`, `Explain`, `Reach`, `Apply` (with
+    /// `text` and `files` filled in), `Commit` (with `patches`), `Rollback` and `Confirm`. The session answers the rest.
     fn execute(&mut self, request: Request) -> Result<Reply, Fault>;
 
     /// The revision of the config in force; 0: there is none.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::base64;
 use super::bridges::{BridgeChanged, BridgeEntry, MacPage};
 use super::deterministic::NatHost;
+use super::explain::{Explained, Reached};
 use super::ha::HaList;
 use super::inspect::{Cleared, GroupEntry, MappingPage, PoolEntry, RuleList, SessionPage};
 use super::request::RouteKey;
@@ -72,6 +73,10 @@ pub enum Reply {
     Revisions(RevisionList),
     /// To `show.revision`.
     Document(DocumentPiece),
+    /// To `explain`.
+    Explained(Explained),
+    /// To `reach`.
+    Reached(Reached),
     /// To `begin`, `abort`, `upload` and changes inside a transaction.
     Staged(Staged),
     /// To `apply`, `commit`, `rollback`, `confirm` and changes outside a transaction.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bridges::{MacsAdded, MacsQuery, MacsRemoved, MemberOpened};
 use super::deterministic::{HostQuery, PortQuery};
+use super::explain::{ExplainQuery, ReachQuery};
 use super::inspect::{ClearQuery, MappingsQuery, SessionsQuery};
 use super::revision_requests::RevisionQuery;
 use super::services::{BackendChange, BackendsRemoved, ServiceBackends, ServicesQuery};
@@ -117,6 +118,12 @@ pub enum Request {
     /// The latest dropped packets as pcapng.
     #[serde(rename = "drops.export")]
     DropsExport {},
+    /// What becomes of a packet, and why. Nothing is taken or remembered.
+    #[serde(rename = "explain")]
+    Explain(ExplainQuery),
+    /// Who can begin a session to what.
+    #[serde(rename = "reach")]
+    Reach(ReachQuery),
 
     /// Commits of the config that are kept, the newest first.
     #[serde(rename = "show.revisions")]

@@ -133,6 +133,8 @@ pub(crate) fn asked_for(request: &Request) -> Option<&'static str> {
         Request::ShowRevision(_) => "show revision",
         Request::Rollback { .. } => "rollback",
         Request::Confirm { .. } => "confirm",
+        Request::Explain(_) => "explain",
+        Request::Reach(_) => "reach",
         Request::ClearSessions(_) => "clear sessions",
         Request::BridgeAddMacs(_) => "bridge add-macs",
         Request::BridgeDelMacs(_) => "bridge del-macs",
@@ -183,6 +185,9 @@ pub(crate) fn objects_of(request: &Request) -> Vec<Object<'_>> {
         Request::NatMap(query) => one(query.vrf.as_ref().map(Object::Vrf)),
         Request::NatFind(query) => one(query.vrf.as_ref().map(Object::Vrf)),
         Request::ShowServices(query) => one(query.service.as_ref().map(Object::Service)),
+        Request::Explain(query) => {
+            one(query.packet.as_ref().and_then(|packet| packet.interface.as_ref()).map(Object::Interface))
+        }
         Request::ShowGroups { group } => one(group.as_ref().map(Object::Group)),
         Request::ShowMacs(query) => one(query.bridge.as_ref().map(Object::Bridge)),
         Request::BridgeAddMacs(added) => vec![Object::Bridge(&added.bridge)],

@@ -224,7 +224,9 @@ impl Session {
             | Request::ShowGroups { .. }
             | Request::ShowRevisions {}
             | Request::ShowRevision(_)
-            | Request::DropsExport {} => backend.execute(request),
+            | Request::DropsExport {}
+            | Request::Explain(_)
+            | Request::Reach(_) => backend.execute(request),
             Request::ClearSessions(_) => self.audited("clear.sessions", 0, by, request, backend, shared),
             Request::BridgeAddMacs(ref added) => {
                 let count = added.macs.len() as u64;

@@ -2,7 +2,7 @@
 //! to another thread without allocating.
 
 use super::nat::MappingView;
-use super::{Address, FlowTable, Handle, Tick, Timers, due, flow_flags, tcp};
+use super::{Address, FlowTable, Flows, Handle, Tick, Timers, Tuple, due, flow_flags, tcp};
 use crate::neighbours::{addr_key, is_v4_key};
 use crate::packet::view::protocol;
 use crate::tables::balance;
@@ -227,6 +227,51 @@ impl Filter {
             && self.created_until.is_none_or(|until| view.created <= until)
             && self.created_from.is_none_or(|from| view.created >= from)
             && self.idle_since.is_none_or(|since| view.last_seen <= since)
+    }
+}
+
+/// A packet whose session and mapping are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sought {
+    /// VRF slot of its ingress.
+    pub vrf: u16,
+    /// Upper-layer protocol.
+    pub protocol: u8,
+    /// Source, in key form.
+    pub src: u128,
+    /// Destination, in key form.
+    pub dst: u128,
+    /// Its ports; of an ICMP query its identifier, twice.
+    pub ports: (u16, u16),
+    /// The outside VRF slot, address and port that it may have a mapping by.
+    pub mapped: Option<(u16, u32, u16)>,
+}
+
+impl Sought {
+    /// The session that it is of.
+    pub fn session(
+        &self,
+        flows: &Flows,
+        timers: &Timers,
+        backends: &balance::Backends,
+    ) -> Option<SessionView> {
+        let Sought { vrf, protocol, src, dst, ports: (src_port, dst_port), mapped: _ } = *self;
+        let zero = 0;
+        if is_v4_key(src) && is_v4_key(dst) {
+            let (src, dst) = (src as u32, dst as u32);
+            let handle = flows.v4.find(&Tuple { src, dst, src_port, dst_port, vrf, protocol, zero });
+            if handle.is_some() {
+                return Some(SessionView::of(&flows.v4, handle.session(), timers, backends));
+            }
+        }
+        let handle = flows.v6.find(&Tuple { src, dst, src_port, dst_port, vrf, protocol, zero });
+        handle.is_some().then(|| SessionView::of(&flows.v6, handle.session(), timers, backends))
+    }
+
+    /// The mapping that it answers to.
+    pub fn mapping(&self, flows: &Flows) -> Option<MappingView> {
+        let (vrf, addr, port) = self.mapped?;
+        flows.nat.find_external(vrf, super::nat::Protocol::of(self.protocol), addr, port)
     }
 }
 

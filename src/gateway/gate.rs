@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use super::Gateway;
 use crate::config::Config;
 use crate::control::Fault;
+use crate::explain::{View, assert};
 use crate::tables::Tables;
 use crate::tables::compile::Retired;
 use crate::tables::rib::{Rib, Target};
@@ -24,13 +25,15 @@ pub(super) struct Before {
 impl Gateway {
     /// Whether candidate tables, compiled from `config`, may be published. What stands in the way of a commit though it is
     /// well formed belongs here: assertions of the config.
-    pub(super) fn may_be_committed(&self, _tables: &Tables, _config: &Config) -> Result<(), Fault> {
-        Ok(())
+    pub(super) fn may_be_committed(&self, tables: &Tables, config: &Config) -> Result<(), Fault> {
+        let is_port_down = self.ports().iter().any(|port| port.members_up() == 0);
+        let view = View { compiler: &self.compiler, config, tables, rib: self.compiler.rib() };
+        assert::uphold(view, is_port_down).map_err(Fault::refused)
     }
 
     /// True if [`Gateway::may_be_committed`] may refuse what is compiled from this config.
-    fn has_gate(_config: &Config) -> bool {
-        false
+    fn has_gate(config: &Config) -> bool {
+        !config.asserts.is_empty()
     }
 
     /// To be called before these routes, or anything else, are changed.

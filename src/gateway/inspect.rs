@@ -334,7 +334,7 @@ impl Inspector<'_> {
         self.compiler.policy_slots.nat_rules.names().get(usize::from(slot)).map_or("?", String::as_str)
     }
 
-    fn session(&self, view: &SessionView, worker: usize, now: Tick) -> SessionEntry {
+    pub(super) fn session(&self, view: &SessionView, worker: usize, now: Tick) -> SessionEntry {
         let [src_port, dst_port, new_src_port, new_dst_port] = view.ports;
         let new_src = view.new_src != view.src || new_src_port != src_port;
         // The identifier of an ICMP query is one number, and the source's.

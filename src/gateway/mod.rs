@@ -5,6 +5,7 @@ mod checks;
 pub mod deterministic;
 mod device;
 mod event_log;
+mod explain;
 mod gaps;
 mod gate;
 pub mod groups;
@@ -341,6 +342,9 @@ impl Gateway {
             history: History::default(),
         };
         gateway.reconfigure(config, true)?;
+        if let Err(why) = gateway.may_be_committed(gateway.compiler.tables(), &gateway.config) {
+            tracing::error!(%why, "started all the same");
+        }
         Ok(gateway)
     }
 
@@ -352,7 +356,8 @@ impl Gateway {
         let result = self.reconfigure(config, false);
         // Also where a port failed: from its tables on the config is in force, and what it names itself is there for
         // good.
-        if self.node.tables.load().generation != before {
+        let is_refused = matches!(result, Err(StartError::Refused(_)));
+        if !is_refused && self.node.tables.load().generation != before {
             given_up.into_iter().for_each(|key| self.temporary.set(key, None));
             leases_over.into_iter().for_each(|key| self.leases.set(key, None));
         }
@@ -378,7 +383,8 @@ impl Gateway {
                 None => Planned::New(LivePort::new(slot, &port, &self.watcher)),
             })
             .collect();
-        let before = self.before_all(&config);
+        // A gateway that starts forwards, whatever was asserted.
+        let before = if must_bind { None } else { self.before_all(&config) };
         let retired = self.compile(&config, &planned_facts(&planned, &self.ports))?;
         let retired = self.admitted(vec![retired], before, Some(&config)).map_err(StartError::Refused)?;
         let mut old: Vec<Option<LivePort>> = std::mem::take(&mut self.ports).into_iter().map(Some).collect();

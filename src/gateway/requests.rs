@@ -79,6 +79,8 @@ impl Backend for Gateway {
                 Ok(Reply::Groups(groups))
             }
             Request::DropsExport {} => Ok(Reply::DropsExport(self.export_drops()?)),
+            Request::Explain(query) => Ok(Reply::Explained(self.explain(&query)?)),
+            Request::Reach(query) => Ok(Reply::Reached(self.reach(&query)?)),
             Request::Apply { file_name, text, files, path, terms } => {
                 self.take_document(Document { file_name, text, files }, path.as_deref(), &terms, begun)
             }

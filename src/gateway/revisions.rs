@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::Gateway;
 use super::requests::changed;
+use super::{Gateway, StartError};
 use crate::control::revisions::store::Staged;
 use crate::control::revisions::{Author, Confirm, Document, Revision, Source, Store, StoreError};
 use crate::control::{
@@ -175,6 +175,7 @@ impl Gateway {
         begun: Instant,
     ) -> Result<Reply, Fault> {
         let config = document.config().map_err(Fault::refused)?;
+        let text = document.text.clone();
         let mut warnings = self.not_changed_live(&config);
         let file_name = document.file_name.clone();
         let revision = self.with_confirm(self.history.next(&terms.asked, 1, terms.message.clone()), terms);
@@ -183,7 +184,9 @@ impl Gateway {
         })?;
         let before = self.node().tables.load().generation;
         let applied = self.apply(config);
-        if applied.is_err() && self.node().tables.load().generation == before {
+        // The gate has put before the workers what there was, made anew: a generation of its own.
+        let is_refused = matches!(applied, Err(StartError::Refused(_)));
+        if is_refused || applied.is_err() && self.node().tables.load().generation == before {
             if let Some(staged) = staged.2 {
                 Store::abandon(staged);
             }
@@ -196,10 +199,12 @@ impl Gateway {
             warnings.push(unwritten(number, &error));
         }
         let generation = applied.map_err(Fault::refused)?;
+        let odd = self.odd(&text);
         self.await_confirmation(terms);
         let down =
             |port: &super::LivePort| port.why_down().map(|why| format!("port {} is down: {why}", port.name));
         warnings.extend(self.ports().iter().filter_map(down));
+        warnings.extend(odd);
         Ok(self.answer(generation, 1, begun, warnings, terms))
     }
 

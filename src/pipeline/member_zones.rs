@@ -34,7 +34,7 @@ const MLD: [u8; 4] = [130, 131, 132, 143];
 
 /// Decides a flow from one member to another, `egress`: the firewall alone. Pure, as [`super::decide`], which has
 /// nothing to say of bridges.
-pub(super) fn decide(tables: &Tables, question: &Question, egress: u16) -> Decision {
+pub fn decide(tables: &Tables, question: &Question, egress: u16) -> Decision {
     let member = |slot| {
         let bridge = tables.bridges.of_scope(question.vrf)?;
         let member = bridge.member(slot)?;

@@ -29,6 +29,7 @@ pub mod route;
 mod session;
 pub mod slow;
 mod source;
+pub mod trail;
 mod tunnel;
 mod vxlan;
 
@@ -49,8 +50,10 @@ use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::WorkerCounters;
 use crate::time::Nanos;
 use route::Route;
+use trail::Trail;
 
 pub use crate::tables::policy::Question;
+pub use member_zones::decide as decide_bridged;
 pub use rewrite::write_link_header;
 pub use session::note_refused;
 pub use slow::segments::Segments;
@@ -194,13 +197,28 @@ pub struct Allowed {
 /// question give the same answer, and nothing changes. `bound` is the destination it is bound to already, by a NAT
 /// mapping or by the session it belongs to; `held` is what is remembered of its client, if a service does that.
 pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>, held: Option<Held>) -> Decision {
+    decide_noting(tables, question, bound, held, &mut ())
+}
+
+/// The same, and what it follows from.
+#[inline(always)]
+pub fn decide_noting(
+    tables: &Tables,
+    question: &Question,
+    bound: Option<Bound>,
+    held: Option<Held>,
+    trail: &mut impl Trail,
+) -> Decision {
     if let Err(reason) = source::check(tables, question.ingress, question.vrf, question.src, question.dst) {
         return Decision::Drop(reason);
     }
     let from_zone =
         if question.ingress == NO_INTERFACE { SELF } else { tables.interface(question.ingress).zone };
+    trail.note(|notes| (notes.source_passed, notes.from_zone) = (true, Some(from_zone)));
     if from_zone == NO_ZONE {
-        return match route::decide(tables, question) {
+        let way = route::decide(tables, question);
+        trail.note(|notes| notes.way = Some((question.vrf, question.dst, way)));
+        return match way {
             Ok(Route::Local) => Decision::Local(None),
             Ok(Route::Forward { egress, .. }) if tables.interface(egress).zone != NO_ZONE => {
                 Decision::Drop(DropReason::FirewallDeny)
@@ -214,7 +232,7 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>, held: 
         // RFC 4291 section 2.5.5.2: no such address is on the wire.
         return Decision::Drop(DropReason::MartianDestination);
     }
-    let found = match destination(tables, question, from_zone, bound, held) {
+    let found = match destination(tables, question, from_zone, bound, held, trail) {
         Ok(found) => found,
         Err(reason) => return Decision::Drop(reason),
     };
@@ -229,6 +247,12 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>, held: 
         Some(number) => deliver::route(tables, number),
         None => route::decide(tables, &real),
     };
+    trail.note(|notes| {
+        notes.destination = found.map(|found| (found.addr, found.port, found.vrf));
+        (notes.destination_rule, notes.nat64) = (nat_rule, nat64.is_some());
+        notes.backend = found.and_then(|found| found.backend);
+        notes.way = Some((real.vrf, real.dst, way));
+    });
     let translated = bound.map_or(found.is_some() && number.is_none(), |bound| bound.translated);
     // An outside address is no destination by itself, whatever the routes say. One that only destination or static
     // NAT has may also be somebody's on the way, unless it would be on the link, where we answer for it.
@@ -271,10 +295,13 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>, held: 
         asked = asked.through(rule);
     }
     let ruling = policy.permit(&asked);
+    trail.note(|notes| (notes.to_zone, notes.ruling) = (Some(to_zone), Some(ruling)));
     match ruling.action {
         Action::Allow => {}
         // Who may answer to a mapping is NAT's matter, unless a rule says otherwise (RFC 4787 section 5).
-        _ if permitted && ruling.rule == DEFAULT_RULE && leads_out(policy, &asked, question, pool) => {}
+        _ if permitted && ruling.rule == DEFAULT_RULE && leads_out(policy, &asked, question, pool) => {
+            trail.note(|notes| notes.permitted = true);
+        }
         Action::Deny => return Decision::Refused(ruling, DropReason::FirewallDeny),
         Action::Reject => return Decision::Refused(ruling, DropReason::FirewallReject),
     }
@@ -309,6 +336,7 @@ pub fn decide(tables: &Tables, question: &Question, bound: Option<Bound>, held: 
         (None, None) if is_hairpin => policy.hairpin_source(&asked, pool),
         (None, None) => policy.source(&asked),
     };
+    trail.note(|notes| notes.source = Some(source));
     match source {
         SourceNat::None => {}
         SourceNat::Untranslatable => return Decision::Drop(DropReason::NatUntranslatable),
@@ -353,6 +381,7 @@ fn destination<'a>(
     from_zone: u8,
     bound: Option<Bound>,
     held: Option<Held>,
+    trail: &mut impl Trail,
 ) -> Result<Option<Found<'a>>, DropReason> {
     let policy = &*tables.policy;
     if let Some(bound) = bound {
@@ -368,6 +397,7 @@ fn destination<'a>(
         return Ok(Some(Found { addr, port, vrf, nat_rule, backend, client, delivery, nat64 }));
     }
     if let Some(service) = policy.services().find(question) {
+        trail.note(|notes| notes.service = Some(service.slot));
         let backend = service.choose(&tables.backends, tables.settings.key, question, held);
         let backend = backend.map_err(|NoBackend| DropReason::NoBackend)?;
         return Ok(Some(Found {

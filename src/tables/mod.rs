@@ -42,7 +42,8 @@ pub const NO_INTERFACE: u16 = u16::MAX;
 /// A FIB's answer: index into the VRF's actions; 0 = no route.
 pub type Leaf = u16;
 
-/// Everything workers forward by. Never changes once published.
+/// Everything workers forward by. Never changes once published; a copy shares all its parts.
+#[derive(Clone)]
 pub struct Tables {
     /// Number of the publication; each change makes the next.
     pub generation: u64,

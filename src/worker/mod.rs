@@ -18,6 +18,7 @@ use arc_swap::{ArcSwap, Cache};
 use arrayvec::ArrayVec;
 
 use crate::flow::Flows;
+use crate::flow::scan::SessionView;
 use crate::flow::steering::Steering;
 use crate::io::waker;
 use crate::io::{Port, PortStats};
@@ -256,6 +257,17 @@ impl Worker {
             engine.counters(node).frames_free.store(engine.pool.available() as u64, Ordering::Relaxed);
         }
         worked
+    }
+
+    /// The sessions there are: for dry runs, which have few.
+    pub(crate) fn sessions(&self) -> Vec<SessionView> {
+        let flows = &self.engine.flows;
+        let tables = self.node.tables.load();
+        let known = (&tables.policy.timers, &tables.backends);
+        let v4 = (1..=flows.v4.highest()).filter(|session| flows.v4.is_live(*session));
+        let v6 = (1..=flows.v6.highest()).filter(|session| flows.v6.is_live(*session));
+        let v4 = v4.map(|session| SessionView::of(&flows.v4, session, known.0, known.1));
+        v4.chain(v6.map(|session| SessionView::of(&flows.v6, session, known.0, known.1))).collect()
     }
 
     /// When something is due without a packet.

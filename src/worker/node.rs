@@ -112,16 +112,40 @@ impl Node {
         interfaces: usize,
         capacity: flow::Capacity,
     ) -> Arc<Node> {
+        let (neighbours, claims) = (Arc::clone(compiler.neighbours()), Arc::clone(&compiler.claims));
+        Node::with(compiler, neighbours, claims, workers, interfaces, capacity)
+    }
+
+    /// A node of one worker for a dry run: it begins with what is learned and given there, and nobody sees what it
+    /// makes of that. `capacity` may be small.
+    pub fn scratch(compiler: &Compiler, capacity: flow::Capacity) -> Arc<Node> {
+        let (neighbours, claims) = (compiler.neighbours().copied(), compiler.claims.copied());
+        let interfaces = compiler.interfaces.len();
+        let node = Node::with(compiler, Arc::new(neighbours), Arc::new(claims), 1, interfaces, capacity);
+        node.reserve_rules(&compiler.policy_slots);
+        node.reserve_relays(compiler.tables());
+        node
+    }
+
+    fn with(
+        compiler: &Compiler,
+        neighbours: Arc<NeighbourTable>,
+        claims: Arc<BlockClaims>,
+        workers: usize,
+        interfaces: usize,
+        capacity: flow::Capacity,
+    ) -> Arc<Node> {
+        let key = compiler.key();
         Arc::new(Node {
             tables: Arc::new(ArcSwap::new(Arc::clone(compiler.tables()))),
-            neighbours: Arc::clone(compiler.neighbours()),
-            key: compiler.key(),
-            limits: Limits::new(interfaces, compiler.key()),
+            neighbours,
+            key,
+            limits: Limits::new(interfaces, key),
             capacity,
-            claims: Arc::clone(&compiler.claims),
+            claims,
             counters: (0..workers).map(|_| CachePadded::new(WorkerCounters::new(interfaces))).collect(),
             recorders: (0..workers).map(|_| DropRecorder::default()).collect(),
-            probes: Exchange::new(workers, compiler.key()),
+            probes: Exchange::new(workers, key),
             hand_over: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
             arrivals: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
             errands: (0..workers).map(|_| ArrayQueue::new(ERRANDS)).collect(),

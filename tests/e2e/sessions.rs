@@ -54,7 +54,7 @@ outside = "198.51.100.90"
 inside = "10.0.2.10"
 "#;
 
-fn zoned() -> Config {
+pub fn zoned() -> Config {
     Config { zones: ["inside", "servers", "outside"], ..Config::default() }.with(POLICY)
 }
 

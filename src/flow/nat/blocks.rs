@@ -12,6 +12,7 @@ use zerocopy::FromZeros;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::copied;
 use crate::packet::hash::{self, Key};
 
 /// Ports in one unit. 64, because a unit's ports are then the bits of one word; and because 64 ports for a
@@ -173,6 +174,17 @@ impl BlockClaims {
             words: atomics(addresses * UNITS),
             used: atomics(addresses * UNIT_WORDS),
             key,
+        }
+    }
+
+    /// A copy that nobody shares: what is given is given there too.
+    pub(crate) fn copied(&self) -> BlockClaims {
+        BlockClaims {
+            places: copied::all(&self.places),
+            slots: copied::all(&self.slots),
+            words: copied::all(&self.words),
+            used: copied::all(&self.used),
+            key: self.key,
         }
     }
 
