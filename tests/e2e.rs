@@ -16,10 +16,10 @@ mod health;
 mod lab;
 #[path = "e2e/pressure.rs"]
 mod pressure;
-#[path = "e2e/remote.rs"]
-mod remote;
 #[path = "e2e/proving.rs"]
 mod proving;
+#[path = "e2e/remote.rs"]
+mod remote;
 #[path = "e2e/services.rs"]
 mod services;
 #[path = "e2e/sessions.rs"]

@@ -12,9 +12,9 @@ mod change;
 mod check;
 pub mod doctor;
 mod drops;
+mod explain;
 #[cfg(all(feature = "remote", not(fuzzing)))]
 mod http;
-mod explain;
 mod nat;
 mod preview;
 mod reach;

@@ -9,6 +9,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::addresses::{AddressRange, Member, NatTarget, OneOrMore};
 use super::balance::BackendKey;
+use super::packet::PacketText;
+use super::reach::{ReachFrom, ReachTo};
 use super::service::{Dscp, PortRange, Service, TcpFlag};
 use super::value::{DeviceName, InterfaceAddress, Mac, Name, Prefix, Ranged, Vlan};
 
@@ -42,6 +44,9 @@ texts! {
     PortRange, "PortRange", "443 or 1000-2000", "^[0-9]{1,5}(-[0-9]{1,5})?$";
     Service, "Service", "any, tcp/443, udp/1000-2000, icmp/echo-request, esp, proto/89", "^[a-z0-9]+(/[a-z0-9-]+)?$";
     Dscp, "Dscp", "0 to 63, or the name of a class: cs0, af11, ef", "^[a-z0-9-]+$";
+    PacketText, "PacketText", "tcp 10.0.1.5:40000 > 198.51.100.7:443 from lan", "^[a-z0-9]+ .+$";
+    ReachFrom, "ReachFrom", "any, zone NAME, interface NAME, an address or a prefix", "^.+$";
+    ReachTo, "ReachTo", "An address and a service: 10.0.9.9 tcp/5432", "^.+$";
     TcpFlag, "TcpFlag", "A flag that must be set, syn, or must not be, !ack", "^!?[a-z]{3}$";
 }
 

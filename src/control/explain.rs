@@ -1,12 +1,13 @@
 //! What becomes of one packet, and why: `explain`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::inspect::SessionEntry;
 use crate::config::{PacketText, ReachFrom, ReachTo};
 
 /// Params of `explain`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExplainQuery {
     /// The packet: `tcp 10.0.1.5:40000 > 198.51.100.7:443 from lan`.
@@ -26,7 +27,7 @@ impl ExplainQuery {
 }
 
 /// What becomes of a packet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// It leaves.
@@ -43,7 +44,7 @@ pub enum Outcome {
 }
 
 /// One decision on the way of a packet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainStep {
     /// What is decided: `ingress`, `source`, `session`, `service`, `destination-nat`, `route`, `rule`, `source-nat`,
     /// `next-hop`.
@@ -56,7 +57,7 @@ pub struct ExplainStep {
 }
 
 /// A frame that leaves.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedFrame {
     /// The port it leaves by.
     pub port: String,
@@ -67,7 +68,7 @@ pub struct ExplainedFrame {
 }
 
 /// What becomes of one packet, and why.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Explanation {
     /// The packet, decoded.
     pub packet: String,
@@ -98,14 +99,14 @@ pub struct Explanation {
 }
 
 /// To `explain`: one for each packet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Explained {
     /// In the order of the packets.
     pub packets: Vec<Explanation>,
 }
 
 /// Params of `reach`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReachQuery {
     /// Who: `zone blue`, `interface lan 10.0.1.0/24`, `any`.
@@ -118,7 +119,7 @@ pub struct ReachQuery {
 }
 
 /// Hosts behind one interface that reach it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reachable {
     /// The interface.
     pub interface: String,
@@ -136,7 +137,7 @@ pub struct Reachable {
 }
 
 /// To `reach`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reached {
     /// Generation of the tables that were asked.
     pub generation: u64,

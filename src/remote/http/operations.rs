@@ -15,7 +15,7 @@ use crate::control::Request;
 pub const ROOT: &str = "/v1/";
 
 /// Requests beside those that show something that change nothing.
-const READING: [&str; 4] = ["ping", "nat.map", "nat.find", "drops.export"];
+const READING: [&str; 6] = ["ping", "nat.map", "nat.find", "drops.export", "explain", "reach"];
 
 /// What belongs to a connection.
 const OF_CONNECTIONS: [&str; 4] = ["begin", "commit", "abort", "upload"];
