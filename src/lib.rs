@@ -9,7 +9,7 @@
 //! gateway     the live node: devices, workers and tables held together by the control thread
 //! replay, bench, selftest, explain   the same workers over captures and memory
 //! remote      etcd and HTTP: processes of their own, clients of the socket
-//! control     the socket: requests, framing, transactions; never touches a packet
+//! control     the socket: requests, framing, transactions; revisions of the config on disk; never touches a packet
 //! worker      the run-to-completion loop; the only place that moves frames between ports and pipeline
 //! reader      how commands read and end what belongs to a worker
 //! pipeline    the packet path, one stage per file; sees no socket, file, lock or clock

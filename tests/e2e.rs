@@ -6,6 +6,8 @@
 
 #[path = "e2e/bridge.rs"]
 mod bridge;
+#[path = "e2e/commits.rs"]
+mod commits;
 #[path = "e2e/dhcp.rs"]
 mod dhcp;
 #[path = "e2e/gateway.rs"]

@@ -361,3 +361,35 @@ fn numbers_leave_what_they_say() {
         assert_eq!(found(&document.config().expect("good")), left_by(n + 1), "{n}");
     }
 }
+
+/// What releases have written is read by this one: their annotated configs, and folders of revisions, which
+/// tests/corpus/generate.py writes from the description of their format.
+#[test]
+fn what_releases_have_written_is_read() {
+    use softgate::control::revisions::Store;
+    use softgate::control::revisions::store::Limits;
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let config = fs::read_to_string(corpus.join("1/softgate.toml")).expect("a config");
+    Config::parse(&config, "softgate.toml").unwrap_or_else(|errors| panic!("{errors}"));
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let name = format!("{:020}.revisions", 1);
+    fs::copy(corpus.join("1").join(&name), folder.path().join(&name)).expect("a file");
+    let (store, notices) = Store::open(folder.path(), Limits::default()).expect("it is read");
+    assert_eq!(notices, Vec::<String>::new());
+    let numbers: Vec<u64> = store.revisions().map(|revision| revision.number).collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    let second = store.find(2).expect("it is kept");
+    assert_eq!((second.message.as_deref(), second.by.uid), (Some("why"), Some(0)));
+    assert!(store.unconfirmed().is_none() && store.confirmed(3).is_some());
+    assert_eq!(store.source("/etc/softgate/gw.toml").map(|source| source.revision), Some(1));
+    let config = store.document(3).expect("it is kept").config().expect("good");
+    let rules: Vec<&str> = config.rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(rules, ["first", "rest"]);
+    assert_eq!(
+        (config.groups[0].members.len(), config.neighbours.len(), config.all_routes().count()),
+        (1, 1, 2)
+    );
+    let text = store.document(3).expect("it is kept").text;
+    assert!(text.starts_with("# Of the first release.\n"), "{text}");
+}

@@ -2,7 +2,7 @@
 
 use super::run::Args;
 use super::{Trouble, read};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Name};
 use crate::control::revisions::choice::{self, Begin, Wish};
 use crate::control::revisions::store::Limits;
 use crate::control::revisions::{Document, Revision, Store};
@@ -17,9 +17,29 @@ pub(super) struct Beginning {
     pub file_name: String,
     /// The revisions, and the one that the start itself makes.
     pub kept: Option<(Store, Option<New>)>,
+    /// The node that this is, if the config knows several.
+    pub node: Option<Name>,
 }
 
+/// Finds the config, as it is on this node.
 pub(super) fn find(args: &Args) -> Result<Beginning, Trouble> {
+    let mut found = for_all_nodes(args)?;
+    // A host has a name; without one it is none of them.
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let (asked, host) = (args.node.as_ref(), host.trim());
+    found.node = found.config.this_node(asked, host).map_err(Trouble::Wrong)?;
+    match &found.node {
+        Some(node) => {
+            tracing::info!(%node, "this is the node");
+            found.config = found.config.on_node(node, &found.file_name)?;
+        }
+        None if found.config.nodes.is_empty() => {}
+        None => tracing::warn!(host, "no [node.NAME] of the config is this host's: run --node NAME"),
+    }
+    Ok(found)
+}
+
+fn for_all_nodes(args: &Args) -> Result<Beginning, Trouble> {
     let wish = match (args.from_file, args.from_revision) {
         (true, _) => Wish::File,
         (_, true) => Wish::Revision,
@@ -44,7 +64,7 @@ pub(super) fn find(args: &Args) -> Result<Beginning, Trouble> {
             "no revisions are kept: a restart begins with the config file, and nothing can be rolled back; set state_dir \
              in [control]"
         );
-        return Ok(Beginning { config, file_name: document.file_name, kept: None });
+        return Ok(Beginning { config, file_name: document.file_name, kept: None, node: None });
     };
     let (store, notices) =
         Store::open(&folder, Limits::default()).map_err(|error| Trouble::Unable(error.to_string()))?;
@@ -68,11 +88,16 @@ pub(super) fn find(args: &Args) -> Result<Beginning, Trouble> {
             let config = parsed.unwrap_or_else(|| document.config())?;
             let file_name = document.file_name.clone();
             let revision = made(store.next(), "start", why);
-            Ok(Beginning { config, file_name, kept: Some((store, Some((revision, document, Some(path))))) })
+            Ok(Beginning {
+                config,
+                file_name,
+                kept: Some((store, Some((revision, document, Some(path))))),
+                node: None,
+            })
         }
         Begin::Last(number) => {
             let (document, config) = of_revision(&store, number)?;
-            Ok(Beginning { config, file_name: document.file_name, kept: Some((store, None)) })
+            Ok(Beginning { config, file_name: document.file_name, kept: Some((store, None)), node: None })
         }
         Begin::Before { revision, .. } => {
             let (document, config) = of_revision(&store, revision)?;
@@ -81,7 +106,7 @@ pub(super) fn find(args: &Args) -> Result<Beginning, Trouble> {
                 about: vec![format!("revision {revision}")],
                 ..made(store.next(), "rollback", why)
             };
-            Ok(Beginning { config, file_name, kept: Some((store, Some((made, document, None)))) })
+            Ok(Beginning { config, file_name, kept: Some((store, Some((made, document, None)))), node: None })
         }
     }
 }

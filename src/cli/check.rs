@@ -20,6 +20,9 @@ pub struct Args {
 pub(super) fn run(args: Args) -> Result<(), Trouble> {
     let file = args.file.display();
     let config = load_config(&args.file)?;
+    for node in config.nodes.keys() {
+        config.clone().on_node(node, &file.to_string())?;
+    }
     let compiler = replay::compile_tables(&config, NEIGHBOUR_CAPACITY)
         .map_err(|error| Trouble::Wrong(format!("{file}: {error}")))?;
     let view = View::new(&compiler, &config);

@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::beginning::{self, Beginning};
 use super::report;
+use crate::config::Name;
 use crate::control::{Limits, Server};
 use crate::gateway::{BackEnd, Gateway, StartError};
 use crate::io::link::explain_bind_failure;
@@ -24,6 +25,9 @@ pub struct Args {
     /// The config
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Which [node.NAME] of the config this is; default: the one called as the host
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<Name>,
     /// Keeps each commit in this folder, instead of `state_dir` of the config
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
@@ -87,7 +91,7 @@ fn back_end(_: &Args) -> BackEnd {
 }
 
 fn serve(beginning: Beginning, args: &Args, socket: Option<PathBuf>) -> Result<ExitCode, String> {
-    let Beginning { config, file_name, kept } = beginning;
+    let Beginning { config, file_name, kept, node } = beginning;
     // The socket first: a second gateway with the same config ends here, before it touches a device.
     let path = socket.unwrap_or_else(|| config.control.socket.clone());
     let mut server = Server::bind(&path, config.control.group.as_deref(), Limits::default())
@@ -102,6 +106,7 @@ fn serve(beginning: Beginning, args: &Args, socket: Option<PathBuf>) -> Result<E
         signal_hook::low_level::pipe::register(signal, tell).map_err(|error| format!("signals: {error}"))?;
     }
     let mut gateway = Gateway::start(config, &file_name, back_end(args)).map_err(|error| explain(&error))?;
+    gateway.is_node(node);
     match kept {
         Some((store, new)) => gateway.keep_revisions(store, new),
         None => gateway.number_revisions(),

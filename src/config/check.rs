@@ -46,6 +46,7 @@ pub(crate) fn check(config: &Config, report: &mut dyn FnMut(Fault)) {
     checks.roles();
     checks.virtual_routers();
     checks.asserts();
+    config.check_nodes(checks.report);
 }
 
 pub(super) struct Checks<'a, 'r> {

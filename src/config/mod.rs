@@ -16,11 +16,13 @@ mod check_dhcp;
 mod check_overlay;
 mod check_policy;
 mod check_vrrp;
+mod commit;
 mod deterministic;
 mod dhcp;
 mod error;
 mod health;
 mod json_schema;
+mod node;
 mod packet;
 mod policy;
 #[cfg(test)]
@@ -36,6 +38,7 @@ mod tests;
 mod value;
 mod vrrp;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,12 +56,14 @@ pub use check::{Links, check_neighbour};
 pub use check_balance::{check_service, check_services};
 pub use check_overlay::{MAX_REMOTES, MAX_REMOTES_IN_ALL, MAX_UDP_PORTS, check_remote};
 pub use check_policy::{check_lines, check_rule};
+pub use commit::Commit;
 pub use deterministic::Sharing;
 pub use dhcp::{AgentId, DhcpRelay, Dhcpv6Relay, Option82};
 pub use error::{ConfigError, ConfigErrors};
 pub use health::{
     Bytes, HealthCheck, HealthKind, HttpHost, HttpMethod, HttpPath, OwnAddress, Period, StatusRange,
 };
+pub use node::Node;
 pub use packet::PacketText;
 pub use policy::{
     BlockSize, Filtering, Flows, Group, Nat, Nat64, NatDestination, NatPrefix, NatSource, NatStatic,
@@ -95,6 +100,8 @@ pub struct Config {
     pub system: System,
     /// `[control]`
     pub control: Control,
+    /// `[commit]`
+    pub commit: Commit,
     /// `[log]`
     pub log: Log,
     /// `[pair]`
@@ -154,13 +161,17 @@ pub struct Config {
     /// `[[assert]]`
     #[serde(rename = "assert", skip_serializing_if = "Vec::is_empty")]
     pub asserts: Vec<Assert>,
+    /// `[node.NAME]`: see [`Config::on_node`].
+    #[serde(rename = "node", skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<Name, Node>,
 }
 
 /// The top-level keys, in the order of the manual.
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 26] = [
     "schema",
     "system",
     "control",
+    "commit",
     "log",
     "pair",
     "icmp",
@@ -182,6 +193,7 @@ const KEYS: [&str; 24] = [
     "role",
     "vrrp",
     "assert",
+    "node",
 ];
 
 impl Default for Config {
@@ -191,6 +203,7 @@ impl Default for Config {
             schema: SCHEMA,
             system: System::default(),
             control: Control::default(),
+            commit: Commit::default(),
             log: Log::default(),
             pair: None,
             icmp: Icmp::default(),
@@ -212,6 +225,7 @@ impl Default for Config {
             roles: Vec::new(),
             vrrp: Vec::new(),
             asserts: Vec::new(),
+            nodes: BTreeMap::new(),
         }
     }
 }
@@ -246,6 +260,7 @@ impl Config {
             schema: SCHEMA,
             system: source.single("system", e).unwrap_or_default(),
             control: source.single("control", e).unwrap_or_default(),
+            commit: source.single("commit", e).unwrap_or_default(),
             log: source.single("log", e).unwrap_or_default(),
             pair: source.single("pair", e),
             icmp: source.single("icmp", e).unwrap_or_default(),
@@ -275,6 +290,7 @@ impl Config {
             roles: source.list("role", e),
             vrrp: source.list("vrrp", e),
             asserts: source.list("assert", e),
+            nodes: source.single("node", e).unwrap_or_default(),
         };
         let route_texts = read_route_files(&mut config, &source, read, e);
         // Across tables only when each is right by itself: a port with a bad name is not a missing port.

@@ -20,6 +20,7 @@ mod services;
 mod show;
 pub mod temporary;
 pub mod tenants;
+mod watch;
 
 use std::io;
 use std::sync::Arc;
@@ -770,6 +771,7 @@ impl Gateway {
         self.pool_history.note(now, &self.node.tables.load().policy, &self.node.claims);
         let backends = self.compiler.policy_slots.backends.len();
         self.backend_history.note(now, backends, &self.node);
+        self.watch_commits(now);
     }
 
     /// How long [`Gateway::expire_members`] and [`Gateway::handle_health`] have nothing to do, at most `limit`.

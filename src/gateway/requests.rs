@@ -424,11 +424,11 @@ fn change_neighbours(neighbours: &mut Vec<Neighbour>, added: &[Neighbour], delet
 pub(super) fn changed(
     generation: u64,
     changed: u64,
-    begun: Instant,
+    applied_in: Duration,
     mut warnings: Vec<String>,
     late: Option<String>,
 ) -> Changed {
-    let applied_us = begun.elapsed().as_micros() as u64;
+    let applied_us = applied_in.as_micros() as u64;
     let is_late = late.is_some();
     warnings.extend(late);
     Changed { generation, applied_us, changed, late: is_late, warnings, ..Changed::default() }

@@ -1,16 +1,21 @@
 //! Commits become revisions: what is kept of them, how they are gone back to, and what a start begins with.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::requests::changed;
+use super::watch::{FAILED_FLOWS, Found, Ills, Sample, Watch};
 use super::{Gateway, StartError};
+use crate::config::Name;
 use crate::control::revisions::store::Staged;
 use crate::control::revisions::{Author, Confirm, Document, Revision, Source, Store, StoreError};
 use crate::control::{
     Asked, DocumentPiece, Fault, FaultKind, Patch, Reply, RevisionEntry, RevisionList, RevisionQuery, Terms,
 };
+use crate::neighbours::State;
+use crate::packet::DropReason;
 use crate::time::Nanos;
 
 /// Longest piece of a document in an answer.
@@ -37,6 +42,8 @@ struct Pending {
     number: u64,
     back_to: u64,
     deadline: Nanos,
+    /// How it was before; `None`: a rollback could not be made, and is to be.
+    found: Option<Found>,
 }
 
 /// A document on its way from the disk.
@@ -55,6 +62,9 @@ pub(super) struct History {
     pending: Option<Pending>,
     reading: Option<(u64, Reading)>,
     tidied: Nanos,
+    watch: Watch,
+    /// Which of the config's nodes this is.
+    node: Option<Name>,
 }
 
 /// What a change of the config is in its document.
@@ -111,6 +121,11 @@ impl Gateway {
             tracing::error!(%error, "the config this start begins with is not kept as a revision");
         }
         self.file_name = file_name;
+    }
+
+    /// Says which of the nodes that configs know this is, for those that are applied from here on.
+    pub fn is_node(&mut self, node: Option<Name>) {
+        self.history.node = node;
     }
 
     /// Numbers commits without keeping them.
@@ -174,7 +189,10 @@ impl Gateway {
         terms: &Terms,
         begun: Instant,
     ) -> Result<Reply, Fault> {
-        let config = document.config().map_err(Fault::refused)?;
+        let mut config = document.config().map_err(Fault::refused)?;
+        if let Some(node) = &self.history.node {
+            config = config.on_node(node, &document.file_name).map_err(Fault::refused)?;
+        }
         let text = document.text.clone();
         let mut warnings = self.not_changed_live(&config);
         let file_name = document.file_name.clone();
@@ -182,6 +200,7 @@ impl Gateway {
         let staged = self.stage(revision, document, path).map_err(|error| {
             Fault::refused(format!("the revision cannot be written: {error}; nothing has changed"))
         })?;
+        let found = self.found_before(terms);
         let before = self.node().tables.load().generation;
         let applied = self.apply(config);
         // The gate has put before the workers what there was, made anew: a generation of its own.
@@ -192,6 +211,7 @@ impl Gateway {
             }
             return applied.map_err(Fault::refused).map(|_| unreachable!("it was refused"));
         }
+        let applied_in = begun.elapsed();
         // Also where a port failed: its tables are in force.
         self.file_name = file_name;
         let number = staged.0.number;
@@ -200,23 +220,24 @@ impl Gateway {
         }
         let generation = applied.map_err(Fault::refused)?;
         let odd = self.odd(&text);
-        self.await_confirmation(terms);
+        self.await_confirmation(terms, found);
         let down =
             |port: &super::LivePort| port.why_down().map(|why| format!("port {} is down: {why}", port.name));
         warnings.extend(self.ports().iter().filter_map(down));
         warnings.extend(odd);
-        Ok(self.answer(generation, 1, begun, warnings, terms))
+        Ok(self.answer(generation, 1, applied_in, warnings, terms))
     }
 
-    pub(super) fn answer(
+    /// `applied_in`: how long it took until it was in force; that it is on disk comes on top.
+    fn answer(
         &self,
         generation: u64,
         changes: u64,
-        begun: Instant,
+        applied_in: Duration,
         warnings: Vec<String>,
         terms: &Terms,
     ) -> Reply {
-        let mut answer = changed(generation, changes, begun, warnings, self.not_in_use(generation));
+        let mut answer = changed(generation, changes, applied_in, warnings, self.not_in_use(generation));
         let number = self.history.current.number;
         answer.revision = (number > 0).then_some(number);
         answer.confirm_s = terms.confirm_s.map(|seconds| seconds.get());
@@ -229,12 +250,14 @@ impl Gateway {
         Revision { confirm, ..revision }
     }
 
-    fn await_confirmation(&mut self, terms: &Terms) {
+    /// `found`: how it was before the commit.
+    fn await_confirmation(&mut self, terms: &Terms, found: Option<Found>) {
         let Some(seconds) = terms.confirm_s else { return };
         let deadline = self.now().plus(Duration::from_secs(seconds.get().into()));
         let current = &self.history.current;
         let back_to = current.confirm.as_ref().map_or(current.number, |confirm| confirm.back_to);
-        self.history.pending = Some(Pending { number: current.number, back_to, deadline });
+        let number = current.number;
+        self.history.pending = Some(Pending { number, back_to, deadline, found });
     }
 
     fn stage(&self, revision: Revision, document: Document, path: Option<&str>) -> std::io::Result<Kept> {
@@ -266,7 +289,9 @@ impl Gateway {
             self.may_begin(terms)?;
         }
         let changes: u64 = patches.iter().map(Patch::changes).sum();
+        let found = self.found_before(terms);
         self.change(&patches)?;
+        let applied_in = begun.elapsed();
         let generation = self.node().tables.load().generation;
         let kept = durable.into_iter().zip(patches).filter_map(|(durable, patch)| match durable {
             Durable::Same => Some(patch),
@@ -281,7 +306,7 @@ impl Gateway {
                     "nothing of it is config: it is no revision, and there is nothing to confirm",
                 ));
             }
-            return Ok(self.answer(generation, changes, begun, warnings, &Terms::default()));
+            return Ok(self.answer(generation, changes, applied_in, warnings, &Terms::default()));
         }
         let revision =
             self.with_confirm(self.history.next(&terms.asked, changes, terms.message.clone()), terms);
@@ -292,8 +317,8 @@ impl Gateway {
                 warnings.push(unwritten(number, &error));
             }
         }
-        self.await_confirmation(terms);
-        Ok(self.answer(generation, changes, begun, warnings, terms))
+        self.await_confirmation(terms, found);
+        Ok(self.answer(generation, changes, applied_in, warnings, terms))
     }
 
     /// What of a change is config. Alone in its transaction it is known what it is about; among others what it takes away may
@@ -393,7 +418,7 @@ impl Gateway {
             warnings.push(unwritten(pending.number, &error));
         }
         let generation = self.node().tables.load().generation;
-        Ok(self.answer(generation, 0, begun, warnings, &Terms::default()))
+        Ok(self.answer(generation, 0, begun.elapsed(), warnings, &Terms::default()))
     }
 
     /// Takes back what was not confirmed in time, and tends to the files; to be called at least every second.
@@ -435,7 +460,49 @@ impl Gateway {
         if let Err(fault) = self.rollback(back_to, &terms, Instant::now()) {
             tracing::error!(target: "softgate::audit", revision = number, back_to, %fault, "it CANNOT be taken back");
             let deadline = self.now().plus(AGAIN);
-            self.history.pending = Some(Pending { deadline, ..pending.clone() });
+            self.history.pending = Some(Pending { deadline, found: None, ..pending.clone() });
+        }
+    }
+
+    /// What has been lost up to now.
+    fn sample(&self) -> Sample {
+        let workers = &self.node().counters;
+        let lost = |reason: DropReason| -> u64 {
+            workers.iter().map(|worker| worker.drops[reason.index()].load(Ordering::Relaxed)).sum()
+        };
+        let backends = self.compiler.policy_slots.backends.len();
+        let refused_by = |slot| workers.iter().filter_map(move |worker| worker.backends.get(slot));
+        let refused =
+            (0..backends).flat_map(refused_by).map(|of| of.failed.load(Ordering::Relaxed)).sum::<u64>();
+        Sample {
+            at: self.now(),
+            drops: DropReason::all().map(lost).sum(),
+            failed_flows: FAILED_FLOWS.into_iter().map(lost).sum::<u64>() + refused,
+        }
+    }
+
+    fn ills(&self) -> Ills {
+        let neighbours = self.node().neighbours.entries();
+        let lost_neighbours = neighbours.iter().filter(|entry| entry.word.state() == State::Failed).count();
+        Ills { unhealthy_backends: self.compiler.unhealthy(), lost_neighbours }
+    }
+
+    /// What a commit that is to be confirmed is compared with.
+    fn found_before(&self, terms: &Terms) -> Option<Found> {
+        terms.confirm_s.map(|_| self.history.watch.found(self.sample(), self.ills()))
+    }
+
+    /// Notes what is lost, and whether a commit that waits to be confirmed does harm.
+    pub(super) fn watch_commits(&mut self, now: Nanos) {
+        if !self.history.watch.is_due(now) {
+            return;
+        }
+        let sample = self.sample();
+        self.history.watch.note(sample);
+        let Some(pending) = self.history.pending.clone() else { return };
+        let Some(found) = &pending.found else { return };
+        if let Some(harm) = self.history.watch.harm(found, self.ills(), &self.config.commit) {
+            self.take_back(&pending, &harm);
         }
     }
 

@@ -318,6 +318,21 @@ impl Gateway {
                 "Idle sessions that a change denies: their next packet is dropped, or 10 seconds end them.",
             ),
             (
+                "sessions.asked-kept",
+                sum(|worker| &worker.sessions_asked_kept),
+                "Sessions that a packet of theirs had decided again after a change, and as before.",
+            ),
+            (
+                "sessions.asked-moved",
+                sum(|worker| &worker.sessions_asked_moved),
+                "Sessions with packets that a change gave to another rule, egress or next hop.",
+            ),
+            (
+                "sessions.asked-ended",
+                sum(|worker| &worker.sessions_asked_ended),
+                "Sessions with packets that a change denies: the packet was dropped, and they ended.",
+            ),
+            (
                 "sessions.capacity",
                 capacity,
                 "Sessions of each family (IPv4, IPv6) there is room for, on all workers together.",

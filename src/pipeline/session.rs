@@ -997,10 +997,13 @@ pub(super) fn bring_up_to_date<A: Table>(
     }
     match judge::<A>(session, cx, flows) {
         Ok(judged) => {
-            adopt::<A>(session, &judged, cx, flows);
+            let has_moved = adopt::<A>(session, &judged, cx, flows);
+            let counters = cx.counters;
+            add(if has_moved { &counters.sessions_asked_moved } else { &counters.sessions_asked_kept }, 1);
             Ok(())
         }
         Err(reason) => {
+            add(&cx.counters.sessions_asked_ended, 1);
             if reason != DropReason::BackendFailed {
                 end::<A>(session, cx, flows);
             } else if condemn::<A>(session, cx, flows) {

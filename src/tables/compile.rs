@@ -673,6 +673,11 @@ impl Compiler {
         self.health.get(&backend).copied().unwrap_or(Health::WELL)
     }
 
+    /// Backends that are down, or put out.
+    pub fn unhealthy(&self) -> usize {
+        self.health.values().filter(|health| !health.up).count()
+    }
+
     /// What the checks have said, everything else as it is.
     pub fn change_health(&mut self) -> Retired {
         let policy = Arc::clone(&self.tables.policy);

@@ -178,6 +178,12 @@ pub struct WorkerCounters {
     pub sessions_moved: AtomicU64,
     /// To be ended.
     pub sessions_condemned: AtomicU64,
+    /// Sessions that a packet of theirs has had decided again after a change, as before.
+    pub sessions_asked_kept: AtomicU64,
+    /// To another rule, egress or next hop.
+    pub sessions_asked_moved: AtomicU64,
+    /// And ended.
+    pub sessions_asked_ended: AtomicU64,
     /// Packets lost, by reason.
     pub drops: [AtomicU64; DropReason::COUNT],
     /// By interface slot.
@@ -234,6 +240,9 @@ impl WorkerCounters {
             sessions_kept: AtomicU64::new(0),
             sessions_moved: AtomicU64::new(0),
             sessions_condemned: AtomicU64::new(0),
+            sessions_asked_kept: AtomicU64::new(0),
+            sessions_asked_moved: AtomicU64::new(0),
+            sessions_asked_ended: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             interfaces: (0..interfaces).map(|_| InterfaceCounters::default()).collect(),
             rules: BySlot::default(),

@@ -309,7 +309,7 @@ impl Drop for Gateway {
 }
 
 /// The binary under test: `SOFTGATE`, else the one Cargo built for these tests.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     std::env::var_os("SOFTGATE").map_or_else(|| env!("CARGO_BIN_EXE_softgate").into(), PathBuf::from)
 }
 
