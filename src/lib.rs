@@ -11,7 +11,7 @@
 //! remote      etcd and HTTP: processes of their own, clients of the socket
 //! control     the socket: requests, framing, transactions; revisions of the config on disk; never touches a packet
 //! worker      the run-to-completion loop; the only place that moves frames between ports and pipeline
-//! reader      how commands read and end what belongs to a worker
+//! reader      how commands read and end what belongs to a worker; `replica`, how its sessions get to the peer
 //! pipeline    the packet path, one stage per file; sees no socket, file, lock or clock
 //! flow        sessions of a worker: flow table, timers, TCP tracker, NAT mappings
 //! ha          VRRP: which node answers for the addresses of both; without I/O and clock
@@ -94,6 +94,8 @@ pub mod reader;
 pub mod remote;
 #[cfg(not(foundations))]
 pub mod replay;
+#[cfg(not(foundations))]
+pub mod replica;
 pub mod roles;
 #[cfg(not(foundations))]
 pub mod selftest;

@@ -9,7 +9,7 @@
 //! States follow RFC 4861 section 7.3.2, for ARP as for ND. There is no DELAY state: a router has no
 //! upper-layer hints to wait for.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -157,6 +157,11 @@ pub fn addr_key(addr: IpAddr) -> u128 {
         IpAddr::V4(v4) => v4_key(u32::from(v4)),
         IpAddr::V6(v6) => u128::from(v6),
     }
+}
+
+/// The address of a key form.
+pub fn ip_of(key: u128) -> IpAddr {
+    if is_v4_key(key) { Ipv4Addr::from(key as u32).into() } else { Ipv6Addr::from(key).into() }
 }
 
 /// True if it is the key form of an IPv4 address.

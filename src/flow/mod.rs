@@ -10,10 +10,12 @@
 //! half_open   how many connections open to each destination
 //! tcp      the connection tracker
 //! backend  which flows show that a backend does not answer
+//! changes  what the peer may have to know of a turn
 //! cookie, proxy   connections whose client has to prove itself first
 //! nat      mappings of inside endpoints to external ports
 //! fragments   datagrams of which fragments are under way
 //! identification   new ones for datagrams that get another source
+//! flow_record what survives a node: a session as its peer gets it
 //! directory   which of several workers has a flow
 //! steering    whose a flow is that nobody has
 //! scan     what commands ask for and see of a session
@@ -23,9 +25,11 @@
 //! atomic words.
 
 pub mod backend;
+pub mod changes;
 pub mod cookie;
 pub mod counted;
 pub mod directory;
+pub mod flow_record;
 pub mod fragments;
 pub mod half_open;
 pub mod identification;
@@ -63,6 +67,7 @@ use crate::packet::view::protocol;
 use crate::telemetry::events::{SessionEvent, SessionRecord};
 use crate::telemetry::{WorkerCounters, add};
 use crate::time::Nanos;
+use changes::{Changes, Gone};
 use counted::Counted;
 use fragments::Fragments;
 use half_open::HalfOpen;
@@ -150,6 +155,8 @@ pub struct Holdings {
     pub loans: Loans,
     /// Connections that open, by destination: the node's. `None`: nobody asks.
     pub half_open: Option<Arc<HalfOpen>>,
+    /// Sessions that ended and that the peer was told of: a turn's.
+    pub gone: Changes<Gone>,
     /// For the log. The worker takes them in every turn, which opens and ends a few hundred sessions at most.
     pub session_events: Vec<SessionRecord>,
 }
@@ -177,6 +184,7 @@ impl Holdings {
             steering,
             loans: Loans::default(),
             half_open: None,
+            gone: Changes::default(),
             session_events: Vec::new(),
         })
     }
@@ -313,6 +321,26 @@ impl Flows {
         self.nat.map(outside, inside, now, random)
     }
 
+    /// The mapping that the peer has given an inside endpoint, for one more session.
+    pub fn restore(
+        &mut self,
+        pool: &Pool,
+        inside: Inside,
+        at: (u32, u16),
+        now: Nanos,
+    ) -> Result<u32, nat::NotRestored> {
+        let outside = Outside { pool, claims: &self.claims, owner: self.owner };
+        self.nat.restore(outside, inside, at, now)
+    }
+
+    /// A mapping that a session of another worker has, which `peer` may answer to.
+    pub fn loan_of(&mut self, id: u32, port: &flow_record::Port, peer: Option<IpAddr>) -> Loan {
+        let peer = peer.filter(|peer| self.nat.count_peer(id, *peer));
+        let mapping = Mapping { id, addr: port.addr, port: port.port };
+        let inside = (port.inside_vrf, port.inside_port);
+        Loan { lender: self.owner.number() as u8, pool: port.pool, inside, mapping, peer }
+    }
+
     /// The inside endpoint that has the external port, and the number of its mapping.
     pub fn mapped(&self, vrf: u16, addr: Ipv4Addr, upper: u8, port: u16) -> Option<(Inside, u32)> {
         let view = self.nat.find_external(vrf, nat::Protocol::of(upper), addr.into(), port)?;
@@ -329,7 +357,8 @@ impl Flows {
         let Request { vrf, src, upper, port, .. } = *request;
         let mapping = self.map(pool, vrf, src, upper, port, now)?;
         let peer = request.peer.filter(|peer| self.nat.count_peer(mapping.id, *peer));
-        Ok(Loan { lender: self.owner.number() as u8, mapping, peer })
+        let lender = self.owner.number() as u8;
+        Ok(Loan { lender, pool: pool.id(), inside: (vrf, port), mapping, peer })
     }
 
     /// Another worker's session has ended.
@@ -488,10 +517,22 @@ fn retire<A: Address>(
         add(&backend.ended, 1);
     }
     carry(table, session, counters);
-    if table.flags(session) & record_flags::LOGGED != 0 {
+    if nat.gone.is_wanted() && table.flow(Handle::new(session, 0)).has(flow_flags::TOLD) {
+        let [last, other] = [0, 1].map(|direction| table.flow(Handle::new(session, direction)).last_seen);
+        let idle = Tick::of(now).0.saturating_sub(last.max(other).0);
+        nat.gone.note(Gone { name: flow_record::Name::of(&tuples[0]), idle });
+    }
+    // The peer logs what no packet came of here.
+    if table.flags(session) & record_flags::LOGGED != 0 && !is_untouched(table, session) {
         nat.session_events.push(record_of(table, session, event, now));
     }
     tuples
+}
+
+/// True if the peer has told of a session, and no packet of it has come here since.
+pub fn is_untouched<A: Address>(table: &FlowTable<A>, session: u32) -> bool {
+    let [forward, reply] = [0, 1].map(|direction| table.flow(Handle::new(session, direction)));
+    forward.has(flow_flags::FROM_PEER) && forward.packets() == 0 && reply.packets() == 0
 }
 
 /// What the log has of a session.

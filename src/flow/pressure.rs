@@ -60,6 +60,7 @@ pub fn answered<A: Address>(table: &mut FlowTable<A>, handle: Handle, timers: &T
     let flow = table.flow_mut(handle);
     flow.flags |= flow_flags::SEEN;
     if flow.tuple.protocol != protocol::TCP {
+        table.changes.note(handle.session());
         let due = due(table, handle.session(), timers);
         table.rearm(handle.session(), due);
     }

@@ -134,6 +134,43 @@ impl Proxy {
         }
     }
 
+    /// Bytes of [`Proxy::to_replica`].
+    pub const REPLICA_BYTES: usize = 20;
+
+    /// As a node tells its peer of a connection whose server has answered: from then on its numbers are always shifted
+    /// by the same.
+    pub fn to_replica(self) -> [u8; Proxy::REPLICA_BYTES] {
+        let Proxy { isn, cookie, shift, window, mss, scales, sack, is_open, asked_again: _ } = self;
+        let mut told = [0; Proxy::REPLICA_BYTES];
+        told[..4].copy_from_slice(&isn.to_be_bytes());
+        told[4..8].copy_from_slice(&cookie.to_be_bytes());
+        told[8..12].copy_from_slice(&shift.to_be_bytes());
+        told[12..14].copy_from_slice(&window.to_be_bytes());
+        told[14..16].copy_from_slice(&mss.to_be_bytes());
+        told[16..].copy_from_slice(&[scales[0], scales[1], sack, is_open]);
+        told
+    }
+
+    /// What the peer has told. `None`: nobody would tell that.
+    pub fn from_replica(told: [u8; Proxy::REPLICA_BYTES]) -> Option<Proxy> {
+        let word = |at: usize| u32::from_be_bytes([told[at], told[at + 1], told[at + 2], told[at + 3]]);
+        let [scales @ .., sack, is_open] = [told[16], told[17], told[18], told[19]];
+        // RFC 7323 section 2.3: 14 at most.
+        let is_scale = |scale: u8| scale <= 14 || scale == NO_SCALE;
+        let is_told = is_open == 1 && sack <= 1 && scales.into_iter().all(is_scale);
+        is_told.then(|| Proxy {
+            isn: word(0),
+            cookie: word(4),
+            shift: word(8),
+            window: (word(12) >> 16) as u16,
+            mss: word(12) as u16,
+            scales,
+            sack,
+            is_open,
+            asked_again: 0,
+        })
+    }
+
     /// When the server is to be asked again that was asked at `began`.
     fn next_time(&self, began: Tick) -> Tick {
         began.after(PATIENCE_S << self.asked_again.min(16))

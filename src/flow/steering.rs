@@ -145,6 +145,10 @@ pub struct Request {
 pub struct Loan {
     /// The worker that keeps it.
     pub lender: u8,
+    /// Slot of its pool.
+    pub pool: u16,
+    /// VRF slot and port of the endpoint inside.
+    pub inside: (u16, u16),
     /// The mapping.
     pub mapping: Mapping,
     /// The remote address that counts as its peer.
@@ -174,6 +178,11 @@ impl Loans {
         });
         self.held[number as usize] = Some(loan);
         number
+    }
+
+    /// The loan that a session keeps.
+    pub fn get(&self, number: u32) -> Option<&Loan> {
+        self.held.get(number as usize)?.as_ref()
     }
 
     /// The session has ended.

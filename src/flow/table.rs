@@ -4,6 +4,7 @@
 //! what an established packet needs is in its own line, TCP's windows in half another. What only the first packet,
 //! the clock and the commands need is elsewhere, and gathered as a [`Record`].
 
+use super::changes::Changes;
 use super::index::{Handle, Index};
 use super::key::{Address, Tuple};
 use super::proxy::{Proxy, Said};
@@ -38,6 +39,10 @@ pub struct FlowTable<A> {
     proxies: HugeSlice<Proxy>,
     /// What is to be sent in the name of one side to the other: a burst's.
     said: Vec<Said>,
+    /// Sessions that stand elsewhere than before: a turn's.
+    pub changes: Changes<u32>,
+    /// Sessions that both this node and its peer know of.
+    told: u32,
     key: Key,
     /// Sessions that ended, in a list through `Connection::mapping`.
     free: u32,
@@ -75,6 +80,8 @@ impl<A: Address> FlowTable<A> {
             settled: HugeSlice::zeroed(sessions, false)?,
             proxies: HugeSlice::zeroed(sessions, false)?,
             said: Vec::with_capacity(MOST_SAID),
+            changes: Changes::default(),
+            told: 0,
             key,
             free: 0,
             ended: 0,
@@ -328,6 +335,9 @@ impl<A: Address> FlowTable<A> {
             let hash = self.hash(&self.flows[handle.0 as usize].tuple);
             self.index.remove(hash, handle);
         }
+        if self.is_told(session) {
+            self.told -= 1;
+        }
         *self.flags_mut(session) = 0;
         self.set_mapping(session, self.ended);
         if self.ended == 0 {
@@ -423,6 +433,26 @@ impl<A: Address> FlowTable<A> {
     pub fn opening(&self) -> u32 {
         let classes = Class::OPENING.iter().chain([&Class::PassedOver]);
         classes.map(|class| self.wheel.armed(*class as usize)).sum()
+    }
+
+    /// Sessions that somebody has answered to.
+    pub fn answered(&self) -> u32 {
+        self.wheel.armed(Class::Answered as usize)
+    }
+
+    /// Those that the peer was told of or has told of.
+    pub fn told(&self) -> u32 {
+        self.told
+    }
+
+    fn is_told(&self, session: u32) -> bool {
+        self.flow(Handle::new(session, 0)).flags & (flow_flags::TOLD | flow_flags::FROM_PEER) != 0
+    }
+
+    /// Notes that the peer knows of a session, and how (a bit of [`flow_flags`]).
+    pub fn note_told(&mut self, session: u32, how: u8) {
+        self.told += u32::from(!self.is_told(session));
+        self.flow_mut(Handle::new(session, 0)).flags |= how;
     }
 
     // ---- proxied connections

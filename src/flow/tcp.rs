@@ -19,6 +19,8 @@
 //! to decide: a SYN in the middle of a connection, a RST that is in the window but not exact. Their challenge
 //! ACK (RFC 5961 sections 3.2, 4.2) and its answer pass, and tell us too.
 
+mod replica;
+
 use std::time::Duration;
 
 use zerocopy::FromZeros;

@@ -333,6 +333,7 @@ pub(super) fn note<A: Address>(meta: &mut Meta, handle: Handle, flow: &Flow<A>) 
 /// A connection stands elsewhere than before.
 fn change<A: Address>(table: &mut FlowTable<A>, handle: Handle, cx: &Context<'_>, now: Tick) {
     table.flow_mut(handle).last_seen = now;
+    table.changes.note(handle.session());
     pressure::progressed(table, handle.session(), &cx.limits.half_open);
     if table.tcp(handle.session()).state() == tcp::State::Refused {
         backend::is_refused(table, handle.session(), cx.counters);

@@ -23,6 +23,7 @@ mod plain;
 mod proxy;
 mod reassembly;
 mod relay;
+pub mod replica;
 pub mod review;
 mod rewrite;
 pub mod route;
@@ -55,7 +56,7 @@ use trail::Trail;
 pub use crate::tables::policy::Question;
 pub use member_zones::decide as decide_bridged;
 pub use rewrite::write_link_header;
-pub use session::note_refused;
+pub use session::{Table, note_refused};
 pub use slow::segments::Segments;
 pub use slow::{Emit, Limits, SlowPath};
 

@@ -95,6 +95,14 @@ pub(super) fn proved<A: Address>(packet: &Packet, tuple: &Tuple<A>, cx: &Context
     })
 }
 
+/// Has a session's packets shifted from now on.
+pub(super) fn mark<A: Address>(table: &mut FlowTable<A>, session: u32) {
+    for direction in [0, 1] {
+        let flow = table.flow_mut(Handle::new(session, direction));
+        flow.flags = flow.flags & !flow_flags::TCP | flow_flags::PROXIED | flow_flags::TRANSLATED;
+    }
+}
+
 /// The session of a client that has proved itself is there: it is opened to the server.
 #[cold]
 pub(super) fn begin<A: Table>(
@@ -105,10 +113,7 @@ pub(super) fn begin<A: Table>(
     flows: &mut Flows,
 ) -> Verdict {
     let table = A::table(flows);
-    for handle in [handle, handle.other()] {
-        let flow = table.flow_mut(handle);
-        flow.flags = flow.flags & !flow_flags::TCP | flow_flags::PROXIED | flow_flags::TRANSLATED;
-    }
+    mark(table, handle.session());
     let forward = table.flow(handle);
     proxy.limit_mss(largest_mss([forward.ingress, forward.egress], packet.meta.family, cx));
     table.set_proxy(handle.session(), proxy);

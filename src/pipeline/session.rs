@@ -3,7 +3,7 @@
 //! What [`super::decide`] says of the first packet is compiled into one flow per direction. What has to be
 //! allocated (a NAT mapping, a place in the table) is allocated here and nowhere else.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::affinity::Held;
 use crate::config::Filtering;
@@ -15,7 +15,7 @@ use crate::flow::{
     Address, Class, Flow, FlowTable, Flows, Full, Handle, Holdings, NextHop, Record, Tick, Tuple, due,
     flow_flags, pressure, record_flags, record_of, settle, tcp, timeout,
 };
-use crate::neighbours::{addr_key, is_v4_key};
+use crate::neighbours::{addr_key, ip_of, is_v4_key};
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Meta, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::route::{self, Route};
@@ -537,11 +537,6 @@ fn outside(tables: &Tables, question: &Question) -> Option<(Ipv4Addr, u16)> {
     }
 }
 
-/// An address as it is outside of tables that have both families.
-fn ip_of(key: u128) -> IpAddr {
-    if is_v4_key(key) { Ipv4Addr::from(key as u32).into() } else { Ipv6Addr::from(key).into() }
-}
-
 /// True if who sends to a mapping needs no rule (RFC 4787 section 5).
 fn may_answer(tables: &Tables, flows: &Flows, mapping: u32, remote: IpAddr) -> bool {
     match tables.policy.filtering {
@@ -782,10 +777,7 @@ fn admit<A: Table>(
     {
         return Err(DropReason::HalfOpenLimit);
     }
-    let (table, nat) = A::table_and_holdings(flows);
-    if table.is_full()
-        && !pressure::make_room(table, nat, &Class::ALL, &cx.tables.policy.timers, cx.now, cx.counters)
-    {
+    if !has_room::<A>(cx, flows) {
         return Err(DropReason::SessionTableFull);
     }
     match half_open {
@@ -794,6 +786,13 @@ fn admit<A: Table>(
         }
         _ => Ok(()),
     }
+}
+
+/// True if there is room for one more session that is established, if need be in the place of one that is not.
+pub(super) fn has_room<A: Table>(cx: &Context<'_>, flows: &mut Flows) -> bool {
+    let (table, nat) = A::table_and_holdings(flows);
+    !table.is_full()
+        || pressure::make_room(table, nat, &Class::ALL, &cx.tables.policy.timers, cx.now, cx.counters)
 }
 
 /// Gives a mapping back that no session has come about for; what is borrowed goes back with what is left of its packet.
@@ -823,7 +822,7 @@ pub(super) fn end<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) {
 }
 
 /// One direction, compiled.
-fn compiled<A: Address>(
+pub(super) fn compiled<A: Address>(
     comes: &Tuple<A>,
     leaves: &Tuple<A>,
     egress: u16,
@@ -1059,6 +1058,8 @@ pub fn review<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> Fa
                 Fate::Kept
             }
         }
+        // It is the peer's as long as nothing of it comes here, and the peer says when it ends. What comes is asked about.
+        Err(_) if crate::flow::is_untouched(A::shared(flows), session) => Fate::Current,
         Err(reason) if condemn::<A>(session, cx, flows) => {
             if reason == DropReason::BackendFailed {
                 note_lost::<A>(session, cx, flows);
@@ -1070,14 +1071,21 @@ pub fn review<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> Fa
 }
 
 /// What policy says of a session now.
-struct Judged {
+pub(super) struct Judged {
     allowed: Allowed,
     /// Egress and next hop of replies.
     back: (u16, Option<u32>),
 }
 
+impl Judged {
+    /// Its rule is one whose sessions are logged.
+    pub(super) fn is_logged(&self) -> bool {
+        self.allowed.ruling.log
+    }
+}
+
 /// Asks policy about a session, as if its first packet came now; what is bound stays bound. Changes nothing.
-fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judged, DropReason> {
+pub(super) fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judged, DropReason> {
     let table = A::shared(flows);
     let (forward, reply) = (*table.flow(Handle::new(session, 0)), *table.flow(Handle::new(session, 1)));
     let record = table.record(session);
@@ -1164,7 +1172,7 @@ fn delivered<A: Address>(forward: &Flow<A>, record: &Record, services: &Services
 }
 
 /// Gives a session what policy says now. True if it is something else than before.
-fn adopt<A: Table>(session: u32, judged: &Judged, cx: &Context<'_>, flows: &mut Flows) -> bool {
+pub(super) fn adopt<A: Table>(session: u32, judged: &Judged, cx: &Context<'_>, flows: &mut Flows) -> bool {
     let Judged { allowed, back: (egress, via) } = *judged;
     let epoch = cx.tables.flow_epoch();
     let table = A::table(flows);

@@ -131,6 +131,23 @@ impl RelayCounters {
     }
 }
 
+/// What has become of sessions that the peer has told of, or has ended.
+#[derive(Debug, Default)]
+pub struct ReplicaCounters {
+    /// They are there now.
+    pub installed: AtomicU64,
+    /// They were, and stand where the peer says.
+    pub renewed: AtomicU64,
+    /// They had packets here that the peer did not know of.
+    pub kept: AtomicU64,
+    /// Ended with the peer's.
+    pub ended: AtomicU64,
+    /// Ended because a resync did not have them.
+    pub swept: AtomicU64,
+    /// They cannot be had here, by cause.
+    pub refused: [AtomicU64; 5],
+}
+
 /// Counters of one worker.
 #[derive(Debug)]
 pub struct WorkerCounters {
@@ -184,6 +201,8 @@ pub struct WorkerCounters {
     pub sessions_asked_moved: AtomicU64,
     /// And ended.
     pub sessions_asked_ended: AtomicU64,
+    /// Sessions that the peer has told of.
+    pub replicas: ReplicaCounters,
     /// Packets lost, by reason.
     pub drops: [AtomicU64; DropReason::COUNT],
     /// By interface slot.
@@ -243,6 +262,7 @@ impl WorkerCounters {
             sessions_asked_kept: AtomicU64::new(0),
             sessions_asked_moved: AtomicU64::new(0),
             sessions_asked_ended: AtomicU64::new(0),
+            replicas: ReplicaCounters::default(),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             interfaces: (0..interfaces).map(|_| InterfaceCounters::default()).collect(),
             rules: BySlot::default(),

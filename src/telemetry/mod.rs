@@ -5,6 +5,7 @@ pub mod events;
 mod recorder;
 
 pub use counters::{
-    InterfaceCounters, PoolCounters, RELAY_REASONS, RelayCounters, RuleCounters, Totals, WorkerCounters, add,
+    InterfaceCounters, PoolCounters, RELAY_REASONS, RelayCounters, ReplicaCounters, RuleCounters, Totals,
+    WorkerCounters, add,
 };
 pub use recorder::{DropRecord, DropRecorder, RECORD_BYTES};

@@ -13,6 +13,7 @@ use crate::pipeline::review::Review;
 use crate::pipeline::slow::Parked;
 use crate::pipeline::{self, Context, SlowPath};
 use crate::reader::Reading;
+use crate::replica::Replication;
 use crate::tables::compile::MAX_PORTS;
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::events::Event;
@@ -28,6 +29,8 @@ pub(super) struct Engine {
     pub(super) reading: Reading,
     /// Sessions decided by older tables.
     pub(super) review: Review,
+    /// Sessions that the peer has as well.
+    pub(super) replication: Replication,
     /// By port and member: index into the worker's queues, or `NO_QUEUE`.
     pub(super) routes: Box<[u16; MAX_PORTS * MAX_MEMBERS]>,
     /// Frames for other workers' queues, by worker.
@@ -199,6 +202,14 @@ impl Engine {
             return false;
         }
         self.review.step(busy, cx, &mut self.flows)
+    }
+
+    /// Tells the peer what has changed, and does what it tells. True if it got anywhere.
+    pub(super) fn replicate(&mut self, busy: bool, cx: &Context<'_>, node: &Node) -> bool {
+        let Some(desks) = node.replicas.get() else { return false };
+        let stepped = self.replication.step(self.id, desks, busy, cx, &mut self.flows);
+        stepped.wake.inspect(|worker| node.wake_if_asleep(*worker));
+        stepped.worked
     }
 
     /// What is due without a received packet: timers, restarts, frames from other workers.

@@ -27,6 +27,7 @@ use crate::packet::{DropReason, Ingress, Pass};
 use crate::pipeline::SlowPath;
 use crate::pipeline::review::Review;
 use crate::reader::{Owned, Reading};
+use crate::replica::Replication;
 use crate::tables::compile::MAX_PORTS;
 use crate::tables::{Lag, Tables};
 use crate::time::Nanos;
@@ -137,6 +138,7 @@ impl Worker {
                 flows,
                 reading: Reading::default(),
                 review: Review::default(),
+                replication: Replication::default(),
                 routes: Box::new([NO_QUEUE; MAX_PORTS * MAX_MEMBERS]),
                 outgoing: (0..workers).map(|_| ArrayVec::new()).collect(),
                 elsewhere: (0..workers).map(|_| ArrayVec::new()).collect(),
@@ -241,6 +243,7 @@ impl Worker {
         }
         worked |= engine.housekeeping(&cx, node, queues);
         worked |= engine.review(worked, &cx);
+        worked |= engine.replicate(worked, &cx, node);
         engine.flush(node, queues);
         *turns = turns.wrapping_add(1);
         // Behind the packets, and with a request only.
@@ -272,7 +275,8 @@ impl Worker {
 
     /// When something is due without a packet.
     pub fn next_deadline(&self) -> Nanos {
-        self.engine.slow.next_deadline().min(self.engine.flows.next_deadline())
+        let Engine { slow, flows, replication, .. } = &self.engine;
+        slow.next_deadline().min(flows.next_deadline()).min(replication.next_deadline())
     }
 
     /// Switches to the null pipeline: receive and put back, nothing else. For benchmarks.

@@ -1,7 +1,7 @@
 //! What the threads of a node share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use arrayvec::ArrayVec;
@@ -12,7 +12,7 @@ use super::MAX_MEMBERS;
 use crate::flow;
 use crate::flow::directory::Directory;
 use crate::flow::nat::BlockClaims;
-use crate::flow::steering::{Loan, Request};
+use crate::flow::steering::{Loan, Request, Steering};
 use crate::host::probe::exchange::Exchange;
 use crate::io::waker::Waker;
 use crate::mem::{BURST, Frame};
@@ -22,6 +22,7 @@ use crate::packet::{DropReason, Ingress, Pass};
 use crate::pipeline::{Context, Limits};
 use crate::publication;
 use crate::reader::Desk;
+use crate::replica;
 use crate::tables::Tables;
 use crate::tables::compile::{Compiler, MAX_PORTS};
 use crate::tables::policy::PolicySlots;
@@ -98,6 +99,8 @@ pub struct Node {
     pub(super) wakers: Box<[Waker]>,
     /// By worker: what commands ask of it.
     pub desks: Box<[Desk]>,
+    /// By worker, once the node has a peer: what the peer is told and tells.
+    pub replicas: OnceLock<Box<[replica::Desk]>>,
     /// By worker: set while it blocks or is about to.
     pub(super) asleep: Box<[CachePadded<AtomicBool>]>,
     /// By port and member: the workers that have a queue there, one bit each (the first 64 workers).
@@ -158,6 +161,7 @@ impl Node {
             events: Arc::new(EventQueues::new(workers)),
             stopped: AtomicUsize::new(0),
             desks: (0..workers).map(|_| Desk::default()).collect(),
+            replicas: OnceLock::new(),
             wakers: (0..workers).map(|_| Waker::new().expect("an eventfd: raise `ulimit -n`")).collect(),
             asleep: (0..workers).map(|_| CachePadded::new(AtomicBool::new(false))).collect(),
             senders: (0..MAX_PORTS * MAX_MEMBERS).map(|_| AtomicU64::new(0)).collect(),
@@ -173,6 +177,21 @@ impl Node {
             counters.backends.reserve(slots.backends.len());
             counters.pools.reserve(slots.pools.len());
         }
+    }
+
+    /// The desks by which workers meet the thread that speaks with the peer. They are there from now on.
+    pub fn replicas(&self) -> &[replica::Desk] {
+        let workers = self.counters.len();
+        self.replicas.get_or_init(|| (0..workers).map(|_| replica::Desk::default()).collect())
+    }
+
+    /// Gives the workers what the peer tells.
+    pub fn dispatch(&self) -> replica::Dispatch<'_> {
+        let steering = self
+            .directory
+            .as_ref()
+            .map(|directory| Steering::new(Arc::clone(directory), 0, self.counters.len(), self.key));
+        replica::Dispatch::new(self.replicas(), steering)
     }
 
     /// Makes room for what is kept by relay, before tables with relays on these interfaces are published.
@@ -236,6 +255,7 @@ impl Node {
             || !self.errands[worker].is_empty()
             || self.desks[worker].has_request()
             || self.probes.has_leaving(worker)
+            || self.replicas.get().is_some_and(|desks| desks[worker].has_inbound())
     }
 
     /// True once every worker works with `generation` or a later one.

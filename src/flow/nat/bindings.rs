@@ -14,6 +14,8 @@
 //! *drains*: it stays reachable from outside while sessions use it, but the host's next flow makes a new host
 //! entry at an address of the pool; the old entry is out of the index and goes with its last port.
 
+mod restore;
+
 use std::time::Duration;
 
 use zerocopy::FromZeros;
@@ -29,6 +31,8 @@ use crate::packet::hash::{self, Key};
 use crate::packet::positions;
 use crate::ratelimit::Rate;
 use crate::time::Nanos;
+
+pub use restore::NotRestored;
 
 /// How long a freed port is given to nobody else. RFC 6888 REQ-8: at least 120 seconds, the maximum segment
 /// lifetime, so that no old packet reaches a new owner.
@@ -373,6 +377,13 @@ impl Bindings {
         }
         // RFC 6056 section 3.3.1, algorithm 1, within the block; never one in use (RFC 4787 REQ-3).
         let position = pick(self.pages[page].free(), (random >> 32) as u32);
+        let id = self.place(page, position, &inside, hash);
+        Ok(self.mapping(id))
+    }
+
+    /// Gives the free port at `position` of a page to an endpoint, for one session.
+    #[inline]
+    fn place(&mut self, page: u32, position: u32, inside: &Inside, hash: u64) -> u32 {
         let id = page * PAGE + position;
         self.slots[id as usize] = Slot::new(inside.port, State::Live(1)).0;
         if !is_v4(inside.addr) {
@@ -385,7 +396,7 @@ impl Bindings {
             self.unlink_page(page);
             self.link_page(page, false);
         }
-        Ok(self.mapping(id))
+        id
     }
 
     /// Takes what a new mapping costs its host, where that is limited: that host, if it has mappings already.

@@ -32,7 +32,7 @@ use std::net::IpAddr;
 use crate::neighbours::addr_key;
 use crate::packet::view::protocol;
 
-pub use bindings::{Bindings, Capacity, Limits, Mapping, MappingView, Outside, Refused, Use};
+pub use bindings::{Bindings, Capacity, Limits, Mapping, MappingView, NotRestored, Outside, Refused, Use};
 pub use blocks::{BlockClaims, Owner};
 pub use deterministic::{BadSubscribers, InsideRange, Share, Shared, Subscribers};
 pub use events::{Event, EventKind};

@@ -1,0 +1,488 @@
+//! Where a worker meets the thread that speaks with the peer: sessions that changed leave by its [`Desk`], those that the
+//! peer tells of come in by it.
+//!
+//! The packet path only notes the numbers of sessions that stand elsewhere than before ([`crate::flow::changes`]); at the
+//! end of its turn the worker makes records of them ([`Replication::step`]). What finds no room is lost, the desk says so
+//! ([`Desk::take_overrun`]), and the thread asks for a resync: the worker then tells of all its sessions, a few a turn.
+//! Nobody waits for anybody.
+//!
+//! A session that lives for long is told of again in each third of the time that it may be idle, as long as packets come.
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::time::Duration;
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::flow::changes::Gone;
+use crate::flow::flow_record::{FlowRecord, InTable, Name};
+use crate::flow::steering::{Loan, Steering};
+use crate::flow::{Flows, Handle, Tick, Tuple, flow_flags, timeout};
+use crate::neighbours::ip_of;
+use crate::pipeline::{Context, Table, replica};
+use crate::telemetry::add;
+use crate::time::Nanos;
+
+/// Records that wait for the thread, which takes them every few milliseconds: a worker opens a few hundred sessions in one.
+const CHANGES: usize = 8192;
+/// Records that wait for the worker.
+const INBOUND: usize = 4096;
+/// A resync leaves so much room for what changes meanwhile.
+const RESYNC_ROOM: usize = CHANGES / 2;
+/// Places looked at in a turn that has nothing else to do, and in one that has packets.
+const LOOKED_AT: (usize, usize) = (1024, 32);
+/// Records installed in a turn, likewise: each is a decision and some cache misses.
+const INSTALLED: (usize, usize) = (128, 8);
+/// Time between two looks at all sessions.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// What a worker tells.
+#[derive(Clone, Copy, Debug)]
+pub enum Change {
+    /// A session is there, or stands elsewhere.
+    Is(FlowRecord),
+    /// A session has ended.
+    Gone(Gone),
+    /// All sessions have been told of since the resync of this number was asked for.
+    Resynced(u32),
+}
+
+/// What a worker is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Inbound {
+    /// To install a session, with the mapping of its source where another worker keeps that.
+    Install(FlowRecord, Option<Loan>),
+    /// To restore the mapping of a session's source, and pass both on to the worker that has the session.
+    Lend(FlowRecord, u8),
+    /// To end a session.
+    End(Gone),
+    /// The peer tells of everything from now on.
+    Begin,
+    /// It has: to end sessions that it has not told of.
+    Sweep,
+}
+
+/// Where one worker and the thread meet.
+#[derive(Debug)]
+pub struct Desk {
+    changes: ArrayQueue<Change>,
+    inbound: ArrayQueue<Inbound>,
+    is_on: AtomicBool,
+    is_overrun: AtomicBool,
+    /// The resync that is wanted; 0: none was.
+    wanted: AtomicU32,
+    /// Sessions that would be missed, and those of them that the peer was told of or has told of.
+    answered: AtomicU64,
+    told: AtomicU64,
+}
+
+impl Default for Desk {
+    fn default() -> Desk {
+        Desk {
+            changes: ArrayQueue::new(CHANGES),
+            inbound: ArrayQueue::new(INBOUND),
+            is_on: AtomicBool::new(false),
+            is_overrun: AtomicBool::new(false),
+            wanted: AtomicU32::new(0),
+            answered: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Desk {
+    /// Has the worker tell of what changes, or not.
+    pub fn set_on(&self, is_on: bool) {
+        self.is_on.store(is_on, Relaxed);
+    }
+
+    /// Has the worker tell of all its sessions; [`Change::Resynced`] of this number comes behind the last. Not 0.
+    pub fn resync(&self, number: u32) {
+        self.wanted.store(number, Release);
+    }
+
+    /// True if something was lost since this was asked last.
+    pub fn take_overrun(&self) -> bool {
+        self.is_overrun.swap(false, AcqRel)
+    }
+
+    /// The next change.
+    pub fn next(&self) -> Option<Change> {
+        self.changes.pop()
+    }
+
+    /// Changes that wait.
+    pub fn waiting(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Gives the worker something to do; false: it has enough.
+    #[must_use]
+    pub fn give(&self, inbound: Inbound) -> bool {
+        self.inbound.push(inbound).is_ok()
+    }
+
+    /// Room for what it may be given.
+    pub fn room(&self) -> usize {
+        INBOUND - self.inbound.len()
+    }
+
+    /// True if the worker has something to do.
+    pub fn has_inbound(&self) -> bool {
+        !self.inbound.is_empty()
+    }
+
+    /// Sessions that would be missed, and those of them that both nodes know of.
+    pub fn known(&self) -> (u64, u64) {
+        (self.answered.load(Relaxed), self.told.load(Relaxed))
+    }
+}
+
+/// Gives the workers of a node what its peer tells.
+#[derive(Debug)]
+pub struct Dispatch<'a> {
+    desks: &'a [Desk],
+    /// With several workers: who has which session.
+    steering: Option<Steering>,
+}
+
+impl<'a> Dispatch<'a> {
+    /// To these, one of each worker; with several, who has which session.
+    pub fn new(desks: &'a [Desk], steering: Option<Steering>) -> Dispatch<'a> {
+        Dispatch { desks, steering }
+    }
+
+    /// Gives a session to the worker that is to have it: that which has it already, else the one that keeps what is
+    /// bound to it. The worker to wake; `None`: it has enough for now.
+    pub fn install(&self, record: FlowRecord) -> Option<usize> {
+        let Some(steering) = &self.steering else { return self.give(0, Inbound::Install(record, None)) };
+        let of = |vrf: u16, addr: u128| steering.of_host(vrf, ip_of(addr));
+        let tuple = &record.name.tuple;
+        let worker = self.has(&record.name).unwrap_or_else(|| match record.bound {
+            Some(port) => of(port.inside_vrf, record.new[1]),
+            None => of(tuple.vrf, tuple.src),
+        });
+        match record.mapping.map(|port| of(port.inside_vrf, tuple.src)).filter(|lender| *lender != worker) {
+            Some(lender) => self.give(lender.into(), Inbound::Lend(record, worker)),
+            None => self.give(worker.into(), Inbound::Install(record, None)),
+        }
+    }
+
+    /// Ends a session with its worker, or with whichever will have it: the first that has enough for now.
+    pub fn end(&self, gone: Gone) -> Result<(), usize> {
+        let has = match self.steering {
+            Some(_) => self.has(&gone.name),
+            None => Some(0),
+        };
+        match has {
+            Some(worker) => self.give(worker.into(), Inbound::End(gone)).map(drop).ok_or(worker.into()),
+            None => self.all(Inbound::End(gone)),
+        }
+    }
+
+    /// The peer tells of everything from now on.
+    pub fn begin(&self) -> Result<(), usize> {
+        self.all(Inbound::Begin)
+    }
+
+    /// It has: ends sessions that it has not told of.
+    pub fn sweep(&self) -> Result<(), usize> {
+        self.all(Inbound::Sweep)
+    }
+
+    fn all(&self, inbound: Inbound) -> Result<(), usize> {
+        (0..self.desks.len()).try_for_each(|worker| self.give(worker, inbound).map(drop).ok_or(worker))
+    }
+
+    fn give(&self, worker: usize, inbound: Inbound) -> Option<usize> {
+        self.desks[worker].give(inbound).then_some(worker)
+    }
+
+    fn has(&self, name: &Name) -> Option<u8> {
+        let steering = self.steering.as_ref()?;
+        let Tuple { src, dst, src_port, dst_port, vrf, protocol, .. } = name.tuple;
+        match name.table {
+            InTable::V6 => steering.find(&name.tuple),
+            InTable::V4 => {
+                let (src, dst) = (src as u32, dst as u32);
+                steering.find(&Tuple { src, dst, src_port, dst_port, vrf, protocol, zero: 0 })
+            }
+        }
+    }
+}
+
+/// A look at all sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// All are told of.
+    Resync(u32),
+    /// Those are that the peer may else forget.
+    Refresh,
+    /// Those go that the peer's resync did not have.
+    Sweep,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    why: Why,
+    /// The next place, of both tables one after the other.
+    next: u32,
+}
+
+/// The worker's own.
+#[derive(Debug, Default)]
+pub struct Replication {
+    is_on: bool,
+    looks: [Option<Look>; 3],
+    /// The last resync that was asked for.
+    asked: u32,
+    /// Parity of the peer's resync.
+    round: bool,
+    /// When the next refresh begins, and how many there were.
+    refresh_due: Nanos,
+    refreshes: u32,
+}
+
+impl Replication {
+    /// When something is due without a packet.
+    pub fn next_deadline(&self) -> Nanos {
+        match self.is_on {
+            true if self.looks.iter().any(Option::is_some) => Nanos(0),
+            true => self.refresh_due,
+            false => Nanos(u64::MAX),
+        }
+    }
+
+    /// What is to be told and done at the end of a turn. `desks`: those of all workers, with this one's at `id`. `busy`:
+    /// packets wait. True if it did something.
+    pub fn step(
+        &mut self,
+        id: usize,
+        desks: &[Desk],
+        busy: bool,
+        cx: &Context<'_>,
+        flows: &mut Flows,
+    ) -> Stepped {
+        let desk = &desks[id];
+        let is_on = desk.is_on.load(Relaxed);
+        if self.is_on != is_on {
+            self.is_on = is_on;
+            flows.v4.changes.set_wanted(is_on);
+            flows.v6.changes.set_wanted(is_on);
+            flows.nat.gone.set_wanted(is_on);
+            self.looks = [None; 3];
+            self.refresh_due = cx.now.plus(REFRESH);
+        }
+        if !is_on {
+            return Stepped::default();
+        }
+        let mut stepped = Stepped::default();
+        self.tell(desk, cx, flows);
+        let pick = |(idle, busy_turn): (usize, usize)| if busy { busy_turn } else { idle };
+        for _ in 0..pick(INSTALLED) {
+            let Some(inbound) = desk.inbound.pop() else { break };
+            stepped.worked = true;
+            if let Some(worker) = self.take(inbound, desks, cx, flows) {
+                stepped.wake = Some(worker);
+            }
+        }
+        let wanted = desk.wanted.load(Acquire);
+        if wanted != self.asked {
+            self.asked = wanted;
+            self.begin(0, Why::Resync(wanted));
+        }
+        if self.refresh_due <= cx.now {
+            self.refresh_due = cx.now.plus(REFRESH);
+            self.refreshes = self.refreshes.wrapping_add(1);
+            if self.looks[1].is_none() {
+                self.begin(1, Why::Refresh);
+            }
+        }
+        for at in 0..self.looks.len() {
+            stepped.worked |= self.look(at, pick(LOOKED_AT), desk, cx, flows);
+        }
+        let answered = flows.v4.answered() + flows.v6.answered();
+        desk.answered.store(answered.into(), Relaxed);
+        desk.told.store(u64::from(flows.v4.told()) + u64::from(flows.v6.told()), Relaxed);
+        stepped
+    }
+
+    fn begin(&mut self, at: usize, why: Why) {
+        self.looks[at] = Some(Look { why, next: 1 });
+    }
+
+    /// Tells of what has changed in the turn. Ends first: a new session on an old tuple is told of behind that.
+    fn tell(&mut self, desk: &Desk, cx: &Context<'_>, flows: &mut Flows) {
+        let now = Tick::of(cx.now);
+        let lost = |pushed: bool| {
+            if !pushed {
+                desk.is_overrun.store(true, Relaxed);
+            }
+        };
+        while let Some(gone) = flows.nat.gone.pop() {
+            lost(desk.changes.push(Change::Gone(gone)).is_ok());
+        }
+        while let Some(session) = flows.v4.changes.pop() {
+            lost(tell::<u32>(session, desk, now, flows));
+        }
+        while let Some(session) = flows.v6.changes.pop() {
+            lost(tell::<u128>(session, desk, now, flows));
+        }
+        lost(!flows.v4.changes.take_overrun() && !flows.v6.changes.take_overrun());
+        lost(!flows.nat.gone.take_overrun());
+    }
+
+    /// The worker that has been given something.
+    fn take(
+        &mut self,
+        inbound: Inbound,
+        desks: &[Desk],
+        cx: &Context<'_>,
+        flows: &mut Flows,
+    ) -> Option<usize> {
+        match inbound {
+            Inbound::Install(record, loan) => {
+                let result = match record.name.table {
+                    InTable::V4 => replica::install::<u32>(&record, loan, self.round, cx, flows),
+                    InTable::V6 => replica::install::<u128>(&record, loan, self.round, cx, flows),
+                };
+                replica::note(&result, cx.counters);
+                None
+            }
+            Inbound::Lend(record, worker) => match replica::lend(&record, cx, flows) {
+                Ok(loan) => {
+                    let given = desks
+                        .get(usize::from(worker))
+                        .is_some_and(|desk| desk.give(Inbound::Install(record, Some(loan))));
+                    if !given {
+                        flows.take_back(&loan, cx.now);
+                        desks.iter().for_each(|desk| desk.is_overrun.store(true, Relaxed));
+                    }
+                    given.then_some(worker.into())
+                }
+                Err(refused) => {
+                    replica::note(&Err(refused), cx.counters);
+                    None
+                }
+            },
+            Inbound::End(Gone { name, idle }) => {
+                let ended = match name.table {
+                    InTable::V4 => replica::end::<u32>(&name, idle, cx, flows),
+                    InTable::V6 => replica::end::<u128>(&name, idle, cx, flows),
+                };
+                add(&cx.counters.replicas.ended, u64::from(ended));
+                None
+            }
+            Inbound::Begin => {
+                // In the middle of a sweep what is left of it is what this one is about.
+                self.round ^= self.looks[2].take().is_none();
+                None
+            }
+            Inbound::Sweep => {
+                self.begin(2, Why::Sweep);
+                None
+            }
+        }
+    }
+
+    /// Goes on with a look at all sessions. True if it got anywhere.
+    fn look(
+        &mut self,
+        at: usize,
+        mut places: usize,
+        desk: &Desk,
+        cx: &Context<'_>,
+        flows: &mut Flows,
+    ) -> bool {
+        let Some(mut look) = self.looks[at] else { return false };
+        let now = Tick::of(cx.now);
+        let mut worked = false;
+        while places > 0 {
+            if look.why != Why::Sweep && desk.changes.len() >= RESYNC_ROOM {
+                // The thread takes some of it first.
+                break;
+            }
+            places -= 1;
+            worked = true;
+            let of_v4 = flows.v4.highest();
+            if look.next <= of_v4 {
+                self.look_at::<u32>(look.next, look.why, desk, (cx, now), flows);
+            } else if look.next - of_v4 <= flows.v6.highest() {
+                self.look_at::<u128>(look.next - of_v4, look.why, desk, (cx, now), flows);
+            } else {
+                match look.why {
+                    Why::Resync(number) => drop(desk.changes.push(Change::Resynced(number))),
+                    Why::Sweep | Why::Refresh => {}
+                }
+                self.looks[at] = None;
+                return true;
+            }
+            look.next += 1;
+        }
+        self.looks[at] = Some(look);
+        worked
+    }
+
+    fn look_at<A: Table>(
+        &self,
+        session: u32,
+        why: Why,
+        desk: &Desk,
+        (cx, now): (&Context<'_>, Tick),
+        flows: &mut Flows,
+    ) {
+        let is_meant = match why {
+            Why::Resync(_) => true,
+            Why::Refresh => is_due::<A>(session, self.refreshes, (cx, now), flows),
+            Why::Sweep => {
+                let swept = replica::sweep::<A>(session, self.round, cx, flows);
+                add(&cx.counters.replicas.swept, u64::from(swept));
+                false
+            }
+        };
+        if is_meant {
+            // There is room.
+            tell::<A>(session, desk, now, flows);
+        }
+    }
+}
+
+/// What a step has done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stepped {
+    /// It did something.
+    pub worked: bool,
+    /// Another worker that has been given something.
+    pub wake: Option<usize>,
+}
+
+/// Tells of a session as it is, if it is one that is told of. False: there was no room.
+fn tell<A: Table>(session: u32, desk: &Desk, now: Tick, flows: &mut Flows) -> bool {
+    let (table, nat) = A::table_and_holdings(flows);
+    let Some(record) = FlowRecord::of(table, nat, session, now) else { return true };
+    let told = desk.changes.push(Change::Is(record)).is_ok();
+    if told {
+        table.note_told(session, flow_flags::TOLD);
+    }
+    told
+}
+
+/// True if the peer might forget a session that goes on here: each is told of in every third of its idle time, if there
+/// were packets.
+fn is_due<A: Table>(session: u32, round: u32, (cx, now): (&Context<'_>, Tick), flows: &Flows) -> bool {
+    let table = A::shared(flows);
+    if !table.is_live(session) || crate::flow::is_untouched(table, session) {
+        return false;
+    }
+    let [forward, reply] = [0, 1].map(|direction| table.flow(Handle::new(session, direction)));
+    if !forward.has(flow_flags::TOLD) {
+        return true;
+    }
+    let record = table.record(session);
+    let idle_s = timeout(&record, forward.tuple.protocol, true, &cx.tables.policy.timers);
+    let rounds = (idle_s / 3 / REFRESH.as_secs() as u32).max(1);
+    let had_packets = Tick(now.0.saturating_sub((rounds + 1) * REFRESH.as_secs() as u32 * 10));
+    // Not all of them at once.
+    session.wrapping_add(round).is_multiple_of(rounds)
+        && forward.last_seen.max(reply.last_seen) >= had_packets
+}
