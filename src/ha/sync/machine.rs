@@ -1,0 +1,589 @@
+//! A node's side of the pair.
+//!
+//! A peer is *there* once it has said something that is meant for this run of ours: so it has heard us, lately. Then all
+//! streams begin anew, names are told, and the caller is asked for a resync ([`Machine::take_resync`]). Whoever is silent
+//! for [`SILENCE`] is gone, until it speaks again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::names::Names;
+use super::seal::{BadDatagram, PairKey, Past, Window};
+use super::stream::{Incoming, Outgoing};
+use super::wire::{
+    Block, DATA_BYTES, DATAGRAM_BYTES, HEADER_BYTES, Header, Item, TAG_BYTES, VERSIONS, blocks, items,
+};
+use crate::flow::changes::Gone;
+use crate::flow::flow_record::{FlowRecord, Kind};
+use crate::tables::policy::SELF;
+use crate::time::Nanos;
+
+/// Something is said so often at least.
+pub const HEARTBEAT: Duration = Duration::from_millis(200);
+/// Who says nothing for so long is gone.
+pub const SILENCE: Duration = Duration::from_secs(2);
+/// Most records of a block, and as many as whoever takes them has to have room for.
+pub const BLOCK_RECORDS: usize = DATA_BYTES / 24;
+/// Most streams: as many as workers can be, and the names.
+const STREAMS: u16 = 257;
+/// Most names of a kind: as many as there are slots for rules.
+const NAMES: usize = 1 << 20;
+/// Names.
+const OF_NAMES: u16 = 0;
+/// Bytes that may be sent at once: less than a socket holds whose reader is a moment late (the kernel's default is 208 KiB,
+/// and a datagram counts for more than its bytes).
+const BURST_BYTES: u64 = 96 * 1024;
+
+/// What the peer has told, in this node's slots.
+#[derive(Clone, Copy, Debug)]
+pub enum Told {
+    /// A session is there, or stands elsewhere.
+    Is(FlowRecord),
+    /// A session has ended.
+    Gone(Gone),
+    /// From here on it tells of everything.
+    Begin,
+    /// It has told of everything.
+    End,
+}
+
+/// What the thread can do with what is told.
+pub trait Link {
+    /// Records that can be taken now.
+    fn room(&self) -> usize;
+    /// Takes one. There was room.
+    fn take(&mut self, told: Told);
+}
+
+/// Counters and what is under way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The peer is there.
+    pub is_there: bool,
+    /// Time since something was heard of it.
+    pub silent: Option<Duration>,
+    /// How long the oldest record has waited for an acknowledgment.
+    pub lag: Duration,
+    /// Records that were told and not acknowledged.
+    pub pending: u64,
+    /// Everything has been told, and acknowledged, since the peer is there.
+    pub is_synced: bool,
+    /// Everything that the peer has was told here since it is there.
+    pub has_all: bool,
+    /// Resyncs begun, here and there.
+    pub resyncs: [u64; 2],
+    /// Datagrams and their bytes, sent and received.
+    pub datagrams: [u64; 2],
+    /// Bytes of them.
+    pub bytes: [u64; 2],
+    /// Records told and heard.
+    pub records: [u64; 2],
+    /// Blocks that had to be sent again.
+    pub resent: u64,
+    /// Records of which a name is not known here.
+    pub unknown_names: u64,
+    /// Records that make no sense.
+    pub senseless: u64,
+    /// Datagrams that say nothing, by position in [`BadDatagram::ALL`].
+    pub refused: [u64; BadDatagram::ALL.len()],
+}
+
+#[derive(Debug)]
+struct Peer {
+    /// Which run of it.
+    run: u64,
+    heard: Nanos,
+    window: Window,
+    outgoing: Vec<Outgoing>,
+    incoming: Vec<Incoming>,
+    names: Names,
+    /// Names told, by kind.
+    told: [usize; Kind::ALL.len()],
+    /// The resync of ours, and which streams have ended it.
+    resync: u32,
+    ended: Vec<bool>,
+    /// The peer's, and which of its streams have ended it.
+    theirs: u32,
+    theirs_ended: Vec<bool>,
+    has_all: bool,
+    /// Names were missing: when they are there, everything has to be told again.
+    lacks_names: bool,
+    asks_again: bool,
+}
+
+/// A node's side of the pair.
+#[derive(Debug)]
+pub struct Machine {
+    key: PairKey,
+    run: u64,
+    workers: u16,
+    names: Arc<Names>,
+    number: u64,
+    /// A run that was heard and has not heard us yet.
+    stranger: u64,
+    past: Past,
+    peer: Option<Peer>,
+    next_heartbeat: Nanos,
+    wants_resync: bool,
+    /// The last resync.
+    resync: u32,
+    /// Bytes a second.
+    rate: u64,
+    credit: u64,
+    credited: Nanos,
+    status: Status,
+}
+
+impl Machine {
+    /// `run`: a random number that no other run has had. `workers`: how many streams. `rate`: bytes a second.
+    pub fn new(key: PairKey, run: u64, workers: u16, rate: u64, now: Nanos) -> Machine {
+        Machine {
+            key,
+            run,
+            workers: workers.min(STREAMS - 1),
+            names: Arc::default(),
+            number: 0,
+            stranger: 0,
+            past: Past::default(),
+            peer: None,
+            next_heartbeat: now,
+            wants_resync: false,
+            resync: 0,
+            rate: rate.max(1),
+            credit: BURST_BYTES,
+            credited: now,
+            status: Status::default(),
+        }
+    }
+
+    /// What this node's slots are called now: those that there were, and more.
+    pub fn set_names(&mut self, names: Arc<Names>) {
+        let has_more = names.len() > self.names.len();
+        self.names = names;
+        if let Some(peer) = &mut self.peer
+            && has_more
+            && std::mem::take(&mut peer.lacks_names)
+        {
+            peer.asks_again = true;
+        }
+    }
+
+    /// True if everything has to be told, since this was asked last: then [`Machine::begin_resync`].
+    pub fn take_resync(&mut self) -> bool {
+        std::mem::take(&mut self.wants_resync)
+    }
+
+    /// The peer is there.
+    pub fn is_there(&self) -> bool {
+        self.peer.is_some()
+    }
+
+    /// Everything is told from now on: the number of the resync, to be given back by [`Machine::end_resync`] for each
+    /// worker. `None`: nobody is there.
+    pub fn begin_resync(&mut self) -> Option<u32> {
+        let workers = usize::from(self.workers);
+        let names = self.names.len() as u32;
+        let peer = self.peer.as_mut()?;
+        // Of all peers another: a worker may still be at that of the one before.
+        self.resync = self.resync.wrapping_add(1).max(1);
+        peer.resync = self.resync;
+        peer.ended = vec![false; workers];
+        for outgoing in &mut peer.outgoing[1..] {
+            // A few bytes beyond the ring's room.
+            outgoing.offer(&Item::Begin(peer.resync), names);
+        }
+        self.status.resyncs[0] += 1;
+        Some(peer.resync)
+    }
+
+    /// A worker has told everything.
+    pub fn end_resync(&mut self, worker: u16, number: u32) {
+        let names = self.names.len() as u32;
+        let Some(peer) = self.peer.as_mut().filter(|peer| peer.resync == number) else { return };
+        if let Some(outgoing) = peer.outgoing.get_mut(usize::from(worker) + 1) {
+            outgoing.offer(&Item::End(number), names);
+            peer.ended[usize::from(worker)] = true;
+        }
+    }
+
+    /// True if a worker's record could be sent soon.
+    pub fn has_room(&self, worker: u16) -> bool {
+        self.peer.as_ref().is_some_and(|peer| {
+            let has_told = peer.told.iter().sum::<usize>() == self.names.len();
+            has_told && peer.outgoing.get(usize::from(worker) + 1).is_some_and(Outgoing::has_room)
+        })
+    }
+
+    /// A session of a worker is there, or stands elsewhere. The caller has asked [`Machine::has_room`].
+    pub fn tell(&mut self, worker: u16, record: &FlowRecord) {
+        self.offer(worker, &Item::Is(*record));
+    }
+
+    /// One has ended.
+    pub fn tell_gone(&mut self, worker: u16, gone: &Gone) {
+        self.offer(worker, &Item::Gone(*gone));
+    }
+
+    fn offer(&mut self, worker: u16, item: &Item<'_>) {
+        let names = self.names.len() as u32;
+        if let Some(peer) = &mut self.peer
+            && let Some(outgoing) = peer.outgoing.get_mut(usize::from(worker) + 1)
+        {
+            outgoing.offer(item, names);
+            self.status.records[0] += 1;
+        }
+    }
+
+    /// Something that was told found no room: the peer is asked to tell everything again.
+    pub fn ask_again(&mut self) {
+        if let Some(peer) = &mut self.peer {
+            peer.asks_again = true;
+        }
+    }
+
+    // ---- in
+
+    /// A datagram has come. What it tells is taken by `link`, as far as that has room.
+    pub fn receive(&mut self, datagram: &[u8], now: Nanos, link: &mut impl Link) -> Result<(), BadDatagram> {
+        let result = self.received(datagram, now, link);
+        if let Err(bad) = result {
+            self.status.refused[bad as usize] += 1;
+        }
+        result
+    }
+
+    fn received(&mut self, datagram: &[u8], now: Nanos, link: &mut impl Link) -> Result<(), BadDatagram> {
+        let (header, body) = self.key.open(datagram)?;
+        if header.from == self.run || header.from == 0 {
+            return Err(BadDatagram::Own);
+        }
+        if self.past.has(header.from) {
+            return Err(BadDatagram::Replayed);
+        }
+        if header.to != self.run {
+            // It does not know us yet, or is a recording: answered, and not believed. Nobody takes the place of a peer
+            // that speaks.
+            if self.peer.as_ref().is_none_or(|peer| peer.run == header.from || is_silent(peer, now)) {
+                self.stranger = header.from;
+            }
+            return if header.to == 0 { Ok(()) } else { Err(BadDatagram::NotForUs) };
+        }
+        if self.peer.as_ref().is_none_or(|peer| peer.run != header.from) {
+            self.meet(header.from, now);
+        }
+        let Some(peer) = &mut self.peer else { return Ok(()) };
+        if !peer.window.take(header.number) {
+            return Err(BadDatagram::Replayed);
+        }
+        peer.heard = now;
+        self.status.datagrams[1] += 1;
+        self.status.bytes[1] += datagram.len() as u64;
+        for block in blocks(body) {
+            let block = block.map_err(|_| BadDatagram::Content)?;
+            self.block(&block, now).ok_or(BadDatagram::Content)?;
+        }
+        self.deliver(link);
+        Ok(())
+    }
+
+    /// A run of the peer that has heard us.
+    fn meet(&mut self, run: u64, now: Nanos) {
+        if let Some(old) = self.peer.take() {
+            self.past.note(old.run);
+        }
+        let streams = usize::from(self.workers) + 1;
+        self.peer = Some(Peer {
+            run,
+            heard: now,
+            window: Window::default(),
+            outgoing: (0..streams).map(|_| Outgoing::default()).collect(),
+            incoming: Vec::new(),
+            names: Names::default(),
+            told: [0; Kind::ALL.len()],
+            resync: 0,
+            ended: Vec::new(),
+            theirs: 0,
+            theirs_ended: Vec::new(),
+            has_all: false,
+            lacks_names: false,
+            asks_again: false,
+        });
+        self.wants_resync = true;
+        self.next_heartbeat = now;
+    }
+
+    /// `None`: it is of no stream.
+    fn block(&mut self, block: &Block<'_>, now: Nanos) -> Option<()> {
+        let peer = self.peer.as_mut()?;
+        match *block {
+            Block::Hello { streams } => {
+                let streams = usize::from(streams);
+                if !(2..=usize::from(STREAMS)).contains(&streams)
+                    || !peer.incoming.is_empty() && peer.incoming.len() != streams
+                {
+                    return None;
+                }
+                peer.incoming.resize_with(streams, Incoming::default);
+            }
+            Block::Data { stream, seq, names, records } => {
+                // Without a greeting before it: it will be sent again.
+                if !peer.incoming.is_empty() {
+                    peer.incoming.get_mut(usize::from(stream))?.receive(seq, names, records);
+                }
+            }
+            Block::Ack { stream, next, until } => {
+                peer.outgoing.get_mut(usize::from(stream))?.acked(next, until, now);
+            }
+            Block::State { stream, next } => {
+                if !peer.incoming.is_empty() {
+                    peer.incoming.get_mut(usize::from(stream))?.note_state(next);
+                }
+            }
+            Block::Again => self.wants_resync = true,
+        }
+        Some(())
+    }
+
+    /// Gives on what has come in order: names first.
+    fn deliver(&mut self, link: &mut impl Link) {
+        let Some(peer) = &mut self.peer else { return };
+        for stream in 0..peer.incoming.len() {
+            loop {
+                if stream != usize::from(OF_NAMES) && link.room() < BLOCK_RECORDS {
+                    return;
+                }
+                let known = peer.names.len() as u32;
+                let Some(records) = peer.incoming[stream].take(known) else { break };
+                let before = peer.names.len();
+                for item in items(&records) {
+                    let told = match item {
+                        None => {
+                            self.status.senseless += 1;
+                            continue;
+                        }
+                        Some(Item::Name { kind, slot, name }) => {
+                            let is_next = peer.names.learn(kind, slot, name, NAMES);
+                            self.status.senseless += u64::from(!is_next);
+                            continue;
+                        }
+                        Some(Item::Is(mut record)) => {
+                            self.status.records[1] += 1;
+                            let (theirs, own) = (&peer.names, &self.names);
+                            if !record.translate(|kind, slot| own_slot(kind, slot, theirs, own)) {
+                                self.status.unknown_names += 1;
+                                peer.lacks_names = true;
+                                continue;
+                            }
+                            Told::Is(record)
+                        }
+                        Some(Item::Gone(Gone { mut name, idle })) => {
+                            self.status.records[1] += 1;
+                            let vrf = own_slot(Kind::Vrf, name.tuple.vrf.into(), &peer.names, &self.names);
+                            let Some(vrf) = vrf.and_then(|vrf| u16::try_from(vrf).ok()) else { continue };
+                            name.tuple.vrf = vrf;
+                            Told::Gone(Gone { name, idle })
+                        }
+                        Some(Item::Begin(number)) => {
+                            // One stream may be behind another.
+                            if peer.theirs != 0 && number.wrapping_sub(peer.theirs) as i32 <= 0 {
+                                continue;
+                            }
+                            peer.theirs = number;
+                            peer.theirs_ended = vec![false; peer.incoming.len()];
+                            self.status.resyncs[1] += 1;
+                            Told::Begin
+                        }
+                        Some(Item::End(number)) => {
+                            if number != peer.theirs || peer.theirs_ended.get(stream) != Some(&false) {
+                                continue;
+                            }
+                            peer.theirs_ended[stream] = true;
+                            if peer.theirs_ended[1..].iter().any(|ended| !ended) {
+                                continue;
+                            }
+                            peer.has_all = true;
+                            Told::End
+                        }
+                    };
+                    link.take(told);
+                }
+                if peer.names.len() > before && std::mem::take(&mut peer.lacks_names) {
+                    peer.asks_again = true;
+                }
+            }
+        }
+    }
+
+    // ---- out
+
+    /// What is due: datagrams for `send`. To be called every few milliseconds, and gives on what had no room before.
+    pub fn poll(&mut self, now: Nanos, link: &mut impl Link, send: &mut impl FnMut(&[u8])) {
+        if self.peer.as_ref().is_some_and(|peer| is_silent(peer, now))
+            && let Some(peer) = self.peer.take()
+        {
+            // It may still have our streams as they were. With another run of ours both begin anew.
+            self.stranger = peer.run;
+            self.run = self.key.next_run(self.run);
+        }
+        self.deliver(link);
+        self.tell_names();
+        let passed = now.since(self.credited).as_nanos().min(1_000_000_000) as u64;
+        let earned = u128::from(passed) * u128::from(self.rate) / 1_000_000_000;
+        if earned > 0 {
+            (self.credit, self.credited) = ((self.credit + earned as u64).min(BURST_BYTES), now);
+        }
+        let mut out = Out::default();
+        if self.next_heartbeat <= now {
+            self.next_heartbeat = now.plus(HEARTBEAT);
+            self.greet(&mut out, send);
+        }
+        self.acknowledge(&mut out, send);
+        self.send_blocks(now, &mut out, send);
+        self.flush(&mut out, send);
+    }
+
+    /// Names that the peer does not have yet.
+    fn tell_names(&mut self) {
+        let Some(peer) = &mut self.peer else { return };
+        for kind in Kind::ALL {
+            while peer.outgoing[0].has_room()
+                && let Some(name) = self.names.name(kind, peer.told[kind as usize] as u32)
+            {
+                let slot = peer.told[kind as usize] as u32;
+                peer.outgoing[0].offer(&Item::Name { kind, slot, name }, 0);
+                peer.told[kind as usize] += 1;
+            }
+        }
+    }
+
+    fn greet(&mut self, out: &mut Out, send: &mut impl FnMut(&[u8])) {
+        self.put(&Block::Hello { streams: self.workers + 1 }, out, send);
+        let Some(peer) = &mut self.peer else { return };
+        peer.incoming.iter_mut().for_each(|incoming| incoming.owes = true);
+        let asks_again = std::mem::take(&mut peer.asks_again);
+        let states: Vec<Block<'static>> = (0..)
+            .zip(&peer.outgoing)
+            .map(|(stream, outgoing)| Block::State { stream, next: outgoing.next() })
+            .collect();
+        states.iter().for_each(|state| self.put(state, out, send));
+        if asks_again {
+            self.put(&Block::Again, out, send);
+        }
+    }
+
+    fn acknowledge(&mut self, out: &mut Out, send: &mut impl FnMut(&[u8])) {
+        let Some(peer) = &mut self.peer else { return };
+        let owed = (0..).zip(&mut peer.incoming).filter(|(_, incoming)| incoming.owes);
+        let acks: Vec<Block<'static>> = owed.map(|(stream, incoming)| incoming.ack(stream)).collect();
+        acks.iter().for_each(|ack| self.put(ack, out, send));
+    }
+
+    /// First what was asked for and what is overdue, then what is new, as far as the rate allows.
+    fn send_blocks(&mut self, now: Nanos, out: &mut Out, send: &mut impl FnMut(&[u8])) {
+        let names = self.names.len() as u32;
+        let streams = self.peer.as_ref().map_or(0, |peer| peer.outgoing.len());
+        for stream in 0..streams {
+            let Some(peer) = &mut self.peer else { return };
+            let outgoing = &mut peer.outgoing[stream];
+            outgoing.close(if stream == 0 { 0 } else { names });
+            let asked = std::mem::take(&mut outgoing.wanted);
+            let overdue = outgoing.overdue(now);
+            let mut block = Vec::new();
+            let mut ready = Vec::new();
+            for at in 0..asked.max(overdue) {
+                if self.credit < outgoing.len_of(at) as u64 {
+                    break;
+                }
+                self.credit -= outgoing.len_of(at) as u64;
+                outgoing.send(at, stream as u16, now).emit(&mut block);
+                ready.push(std::mem::take(&mut block));
+            }
+            while let Some(at) = outgoing.fresh() {
+                if self.credit < outgoing.len_of(at) as u64 {
+                    break;
+                }
+                self.credit -= outgoing.len_of(at) as u64;
+                outgoing.send(at, stream as u16, now).emit(&mut block);
+                ready.push(std::mem::take(&mut block));
+            }
+            ready.iter().for_each(|block| self.put_bytes(block, out, send));
+        }
+    }
+
+    fn put(&mut self, block: &Block<'_>, out: &mut Out, send: &mut impl FnMut(&[u8])) {
+        let mut bytes = Vec::with_capacity(block.bytes());
+        block.emit(&mut bytes);
+        self.put_bytes(&bytes, out, send);
+    }
+
+    fn put_bytes(&mut self, block: &[u8], out: &mut Out, send: &mut impl FnMut(&[u8])) {
+        if HEADER_BYTES + out.body.len() + block.len() + TAG_BYTES > DATAGRAM_BYTES {
+            self.flush(out, send);
+        }
+        out.body.extend(block);
+    }
+
+    fn flush(&mut self, out: &mut Out, send: &mut impl FnMut(&[u8])) {
+        if out.body.is_empty() {
+            return;
+        }
+        self.number += 1;
+        let to = self.peer.as_ref().map_or(self.stranger, |peer| peer.run);
+        let header = Header { versions: VERSIONS, from: self.run, to, number: self.number };
+        let mut datagram = [&header.emit()[..], &out.body].concat();
+        out.body.clear();
+        self.key.seal(&mut datagram);
+        self.status.datagrams[0] += 1;
+        self.status.bytes[0] += datagram.len() as u64;
+        send(&datagram);
+    }
+
+    /// Counters and what is under way.
+    pub fn status(&self, now: Nanos) -> Status {
+        let Some(peer) = &self.peer else { return self.status.clone() };
+        let streams = peer.outgoing.iter();
+        let pending = streams.clone().map(Outgoing::pending).sum();
+        let has_ended = peer.resync != 0 && peer.ended.iter().all(|ended| *ended);
+        Status {
+            is_there: true,
+            silent: Some(now.since(peer.heard)),
+            lag: streams.clone().map(|outgoing| outgoing.age(now)).max().unwrap_or_default(),
+            pending,
+            is_synced: has_ended && pending == 0,
+            has_all: peer.has_all,
+            resent: streams.map(|outgoing| outgoing.resent).sum(),
+            ..self.status.clone()
+        }
+    }
+
+    /// True if a worker has told everything since the peer is there.
+    pub fn has_told_all(&self, worker: u16) -> bool {
+        let peer = self.peer.as_ref().filter(|peer| peer.resync != 0);
+        peer.and_then(|peer| peer.ended.get(usize::from(worker)).copied()).unwrap_or(false)
+    }
+}
+
+/// A datagram in the making.
+#[derive(Default)]
+struct Out {
+    body: Vec<u8>,
+}
+
+fn is_silent(peer: &Peer, now: Nanos) -> bool {
+    now.since(peer.heard) > SILENCE
+}
+
+/// The slot that has the name here which a slot of the peer's has there.
+fn own_slot(kind: Kind, slot: u32, theirs: &Names, own: &Names) -> Option<u32> {
+    match kind {
+        // Numbers of zones are slots and one; the gateway itself is the same everywhere.
+        Kind::Zone if slot == u32::from(SELF) => Some(slot),
+        Kind::Zone => {
+            let name = theirs.name(kind, slot.checked_sub(1)?)?;
+            own.slot(kind, name).map(|slot| slot + 1)
+        }
+        Kind::Interface | Kind::Vrf | Kind::Rule | Kind::NatRule | Kind::Pool | Kind::Backend => {
+            own.slot(kind, theirs.name(kind, slot)?)
+        }
+    }
+}
