@@ -48,7 +48,7 @@ fn what_the_annotated_example_has_in_comments_is_good_too() {
     });
     let uncommented = lines.collect::<Vec<_>>().join("\n");
     let config = Config::parse(&uncommented, "softgate.toml").unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(config.pair.unwrap().port.get(), 5405);
+    assert_eq!(config.pair.unwrap().peer.port(), 5405);
     assert_eq!(config.control.group.as_deref(), Some("adm"));
     assert!(config.log.events.is_some() && config.rules.iter().any(|rule| rule.log));
     assert!(config.vrfs[0].stateless);

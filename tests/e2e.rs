@@ -16,6 +16,8 @@ mod gateway;
 mod health;
 #[path = "e2e/lab.rs"]
 mod lab;
+#[path = "e2e/pair.rs"]
+mod pair;
 #[path = "e2e/pressure.rs"]
 mod pressure;
 #[path = "e2e/proving.rs"]

@@ -14,8 +14,8 @@ use super::{Trouble, bridges, connect, print, print_json, revisions, services, s
 use crate::config::{GroupName, InterfaceName, Lag, Name, PortMode, Prefix, RuleName, VrfName};
 use crate::control::{
     AdvertErrors, BridgeEntry, Counter, DhcpRelayEntry, DropEntry, GroupEntry, HaList, InterfaceStatus,
-    LinkState, NeighbourEntry, NeighbourState, PortStatus, Request, RouteEntry, RouteKind, RouteSource,
-    RoutesQuery, Version, ViaEntry, WorkerStatus,
+    LinkState, NeighbourEntry, NeighbourState, PairEntry, PortStatus, Request, RouteEntry, RouteKind,
+    RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
 };
 use crate::ha::vrrp::State;
 
@@ -460,7 +460,61 @@ fn ha(list_of: &HaList) -> String {
         0 => String::new(),
         count => format!("\nframes that no device took: {count}\n"),
     };
-    format!("{}{strays}{not_sent}", text(&table))
+    let pair = list_of.pair.as_deref().map(pair).unwrap_or_default();
+    format!("{}{strays}{not_sent}{pair}", text(&table))
+}
+
+fn pair(entry: &PairEntry) -> String {
+    let counts = |list: &[AdvertErrors]| {
+        let words: Vec<String> = list.iter().map(|error| format!("{} {}", error.kind, error.count)).collect();
+        if words.is_empty() { String::from("none") } else { words.join(", ") }
+    };
+    let heard = match (entry.is_there, entry.heard_ms, &entry.error) {
+        (_, _, Some(error)) => format!("no socket: {error}"),
+        (true, Some(ms), None) => format!("there, heard {ms} ms ago"),
+        _ => String::from("not heard"),
+    };
+    let done = |is_done: bool| if is_done { "all" } else { "not all" };
+    let [sent, received] = entry.bytes;
+    let lines = [
+        ("peer", format!("{} ({heard})", entry.peer)),
+        ("readiness", format!("{} sessions would be lost if it took over now", entry.unready)),
+        (
+            "told",
+            format!(
+                "{} sessions of this node's, {} of the other's",
+                done(entry.is_synced),
+                done(entry.has_all)
+            ),
+        ),
+        ("lag", format!("{} ms, {} records", entry.lag_ms, entry.lag_records)),
+        ("resyncs", format!("{} begun here, {} there", entry.resyncs[0], entry.resyncs[1])),
+        (
+            "records",
+            format!(
+                "{} sent, {} received, {} blocks sent again",
+                entry.records[0], entry.records[1], entry.resent
+            ),
+        ),
+        (
+            "bytes",
+            format!(
+                "{sent} in {} datagrams sent, {received} in {} received, {} not sent",
+                entry.datagrams[0], entry.datagrams[1], entry.not_sent
+            ),
+        ),
+        (
+            "sessions",
+            format!(
+                "{} installed, {} renewed, {} kept, {} ended, {} swept",
+                entry.installed, entry.renewed, entry.kept, entry.ended, entry.swept
+            ),
+        ),
+        ("not installed", counts(&entry.not_installed)),
+        ("refused", counts(&entry.refused)),
+    ];
+    let lines = lines.map(|(what, says)| format!("{what:<14} {says}\n"));
+    format!("\nPAIR\n{}", lines.concat())
 }
 
 fn workers(list_of: &Vec<WorkerStatus>) -> String {

@@ -47,6 +47,7 @@ pub(crate) fn check(config: &Config, report: &mut dyn FnMut(Fault)) {
     checks.virtual_routers();
     checks.asserts();
     config.check_nodes(checks.report);
+    checks.pair();
 }
 
 pub(super) struct Checks<'a, 'r> {

@@ -14,6 +14,7 @@ mod check_balance;
 mod check_bridge;
 mod check_dhcp;
 mod check_overlay;
+mod check_pair;
 mod check_policy;
 mod check_vrrp;
 mod commit;

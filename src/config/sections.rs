@@ -1,6 +1,6 @@
 //! The tables of a config, one struct each, exactly as typed. [`Config`](super::Config) lists them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -156,12 +156,27 @@ impl Default for Control {
     }
 }
 
-/// `[pair]`: the other node.
+/// `[pair]`: the other node, which gets this one's sessions and gives its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pair {
-    /// UDP port of pair traffic, which the XDP program gives to the kernel.
-    pub port: Ranged<1, 65535>,
+    /// Address and UDP port of this node: one that the kernel has. On the device of a port the XDP program gives what is
+    /// for this UDP port to the kernel.
+    pub local: SocketAddr,
+    /// Those of the other node.
+    pub peer: SocketAddr,
+    /// A file with the secret that both have, 16 bytes at least; white space around it does not count.
+    pub key_file: PathBuf,
+    /// What may be sent, in megabits a second.
+    #[serde(default = "Pair::default_bandwidth")]
+    pub bandwidth_mbps: Ranged<1, 100_000>,
+}
+
+impl Pair {
+    /// A gigabit link's.
+    fn default_bandwidth() -> Ranged<1, 100_000> {
+        Ranged::constant(1000)
+    }
 }
 
 /// `[icmp]`: how many ICMP messages we send (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f).

@@ -12,10 +12,10 @@ workers = [1]
 
 [control]
 socket = "/run/softgate/control.sock"
-
 [pair]
-port = 5405
-
+local = "192.0.2.1:5405"
+peer = "192.0.2.2:5405"
+key_file = "/etc/softgate/pair.key"
 [[port]]
 name = "lan"
 device = "eth1"
@@ -86,7 +86,7 @@ fn the_vocabulary_of_the_manual_is_read() {
     let config = good();
     assert_eq!(config.system.workers, Workers::Cpus(vec![Ranged::new(1).unwrap()]));
     assert_eq!(config.system.key.0[15], 15, "the documented default key");
-    assert_eq!(config.pair.as_ref().unwrap().port.get(), 5405);
+    assert_eq!(config.pair.as_ref().unwrap().local.port(), 5405);
     assert_eq!(config.ports[1].all_devices().map(DeviceName::as_str).collect::<Vec<_>>(), ["eth2", "eth3"]);
     let interface = &config.interfaces[0];
     assert_eq!(interface.vlan, Some(Vlan::Single(VlanId::new(100).unwrap())));
@@ -261,7 +261,11 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
             ],
         ),
         ("workers = [1]", "key = \"12\"", &["gw.toml:5: system.key: \"12\": a key is 32 hexadecimal digits"]),
-        ("port = 5405", "port = 70000", &["gw.toml:11: pair.port: 70000: allowed is 1 to 65535"]),
+        (
+            "peer = \"192.0.2.2:5405\"",
+            "peer = \"192.0.2.2:5405\"\nbandwidth_mbps = 0",
+            &["gw.toml:12: pair.bandwidth_mbps: 0: allowed is 1 to 100000"],
+        ),
         (
             "mode = \"auto\"",
             "mode = \"fast\"",
@@ -317,7 +321,7 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
             "[pair]\n",
             "[peer]\n",
             &[
-                "gw.toml:10: peer: unknown key; known here: schema, system, control, commit, log, pair, icmp, neighbours, port, vrf, interface, bridge, neighbour, route, route_file, flows, zone, group, admin_rule, rule, nat, service, role, vrrp, node",
+                "gw.toml:10: peer: unknown key; known here: schema, system, control, commit, log, pair, icmp, neighbours, port, vrf, interface, bridge, neighbour, route, route_file, flows, zone, group, admin_rule, rule, nat, service, role, vrrp, assert, node",
             ],
         ),
         (

@@ -1,6 +1,6 @@
 //! What `show ha` says.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,62 @@ pub struct HaList {
     pub strays: Vec<AdvertErrors>,
     /// Frames that no device took.
     pub not_sent: u64,
+    /// The other node, if the config has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<Box<PairEntry>>,
+}
+
+/// The other node. Pairs of numbers are there and back: sent and received, begun here and there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PairEntry {
+    /// Address and UDP port of this node.
+    pub local: SocketAddr,
+    /// Those of the other.
+    pub peer: SocketAddr,
+    /// It is heard, and hears us.
+    pub is_there: bool,
+    /// How long ago it was heard, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_ms: Option<u64>,
+    /// It has all of this node's sessions.
+    pub is_synced: bool,
+    /// It has told all of its own.
+    pub has_all: bool,
+    /// Readiness: sessions that would be missed if it took over now.
+    pub unready: u64,
+    /// How long the oldest record waits to be acknowledged, in milliseconds.
+    pub lag_ms: u64,
+    /// Records that wait for that.
+    pub lag_records: u64,
+    /// Resyncs.
+    pub resyncs: [u64; 2],
+    /// Datagrams.
+    pub datagrams: [u64; 2],
+    /// Bytes of them.
+    pub bytes: [u64; 2],
+    /// Records: sessions that began, changed or ended.
+    pub records: [u64; 2],
+    /// Blocks of records sent again.
+    pub resent: u64,
+    /// Datagrams that the kernel did not take.
+    pub not_sent: u64,
+    /// Sessions installed.
+    pub installed: u64,
+    /// Sessions brought up to date.
+    pub renewed: u64,
+    /// Sessions of which this node has seen later packets.
+    pub kept: u64,
+    /// Sessions ended because the other node has ended them.
+    pub ended: u64,
+    /// Sessions ended because a resync did not have them.
+    pub swept: u64,
+    /// Sessions that could not be installed, by cause; only what has counted.
+    pub not_installed: Vec<AdvertErrors>,
+    /// Datagrams refused, by cause; only what has counted.
+    pub refused: Vec<AdvertErrors>,
+    /// Why there is no socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A virtual router of one family.

@@ -52,7 +52,7 @@ pub use explain::{
     ExplainQuery, ExplainStep, Explained, ExplainedFrame, Explanation, Outcome, ReachQuery, Reachable,
     Reached,
 };
-pub use ha::{AdvertErrors, HaList, VirtualRouterEntry};
+pub use ha::{AdvertErrors, HaList, PairEntry, VirtualRouterEntry};
 pub use inspect::{
     ClearQuery, Cleared, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,
     Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery, TemporaryMember,

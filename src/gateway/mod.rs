@@ -12,6 +12,7 @@ pub mod groups;
 pub mod ha;
 pub mod health;
 pub mod inspect;
+mod pair;
 mod requests;
 mod revisions;
 mod routes;
@@ -54,6 +55,7 @@ use gaps::RunQueue;
 use ha::Ha;
 use health::Health;
 use inspect::{BackendHistory, Inspector, PoolHistory};
+use pair::PairThread;
 use revisions::History;
 use temporary::{Leases, Temporary};
 
@@ -92,6 +94,9 @@ pub enum StartError {
     /// XDP program.
     #[error(transparent)]
     Xdp(#[from] XdpError),
+    /// The key of the pair.
+    #[error(transparent)]
+    PairKey(pair::BadKeyFile),
     /// Tables.
     #[error(transparent)]
     Compile(#[from] CompileError),
@@ -281,6 +286,8 @@ pub struct Gateway {
     ha: Ha,
     /// What is kept of commits.
     history: History,
+    /// The other node.
+    pair: PairThread,
 }
 
 /// A random number, from the system's entropy by way of the standard library's SipHash.
@@ -319,6 +326,7 @@ impl Gateway {
             .map_err(system("start the thread of the event log"))?;
         let checks =
             Checks::new(&node, started, random()).map_err(system("make a pipe for the health checks"))?;
+        let pair = PairThread::new(&node, started).map_err(system("make an eventfd for the pair"))?;
         let ha = Ha::new(&node, started).map_err(system("make an eventfd for the virtual routers"))?;
         let mut gateway = Gateway {
             config: Config::default(),
@@ -341,6 +349,7 @@ impl Gateway {
             checks,
             ha,
             history: History::default(),
+            pair,
         };
         gateway.reconfigure(config, true)?;
         if let Err(why) = gateway.may_be_committed(gateway.compiler.tables(), &gateway.config) {
@@ -366,6 +375,7 @@ impl Gateway {
     }
 
     fn reconfigure(&mut self, config: Config, must_bind: bool) -> Result<(), StartError> {
+        let pair = pair::Plan::of(config.pair.as_ref()).map_err(StartError::PairKey)?;
         // Compile first: what is refused leaves ports and tables as they were.
         let mut wanted = Vec::new();
         for port in &config.ports {
@@ -408,6 +418,9 @@ impl Gateway {
         self.events.set(self.config.log.events.as_deref(), &self.compiler);
         // Before the sockets: the first frame of a new port finds its interfaces.
         self.publish(retired);
+        if let Err(error) = self.pair.follow(pair, &self.compiler) {
+            tracing::error!(%error, "no thread for the pair: sessions are this node's alone");
+        }
         self.check_backends();
         let mut failed = None;
         for port in 0..self.ports.len() {
@@ -443,6 +456,7 @@ impl Gateway {
         let tables = Arc::clone(self.compiler.tables());
         let generation = tables.generation;
         self.late.extend(retired);
+        self.pair.note_names(&self.compiler);
         self.node.reserve_rules(&self.compiler.policy_slots);
         self.node.reserve_relays(&tables);
         let old = self.node.tables.swap(tables);
@@ -553,7 +567,7 @@ impl Gateway {
     fn tell_programs(&self) -> Result<(), XdpError> {
         let own: Vec<std::net::IpAddr> =
             self.config.interfaces.iter().flat_map(|i| i.addresses.iter().map(|a| a.address())).collect();
-        let pair_port = self.config.pair.as_ref().map(|pair| pair.port.get() as u16);
+        let pair_port = self.config.pair.as_ref().map(|pair| pair.local.port());
         let devices =
             self.ports.iter().flat_map(|port| &port.members).filter_map(|member| member.xdp.as_ref());
         for program in devices.filter_map(Device::own_program).chain([&self.program]) {
@@ -823,6 +837,7 @@ impl Gateway {
     pub fn stop(mut self) -> usize {
         // While the ports still carry: whoever takes over is to hear of it.
         self.ha.stop();
+        self.pair.stop();
         self.checks.stop();
         for mut port in std::mem::take(&mut self.ports) {
             self.unbind_port(&mut port);

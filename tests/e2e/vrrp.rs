@@ -21,12 +21,12 @@ const IDS: [u8; 2] = [10, 20];
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Two switches with a host each.
-struct Pair {
-    lab: Lab,
+pub struct Pair {
+    pub lab: Lab,
 }
 
 impl Pair {
-    fn new(test: &str) -> Option<Pair> {
+    pub fn new(test: &str) -> Option<Pair> {
         let lab = Lab::up(test, &["--no-services"])?;
         let pair = Pair { lab };
         for side in 1..=2 {
@@ -61,7 +61,7 @@ impl Pair {
         lab.must(host, &format!("ip link set {device} up"));
     }
 
-    fn node(&self, name: &str) {
+    pub fn node(&self, name: &str) {
         self.lab.add_host(name);
         self.lab
             .must(name, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
@@ -70,7 +70,7 @@ impl Pair {
         }
     }
 
-    fn start(&self, name: &str, number: u8, priority: u8) -> Gateway {
+    pub fn start(&self, name: &str, number: u8, priority: u8) -> Gateway {
         Gateway::start_on(&self.lab, name, |socket| config(socket, number, priority))
     }
 
@@ -87,7 +87,7 @@ impl Pair {
     }
 }
 
-fn config(socket: &Path, number: u8, priority: u8) -> String {
+pub fn config(socket: &Path, number: u8, priority: u8) -> String {
     let mut config = format!(
         "schema = 1\n[system]\nworkers = [1]\nframes = 4096\n[control]\nsocket = \"{}\"\n",
         socket.display()
@@ -125,7 +125,7 @@ fn states(gateway: &Gateway) -> Vec<String> {
     routers.iter().map(|router| router["state"].as_str().unwrap_or("?").to_owned()).collect()
 }
 
-fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
@@ -133,7 +133,7 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn becomes(gateway: &Gateway, state: &str) {
+pub fn becomes(gateway: &Gateway, state: &str) {
     wait_for(state, || {
         let states = states(gateway);
         states.len() == 4 && states.iter().all(|known| known == state)

@@ -151,6 +151,7 @@ impl Gateway {
             routers: status.routers.iter().filter_map(entry).collect(),
             strays: errors(&status.strays),
             not_sent: status.not_sent,
+            pair: self.show_pair().map(Box::new),
         }
     }
 }

@@ -1,0 +1,485 @@
+//! The thread `pair`: it gives the other node what the workers tell, and the workers what the other node tells.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+
+use super::Gateway;
+use crate::config;
+use crate::control::{AdvertErrors, PairEntry};
+use crate::flow::flow_record::Kind;
+use crate::ha::sync::{BadDatagram, Link, Machine, Names, PairKey, Status, Told};
+use crate::io::waker::{Waker, wait};
+use crate::pipeline::replica::NotInstalled;
+use crate::replica::{Change, Dispatch};
+use crate::tables::compile::Compiler;
+use crate::time::Nanos;
+use crate::worker::Node;
+
+/// How often what workers tell is taken, while the peer is there: the longest that a record waits for company.
+const TURN: Duration = Duration::from_millis(4);
+/// While it is not.
+const IDLE_TURN: Duration = Duration::from_millis(50);
+/// Datagrams taken in a turn: what comes from elsewhere must not keep us from speaking.
+const DATAGRAMS: usize = 256;
+/// Records taken of a worker in a turn.
+const RECORDS: usize = 4096;
+/// Longest datagram that is read: what is longer is cut, and has no tag then.
+const BUFFER_BYTES: usize = 2048;
+/// Largest key file.
+const KEY_FILE_BYTES: u64 = 64 * 1024;
+/// How long the thread may take to say what it knows.
+const ANSWER_LIMIT: Duration = Duration::from_millis(500);
+/// How often a socket that could not be had is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The key of the pair cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BadKeyFile {
+    /// No file, or not for us.
+    #[error("pair.key_file: {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// What is in it.
+    #[error("pair.key_file: {path}: {why}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// What the thread is to do.
+#[derive(Clone)]
+pub(super) struct Plan {
+    config: config::Pair,
+    secret: Vec<u8>,
+    key: PairKey,
+}
+
+impl Plan {
+    /// Of the config; the key is read now.
+    pub fn of(pair: Option<&config::Pair>) -> Result<Option<Plan>, BadKeyFile> {
+        let Some(config) = pair else { return Ok(None) };
+        let secret = read_key(&config.key_file)?;
+        let key = PairKey::new(&secret)
+            .map_err(|short| BadKeyFile::Content { path: config.key_file.clone(), why: short.to_string() })?;
+        Ok(Some(Plan { config: config.clone(), secret, key }))
+    }
+
+    fn is(&self, other: &Plan) -> bool {
+        self.config == other.config && self.secret == other.secret
+    }
+}
+
+fn read_key(path: &Path) -> Result<Vec<u8>, BadKeyFile> {
+    let read = || {
+        let file = std::fs::File::open(path)?;
+        let mut secret = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, KEY_FILE_BYTES), &mut secret)?;
+        Ok(secret.trim_ascii().to_vec())
+    };
+    read().map_err(|source| BadKeyFile::Read { path: path.to_owned(), source })
+}
+
+enum Request {
+    Names(Arc<Names>),
+    Status(Sender<Answer>),
+    Stop,
+}
+
+/// What the thread knows.
+#[derive(Clone, Debug, Default)]
+struct Answer {
+    status: Status,
+    /// Sessions that would be missed if the peer took over now.
+    unready: u64,
+    /// Datagrams from elsewhere, and those that the kernel did not take.
+    strangers: u64,
+    not_sent: u64,
+    socket_error: Option<String>,
+}
+
+struct Running {
+    plan: Plan,
+    requests: Sender<Request>,
+    waker: Arc<Waker>,
+    thread: JoinHandle<()>,
+}
+
+/// The other node, as the gateway has it. The thread is there while the config has a peer.
+pub(super) struct PairThread {
+    node: Arc<Node>,
+    started: Instant,
+    names: Names,
+    running: Option<Running>,
+}
+
+impl PairThread {
+    pub fn new(node: &Arc<Node>, started: Instant) -> io::Result<PairThread> {
+        Ok(PairThread { node: Arc::clone(node), started, names: Names::default(), running: None })
+    }
+
+    /// Has the thread do as the config says.
+    pub fn follow(&mut self, plan: Option<Plan>, compiler: &Compiler) -> io::Result<()> {
+        let is_same = match (&self.running, &plan) {
+            (Some(running), Some(plan)) => running.plan.is(plan),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if is_same {
+            return Ok(());
+        }
+        self.stop();
+        let Some(plan) = plan else { return Ok(()) };
+        let (requests, asked) = unbounded();
+        let waker = Arc::new(Waker::new()?);
+        let rate = u64::from(plan.config.bandwidth_mbps.get()) * 1_000_000 / 8;
+        let now = Nanos(self.started.elapsed().as_nanos() as u64);
+        let machine = Machine::new(plan.key.clone(), super::random(), self.workers(), rate, now);
+        let mut runner = Runner {
+            node: Arc::clone(&self.node),
+            waker: Arc::clone(&waker),
+            started: self.started,
+            machine,
+            config: plan.config.clone(),
+            socket: None,
+            retry: Nanos(0),
+            is_there: false,
+            next_turn: Nanos(0),
+            answer: Answer::default(),
+            asks_again: false,
+        };
+        let thread = std::thread::Builder::new().name("pair".into()).spawn(move || runner.run(&asked))?;
+        self.running = Some(Running { plan, requests, waker, thread });
+        self.names = Names::default();
+        self.note_names(compiler);
+        Ok(())
+    }
+
+    fn workers(&self) -> u16 {
+        self.node.counters.len() as u16
+    }
+
+    /// Slots may have got names: before the tables that use them are published.
+    pub fn note_names(&mut self, compiler: &Compiler) {
+        if self.running.is_none() {
+            return;
+        }
+        let before = self.names.len();
+        let policy = &compiler.policy_slots;
+        for (kind, slots) in [
+            (Kind::Interface, &compiler.interfaces),
+            (Kind::Vrf, &compiler.vrfs),
+            (Kind::Zone, &policy.zones),
+            (Kind::Rule, &policy.rules),
+            (Kind::NatRule, &policy.nat_rules),
+            (Kind::Pool, &policy.pools),
+            (Kind::Backend, &policy.backends),
+        ] {
+            self.names.extend(kind, slots.names().iter().map(String::as_str));
+        }
+        if self.names.len() > before {
+            self.ask(Request::Names(Arc::new(self.names.clone())));
+        }
+    }
+
+    fn ask(&self, request: Request) {
+        if let Some(running) = &self.running {
+            let _ = running.requests.send(request);
+            running.waker.wake();
+        }
+    }
+
+    fn answer(&self) -> Answer {
+        let (sender, answer) = bounded(1);
+        self.ask(Request::Status(sender));
+        answer.recv_timeout(ANSWER_LIMIT).unwrap_or_default()
+    }
+
+    /// Ends the thread: nothing is told any more.
+    pub fn stop(&mut self) {
+        self.ask(Request::Stop);
+        if let Some(running) = self.running.take() {
+            let _ = running.thread.join();
+        }
+    }
+}
+
+impl Drop for PairThread {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The thread's own.
+struct Runner {
+    node: Arc<Node>,
+    waker: Arc<Waker>,
+    started: Instant,
+    machine: Machine,
+    config: config::Pair,
+    socket: Option<UdpSocket>,
+    retry: Nanos,
+    is_there: bool,
+    next_turn: Nanos,
+    answer: Answer,
+    /// Something that the peer told found no room.
+    asks_again: bool,
+}
+
+/// What is told goes to the workers.
+struct Workers<'a> {
+    node: &'a Node,
+    dispatch: Dispatch<'a>,
+    is_overrun: bool,
+}
+
+impl Link for Workers<'_> {
+    fn room(&self) -> usize {
+        self.node.replicas().iter().map(|desk| desk.room()).min().unwrap_or(0)
+    }
+
+    fn take(&mut self, told: Told) {
+        let all = |given: Result<(), usize>| {
+            (0..self.node.counters.len()).for_each(|worker| self.node.wake_if_asleep(worker));
+            given.is_ok()
+        };
+        let given = match told {
+            Told::Is(record) => {
+                let worker = self.dispatch.install(record);
+                worker.inspect(|worker| self.node.wake_if_asleep(*worker));
+                worker.is_some()
+            }
+            Told::Gone(gone) => all(self.dispatch.end(gone)),
+            Told::Begin => all(self.dispatch.begin()),
+            Told::End => all(self.dispatch.sweep()),
+        };
+        self.is_overrun |= !given;
+    }
+}
+
+impl Runner {
+    fn now(&self) -> Nanos {
+        Nanos(self.started.elapsed().as_nanos() as u64)
+    }
+
+    fn run(&mut self, asked: &Receiver<Request>) {
+        let node = Arc::clone(&self.node);
+        loop {
+            self.waker.drain();
+            for request in asked.try_iter() {
+                match request {
+                    Request::Names(names) => self.machine.set_names(names),
+                    Request::Status(answer) => drop(answer.send(self.status())),
+                    Request::Stop => {
+                        self.set_on(false);
+                        return;
+                    }
+                }
+            }
+            let dispatch = node.dispatch();
+            let mut workers = Workers { node: &node, dispatch, is_overrun: false };
+            self.open();
+            self.receive(&mut workers);
+            self.asks_again |= workers.is_overrun;
+            // What is told waits for company; what comes in does not.
+            let wait = self.next_turn.since(self.now());
+            if !wait.is_zero() {
+                self.sleep(wait);
+                continue;
+            }
+            self.next_turn = self.now().plus(if self.is_there { TURN } else { IDLE_TURN });
+            if self.machine.is_there() != self.is_there {
+                self.set_on(self.machine.is_there());
+            }
+            self.tell();
+            if std::mem::take(&mut self.asks_again) {
+                self.machine.ask_again();
+            }
+            self.speak(&mut workers);
+        }
+    }
+
+    fn open(&mut self) {
+        if self.socket.is_some() || self.now() < self.retry {
+            return;
+        }
+        let open = || {
+            let socket = UdpSocket::bind(self.config.local)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        };
+        match open() {
+            Ok(socket) => (self.socket, self.answer.socket_error) = (Some(socket), None),
+            Err(error) => {
+                let error: io::Error = error;
+                if self.answer.socket_error.is_none() {
+                    tracing::warn!(local = %self.config.local, %error, "cannot speak with the other node yet");
+                }
+                self.answer.socket_error = Some(error.to_string());
+                self.retry = self.now().plus(RETRY);
+            }
+        }
+    }
+
+    fn receive(&mut self, workers: &mut Workers<'_>) {
+        let mut buffer = [0; BUFFER_BYTES];
+        let now = self.now();
+        for _ in 0..DATAGRAMS {
+            let Some(socket) = &self.socket else { return };
+            match socket.recv_from(&mut buffer) {
+                Ok((len, from)) if is_same(from, self.config.peer) => {
+                    // Counted there.
+                    let _ = self.machine.receive(&buffer[..len], now, workers);
+                }
+                Ok(_) => self.answer.strangers += 1,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // What an earlier datagram has met with: the peer is not there.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// The peer has come, or gone.
+    fn set_on(&mut self, is_on: bool) {
+        self.is_there = is_on;
+        match is_on {
+            true => tracing::info!(peer = %self.config.peer, "the other node is there"),
+            false => tracing::warn!(peer = %self.config.peer, "the other node is not heard any more"),
+        }
+        for desk in self.node.replicas() {
+            desk.set_on(is_on);
+            while desk.next().is_some() {}
+            desk.take_overrun();
+        }
+        self.node.wake_all();
+    }
+
+    /// Takes what the workers tell.
+    fn tell(&mut self) {
+        let overrun = self.node.replicas().iter().filter(|desk| desk.take_overrun()).count() > 0;
+        if self.is_there
+            && (self.machine.take_resync() || overrun)
+            && let Some(number) = self.machine.begin_resync()
+        {
+            self.node.replicas().iter().for_each(|desk| desk.resync(number));
+            self.node.wake_all();
+        }
+        for (worker, desk) in (0..).zip(self.node.replicas()) {
+            for _ in 0..RECORDS {
+                if !self.machine.has_room(worker) {
+                    break;
+                }
+                match desk.next() {
+                    None => break,
+                    Some(Change::Is(record)) => self.machine.tell(worker, &record),
+                    Some(Change::Gone(gone)) => self.machine.tell_gone(worker, &gone),
+                    Some(Change::Resynced(number)) => self.machine.end_resync(worker, number),
+                }
+            }
+        }
+    }
+
+    fn speak(&mut self, workers: &mut Workers<'_>) {
+        let now = self.now();
+        let (socket, peer) = (&self.socket, self.config.peer);
+        let not_sent = &mut self.answer.not_sent;
+        self.machine.poll(now, workers, &mut |datagram| {
+            // What is lost is sent again.
+            let sent = socket.as_ref().is_some_and(|socket| socket.send_to(datagram, peer).is_ok());
+            *not_sent += u64::from(!sent);
+        });
+        self.asks_again |= workers.is_overrun;
+    }
+
+    fn sleep(&self, limit: Duration) {
+        let fds: Vec<_> =
+            self.socket.iter().map(|socket| socket.as_raw_fd()).chain([self.waker.fd()]).collect();
+        wait(&fds, limit);
+    }
+
+    fn status(&self) -> Answer {
+        let status = self.machine.status(self.now());
+        let desks = self.node.replicas().iter();
+        let unready: u64 = (0..)
+            .zip(desks)
+            .map(|(worker, desk)| {
+                let (answered, told) = desk.known();
+                let known = if self.machine.has_told_all(worker) { told } else { 0 };
+                answered.saturating_sub(known) + desk.waiting() as u64
+            })
+            .sum();
+        Answer { unready: unready + status.pending, status, ..self.answer.clone() }
+    }
+}
+
+fn is_same(a: SocketAddr, b: SocketAddr) -> bool {
+    (a.ip().to_canonical(), a.port()) == (b.ip().to_canonical(), b.port())
+}
+
+impl Gateway {
+    pub(super) fn show_pair(&self) -> Option<PairEntry> {
+        let config = &self.pair.running.as_ref()?.plan.config;
+        let Answer { status, unready, strangers, not_sent, socket_error } = self.pair.answer();
+        let named = |names: &[&str], counts: &[u64]| {
+            let all = names.iter().zip(counts).filter(|(_, count)| **count > 0);
+            all.map(|(name, count)| AdvertErrors { kind: (*name).to_owned(), count: *count }).collect()
+        };
+        let sum = |field: fn(&crate::telemetry::ReplicaCounters) -> u64| {
+            self.node.counters.iter().map(|counters| field(&counters.replicas)).sum()
+        };
+        let mut refused = BadDatagram::ALL.map(BadDatagram::name).to_vec();
+        let mut refused_counts = status.refused.to_vec();
+        refused.push("other-address");
+        refused_counts.push(strangers);
+        let mut lost = NotInstalled::NAMES.to_vec();
+        let mut lost_counts: Vec<u64> = (0..NotInstalled::COUNT)
+            .map(|cause| {
+                let count = |counters: &crate::telemetry::WorkerCounters| {
+                    counters.replicas.refused[cause].load(Relaxed)
+                };
+                self.node.counters.iter().map(|counters| count(counters)).sum()
+            })
+            .collect();
+        lost.extend(["unknown-name", "unreadable"]);
+        lost_counts.extend([status.unknown_names, status.senseless]);
+        Some(PairEntry {
+            local: config.local,
+            peer: config.peer,
+            is_there: status.is_there,
+            heard_ms: status.silent.map(|silent| silent.as_millis() as u64),
+            is_synced: status.is_synced,
+            has_all: status.has_all,
+            unready,
+            lag_ms: status.lag.as_millis() as u64,
+            lag_records: status.pending,
+            resyncs: status.resyncs,
+            datagrams: status.datagrams,
+            bytes: status.bytes,
+            records: status.records,
+            resent: status.resent,
+            not_sent,
+            installed: sum(|replicas| replicas.installed.load(Relaxed)),
+            renewed: sum(|replicas| replicas.renewed.load(Relaxed)),
+            kept: sum(|replicas| replicas.kept.load(Relaxed)),
+            ended: sum(|replicas| replicas.ended.load(Relaxed)),
+            swept: sum(|replicas| replicas.swept.load(Relaxed)),
+            not_installed: named(&lost, &lost_counts),
+            refused: named(&refused, &refused_counts),
+            error: socket_error,
+        })
+    }
+}
