@@ -236,8 +236,8 @@ pub struct Replication {
     looks: [Option<Look>; 3],
     /// The last resync that was asked for.
     asked: u32,
-    /// Parity of the peer's resync.
-    round: bool,
+    /// Number of the peer's resync, modulo 8: so many may be broken off in a row.
+    round: u8,
     /// When the next refresh begins, and how many there were.
     refresh_due: Nanos,
     refreshes: u32,
@@ -374,8 +374,9 @@ impl Replication {
                 None
             }
             Inbound::Begin => {
-                // In the middle of a sweep what is left of it is what this one is about.
-                self.round ^= self.looks[2].take().is_none();
+                // What is left of a sweep is left to the next.
+                self.looks[2] = None;
+                self.round = (self.round + 1) % 8;
                 None
             }
             Inbound::Sweep => {

@@ -16,7 +16,8 @@ use softgate::ha::sync::{BadDatagram, Link, Machine, Names, PairKey, Told};
 use softgate::neighbours::v4_key;
 use softgate::time::Nanos;
 
-const WORKERS: u16 = 2;
+/// One stream: between several a record that is under way when a resync begins may count for that (README, limits).
+const WORKERS: u16 = 1;
 
 fn key() -> PairKey {
     PairKey::new(b"a secret of enough bytes").expect("long enough")
@@ -79,8 +80,8 @@ fn record(number: u16, version: u32) -> FlowRecord {
 /// What a node has been told: by session, the version and whether it was told in the resync under way.
 #[derive(Default)]
 struct Heard {
-    sessions: BTreeMap<u16, (u32, bool)>,
-    round: bool,
+    sessions: BTreeMap<u16, (u32, u32)>,
+    round: u32,
     room: usize,
 }
 
@@ -97,7 +98,7 @@ impl Link for Heard {
                 self.sessions.insert(record.name.tuple.src_port, (record.age, self.round));
             }
             Told::Gone(gone) => drop(self.sessions.remove(&gone.name.tuple.src_port)),
-            Told::Begin => self.round = !self.round,
+            Told::Begin => self.round += 1,
             Told::End => self.sessions.retain(|_, (_, round)| *round == self.round),
         }
     }
@@ -425,7 +426,7 @@ fn an_unknown_name_is_waited_for() {
     pair.has.insert(77, 5);
     let tell = |pair: &mut Pair| {
         (0..20).for_each(|_| pair.turn(true));
-        pair.sender.tell(1, &told);
+        pair.sender.tell(0, &told);
         (0..100).for_each(|_| pair.turn(true));
     };
     tell(&mut pair);

@@ -51,10 +51,12 @@ pub mod flow_flags {
     pub const CROSSES: u8 = 16;
     /// Of the first direction: the peer has told of the session.
     pub const FROM_PEER: u8 = 32;
-    /// Of the other direction: the parity of the peer's resync in which it was told of last.
-    pub const ROUND: u8 = 64;
     /// Of the first direction: the peer was told of the session.
     pub const TOLD: u8 = 128;
+    /// Of the other direction, three bits: the peer's resync in which it was told of last.
+    pub const ROUND: u8 = 0xe0;
+    /// Where these bits begin.
+    pub const ROUND_SHIFT: u32 = 5;
 }
 
 /// A slot of the neighbour table, or a delivery to a backend, in two bytes.

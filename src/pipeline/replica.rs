@@ -100,11 +100,11 @@ fn crosses(record: &FlowRecord) -> bool {
 }
 
 /// Installs a session that the peer has told of, or brings it up to date. `loan`: the mapping of its source, where
-/// another worker keeps that. `round`: the parity of the peer's resync ([`sweep`]).
+/// another worker keeps that. `round`: the number of the peer's resync, modulo 8 ([`sweep`]).
 pub fn install<A: Table>(
     record: &FlowRecord,
     loan: Option<Loan>,
-    round: bool,
+    round: u8,
     cx: &Context<'_>,
     flows: &mut Flows,
 ) -> Result<Installed, NotInstalled> {
@@ -118,7 +118,7 @@ pub fn install<A: Table>(
 fn install_with<A: Table>(
     record: &FlowRecord,
     loan: Option<Loan>,
-    round: bool,
+    round: u8,
     cx: &Context<'_>,
     flows: &mut Flows,
 ) -> Result<Installed, NotInstalled> {
@@ -180,7 +180,7 @@ fn idle<A: Table>(flows: &Flows, session: u32, cx: &Context<'_>) -> u32 {
 }
 
 /// Puts a session where the peer says that it stands.
-fn renew<A: Table>(session: u32, record: &FlowRecord, round: bool, cx: &Context<'_>, flows: &mut Flows) {
+fn renew<A: Table>(session: u32, record: &FlowRecord, round: u8, cx: &Context<'_>, flows: &mut Flows) {
     let table = A::table(flows);
     let is_used = [0, 1].map(|direction| table.flow(Handle::new(session, direction)).packets()) != [0, 0];
     if is_used {
@@ -200,7 +200,7 @@ fn renew<A: Table>(session: u32, record: &FlowRecord, round: bool, cx: &Context<
         flow.flags |= flow_flags::SEEN;
     }
     let reply = table.flow_mut(Handle::new(session, 1));
-    reply.flags = reply.flags & !flow_flags::ROUND | if round { flow_flags::ROUND } else { 0 };
+    reply.flags = reply.flags & !flow_flags::ROUND | round << flow_flags::ROUND_SHIFT;
     if record.is_delivery && tuple_is_tcp(&record.name) {
         // Nothing of it will come back.
         reply.flags &= !flow_flags::SEEN;
@@ -382,9 +382,9 @@ pub fn end<A: Table>(name: &Name, idle_there: u32, cx: &Context<'_>, flows: &mut
 }
 
 /// Ends a session that the peer has told of before its resync, but not in it. False: it stays.
-pub fn sweep<A: Table>(session: u32, round: bool, cx: &Context<'_>, flows: &mut Flows) -> bool {
+pub fn sweep<A: Table>(session: u32, round: u8, cx: &Context<'_>, flows: &mut Flows) -> bool {
     let table = A::shared(flows);
-    let was_told = table.flow(Handle::new(session, 1)).has(flow_flags::ROUND) == round;
+    let was_told = table.flow(Handle::new(session, 1)).flags >> flow_flags::ROUND_SHIFT == round;
     let goes = table.is_live(session) && crate::flow::is_untouched(table, session) && !was_told;
     if goes {
         session::end::<A>(session, cx, flows);
