@@ -34,7 +34,11 @@ fn the_annotated_example_is_good() {
     let (code, out, err) = softgate(&["check", "config/softgate.toml"]);
     assert_eq!(
         (code, out.as_str(), err.as_str()),
-        (0, "config/softgate.toml: good: 2 ports, 5 interfaces, 2 VRFs, 4 routes, 1 neighbour\n", "")
+        (
+            0,
+            "config/softgate.toml: good: 2 ports, 5 interfaces, 2 VRFs, 4 routes, 1 neighbour, 2 assertions\n",
+            ""
+        )
     );
 }
 
@@ -604,8 +608,8 @@ fn who_reaches_what_is_said_without_a_gateway() {
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.starts_with("by lan (VRF default, zone inside):\n  all of it: "), "{out}");
     assert!(out.contains("for example: tcp 192.0.2."), "{out}");
-    let (code, out, _) = reach("zone outside", "192.0.2.0/24");
-    assert_eq!((code, out.as_str()), (0, "nobody of zone outside reaches 192.0.2.0/24\n"));
+    let (code, out, _) = reach("zone outside", "192.0.2.128/25");
+    assert_eq!((code, out.as_str()), (0, "nobody of zone outside reaches 192.0.2.128/25\n"));
     let (code, _, err) = reach("zone dmz", "192.0.2.9");
     assert!(code == 2 && err.contains("no zone dmz"), "{err}");
 }
@@ -617,13 +621,13 @@ fn assertions_refuse_and_oddities_warn_with_their_lines() {
     let file = write(folder.path(), "gw.toml", &format!("{TWO_ZONES}{assertion}"));
     let (code, out, err) = softgate(&["check", &file]);
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(err.starts_with(&format!("{file}:23: assert \"mail\" does not hold: expected allow")), "{err}");
+    assert!(err.starts_with(&format!("{file}:24: assert \"mail\" does not hold: expected allow")), "{err}");
     assert!(err.contains("rule            default: no rule allows it from inside to outside"), "{err}");
     let odd = "[[group]]\nname = \"nobody\"\nmembers = []\n";
     let file = write(folder.path(), "gw.toml", &format!("{TWO_ZONES}{odd}"));
     let (code, out, err) = softgate(&["check", &file]);
     assert!(code == 0 && out.contains("good"), "{out}");
-    assert!(err.starts_with(&format!("{file}:23: warning: group[0]: nobody names group nobody")), "{err}");
+    assert!(err.starts_with(&format!("{file}:24: warning: group[0]: nobody names group nobody")), "{err}");
     assert_eq!(softgate(&["check", "--strict", &file]).0, 1);
 }
 
