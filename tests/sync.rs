@@ -209,6 +209,7 @@ impl Pair {
 
     /// Tells of a session by its worker's stream, as soon as there is room.
     fn say(&mut self, session: u16, version: Option<u32>) {
+        #[allow(clippy::modulo_one, reason = "it may be more")]
         let worker = session % WORKERS;
         for _ in 0..2000 {
             if !self.sender.is_there() {
