@@ -4,16 +4,18 @@
 //! check refuses.
 
 use std::fmt;
+use std::sync::Arc;
+
+use ahash::{AHashMap, AHashSet};
 
 use super::names::View;
 use crate::config::{
-    AddressRange, BackendAdmin, Config, GroupName, Member, OneOrMore, PortRange, Rule, Service, Side,
-    VirtualService,
+    AddressRange, BackendAdmin, Config, GroupName, Member, OneOrMore, PortRange, Rule, RuleName, Service,
+    Side, VirtualService,
 };
-use ahash::AHashSet;
 
-/// Rules up to which shadows are looked for where somebody waits: a few milliseconds.
-pub const QUICK_RULES: usize = 1000;
+/// Rules, and services, up to which they are looked at where somebody waits: a few milliseconds.
+const QUICK: usize = 1000;
 /// Most findings.
 const MOST: usize = 200;
 
@@ -43,14 +45,16 @@ pub fn lint(view: View<'_>, is_quick: bool) -> Vec<Finding> {
     let mut lint = Lint { view, config: view.config, found: Vec::new() };
     lint.interfaces();
     lint.groups();
-    lint.zones();
-    let rules = lint.config.rules.len() + lint.config.admin_rules.len();
-    if !is_quick || rules <= QUICK_RULES {
+    let is_for = |count: usize| !is_quick || count <= QUICK;
+    if is_for(lint.config.rules.len() + lint.config.admin_rules.len()) {
+        lint.zones();
         lint.shadows();
+        lint.rules();
     }
-    lint.rules();
-    lint.nat();
-    lint.services();
+    if is_for(lint.config.services.len()) {
+        lint.nat();
+        lint.services();
+    }
     lint.virtual_routers();
     lint.found.truncate(MOST);
     lint.found
@@ -147,21 +151,22 @@ impl Lint<'_> {
         }
     }
 
-    fn key_of(&self, rule: &str) -> Option<String> {
-        let among = |rules: &[std::sync::Arc<Rule>], table: &str| {
-            rules.iter().position(|known| known.name.as_str() == rule).map(|at| format!("{table}[{at}]"))
-        };
-        among(&self.config.admin_rules, "admin_rule").or_else(|| among(&self.config.rules, "rule"))
-    }
-
     fn shadows(&mut self) {
+        let config = self.config;
+        let of = |table: &'static str, rules: &'_ [Arc<Rule>]| {
+            let key = |(at, rule): (usize, &Arc<Rule>)| (rule.name.clone(), format!("{table}[{at}]"));
+            rules.iter().enumerate().map(key).collect::<Vec<_>>()
+        };
+        let keys = of("admin_rule", &config.admin_rules).into_iter().chain(of("rule", &config.rules));
+        let keys: AHashMap<RuleName, String> = keys.collect();
         for (rule, by) in self.view.tables().policy.shadowed().unwrap_or_default() {
             let (rule, by) = (self.view.rule(rule), self.view.rule(by));
-            if let Some(key) = self.key_of(rule) {
+            let key = RuleName::new(rule).ok().and_then(|rule| keys.get(&rule));
+            if let Some(key) = key {
                 let says = format!(
                     "rule {rule} never decides: {by}, before it, matches all that it would; move it before {by}, or take it out"
                 );
-                self.say(key, says);
+                self.say(key.clone(), says);
             }
         }
     }
@@ -187,9 +192,8 @@ impl Lint<'_> {
                     }
                 }
                 for group in [&rule.from, &rule.to].into_iter().filter_map(|side| side.group.as_ref()) {
-                    let is_empty = |known: &&std::sync::Arc<crate::config::Group>| {
-                        known.name == *group && known.members.is_empty()
-                    };
+                    let is_empty =
+                        |known: &&Arc<crate::config::Group>| known.name == *group && known.members.is_empty();
                     if config.groups.iter().any(|known| is_empty(&known)) {
                         let says =
                             format!("rule {} matches nothing until group {group} has members", rule.name);
@@ -248,7 +252,7 @@ impl Lint<'_> {
                 );
                 self.say(key.clone(), says);
             }
-            let same = |other: &&std::sync::Arc<VirtualService>| {
+            let same = |other: &&Arc<VirtualService>| {
                 other.vrf == service.vrf
                     && other.address == service.address
                     && covers(&other.service, &service.service)

@@ -61,8 +61,12 @@ impl Gateway {
 
     /// What is odd in the config in force, with the lines of its text.
     pub(super) fn odd(&self, text: &str) -> Vec<String> {
-        let places = Places::of(text);
         let findings = lint::lint(View::new(&self.compiler, &self.config), true);
+        // The text may be long, and mostly there is nothing to find in it.
+        if findings.is_empty() {
+            return Vec::new();
+        }
+        let places = Places::of(text);
         let line = |finding: &lint::Finding| match places.line(&finding.key) {
             Some(line) => format!("{}:{line}: {finding}", self.file_name),
             None => finding.to_string(),
