@@ -13,6 +13,7 @@ use super::packet::PacketText;
 use super::reach::{ReachFrom, ReachTo};
 use super::service::{Dscp, PortRange, Service, TcpFlag};
 use super::value::{DeviceName, InterfaceAddress, Mac, Name, Prefix, Ranged, Vlan};
+use super::{PacketText, ReachFrom, ReachTo};
 
 /// Types that are a string in JSON: what the description calls them, what they say, and their pattern.
 macro_rules! texts {
@@ -43,6 +44,9 @@ texts! {
         "^[\\[\\]0-9A-Fa-f:.]+(@[a-z0-9._-]{1,32})?$";
     PortRange, "PortRange", "443 or 1000-2000", "^[0-9]{1,5}(-[0-9]{1,5})?$";
     Service, "Service", "any, tcp/443, udp/1000-2000, icmp/echo-request, esp, proto/89", "^[a-z0-9]+(/[a-z0-9-]+)?$";
+    PacketText, "Packet", "tcp 10.0.1.5:40000 > 198.51.100.7:443 from lan", "^.+$";
+    ReachFrom, "ReachFrom", "zone blue, interface lan 10.0.1.0/24, any", "^.+$";
+    ReachTo, "ReachTo", "10.0.9.9 tcp/5432, zone green", "^.+$";
     Dscp, "Dscp", "0 to 63, or the name of a class: cs0, af11, ef", "^[a-z0-9-]+$";
     PacketText, "PacketText", "tcp 10.0.1.5:40000 > 198.51.100.7:443 from lan", "^[a-z0-9]+ .+$";
     ReachFrom, "ReachFrom", "any, zone NAME, interface NAME, an address or a prefix", "^.+$";

@@ -409,8 +409,12 @@ fn http_over_a_unix_socket() {
     assert_eq!(status, 200);
     let description: Value = serde_json::from_str(&description).expect("JSON");
     let mut answers = Vec::new();
-    let queries =
-        [("/v1/nat/map", "?inside=10.0.1.10"), ("/v1/nat/find", "?outside=198.51.100.77&port=1024")];
+    let queries = [
+        ("/v1/explain", "?packet=tcp+10.0.1.10:40000+%3E+198.51.100.1:443+from+tenant-a"),
+        ("/v1/reach", "?from=zone+blue&to=198.51.100.1+tcp/443"),
+        ("/v1/nat/map", "?inside=10.0.1.10"),
+        ("/v1/nat/find", "?outside=198.51.100.77&port=1024"),
+    ];
     for (path, item) in description["paths"].as_object().expect("paths") {
         if item.get("get").is_none() {
             continue;

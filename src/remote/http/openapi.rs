@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 use super::operations::{DEFINITIONS, Operation, Operations, generator};
 use crate::control::{
     BridgeChanged, BridgeEntry, Changed, Cleared, Counter, DhcpRelayEntry, DocumentPiece, DropEntry,
-    DropsExport, GroupEntry, HaList, InterfaceStatus, MacPage, MappingPage, NatHost, NeighbourEntry,
-    PoolEntry, PortStatus, Reply, RevisionList, RoutePage, RuleList, ServiceList, SessionPage, Version,
-    WorkerStatus,
+    DropsExport, Explained, GroupEntry, HaList, InterfaceStatus, MacPage, MappingPage, NatHost,
+    NeighbourEntry, PoolEntry, PortStatus, Reached, Reply, RevisionList, RoutePage, RuleList, ServiceList,
+    SessionPage, Version, WorkerStatus,
 };
 
 /// Where it is served.
@@ -179,6 +179,8 @@ fn answer(method: &str, generator: &mut SchemaGenerator) -> Option<Schema> {
         "show.groups" => generator.subschema_for::<Vec<GroupEntry>>(),
         "show.revisions" => generator.subschema_for::<RevisionList>(),
         "show.revision" => generator.subschema_for::<DocumentPiece>(),
+        "explain" => generator.subschema_for::<Explained>(),
+        "reach" => generator.subschema_for::<Reached>(),
         "drops.export" => generator.subschema_for::<DropsExport>(),
         "clear.sessions" => generator.subschema_for::<Cleared>(),
         "bridge.add-macs" | "bridge.del-macs" | "bridge.open" => generator.subschema_for::<BridgeChanged>(),
