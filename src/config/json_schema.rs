@@ -9,8 +9,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::addresses::{AddressRange, Member, NatTarget, OneOrMore};
 use super::balance::BackendKey;
-use super::packet::PacketText;
-use super::reach::{ReachFrom, ReachTo};
 use super::service::{Dscp, PortRange, Service, TcpFlag};
 use super::value::{DeviceName, InterfaceAddress, Mac, Name, Prefix, Ranged, Vlan};
 use super::{PacketText, ReachFrom, ReachTo};
@@ -48,9 +46,6 @@ texts! {
     ReachFrom, "ReachFrom", "zone blue, interface lan 10.0.1.0/24, any", "^.+$";
     ReachTo, "ReachTo", "10.0.9.9 tcp/5432, zone green", "^.+$";
     Dscp, "Dscp", "0 to 63, or the name of a class: cs0, af11, ef", "^[a-z0-9-]+$";
-    PacketText, "PacketText", "tcp 10.0.1.5:40000 > 198.51.100.7:443 from lan", "^[a-z0-9]+ .+$";
-    ReachFrom, "ReachFrom", "any, zone NAME, interface NAME, an address or a prefix", "^.+$";
-    ReachTo, "ReachTo", "An address and a service: 10.0.9.9 tcp/5432", "^.+$";
     TcpFlag, "TcpFlag", "A flag that must be set, syn, or must not be, !ack", "^!?[a-z]{3}$";
 }
 
