@@ -19,6 +19,7 @@ use crate::flow::flow_record::{FlowRecord, InTable, Name};
 use crate::flow::steering::{Loan, Steering};
 use crate::flow::{Flows, Handle, Tick, Tuple, flow_flags, timeout};
 use crate::neighbours::ip_of;
+use crate::pipeline::replica::Round;
 use crate::pipeline::{Context, Table, replica};
 use crate::telemetry::add;
 use crate::time::Nanos;
@@ -43,7 +44,9 @@ pub enum Change {
     Is(FlowRecord),
     /// A session has ended.
     Gone(Gone),
-    /// All sessions have been told of since the resync of this number was asked for.
+    /// All sessions are told of from here on, for the resync of this number.
+    Begins(u32),
+    /// They have been.
     Resynced(u32),
 }
 
@@ -51,9 +54,9 @@ pub enum Change {
 #[derive(Clone, Copy, Debug)]
 pub enum Inbound {
     /// To install a session, with the mapping of its source where another worker keeps that.
-    Install(FlowRecord, Option<Loan>),
+    Install(FlowRecord, Option<Loan>, bool),
     /// To restore the mapping of a session's source, and pass both on to the worker that has the session.
-    Lend(FlowRecord, u8),
+    Lend(FlowRecord, u8, bool),
     /// To end a session.
     End(Gone),
     /// The peer tells of everything from now on.
@@ -69,6 +72,8 @@ pub struct Desk {
     inbound: ArrayQueue<Inbound>,
     is_on: AtomicBool,
     is_overrun: AtomicBool,
+    /// Something that the peer has told is lost.
+    has_lost: AtomicBool,
     /// The resync that is wanted; 0: none was.
     wanted: AtomicU32,
     /// Sessions that would be missed, and those of them that the peer was told of or has told of.
@@ -83,6 +88,7 @@ impl Default for Desk {
             inbound: ArrayQueue::new(INBOUND),
             is_on: AtomicBool::new(false),
             is_overrun: AtomicBool::new(false),
+            has_lost: AtomicBool::new(false),
             wanted: AtomicU32::new(0),
             answered: AtomicU64::new(0),
             told: AtomicU64::new(0),
@@ -104,6 +110,11 @@ impl Desk {
     /// True if something was lost since this was asked last.
     pub fn take_overrun(&self) -> bool {
         self.is_overrun.swap(false, AcqRel)
+    }
+
+    /// True if something that the peer has told was lost since this was asked last.
+    pub fn take_lost(&self) -> bool {
+        self.has_lost.swap(false, AcqRel)
     }
 
     /// The next change.
@@ -154,8 +165,12 @@ impl<'a> Dispatch<'a> {
 
     /// Gives a session to the worker that is to have it: that which has it already, else the one that keeps what is
     /// bound to it. The worker to wake; `None`: it has enough for now.
-    pub fn install(&self, record: FlowRecord) -> Option<usize> {
-        let Some(steering) = &self.steering else { return self.give(0, Inbound::Install(record, None)) };
+    ///
+    /// `counts`: the peer has told of it in the resync under way, if there is one.
+    pub fn install(&self, record: FlowRecord, counts: bool) -> Option<usize> {
+        let Some(steering) = &self.steering else {
+            return self.give(0, Inbound::Install(record, None, counts));
+        };
         let of = |vrf: u16, addr: u128| steering.of_host(vrf, ip_of(addr));
         let tuple = &record.name.tuple;
         let worker = self.has(&record.name).unwrap_or_else(|| match record.bound {
@@ -163,8 +178,8 @@ impl<'a> Dispatch<'a> {
             None => of(tuple.vrf, tuple.src),
         });
         match record.mapping.map(|port| of(port.inside_vrf, tuple.src)).filter(|lender| *lender != worker) {
-            Some(lender) => self.give(lender.into(), Inbound::Lend(record, worker)),
-            None => self.give(worker.into(), Inbound::Install(record, None)),
+            Some(lender) => self.give(lender.into(), Inbound::Lend(record, worker, counts)),
+            None => self.give(worker.into(), Inbound::Install(record, None, counts)),
         }
     }
 
@@ -274,6 +289,11 @@ impl Replication {
             self.refresh_due = cx.now.plus(REFRESH);
         }
         if !is_on {
+            while let Some(inbound) = desk.inbound.pop() {
+                if let Inbound::Install(_, Some(loan), _) = inbound {
+                    flows.nat.loans.returns.push(loan);
+                }
+            }
             return Stepped::default();
         }
         let mut stepped = Stepped::default();
@@ -282,14 +302,22 @@ impl Replication {
         for _ in 0..pick(INSTALLED) {
             let Some(inbound) = desk.inbound.pop() else { break };
             stepped.worked = true;
+            // No packet is under way: numbers of sessions that have ended are free at once.
+            flows.recycle();
             if let Some(worker) = self.take(inbound, desks, cx, flows) {
+                // It is woken behind this step; the rest waits for the next.
                 stepped.wake = Some(worker);
+                break;
             }
         }
         let wanted = desk.wanted.load(Acquire);
+        // What was told before lies before it.
         if wanted != self.asked {
-            self.asked = wanted;
-            self.begin(0, Why::Resync(wanted));
+            stepped.worked = true;
+            if desk.changes.push(Change::Begins(wanted)).is_ok() {
+                self.asked = wanted;
+                self.begin(0, Why::Resync(wanted));
+            }
         }
         if self.refresh_due <= cx.now {
             self.refresh_due = cx.now.plus(REFRESH);
@@ -341,22 +369,24 @@ impl Replication {
         flows: &mut Flows,
     ) -> Option<usize> {
         match inbound {
-            Inbound::Install(record, loan) => {
+            Inbound::Install(record, loan, counts) => {
+                let round = Round { number: self.round, counts };
                 let result = match record.name.table {
-                    InTable::V4 => replica::install::<u32>(&record, loan, self.round, cx, flows),
-                    InTable::V6 => replica::install::<u128>(&record, loan, self.round, cx, flows),
+                    InTable::V4 => replica::install::<u32>(&record, loan, round, cx, flows),
+                    InTable::V6 => replica::install::<u128>(&record, loan, round, cx, flows),
                 };
                 replica::note(&result, cx.counters);
                 None
             }
-            Inbound::Lend(record, worker) => match replica::lend(&record, cx, flows) {
+            Inbound::Lend(record, worker, counts) => match replica::lend(&record, cx, flows) {
                 Ok(loan) => {
                     let given = desks
                         .get(usize::from(worker))
-                        .is_some_and(|desk| desk.give(Inbound::Install(record, Some(loan))));
+                        .is_some_and(|desk| desk.give(Inbound::Install(record, Some(loan), counts)));
                     if !given {
                         flows.take_back(&loan, cx.now);
-                        desks.iter().for_each(|desk| desk.is_overrun.store(true, Relaxed));
+                        // It is the peer who has to tell it again.
+                        desks[0].has_lost.store(true, Relaxed);
                     }
                     given.then_some(worker.into())
                 }

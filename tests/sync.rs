@@ -16,8 +16,8 @@ use softgate::ha::sync::{BadDatagram, Link, Machine, Names, PairKey, Told};
 use softgate::neighbours::v4_key;
 use softgate::time::Nanos;
 
-/// One stream: between several a record that is under way when a resync begins may count for that (README, limits).
-const WORKERS: u16 = 1;
+/// Streams of the sender's workers: one may be behind another.
+const WORKERS: u16 = 3;
 
 fn key() -> PairKey {
     PairKey::new(b"a secret of enough bytes").expect("long enough")
@@ -92,10 +92,12 @@ impl Link for Heard {
 
     fn take(&mut self, told: Told) {
         match told {
-            Told::Is(record) => {
+            Told::Is { record, counts } => {
                 // In this node's slots.
                 assert_eq!((record.ingress, record.zones, record.reply_vrf), (0, [3, 1], 1));
-                self.sessions.insert(record.name.tuple.src_port, (record.age, self.round));
+                let (session, before) = (record.name.tuple.src_port, self.round.wrapping_sub(1));
+                let known = self.sessions.get(&session).map_or(before, |(_, round)| *round);
+                self.sessions.insert(session, (record.age, if counts { self.round } else { known }));
             }
             Told::Gone(gone) => drop(self.sessions.remove(&gone.name.tuple.src_port)),
             Told::Begin => self.round += 1,
@@ -172,6 +174,7 @@ impl Pair {
         }
         let _ = self.receiver.take_resync().then(|| {
             self.receiver.begin_resync().map(|number| {
+                (0..WORKERS).for_each(|worker| self.receiver.begin_stream(worker, number));
                 (0..WORKERS).for_each(|worker| self.receiver.end_resync(worker, number));
             })
         });
@@ -201,6 +204,7 @@ impl Pair {
 
     fn resync(&mut self) {
         let Some(number) = self.sender.begin_resync() else { return };
+        (0..WORKERS).for_each(|worker| self.sender.begin_stream(worker, number));
         for (session, version) in self.has.clone() {
             self.say(session, Some(version));
         }
@@ -209,7 +213,6 @@ impl Pair {
 
     /// Tells of a session by its worker's stream, as soon as there is room.
     fn say(&mut self, session: u16, version: Option<u32>) {
-        #[allow(clippy::modulo_one, reason = "it may be more")]
         let worker = session % WORKERS;
         for _ in 0..2000 {
             if !self.sender.is_there() {

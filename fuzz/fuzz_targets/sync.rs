@@ -45,7 +45,7 @@ impl Link for Taken {
     fn take(&mut self, told: Told) {
         self.taken += 1;
         assert!(self.taken <= self.room || self.room > 0, "no room, and taken all the same");
-        if let Told::Is(record) = told {
+        if let Told::Is { record, .. } = told {
             assert!(u32::from(record.ingress) < SLOTS && u32::from(record.name.tuple.vrf) < SLOTS);
             assert!(record.rule < SLOTS && record.backend.is_none_or(|slot| slot < SLOTS));
         }
@@ -83,6 +83,7 @@ fuzz_target!(|input: &[u8]| {
                 if machine.take_resync()
                     && let Some(resync) = machine.begin_resync()
                 {
+                    (0..2).for_each(|worker| machine.begin_stream(worker, resync));
                     (0..2).for_each(|worker| machine.end_resync(worker, resync));
                 }
                 // As whoever reads them does.

@@ -161,6 +161,7 @@ impl PairThread {
             next_turn: Nanos(0),
             answer: Answer::default(),
             asks_again: false,
+            tells_again: false,
         };
         let thread = std::thread::Builder::new().name("pair".into()).spawn(move || runner.run(&asked))?;
         self.running = Some(Running { plan, requests, waker, thread });
@@ -238,6 +239,8 @@ struct Runner {
     answer: Answer,
     /// Something that the peer told found no room.
     asks_again: bool,
+    /// Something of ours was lost: everything is to be told again.
+    tells_again: bool,
 }
 
 /// What is told goes to the workers.
@@ -258,8 +261,8 @@ impl Link for Workers<'_> {
             given.is_ok()
         };
         let given = match told {
-            Told::Is(record) => {
-                let worker = self.dispatch.install(record);
+            Told::Is { record, counts } => {
+                let worker = self.dispatch.install(record, counts);
                 worker.inspect(|worker| self.node.wake_if_asleep(*worker));
                 worker.is_some()
             }
@@ -294,7 +297,7 @@ impl Runner {
             let mut workers = Workers { node: &node, dispatch, is_overrun: false };
             self.open();
             self.receive(&mut workers);
-            self.asks_again |= workers.is_overrun;
+            self.asks_again |= std::mem::take(&mut workers.is_overrun);
             // What is told waits for company; what comes in does not.
             let wait = self.next_turn.since(self.now());
             if !wait.is_zero() {
@@ -364,15 +367,20 @@ impl Runner {
             desk.set_on(is_on);
             while desk.next().is_some() {}
             desk.take_overrun();
+            desk.take_lost();
         }
+        self.tells_again = false;
         self.node.wake_all();
     }
 
     /// Takes what the workers tell.
     fn tell(&mut self) {
-        let overrun = self.node.replicas().iter().filter(|desk| desk.take_overrun()).count() > 0;
+        self.tells_again |= self.node.replicas().iter().filter(|desk| desk.take_overrun()).count() > 0;
+        self.asks_again |= self.node.replicas().iter().filter(|desk| desk.take_lost()).count() > 0;
+        // One that is under way comes to its end first: else none might.
         if self.is_there
-            && (self.machine.take_resync() || overrun)
+            && !self.machine.is_resyncing()
+            && (self.machine.take_resync() | std::mem::take(&mut self.tells_again))
             && let Some(number) = self.machine.begin_resync()
         {
             self.node.replicas().iter().for_each(|desk| desk.resync(number));
@@ -387,6 +395,7 @@ impl Runner {
                     None => break,
                     Some(Change::Is(record)) => self.machine.tell(worker, &record),
                     Some(Change::Gone(gone)) => self.machine.tell_gone(worker, &gone),
+                    Some(Change::Begins(number)) => self.machine.begin_stream(worker, number),
                     Some(Change::Resynced(number)) => self.machine.end_resync(worker, number),
                 }
             }
@@ -402,7 +411,7 @@ impl Runner {
             let sent = socket.as_ref().is_some_and(|socket| socket.send_to(datagram, peer).is_ok());
             *not_sent += u64::from(!sent);
         });
-        self.asks_again |= workers.is_overrun;
+        self.asks_again |= std::mem::take(&mut workers.is_overrun);
     }
 
     fn sleep(&self, limit: Duration) {

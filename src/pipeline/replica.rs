@@ -99,12 +99,21 @@ fn crosses(record: &FlowRecord) -> bool {
     src.is_ipv4() != dst.is_ipv4()
 }
 
+/// The resync of the peer that is under way, or was last.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// Its number, modulo 8 ([`sweep`]).
+    pub number: u8,
+    /// What is told is told in it.
+    pub counts: bool,
+}
+
 /// Installs a session that the peer has told of, or brings it up to date. `loan`: the mapping of its source, where
-/// another worker keeps that. `round`: the number of the peer's resync, modulo 8 ([`sweep`]).
+/// another worker keeps that.
 pub fn install<A: Table>(
     record: &FlowRecord,
     loan: Option<Loan>,
-    round: u8,
+    round: Round,
     cx: &Context<'_>,
     flows: &mut Flows,
 ) -> Result<Installed, NotInstalled> {
@@ -118,10 +127,18 @@ pub fn install<A: Table>(
 fn install_with<A: Table>(
     record: &FlowRecord,
     loan: Option<Loan>,
-    round: u8,
+    round: Round,
     cx: &Context<'_>,
     flows: &mut Flows,
 ) -> Result<Installed, NotInstalled> {
+    // Slots may be given before tables have them: another worker's word of them is early.
+    let has_vrf = |vrf: u16| usize::from(vrf) < cx.tables.vrfs.len();
+    if usize::from(record.ingress) >= cx.tables.interfaces.len()
+        || !has_vrf(record.name.tuple.vrf)
+        || !has_vrf(record.reply_vrf)
+    {
+        return Err(NotInstalled::Senseless);
+    }
     let (tuple, leaves) = tuples_of::<A>(record).ok_or(NotInstalled::Senseless)?;
     if (tuple.protocol == protocol::TCP) == matches!(record.upper, Upper::Answered) {
         return Err(NotInstalled::Senseless);
@@ -136,7 +153,10 @@ fn install_with<A: Table>(
             return Ok(Installed::Kept);
         }
         if is_same {
-            renew::<A>(session, record, round, cx, flows);
+            renew::<A>(session, record, cx, flows);
+            if round.counts {
+                set_round::<A>(session, round.number, flows);
+            }
             return Ok(Installed::Renewed);
         }
         session::end::<A>(session, cx, flows);
@@ -149,7 +169,10 @@ fn install_with<A: Table>(
         session::end::<A>(taken.session(), cx, flows);
     }
     let session = insert::<A>(record, loan, (&tuple, &leaves, &back), cx, flows)?;
-    renew::<A>(session, record, round, cx, flows);
+    renew::<A>(session, record, cx, flows);
+    // One that does not count is swept unless it is told of once more.
+    let number = if round.counts { round.number } else { (round.number + 7) % 8 };
+    set_round::<A>(session, number, flows);
     add(&cx.counters.sessions_opened, 1);
     let backend = record.backend.and_then(|slot| cx.counters.backends.get(slot as usize));
     backend.inspect(|backend| backend.flows.hit(cx.now));
@@ -179,8 +202,14 @@ fn idle<A: Table>(flows: &Flows, session: u32, cx: &Context<'_>) -> u32 {
     Tick::of(cx.now).0.saturating_sub(forward.last_seen.max(reply.last_seen).0)
 }
 
+/// Notes in which resync the peer told of a session.
+fn set_round<A: Table>(session: u32, number: u8, flows: &mut Flows) {
+    let reply = A::table(flows).flow_mut(Handle::new(session, 1));
+    reply.flags = reply.flags & !flow_flags::ROUND | number << flow_flags::ROUND_SHIFT;
+}
+
 /// Puts a session where the peer says that it stands.
-fn renew<A: Table>(session: u32, record: &FlowRecord, round: u8, cx: &Context<'_>, flows: &mut Flows) {
+fn renew<A: Table>(session: u32, record: &FlowRecord, cx: &Context<'_>, flows: &mut Flows) {
     let table = A::table(flows);
     let is_used = [0, 1].map(|direction| table.flow(Handle::new(session, direction)).packets()) != [0, 0];
     if is_used {
@@ -200,7 +229,6 @@ fn renew<A: Table>(session: u32, record: &FlowRecord, round: u8, cx: &Context<'_
         flow.flags |= flow_flags::SEEN;
     }
     let reply = table.flow_mut(Handle::new(session, 1));
-    reply.flags = reply.flags & !flow_flags::ROUND | round << flow_flags::ROUND_SHIFT;
     if record.is_delivery && tuple_is_tcp(&record.name) {
         // Nothing of it will come back.
         reply.flags &= !flow_flags::SEEN;

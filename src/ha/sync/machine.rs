@@ -22,8 +22,10 @@ use crate::time::Nanos;
 pub const HEARTBEAT: Duration = Duration::from_millis(200);
 /// Who says nothing for so long is gone.
 pub const SILENCE: Duration = Duration::from_secs(2);
+/// The end of a session of IPv4: kind and length, table and protocol, ports and VRF, addresses, idle time.
+const SHORTEST_RECORD: usize = 2 + 2 + 6 + 9 + 4;
 /// Most records of a block, and as many as whoever takes them has to have room for.
-pub const BLOCK_RECORDS: usize = DATA_BYTES / 24;
+pub const BLOCK_RECORDS: usize = DATA_BYTES / SHORTEST_RECORD;
 /// Most streams: as many as workers can be, and the names.
 const STREAMS: u16 = 257;
 /// Most names of a kind: as many as there are slots for rules.
@@ -38,7 +40,12 @@ const BURST_BYTES: u64 = 96 * 1024;
 #[derive(Clone, Copy, Debug)]
 pub enum Told {
     /// A session is there, or stands elsewhere.
-    Is(FlowRecord),
+    Is {
+        /// What is told of it.
+        record: FlowRecord,
+        /// It was told after its stream had begun the resync under way: else it may have ended before that.
+        counts: bool,
+    },
     /// A session has ended.
     Gone(Gone),
     /// From here on it tells of everything.
@@ -104,6 +111,8 @@ struct Peer {
     ended: Vec<bool>,
     /// The peer's, and which of its streams have ended it.
     theirs: u32,
+    /// Which of its streams have begun it: one may be behind another.
+    theirs_begun: Vec<bool>,
     theirs_ended: Vec<bool>,
     has_all: bool,
     /// Names were missing: when they are there, everything has to be told again.
@@ -131,6 +140,8 @@ pub struct Machine {
     rate: u64,
     credit: u64,
     credited: Nanos,
+    /// Which stream is the first to send, and to be taken from.
+    turn: usize,
     status: Status,
 }
 
@@ -152,6 +163,7 @@ impl Machine {
             rate: rate.max(1),
             credit: BURST_BYTES,
             credited: now,
+            turn: 0,
             status: Status::default(),
         }
     }
@@ -178,31 +190,45 @@ impl Machine {
         self.peer.is_some()
     }
 
-    /// Everything is told from now on: the number of the resync, to be given back by [`Machine::end_resync`] for each
-    /// worker. `None`: nobody is there.
+    /// Everything is to be told: the number of the resync, to be given back for each worker by [`Machine::begin_stream`] in
+    /// front of what is told from then on, and by [`Machine::end_resync`] behind it. `None`: nobody is there.
     pub fn begin_resync(&mut self) -> Option<u32> {
         let workers = usize::from(self.workers);
-        let names = self.names.len() as u32;
         let peer = self.peer.as_mut()?;
         // Of all peers another: a worker may still be at that of the one before.
         self.resync = self.resync.wrapping_add(1).max(1);
         peer.resync = self.resync;
         peer.ended = vec![false; workers];
-        for outgoing in &mut peer.outgoing[1..] {
-            // A few bytes beyond the ring's room.
-            outgoing.offer(&Item::Begin(peer.resync), names);
-        }
         self.status.resyncs[0] += 1;
         Some(peer.resync)
     }
 
+    /// True if a resync has begun, and not every worker has told everything.
+    pub fn is_resyncing(&self) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.resync != 0 && peer.ended.iter().any(|ended| !ended))
+    }
+
+    /// A worker tells everything from now on. The caller has asked [`Machine::has_room`].
+    pub fn begin_stream(&mut self, worker: u16, number: u32) {
+        if self.peer.as_ref().is_some_and(|peer| peer.resync == number) {
+            self.offer_marker(worker, &Item::Begin(number));
+        }
+    }
+
+    fn offer_marker(&mut self, worker: u16, item: &Item<'_>) {
+        let names = self.names.len() as u32;
+        let outgoing = self.peer.as_mut().and_then(|peer| peer.outgoing.get_mut(usize::from(worker) + 1));
+        if let Some(outgoing) = outgoing {
+            outgoing.offer(item, names);
+        }
+    }
+
     /// A worker has told everything.
     pub fn end_resync(&mut self, worker: u16, number: u32) {
-        let names = self.names.len() as u32;
         let Some(peer) = self.peer.as_mut().filter(|peer| peer.resync == number) else { return };
-        if let Some(outgoing) = peer.outgoing.get_mut(usize::from(worker) + 1) {
-            outgoing.offer(&Item::End(number), names);
-            peer.ended[usize::from(worker)] = true;
+        if let Some(ended) = peer.ended.get_mut(usize::from(worker)) {
+            *ended = true;
+            self.offer_marker(worker, &Item::End(number));
         }
     }
 
@@ -303,6 +329,7 @@ impl Machine {
             resync: 0,
             ended: Vec::new(),
             theirs: 0,
+            theirs_begun: Vec::new(),
             theirs_ended: Vec::new(),
             has_all: false,
             lacks_names: false,
@@ -347,7 +374,10 @@ impl Machine {
     /// Gives on what has come in order: names first.
     fn deliver(&mut self, link: &mut impl Link) {
         let Some(peer) = &mut self.peer else { return };
-        for stream in 0..peer.incoming.len() {
+        let streams = peer.incoming.len();
+        for step in 0..streams {
+            // Where there is little room, each is the first in turn.
+            let stream = if step == 0 { 0 } else { 1 + step.wrapping_add(self.turn) % (streams - 1) };
             loop {
                 if stream != usize::from(OF_NAMES) && link.room() < BLOCK_RECORDS {
                     return;
@@ -374,7 +404,8 @@ impl Machine {
                                 peer.lacks_names = true;
                                 continue;
                             }
-                            Told::Is(record)
+                            let counts = peer.theirs_begun.get(stream).is_none_or(|begun| *begun);
+                            Told::Is { record, counts }
                         }
                         Some(Item::Gone(Gone { mut name, idle })) => {
                             self.status.records[1] += 1;
@@ -384,12 +415,18 @@ impl Machine {
                             Told::Gone(Gone { name, idle })
                         }
                         Some(Item::Begin(number)) => {
-                            // One stream may be behind another.
-                            if peer.theirs != 0 && number.wrapping_sub(peer.theirs) as i32 <= 0 {
+                            let is_first = peer.theirs == 0 || number.wrapping_sub(peer.theirs) as i32 > 0;
+                            if is_first {
+                                peer.theirs = number;
+                                peer.theirs_begun = vec![false; peer.incoming.len()];
+                                peer.theirs_ended = vec![false; peer.incoming.len()];
+                            }
+                            if number == peer.theirs {
+                                peer.theirs_begun[stream] = true;
+                            }
+                            if !is_first {
                                 continue;
                             }
-                            peer.theirs = number;
-                            peer.theirs_ended = vec![false; peer.incoming.len()];
                             self.status.resyncs[1] += 1;
                             Told::Begin
                         }
@@ -498,15 +535,27 @@ impl Machine {
                 outgoing.send(at, stream as u16, now).emit(&mut block);
                 ready.push(std::mem::take(&mut block));
             }
-            while let Some(at) = outgoing.fresh() {
-                if self.credit < outgoing.len_of(at) as u64 {
-                    break;
-                }
-                self.credit -= outgoing.len_of(at) as u64;
-                outgoing.send(at, stream as u16, now).emit(&mut block);
-                ready.push(std::mem::take(&mut block));
-            }
             ready.iter().for_each(|block| self.put_bytes(block, out, send));
+        }
+        // One block of each stream in turn: none waits for another that has everything to tell. Names come first.
+        self.turn = self.turn.wrapping_add(1);
+        let mut goes_on = streams > 0;
+        while goes_on {
+            goes_on = false;
+            for step in 0..streams {
+                let stream = if step == 0 { 0 } else { 1 + step.wrapping_add(self.turn) % (streams - 1) };
+                let Some(peer) = &mut self.peer else { return };
+                let outgoing = &mut peer.outgoing[stream];
+                let Some(at) = outgoing.fresh().filter(|at| outgoing.len_of(*at) as u64 <= self.credit)
+                else {
+                    continue;
+                };
+                self.credit -= outgoing.len_of(at) as u64;
+                let mut block = Vec::new();
+                outgoing.send(at, stream as u16, now).emit(&mut block);
+                self.put_bytes(&block, out, send);
+                goes_on = true;
+            }
         }
     }
 

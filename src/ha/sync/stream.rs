@@ -24,6 +24,8 @@ struct Sent {
     names: u32,
     count: u32,
     last: Nanos,
+    /// When it was sent first.
+    first: Nanos,
     times: u32,
 }
 
@@ -81,7 +83,7 @@ impl Outgoing {
         if !self.open.is_empty() {
             let records = std::mem::take(&mut self.open);
             let count = std::mem::take(&mut self.open_count);
-            self.ring.push_back(Sent { records, names, count, last: Nanos(0), times: 0 });
+            self.ring.push_back(Sent { records, names, count, last: Nanos(0), first: Nanos(0), times: 0 });
             self.fresh += 1;
         }
     }
@@ -99,7 +101,7 @@ impl Outgoing {
     /// How long the oldest block has waited to be acknowledged.
     pub fn age(&self, now: Nanos) -> Duration {
         match self.ring.front() {
-            Some(sent) if sent.times > 0 => now.since(sent.last),
+            Some(sent) if sent.times > 0 => now.since(sent.first),
             _ => Duration::ZERO,
         }
     }
@@ -148,6 +150,9 @@ impl Outgoing {
             self.resent += 1;
         }
         let sent = &mut self.ring[at];
+        if sent.times == 0 {
+            sent.first = now;
+        }
         sent.last = now;
         sent.times += 1;
         Block::Data { stream, seq, names: sent.names, records: &sent.records }
