@@ -1,9 +1,12 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::config::{BackendAdmin, Config};
+use crate::config::BackendAdmin;
+#[cfg(not(foundations))]
+use crate::config::Config;
 use crate::packet::view::protocol::{TCP, UDP};
 use crate::tables::NO_INTERFACE;
+#[cfg(not(foundations))]
 use crate::tables::policy::{self, Touched};
 
 const KEY: Key = Key(1, 2);
@@ -258,6 +261,7 @@ fn flows_follow_what_happens_to_their_backend() {
 
 /// Services change one by one, together, in number and order, and the checks say this and that: what is compiled from the
 /// changes is what all of it says.
+#[cfg(not(foundations))]
 #[test]
 fn changes_come_to_the_same_as_the_whole() {
     const TEXT: &str = "schema = 1\n[[port]]\nname = \"p\"\ndevice = \"eth1\"\n[[interface]]\nname = \"in\"\nport = \"p\"\n\
