@@ -219,7 +219,9 @@ fn what_is_not_confirmed_is_taken_back() {
     // Until then nobody else may change anything.
     let (code, said) = gateway.say(&["del", "rule", "rest"]);
     assert!(code == Some(1) && said.contains("revision 2 waits to be confirmed"), "{said}");
-    gateway.ask(&["confirm"]);
+    let (code, said) = gateway.say(&["confirm", "1"]);
+    assert!(code == Some(1) && said.contains("revision 2 waits to be confirmed, not 1"), "{said}");
+    gateway.ask(&["confirm", "2"]);
     assert_eq!(gateway.say(&["confirm"]).0, Some(1));
     gateway.ask(&["del", "rule", "rest", "--confirm", "1s"]);
     gateway.wait("it is taken back", |gateway| gateway.revisions().current == 4);
@@ -245,6 +247,17 @@ fn what_is_not_confirmed_is_taken_back() {
         "{}",
         gateway.log()
     );
+}
+
+#[test]
+fn what_nobody_has_confirmed_is_not_gone_back_to() {
+    let Some(mut gateway) = Gateway::new("what_nobody_has_confirmed_is_not_gone_back_to") else { return };
+    gateway.start(&[]);
+    gateway.ask(&["add", "rule", &format!("name = \"stop\", {DENY}")]);
+    gateway.ask(&["del", "rule", "rest", "--confirm", "1h"]);
+    gateway.ask(&["rollback", "1", "--confirm", "1s"]);
+    gateway.wait("it is taken back", |gateway| gateway.revisions().current == 5);
+    assert_eq!(gateway.rules(), ["rest", "stop"]);
 }
 
 /// A change that can be told from all others by what it leaves.

@@ -59,6 +59,8 @@ pub struct RollbackArgs {
 /// Arguments of `confirm`.
 #[derive(Debug, clap::Args)]
 pub struct ConfirmArgs {
+    /// Only if it is this revision that waits
+    revision: Option<u64>,
     /// Output for programs
     #[arg(long)]
     json: bool,
@@ -126,15 +128,16 @@ fn line(difference: &Difference) -> String {
 
 pub(super) fn rollback(args: RollbackArgs, socket: &Path) -> Result<(), Trouble> {
     let mut client = connect(socket)?;
-    // Read on another thread of the gateway first: of a large config that takes seconds.
-    client.document(Some(args.revision))?;
+    // Read on another thread of the gateway first: of a large config that takes seconds. It goes without as well.
+    let _ = client.document(Some(args.revision));
     let request = Request::Rollback { revision: args.revision, terms: args.saying.terms() };
     let changed: Changed = client.call(&request)?;
     print_changed(&changed, &format!("back at revision {}", args.revision), args.json)
 }
 
 pub(super) fn confirm(args: ConfirmArgs, socket: &Path) -> Result<(), Trouble> {
-    let changed: Changed = connect(socket)?.call(&Request::Confirm { asked: Asked::default() })?;
+    let request = Request::Confirm { revision: args.revision, asked: Asked::default() };
+    let changed: Changed = connect(socket)?.call(&request)?;
     print_changed(&changed, "confirmed", args.json)
 }
 

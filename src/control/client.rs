@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
@@ -41,6 +41,9 @@ const WINDOW: usize = 2;
 
 /// When a gateway that still reads a revision is asked again.
 const AGAIN: Duration = Duration::from_millis(20);
+
+/// How long a gateway may be busy with reading before the next piece of a revision comes.
+const READING: Duration = Duration::from_secs(60);
 
 /// A connection to a running gateway.
 #[derive(Debug)]
@@ -159,13 +162,19 @@ impl Client {
     pub fn document(&mut self, revision: Option<u64>) -> Result<(u64, Document), ClientError> {
         let mut document = Document::default();
         let mut query = RevisionQuery { revision, after: None };
+        let mut since = Instant::now();
         loop {
             let piece: DocumentPiece = self.call(&Request::ShowRevision(query.clone()))?;
             query.revision = Some(piece.revision);
             if piece.reading {
+                if since.elapsed() >= READING {
+                    let message = "the gateway is busy with reading revisions: try again later";
+                    return Err(Fault::new(FaultKind::Limit, message).into());
+                }
                 std::thread::sleep(AGAIN);
                 continue;
             }
+            since = Instant::now();
             document.file_name = piece.file_name;
             match (piece.name.as_str(), document.files.last_mut()) {
                 ("", _) => document.text.push_str(&piece.text),

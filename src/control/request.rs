@@ -240,6 +240,9 @@ pub enum Request {
     /// Keeps the last revision, which would be taken back otherwise.
     #[serde(rename = "confirm")]
     Confirm {
+        /// Only if it is this one that waits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        revision: Option<u64>,
         /// Who.
         #[serde(skip)]
         asked: Asked,

@@ -315,7 +315,7 @@ mod tests {
     use super::super::inspect::Cleared;
     use super::super::reply::{Changed, Reply};
     use super::super::server::Limits;
-    use super::super::session::{Session, Shared};
+    use super::super::session::{Session, Shared, Turn};
     use super::*;
     use crate::config::ASKABLE;
 
@@ -479,7 +479,7 @@ zones = ["web"]
             session.push(format!(r#"{{"jsonrpc":"2.0","id":1,{request}}}"#).as_bytes());
             session.push(b"\n");
         }
-        session.run(&mut gateway, &mut shared, &limits);
+        while session.run(&mut gateway, &mut shared, &limits) == Turn::More {}
         let lines = String::from_utf8(session.unsent().to_vec()).expect("text");
         let answers = lines.lines().map(|line| {
             let answer: serde_json::Value = serde_json::from_str(line).expect("JSON");
@@ -590,6 +590,15 @@ zones = ["web"]
         let answers = ask(1001, &[], None, &[begin, &own, &other, &own, commit]);
         let failed: Vec<bool> = answers.iter().map(Result::is_err).collect();
         assert_eq!(failed, [false, false, true, true, true]);
+    }
+
+    #[test]
+    fn to_keep_everybody_waiting_takes_the_right_to_confirm() {
+        let (begin, set) = (r#""method":"begin""#, SET.replace('S', "shop"));
+        let commit = r#""method":"commit","params":{"confirm_s":60}"#;
+        let last = |gids: &[u32]| ask(1003, gids, None, &[begin, &set, commit]).remove(2);
+        assert_eq!(last(&[600]), Ok(()));
+        assert!(matches!(last(&[500]), Err((-32004, why)) if why.contains("does not include \"confirm\"")));
     }
 
     #[test]

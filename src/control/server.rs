@@ -367,7 +367,7 @@ impl Client {
         }
         self.output_full = false;
         let mut read = 0;
-        let before = self.session.served();
+        let (before, begun) = (self.session.served(), Instant::now());
         loop {
             let served = self.session.served();
             let turn = self.session.run(backend, shared, limits);
@@ -405,7 +405,10 @@ impl Client {
             if !self.readable || self.end_of_input {
                 break;
             }
-            if read >= READ_PER_TURN || self.session.served() - before >= REQUESTS_PER_TURN {
+            if read >= READ_PER_TURN
+                || self.session.served() - before >= REQUESTS_PER_TURN
+                || begun.elapsed() >= Session::TURN_TIME
+            {
                 return After::Busy;
             }
             match self.stream.read(scratch) {

@@ -1,6 +1,6 @@
 //! One connection without its socket: bytes in, bytes out, and the transaction in between.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Backend;
 use super::audit::{Audit, Record};
@@ -75,6 +75,8 @@ impl Session {
     /// already done: one more line, of the longest kind, is the longest stall.
     const TURN_LINES: usize = 64;
     const TURN_BYTES: usize = 1 << 20;
+    /// A question may take long: no other one of the same client follows in the same turn.
+    pub(crate) const TURN_TIME: Duration = Duration::from_millis(10);
 
     pub(crate) fn new(peer: Peer) -> Session {
         Session { peer, ..Session::default() }
@@ -90,14 +92,15 @@ impl Session {
     /// Serves whole lines until one of [`Turn`] holds.
     pub(crate) fn run(&mut self, backend: &mut dyn Backend, shared: &mut Shared, limits: &Limits) -> Turn {
         let mut bytes = 0;
-        for _ in 0..Self::TURN_LINES {
+        let begun = Instant::now();
+        for lines in 0..Self::TURN_LINES {
             if self.closing {
                 return Turn::Closing;
             }
             if self.unsent().len() >= limits.output_bytes {
                 return Turn::OutputFull;
             }
-            if bytes >= Self::TURN_BYTES {
+            if bytes >= Self::TURN_BYTES || lines > 0 && begun.elapsed() >= Self::TURN_TIME {
                 return Turn::More;
             }
             // The line is lent by the buffer; the buffer stands aside while the rest of `self` works.
@@ -244,15 +247,16 @@ impl Session {
             Request::Rollback { revision, terms } => {
                 self.without_transaction("rollback")?;
                 terms.check()?;
+                self.permit_waiting(&terms, backend, shared)?;
                 let by = By { about: vec![format!("revision {revision}")], ..by };
                 let terms = self.asked(terms, "rollback", &by);
                 let request = Request::Rollback { revision, terms };
                 self.audited("rollback", 1, by, request, backend, shared)
             }
-            Request::Confirm { .. } => {
+            Request::Confirm { revision, .. } => {
                 self.without_transaction("confirm")?;
                 let asked = self.asked(Terms::default(), "confirm", &by).asked;
-                self.audited("confirm", 0, by, Request::Confirm { asked }, backend, shared)
+                self.audited("confirm", 0, by, Request::Confirm { revision, asked }, backend, shared)
             }
             Request::RouteAdd { routes } => {
                 self.change("route.add", Patch::RouteAdd(routes), backend, shared, limits)
@@ -364,6 +368,7 @@ impl Session {
     ) -> Result<Reply, Fault> {
         self.without_transaction("apply")?;
         terms.check()?;
+        self.permit_waiting(&terms, backend, shared)?;
         let mut files = std::mem::take(&mut self.uploads);
         let uploaded =
             files.iter().position(|(name, _)| name.is_empty()).map(|index| files.swap_remove(index).1);
@@ -459,6 +464,7 @@ impl Session {
         backend: &mut dyn Backend,
         shared: &mut Shared,
     ) -> Result<Reply, Fault> {
+        self.permit_waiting(&terms, backend, shared)?;
         let mut by = By::default();
         // The roles may be others than when it was staged.
         for patch in &patches {
@@ -512,6 +518,14 @@ impl Session {
                 }
                 Err(fault)
             }
+        }
+    }
+
+    /// A commit that waits keeps everybody from theirs: that takes the right to say that it need wait no longer.
+    fn permit_waiting(&self, terms: &Terms, backend: &dyn Backend, shared: &Shared) -> Result<(), Fault> {
+        match terms.confirm_s {
+            Some(_) => self.permit("confirm", &[], backend, shared).map(|_| ()),
+            None => Ok(()),
         }
     }
 

@@ -284,6 +284,8 @@ fn between(
     to: &ZoneName,
     decisions: &mut u64,
 ) -> Result<Option<String>, NoAnswer> {
+    reach::not_bridged(view, from)?;
+    reach::not_bridged(view, to)?;
     let slots = &view.compiler.policy_slots;
     let known = |zone: &ZoneName| slots.known_zone(zone.as_str());
     let (Some(from_zone), Some(to_zone)) = (known(from), known(to)) else { return Ok(None) };

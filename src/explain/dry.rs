@@ -34,6 +34,9 @@ pub enum DryError {
     /// Memory.
     #[error("a dry run takes a few megabytes that there are not: {0}")]
     Memory(#[from] crate::mem::MemoryError),
+    /// Descriptors.
+    #[error("a dry run takes a file descriptor that there is not ({0}): raise `ulimit -n`")]
+    Descriptor(#[from] std::io::Error),
     /// Work without end.
     #[error(
         "the packet does not come to rest: this is a bug, please report it with the packet and the config"
@@ -82,7 +85,7 @@ impl Dry {
     /// A dry run of the tables compiled last, at a time of the workers' clock.
     pub fn new(compiler: &Compiler, now: Nanos) -> Result<Dry, DryError> {
         let tables = compiler.tables();
-        let node = Node::scratch(compiler, Capacity::NONE);
+        let node = Node::scratch(compiler, Capacity::NONE)?;
         let (_, mut pools) = PacketMemory::new(2, FRAMES, ChunkSize::Bytes2048)?;
         let pool = pools.remove(1);
         let mut worker = Worker::new(0, &node, pools.remove(0));

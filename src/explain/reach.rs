@@ -7,7 +7,7 @@
 
 use super::marks::{Marks, Span, V4, V6, span};
 use super::names::View;
-use crate::config::{AddressRange, PacketText, PortRange, ReachFrom, ReachTo, Service, Side};
+use crate::config::{AddressRange, PacketText, PortRange, ReachFrom, ReachTo, Service, Side, ZoneName};
 use crate::control::{ReachQuery, Reachable, Reached};
 use crate::neighbours::{addr_of, is_v4_key};
 use crate::packet::view::protocol;
@@ -21,6 +21,8 @@ use crate::tables::policy::{Action, Bound, NO_ZONE, SELF};
 pub const MOST: u64 = 2_000_000;
 /// The same on the control thread of a running gateway.
 pub const MOST_LIVE: u64 = 40_000;
+/// Sources whose way back is looked up in the time of a decision.
+const LOOKUPS: u64 = 32;
 /// Most prefixes in an answer.
 const MOST_PREFIXES: usize = 1000;
 
@@ -38,6 +40,9 @@ pub enum NoAnswer {
     /// The gateway itself is no host behind an interface.
     #[error("the gateway itself has no interface that it comes in by: ask about the zones of hosts")]
     FromSelf,
+    /// Members of bridges are no interfaces.
+    #[error("zone {0} is of a bridge's member: what passes between members nobody can prove here")]
+    Bridged(String),
     /// Too large.
     #[error(
         "{needed} different packets would have to be decided, at most {most}: name fewer hosts, addresses or ports"
@@ -127,11 +132,22 @@ pub fn reach_among(
     Ok(Reached { generation: tables.generation, from: from.collect(), decisions: *decisions, remarks })
 }
 
+/// Hosts behind a bridge's member come in by no interface of its zone, nor is there one to go out by: whatever is
+/// asked of the zone would hold of nobody.
+pub fn not_bridged(view: View<'_>, zone: &ZoneName) -> Result<(), NoAnswer> {
+    let mut members = view.config.bridges.iter().flat_map(|bridge| &bridge.members);
+    match members.any(|member| member.zone.as_ref() == Some(zone)) {
+        true => Err(NoAnswer::Bridged(zone.to_string())),
+        false => Ok(()),
+    }
+}
+
 /// A question in the tables' terms.
 pub fn region(view: View<'_>, from: &ReachFrom, to: &ReachTo, spoofed: bool) -> Result<Region, NoAnswer> {
     let tables = view.tables();
     let unknown = |what, name: &dyn ToString| NoAnswer::Unknown { what, name: name.to_string() };
-    let zone = |name: &crate::config::ZoneName| {
+    let zone = |name: &ZoneName| {
+        not_bridged(view, name)?;
         view.compiler.policy_slots.known_zone(name.as_str()).ok_or_else(|| unknown("zone", name))
     };
     if from.zone.as_ref().is_some_and(|zone| zone.as_str() == Side::SELF) {
@@ -177,29 +193,37 @@ pub fn solve(
 ) -> Result<Vec<Behind>, NoAnswer> {
     let tables = view.tables();
     let mut found = Vec::new();
+    let mut lookups = 0;
     for is_v4 in [true, false] {
         let of_family = |spans: &[Span]| -> Vec<Span> {
             let cells = spans.iter().flat_map(|span| marks.cells(*span));
             cells.filter(|(first, _)| is_v4_key(*first) == is_v4).collect()
         };
         let (src, dst) = (of_family(&region.src), of_family(&region.dst));
-        let uppers: Vec<Upper> =
-            region.services.iter().flat_map(|service| uppers(marks, *service, is_v4)).collect();
+        let mut uppers = Vec::new();
+        for service in &region.services {
+            add_uppers(marks, *service, is_v4, most, &mut uppers);
+        }
+        if dst.is_empty() || uppers.is_empty() {
+            continue;
+        }
         for ingress in &region.ingress {
             let vrf = tables.interface(*ingress).vrf;
             let lives = |first: &u128| {
-                region.spoofed
-                    || route::of_own(tables, vrf, addr_of(*first))
-                        .is_some_and(|(egress, _)| egress == *ingress)
+                region.spoofed || route::leads_to(tables, vrf, addr_of(*first), Some(*ingress))
             };
+            lookups += src.len() as u64;
+            if lookups / LOOKUPS > most {
+                return Err(NoAnswer::TooMany { needed: *decisions + lookups / LOOKUPS, most });
+            }
             let sources: Vec<Span> = src.iter().filter(|(first, _)| lives(first)).copied().collect();
-            let needed = sources.len() as u64 * dst.len() as u64 * uppers.len() as u64;
-            if *decisions + needed > most {
-                return Err(NoAnswer::TooMany { needed: *decisions + needed, most });
+            let needed = (sources.len() as u64 * dst.len() as u64).saturating_mul(uppers.len() as u64);
+            if decisions.saturating_add(needed) > most {
+                return Err(NoAnswer::TooMany { needed: decisions.saturating_add(needed), most });
             }
             let mut behind: Option<Behind> = None;
             for source in &sources {
-                let reached = from_one(view, region, *ingress, *source, &dst, &uppers, decisions);
+                let reached = from_one(view, region, (*ingress, *source), (&dst, &uppers), most, decisions)?;
                 let Some((is_all, witness)) = reached else { continue };
                 let behind = behind.get_or_insert_with(|| Behind {
                     ingress: *ingress,
@@ -239,13 +263,13 @@ struct Upper {
     dscp: u8,
 }
 
-fn uppers(marks: &Marks, service: Service, is_v4: bool) -> Vec<Upper> {
+/// Those of a service; more than `most` nobody can make use of.
+fn add_uppers(marks: &Marks, service: Service, is_v4: bool, most: u64, all: &mut Vec<Upper>) {
     let protocols: Vec<u8> = match service.protocol() {
         Some(protocol) => vec![protocol],
         None => marks.protocols.clone(),
     };
     let of_family = protocols.into_iter().filter(|upper| Service::of_protocol(*upper).is_of(is_v4));
-    let mut all = Vec::new();
     for protocol in of_family {
         let has_ports = Service::of_protocol(protocol).has_ports();
         let dst_ports = match has_ports {
@@ -261,6 +285,9 @@ fn uppers(marks: &Marks, service: Service, is_v4: bool) -> Vec<Upper> {
         let icmp_type = if is_icmp { service.icmp_type().unwrap_or(echo_request) } else { 0 };
         for dst_port in &dst_ports {
             for src_port in &src_ports {
+                if all.len() as u64 > most {
+                    return;
+                }
                 let (src_port, dst_port) = (src_port.last(), dst_port.first());
                 let (src_port, dst_port) = if is_icmp { (1, 1) } else { (src_port, dst_port) };
                 let with = |dscp: &u8| Upper { protocol, src_port, dst_port, icmp_type, dscp: *dscp };
@@ -268,24 +295,26 @@ fn uppers(marks: &Marks, service: Service, is_v4: bool) -> Vec<Upper> {
             }
         }
     }
-    all
 }
 
 /// What hosts of one cell reach: everything or something, and an example.
 fn from_one(
     view: View<'_>,
     region: &Region,
-    ingress: u16,
-    (src, _): Span,
-    dst: &[Span],
-    uppers: &[Upper],
+    (ingress, (src, _)): (u16, Span),
+    (dst, uppers): (&[Span], &[Upper]),
+    most: u64,
     decisions: &mut u64,
-) -> Option<(bool, PacketText)> {
+) -> Result<Option<(bool, PacketText)>, NoAnswer> {
     let tables = view.tables();
     let vrf = tables.interface(ingress).vrf;
     let (mut is_all, mut witness) = (true, None);
     for (dst, _) in dst {
         for upper in uppers {
+            // Each backend of a service is one more.
+            if *decisions > most {
+                return Err(NoAnswer::TooMany { needed: *decisions, most });
+            }
             let question = Question {
                 vrf,
                 ingress,
@@ -304,12 +333,12 @@ fn from_one(
             if passes != Passes::Never && witness.is_none() {
                 witness = Some(words(view, &question));
                 if region.first_only {
-                    return witness.map(|witness| (false, witness));
+                    return Ok(witness.map(|witness| (false, witness)));
                 }
             }
         }
     }
-    witness.map(|witness| (is_all, witness))
+    Ok(witness.map(|witness| (is_all, witness)))
 }
 
 /// TCP's SYN: sessions begin with it.

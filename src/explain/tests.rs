@@ -417,6 +417,40 @@ fn who_reaches_what_comes_with_a_packet_that_passes() {
     assert!(matches!(ask("zone dmz", 10), Err(reach::NoAnswer::Unknown { .. })));
 }
 
+#[test]
+fn hosts_behind_several_gateways_come_in_by_each() {
+    let text = format!(
+        "{SMALL}[[port]]\nname = \"c\"\ndevice = \"c\"\n\
+         [[interface]]\nname = \"c\"\nport = \"c\"\nzone = \"a\"\naddresses = [\"203.0.113.1/24\"]\n\
+         [[route]]\nprefix = \"10.0.0.0/8\"\nvia = [\"192.0.2.9\", \"203.0.113.9\"]\n\
+         [[rule]]\nname = \"r\"\naction = \"allow\"\nfrom = {{ zone = \"a\" }}\nto = {{ zone = \"b\" }}\n"
+    );
+    let found = reached(&text, "zone a 10.0.0.0/8", "198.51.100.9 tcp/80");
+    let by: Vec<&str> = found.from.iter().map(|one| one.interface.as_str()).collect();
+    assert_eq!(by, ["a", "c"]);
+}
+
+#[test]
+fn of_members_of_a_bridge_nothing_is_proven() {
+    let text = format!(
+        "{SMALL}[[port]]\nname = \"c\"\ndevice = \"c\"\n[[port]]\nname = \"d\"\ndevice = \"d\"\n\
+         [[bridge]]\nname = \"br\"\nmembers = [{{ port = \"c\", zone = \"c\" }}, {{ port = \"d\", zone = \"d\" }}]\n\
+         [[assert]]\nname = \"apart\"\nisolated = [\"a\", \"c\"]\n"
+    );
+    let (config, compiler) = compiled(&text);
+    let view = View::new(&compiler, &config);
+    let failed = assert::check(view);
+    assert!(failed.len() == 1 && failed[0].text().contains("zone c is of a bridge's member"), "{failed:?}");
+    let query = ReachQuery {
+        from: "zone a".parse().expect("hosts"),
+        to: "zone d".parse().expect("what"),
+        spoofed: false,
+    };
+    assert!(
+        matches!(reach::reach(view, &query, reach::MOST), Err(reach::NoAnswer::Bridged(zone)) if zone == "d")
+    );
+}
+
 /// Rules over sixteen hosts and a few ports.
 fn rules() -> impl Strategy<Value = String> {
     let net = (0..16u8, 28..=32u8).prop_map(|(host, len)| {

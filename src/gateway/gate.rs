@@ -1,4 +1,8 @@
-//! The last gate before tables are published: a commit that it refuses has changed nothing.
+//! The last gate before tables are published: no packet is decided by the tables of a commit that it refuses.
+//!
+//! What is shared beside the tables has changed by then: while a commit is looked at, workers send by the static
+//! neighbours and stations that it names. Taken back, those that were in force are again; what had been learned in the
+//! place of others is learned anew.
 
 use ipnet::IpNet;
 
@@ -31,14 +35,15 @@ impl Gateway {
         assert::uphold(view, is_port_down).map_err(Fault::refused)
     }
 
-    /// True if [`Gateway::may_be_committed`] may refuse what is compiled from this config.
-    fn has_gate(config: &Config) -> bool {
-        !config.asserts.is_empty()
+    /// True if [`Gateway::may_be_committed`] may refuse what is compiled from this config. A commit that is taken back
+    /// goes through no gate: what was there before, and was good then, is better than what nobody has confirmed.
+    fn has_gate(&self, config: &Config) -> bool {
+        !config.asserts.is_empty() && !self.is_taking_back()
     }
 
     /// To be called before these routes, or anything else, are changed.
     pub(super) fn before(&self, routes: &[RouteChange]) -> Option<Before> {
-        if !Self::has_gate(&self.config) {
+        if !self.has_gate(&self.config) {
             return None;
         }
         let rib = self.compiler.rib();
@@ -50,7 +55,7 @@ impl Gateway {
 
     /// To be called before everything becomes as `new` says.
     pub(super) fn before_all(&self, new: &Config) -> Option<Before> {
-        Self::has_gate(new).then(|| Before {
+        self.has_gate(new).then(|| Before {
             config: self.config.clone(),
             rib: Some(self.compiler.rib().clone()),
             undo: Vec::new(),

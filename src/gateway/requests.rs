@@ -86,7 +86,7 @@ impl Backend for Gateway {
             }
             Request::Commit { patches, terms } => self.commit(patches, &terms, begun),
             Request::Rollback { revision, terms } => self.rollback(revision, &terms, begun),
-            Request::Confirm { asked } => self.confirm(asked.by, begun),
+            Request::Confirm { revision, asked } => self.confirm(revision, asked.by, begun),
             Request::ShowRevisions {} => Ok(Reply::Revisions(self.show_revisions())),
             Request::ShowRevision(query) => Ok(Reply::Document(self.show_revision(&query)?)),
             Request::Upload { .. }

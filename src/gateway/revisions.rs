@@ -27,6 +27,11 @@ const HELD: Duration = Duration::from_secs(60);
 /// How often what waits for the disk is looked at.
 const TIDY: Duration = Duration::from_secs(1);
 
+/// How long a document that was read is kept from those who wait for another one: since it was last asked for, and in
+/// all.
+const IDLE: Duration = Duration::from_secs(2);
+const BUSY: Duration = Duration::from_secs(10);
+
 /// When a commit that could not be taken back is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -50,7 +55,17 @@ struct Pending {
 #[derive(Debug)]
 enum Reading {
     Begun(JoinHandle<Result<Document, StoreError>>),
-    Done(Arc<Document>, Nanos),
+    Done { document: Arc<Document>, since: Nanos, asked: Nanos },
+}
+
+impl Reading {
+    /// Whether somebody else still needs it.
+    fn is_in_use(&self, now: Nanos) -> bool {
+        match self {
+            Reading::Begun(_) => true,
+            Reading::Done { since, asked, .. } => now.since(*asked) < IDLE && now.since(*since) < BUSY,
+        }
+    }
 }
 
 /// What is kept of the commits.
@@ -60,6 +75,8 @@ pub(super) struct History {
     /// The one in force; 0: none yet.
     current: Revision,
     pending: Option<Pending>,
+    /// A commit is being taken back: nothing that its config says may keep it.
+    is_taking_back: bool,
     reading: Option<(u64, Reading)>,
     tidied: Nanos,
     watch: Watch,
@@ -104,8 +121,8 @@ fn no_history() -> Fault {
 fn unwritten(number: u64, error: &std::io::Error) -> String {
     tracing::error!(revision = number, %error, "a revision cannot be written");
     format!(
-        "revision {number} is in force, but NOT on disk ({error}): a restart would not know it; it is tried again every \
-         second"
+        "revision {number} is in force, but NOT on disk ({error}): a restart would not know it; it is tried again \
+         until the disk takes it"
     )
 }
 
@@ -140,10 +157,6 @@ impl Gateway {
 
     /// Whether a commit may be begun: nobody else was quicker, and none waits to be confirmed.
     fn may_begin(&self, terms: &Terms) -> Result<(), Fault> {
-        if terms.confirm_s.is_some() {
-            self.history.store()?;
-        }
-        let current = &self.history.current;
         if let Some(pending) = &self.history.pending {
             let left = pending.deadline.since(self.now()).as_secs();
             return Err(Fault::new(
@@ -154,6 +167,18 @@ impl Gateway {
                     pending.number, pending.back_to
                 ),
             ));
+        }
+        self.is_as_expected(terms)
+    }
+
+    /// Whether nobody else was quicker, and what is to be confirmed could be taken back.
+    fn is_as_expected(&self, terms: &Terms) -> Result<(), Fault> {
+        let current = &self.history.current;
+        if terms.confirm_s.is_some() && self.history.store()?.is_behind() {
+            let number = current.number;
+            return Err(Fault::refused(format!(
+                "the disk has not taken revision {number} yet: there would be nothing to go back to"
+            )));
         }
         match terms.if_revision {
             Some(expected) if expected != current.number => Err(Fault::new(
@@ -218,9 +243,11 @@ impl Gateway {
         if let Err(error) = self.commit_staged(staged) {
             warnings.push(unwritten(number, &error));
         }
+        // It answers for what waited before.
+        self.history.pending = None;
+        self.await_confirmation(terms, found);
         let generation = applied.map_err(Fault::refused)?;
         let odd = self.odd(&text);
-        self.await_confirmation(terms, found);
         let down =
             |port: &super::LivePort| port.why_down().map(|why| format!("port {} is down: {why}", port.name));
         warnings.extend(self.ports().iter().filter_map(down));
@@ -245,7 +272,9 @@ impl Gateway {
     }
 
     fn with_confirm(&self, revision: Revision, terms: &Terms) -> Revision {
-        let back_to = self.history.current.number;
+        // Not to one that waits itself: nobody has said yet that it is good.
+        let waits = self.history.pending.as_ref();
+        let back_to = waits.map_or(self.history.current.number, |pending| pending.back_to);
         let confirm = terms.confirm_s.map(|seconds| Confirm { within_s: seconds.get(), back_to });
         Revision { confirm, ..revision }
     }
@@ -385,17 +414,13 @@ impl Gateway {
             return Err(Fault::refused(format!("revision {number} is in force")));
         }
         // Going back is what a commit that waits can always be answered with.
-        let pending = self.history.pending.take();
-        let document = self.may_begin(terms).and_then(|()| self.document(number));
-        let done = document.and_then(|document| self.put_in_force(document, None, terms, begun));
-        if done.is_err() && self.history.pending.is_none() {
-            self.history.pending = pending;
-        }
-        done
+        self.is_as_expected(terms)?;
+        let document = self.document(number)?;
+        self.put_in_force(document, None, terms, begun)
     }
 
     fn document(&mut self, number: u64) -> Result<Document, Fault> {
-        if let Some((of, Reading::Done(document, _))) = &self.history.reading
+        if let Some((of, Reading::Done { document, .. })) = &self.history.reading
             && *of == number
         {
             return Ok(Document::clone(document));
@@ -403,8 +428,24 @@ impl Gateway {
         self.history.store()?.document(number).map_err(not_there)
     }
 
-    /// Keeps the last commit.
-    pub(super) fn confirm(&mut self, by: Author, begun: Instant) -> Result<Reply, Fault> {
+    /// Keeps the last commit; of a number: if it is that one.
+    pub(super) fn confirm(
+        &mut self,
+        number: Option<u64>,
+        by: Author,
+        begun: Instant,
+    ) -> Result<Reply, Fault> {
+        if let (Some(number), Some(pending)) = (number, &self.history.pending)
+            && number != pending.number
+        {
+            let waits = pending.number;
+            return Err(Fault::new(
+                FaultKind::Conflict,
+                format!(
+                    "revision {waits} waits to be confirmed, not {number}: look at softgate show revisions"
+                ),
+            ));
+        }
         let Some(pending) = self.history.pending.take() else {
             return Err(Fault::new(
                 FaultKind::Order,
@@ -434,8 +475,11 @@ impl Gateway {
             if let Some(store) = &mut self.history.store {
                 store.tidy();
             }
-            if let Some((_, Reading::Done(_, since))) = &self.history.reading
-                && now.since(*since) >= HELD
+            if let Err(fault) = self.end_reading(now) {
+                tracing::debug!(%fault, "a revision cannot be read");
+            }
+            if let Some((_, Reading::Done { asked, .. })) = &self.history.reading
+                && now.since(*asked) >= HELD
             {
                 self.history.reading = None;
             }
@@ -457,11 +501,27 @@ impl Gateway {
         };
         let message = Some(format!("revision {number} is taken back: {why}"));
         let terms = Terms { message, ..Terms::by(asked) };
-        if let Err(fault) = self.rollback(back_to, &terms, Instant::now()) {
+        self.history.is_taking_back = true;
+        let done = self.rollback(back_to, &terms, Instant::now());
+        self.history.is_taking_back = false;
+        if self.history.current.number != number {
+            // In force, also where a port failed.
+            if let Err(fault) = done {
+                tracing::error!(target: "softgate::audit", revision = number, %fault, "taken back, with trouble");
+            }
+            if let Err(why) = self.may_be_committed(self.compiler.tables(), &self.config) {
+                tracing::warn!(target: "softgate::audit", back_to, %why, "what was gone back to does not hold");
+            }
+        } else if let Err(fault) = done {
             tracing::error!(target: "softgate::audit", revision = number, back_to, %fault, "it CANNOT be taken back");
             let deadline = self.now().plus(AGAIN);
             self.history.pending = Some(Pending { deadline, found: None, ..pending.clone() });
         }
+    }
+
+    /// True while a commit is being taken back.
+    pub(super) fn is_taking_back(&self) -> bool {
+        self.history.is_taking_back
     }
 
     /// What has been lost up to now.
@@ -534,31 +594,47 @@ impl Gateway {
         let number = query.revision.unwrap_or(self.history.current.number);
         let after = query.after.unwrap_or(0);
         let now = self.now();
-        let reading = match self.history.reading.take() {
-            Some((of, Reading::Done(document, _))) if of == number => Reading::Done(document, now),
-            Some((of, Reading::Begun(thread))) if of == number && thread.is_finished() => {
+        let of = self.history.reading.as_ref().map(|(of, _)| *of);
+        let ended = self.end_reading(now);
+        if of == Some(number) {
+            ended?;
+        }
+        let waits = || DocumentPiece {
+            revision: number,
+            next: Some(after),
+            reading: true,
+            ..DocumentPiece::default()
+        };
+        match &mut self.history.reading {
+            Some((of, Reading::Begun(_))) if *of == number => Ok(waits()),
+            Some((of, Reading::Done { document, asked, .. })) if *of == number => {
+                *asked = now;
+                piece(document, number, after)
+            }
+            other => {
+                let store = self.history.store.as_ref().ok_or_else(no_history)?;
+                let read = store.reader(number).map_err(not_there)?;
+                // One thread, and one document, at a time.
+                if other.as_ref().is_none_or(|(_, reading)| !reading.is_in_use(now)) {
+                    let thread = std::thread::Builder::new().name(String::from("revision")).spawn(read);
+                    *other = Some((number, Reading::Begun(thread.map_err(Fault::refused)?)));
+                }
+                Ok(waits())
+            }
+        }
+    }
+
+    /// What another thread has read is at hand from now on.
+    fn end_reading(&mut self, now: Nanos) -> Result<(), Fault> {
+        match self.history.reading.take() {
+            Some((of, Reading::Begun(thread))) if thread.is_finished() => {
                 let read = thread.join().map_err(|_| Fault::new(FaultKind::Internal, "reading has ended"))?;
-                Reading::Done(Arc::new(read.map_err(not_there)?), now)
+                let document = Arc::new(read.map_err(not_there)?);
+                self.history.reading = Some((of, Reading::Done { document, since: now, asked: now }));
             }
-            Some((of, Reading::Begun(thread))) if of == number => Reading::Begun(thread),
-            // Another one's: it ends by itself.
-            _ => {
-                let read = self.history.store()?.reader(number).map_err(not_there)?;
-                let thread = std::thread::Builder::new().name(String::from("revision")).spawn(read);
-                Reading::Begun(thread.map_err(Fault::refused)?)
-            }
-        };
-        let piece = match &reading {
-            Reading::Begun(_) => Ok(DocumentPiece {
-                revision: number,
-                next: Some(after),
-                reading: true,
-                ..DocumentPiece::default()
-            }),
-            Reading::Done(document, _) => piece(document, number, after),
-        };
-        self.history.reading = Some((number, reading));
-        piece
+            other => self.history.reading = other,
+        }
+        Ok(())
     }
 }
 

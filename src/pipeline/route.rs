@@ -205,7 +205,7 @@ pub fn is_own(tables: &Tables, vrf: u16, addr: IpAddr) -> bool {
 }
 
 /// True if a route leads to `addr`, through `interface` if one is named (RFC 3704 section 2.2 and 2.4).
-pub(super) fn leads_to(tables: &Tables, vrf: u16, addr: IpAddr, interface: Option<u16>) -> bool {
+pub(crate) fn leads_to(tables: &Tables, vrf: u16, addr: IpAddr, interface: Option<u16>) -> bool {
     let mut action = find(tables, vrf, addr);
     for _ in 0..MAX_VRF_HOPS {
         let through = |egress: u16| interface.is_none_or(|wanted| wanted == egress);

@@ -116,29 +116,31 @@ impl Node {
         capacity: flow::Capacity,
     ) -> Arc<Node> {
         let (neighbours, claims) = (Arc::clone(compiler.neighbours()), Arc::clone(&compiler.claims));
-        Node::with(compiler, neighbours, claims, workers, interfaces, capacity)
+        let waker = |_| Waker::new().expect("an eventfd: raise `ulimit -n`");
+        Node::with(compiler, neighbours, claims, (0..workers).map(waker).collect(), interfaces, capacity)
     }
 
     /// A node of one worker for a dry run: it begins with what is learned and given there, and nobody sees what it
     /// makes of that. `capacity` may be small.
-    pub fn scratch(compiler: &Compiler, capacity: flow::Capacity) -> Arc<Node> {
+    pub fn scratch(compiler: &Compiler, capacity: flow::Capacity) -> std::io::Result<Arc<Node>> {
         let (neighbours, claims) = (compiler.neighbours().copied(), compiler.claims.copied());
         let interfaces = compiler.interfaces.len();
-        let node = Node::with(compiler, Arc::new(neighbours), Arc::new(claims), 1, interfaces, capacity);
+        let wakers = [Waker::new()?].into();
+        let node = Node::with(compiler, Arc::new(neighbours), Arc::new(claims), wakers, interfaces, capacity);
         node.reserve_rules(&compiler.policy_slots);
         node.reserve_relays(compiler.tables());
-        node
+        Ok(node)
     }
 
     fn with(
         compiler: &Compiler,
         neighbours: Arc<NeighbourTable>,
         claims: Arc<BlockClaims>,
-        workers: usize,
+        wakers: Box<[Waker]>,
         interfaces: usize,
         capacity: flow::Capacity,
     ) -> Arc<Node> {
-        let key = compiler.key();
+        let (key, workers) = (compiler.key(), wakers.len());
         Arc::new(Node {
             tables: Arc::new(ArcSwap::new(Arc::clone(compiler.tables()))),
             neighbours,
@@ -162,7 +164,7 @@ impl Node {
             stopped: AtomicUsize::new(0),
             desks: (0..workers).map(|_| Desk::default()).collect(),
             replicas: OnceLock::new(),
-            wakers: (0..workers).map(|_| Waker::new().expect("an eventfd: raise `ulimit -n`")).collect(),
+            wakers,
             asleep: (0..workers).map(|_| CachePadded::new(AtomicBool::new(false))).collect(),
             senders: (0..MAX_PORTS * MAX_MEMBERS).map(|_| AtomicU64::new(0)).collect(),
         })

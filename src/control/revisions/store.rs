@@ -11,6 +11,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::codec::{self, Head, MAGIC};
 use super::document::Document;
@@ -128,9 +129,17 @@ pub struct Store {
     /// More than can wait was not written: nothing is until the next whole document.
     is_broken: bool,
     checkpoint: Option<Checkpoint>,
+    /// The last revision that can be read again.
+    on_disk: u64,
+    /// When a whole document that the disk did not take is tried again, and how long after the try before.
+    again: Option<(Instant, Duration)>,
 }
 
 const SUFFIX: &str = "revisions";
+
+/// First and longest wait before a whole document is written once more.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 fn io_error(path: &Path) -> impl Fn(io::Error) -> StoreError + '_ {
     |source| StoreError::Io { path: path.display().to_string(), source }
@@ -164,6 +173,8 @@ impl Store {
             unwritten: None,
             is_broken: false,
             checkpoint: None,
+            on_disk: 0,
+            again: None,
         };
         let notices = store.read()?;
         Ok((store, notices))
@@ -171,17 +182,20 @@ impl Store {
 
     fn read(&mut self) -> Result<Vec<String>, StoreError> {
         let mut files: Vec<(u64, PathBuf)> = Vec::new();
+        let mut notices = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(io_error(&self.folder))? {
             let path = entry.map_err(io_error(&self.folder))?.path();
             match (path.extension().and_then(|e| e.to_str()), path.file_stem().and_then(|s| s.to_str())) {
                 // Never got its name: nothing was answered that is only in it.
-                (Some("tmp"), _) => fs::remove_file(&path).map_err(io_error(&path))?,
+                (Some("tmp"), _) => {
+                    let gone = fs::remove_file(&path).map_err(io_error(&path));
+                    notices.extend(gone.err().map(|error| format!("a half-written revision stays: {error}")));
+                }
                 (Some(SUFFIX), Some(stem)) => files.extend(stem.parse().ok().map(|base| (base, path))),
                 _ => {}
             }
         }
         files.sort();
-        let mut notices = Vec::new();
         let last = files.last().map(|(base, _)| *base);
         for (base, path) in files {
             notices.extend(self.read_segment(base, path, last == Some(base))?);
@@ -190,6 +204,7 @@ impl Store {
             let file = OpenOptions::new().write(true).open(&segment.path);
             self.log = Some(file.map_err(io_error(&segment.path))?);
         }
+        self.on_disk = self.last().map_or(0, |last| last.number);
         Ok(notices)
     }
 
@@ -208,8 +223,10 @@ impl Store {
         };
         let Some(first) = scan.records.first() else {
             let aside = path.with_extension("damaged");
-            fs::rename(&path, &aside).map_err(io_error(&path))?;
-            let place = aside.display();
+            let place = match fs::rename(&path, &aside) {
+                Ok(()) => aside.display(),
+                Err(_) => path.display(),
+            };
             return Ok(vec![format!(
                 "revision {base} is damaged and passed over; what is left of it is in {place}"
             )]);
@@ -223,7 +240,10 @@ impl Store {
             if is_last {
                 // Whoever wants to look at it still can.
                 let aside = path.with_extension("damaged");
-                fs::write(&aside, &file[scan.good_bytes..]).map_err(io_error(&aside))?;
+                if let Err(error) = fs::write(&aside, &file[scan.good_bytes..]) {
+                    let _ = fs::remove_file(&aside);
+                    notices.push(format!("{}: they cannot be put aside: {error}", aside.display()));
+                }
                 let cut = OpenOptions::new().write(true).open(&path).and_then(|file| {
                     file.set_len(scan.good_bytes as u64)?;
                     file.sync_all()
@@ -352,6 +372,12 @@ impl Store {
     ) -> io::Result<()> {
         let (bytes, written) = join(staged.thread);
         self.checkpoint = None;
+        if self.is_behind() {
+            // They are written no more.
+            self.revisions.split_off(&(self.on_disk + 1));
+            self.confirmed.split_off(&(self.on_disk + 1));
+        }
+        self.again = None;
         self.is_broken = false;
         self.unwritten = None;
         self.sources = sources;
@@ -363,6 +389,7 @@ impl Store {
             self.keep(Some(staged.base), bytes);
             return Err(error);
         }
+        self.on_disk = staged.base;
         self.prune();
         Ok(())
     }
@@ -391,7 +418,12 @@ impl Store {
         if self.is_broken {
             return Err(io::Error::other("what came before could not be written down: apply a whole config"));
         }
-        self.retry().and_then(|()| self.write_behind(&record)).inspect_err(|_| self.keep(None, record))
+        let written = self.retry_if_due().and_then(|()| self.write_behind(&record));
+        match written {
+            Ok(()) => self.is_written(),
+            Err(_) => self.keep(None, record),
+        }
+        written
     }
 
     /// Behind the newest file; what half a write left there is written over.
@@ -417,6 +449,24 @@ impl Store {
         }
     }
 
+    /// All of it.
+    fn is_written(&mut self) {
+        self.again = None;
+        self.on_disk = self.last().map_or(0, |last| last.number);
+    }
+
+    /// A whole document may be large: it is tried again less and less often.
+    fn retry_if_due(&mut self) -> io::Result<()> {
+        if let (Some((at, _)), Some(Unwritten { begins: Some(_), .. })) = (self.again, &self.unwritten)
+            && Instant::now() < at
+        {
+            return Err(io::Error::other(
+                "the disk did not take the revision before, and is tried again soon",
+            ));
+        }
+        self.retry()
+    }
+
     /// Tries again what could not be written.
     pub fn retry(&mut self) -> io::Result<()> {
         let Some(unwritten) = self.unwritten.take() else { return Ok(()) };
@@ -424,12 +474,21 @@ impl Store {
             None => self.write_behind(&unwritten.bytes),
             Some(base) => {
                 let path = self.folder.join(format!("{base:020}.tmp"));
-                write_synced(&path, &unwritten.bytes)
-                    .and_then(|()| self.begin_segment(base, &path, unwritten.bytes.len() as u64))
+                let written = write_synced(&path, &unwritten.bytes)
+                    .and_then(|()| self.begin_segment(base, &path, unwritten.bytes.len() as u64));
+                if written.is_err() {
+                    // What is in it helps nobody, and others may need the place.
+                    let _ = fs::remove_file(&path);
+                    let wait = self.again.map_or(FIRST_WAIT, |(_, wait)| (wait * 2).min(LONGEST_WAIT));
+                    self.again = Some((Instant::now() + wait, wait));
+                }
+                written
             }
         };
         if written.is_err() {
             self.unwritten = Some(unwritten);
+        } else if !self.is_broken {
+            self.is_written();
         }
         written
     }
@@ -473,7 +532,7 @@ impl Store {
     /// Where many changes stand behind a document, begins to write it out whole, and ends it once it is; to be called
     /// every now and then.
     pub fn tidy(&mut self) {
-        if let Err(error) = self.retry() {
+        if let Err(error) = self.retry_if_due() {
             tracing::debug!(%error, "revisions still cannot be written");
             return;
         }

@@ -561,6 +561,22 @@ fn what_the_disk_does_not_take_is_kept_and_tried_again() {
 }
 
 #[test]
+fn what_the_disk_never_took_cannot_be_gone_back_to() {
+    let folder = folder();
+    let inner = folder.path().join("state");
+    let (mut store, _) = open(&inner);
+    commit_whole(&mut store, document(), None);
+    fs::rename(&inner, folder.path().join("away")).expect("it moves");
+    let staged = store.stage(&revision(2), document(), Vec::new()).expect("a thread");
+    assert!(store.commit_whole(staged, revision(2), Vec::new()).is_err());
+    assert!(store.commit_patches(revision(3), vec![numbered(3)]).is_err());
+    fs::rename(folder.path().join("away"), &inner).expect("it moves");
+    commit_whole(&mut store, document(), None);
+    let kept: Vec<u64> = store.revisions().map(|revision| revision.number).collect();
+    assert!(!store.is_behind() && kept == [1, 4], "{kept:?}");
+}
+
+#[test]
 fn the_file_wins_once_it_has_changed() {
     let folder = folder();
     let (mut store, _) = open(folder.path());

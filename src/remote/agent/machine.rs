@@ -73,8 +73,22 @@ pub struct Seen {
 pub struct Running {
     /// Its process: another one was started since.
     pub pid: u32,
+    /// When it was started, as far as that can be told: in a container the next one has the same number.
+    pub started_s: i64,
     /// What it calls the config it runs.
     pub config: String,
+}
+
+/// Its number, and when it was started.
+type Process = (u32, i64);
+
+impl Running {
+    /// Its start comes out a second earlier or later each time.
+    const ABOUT_S: u64 = 2;
+
+    fn is_same(&self, (pid, started_s): Process) -> bool {
+        self.pid == pid && self.started_s.abs_diff(started_s) <= Running::ABOUT_S
+    }
 }
 
 /// What came of a try.
@@ -124,7 +138,7 @@ pub struct Machine {
     wanted_is_own: bool,
     gateway: Result<Running, String>,
     /// The last answer: to which document, by which process.
-    tried: Option<(Source, u32, Result<(), String>)>,
+    tried: Option<(Source, Process, Result<(), String>)>,
 }
 
 impl Default for Machine {
@@ -167,7 +181,7 @@ impl Machine {
                 return;
             }
         };
-        self.tried = Some((source.clone(), running.pid, result));
+        self.tried = Some((source.clone(), (running.pid, running.started_s), result));
     }
 
     /// What to do now.
@@ -199,10 +213,12 @@ impl Machine {
             }
         }
         match &self.tried {
-            Some((source, pid, result)) if source == wanted && *pid == running.pid => match result {
-                Ok(()) => Standing::Overridden,
-                Err(why) => Standing::Refused(why.clone()),
-            },
+            Some((source, process, result)) if source == wanted && running.is_same(*process) => {
+                match result {
+                    Ok(()) => Standing::Overridden,
+                    Err(why) => Standing::Refused(why.clone()),
+                }
+            }
             _ => Standing::Pending,
         }
     }
@@ -226,7 +242,7 @@ mod tests {
     }
 
     fn running(pid: u32, config: &str) -> Result<Running, String> {
-        Ok(Running { pid, config: config.into() })
+        Ok(Running { pid, started_s: 0, config: config.into() })
     }
 
     /// What it is about to offer, as `KEY@REVISION`.
@@ -295,6 +311,17 @@ mod tests {
         offer(&mut machine, Tried::Refused("line 3".into()));
         machine.gateway(running(2, "gw.toml"));
         assert_eq!(offers(&machine).as_deref(), Some("config@8"));
+    }
+
+    #[test]
+    fn a_gateway_of_the_same_number_that_was_started_later_is_another_one() {
+        let mut machine = started(shared(7), "gw.toml");
+        offer(&mut machine, Tried::Refused("line 3".into()));
+        let since = |started_s| Ok(Running { pid: 1, started_s, config: "gw.toml".into() });
+        machine.gateway(since(1));
+        assert_eq!(offers(&machine), None);
+        machine.gateway(since(5));
+        assert_eq!(offers(&machine).as_deref(), Some("config@7"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod settings;
 pub mod status;
 mod store;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
@@ -63,6 +63,7 @@ impl End {
 }
 
 struct Agent {
+    begun: Instant,
     settings: Settings,
     machine: Machine,
     applied: Option<Applied>,
@@ -76,6 +77,7 @@ struct Agent {
 impl Agent {
     fn new(settings: Settings) -> Agent {
         Agent {
+            begun: Instant::now(),
             settings,
             machine: Machine::default(),
             applied: None,
@@ -164,13 +166,16 @@ impl Agent {
     }
 
     async fn ask(&mut self) {
-        let socket = self.settings.socket.clone();
-        let asked = spawn_blocking(move || gateway::ask(&socket)).await;
+        let (socket, begun) = (self.settings.socket.clone(), self.begun);
+        let asked = spawn_blocking(move || gateway::ask(&socket, begun)).await;
         let answer = asked.unwrap_or_else(|error| Err(error.to_string()));
-        let running =
-            answer.as_ref().map(|version| Running { pid: version.pid, config: version.config.clone() });
+        let running = answer.as_ref().map(|(version, started_s)| Running {
+            pid: version.pid,
+            started_s: *started_s,
+            config: version.config.clone(),
+        });
         self.machine.gateway(running.map_err(Clone::clone));
-        self.health = answer.ok().map(Health::from);
+        self.health = answer.ok().map(|(version, _)| Health::from(version));
     }
 
     async fn report(&mut self, store: &mut Store) -> Result<(), String> {

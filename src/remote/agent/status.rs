@@ -192,7 +192,7 @@ mod tests {
             shared: Some(Document { source: source.clone(), content: content.into() }),
             node: None,
         });
-        machine.gateway(Ok(Running { pid: 1, config: "gw.toml".into() }));
+        machine.gateway(Ok(Running { pid: 1, started_s: 0, config: "gw.toml".into() }));
         machine.tried(&source, Tried::Refused("ä".repeat(MAX_REASON_BYTES)));
         let health = Health::from(Version { pid: 1, config: "gw.toml".into(), ..Version::default() });
         let status = Status::new("gw1", &machine, None, Some(&health));
