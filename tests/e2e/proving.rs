@@ -41,7 +41,7 @@ fn explain_says_what_the_gateway_does_and_changes_nothing() {
     assert_eq!(gateway.drops(), drops);
     lab.ping("a", NET[0], "");
     // Now there is one, the neighbour is known, and its mapping answers to whoever sends.
-    assert_eq!(python_says(&lab, "a", ONE), "sent");
+    assert_eq!(python_says(&lab, "a", ONE).trim_end(), "sent");
     let told = explained(&gateway, packet);
     assert_eq!(told["outcome"], "forwarded", "{told:#}");
     let session = &told["session"];
