@@ -51,14 +51,19 @@ fn header(src: Ipv4Addr, dst: Ipv4Addr, protocol: IpNumber, len: usize) -> Ipv4H
     ip
 }
 
-/// RFC 1071, with what was summed before.
+/// RFC 1071, with what was summed before. Eight bytes at a time: floods of packets are sealed by this.
 fn sum(before: u32, bytes: &[u8]) -> u32 {
-    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
-    let mut total = before + words.sum::<u32>();
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let mut total = u128::from(before) + u128::from(u64::from_be_bytes(last));
+    for word in words {
+        total += u128::from(u64::from_be_bytes(*word));
+    }
     while total > 0xffff {
         total = (total & 0xffff) + (total >> 16);
     }
-    total
+    total as u32
 }
 
 fn word(bytes: &[u8], at: usize) -> u16 {

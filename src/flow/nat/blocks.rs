@@ -10,6 +10,7 @@
 
 use zerocopy::FromZeros;
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::copied;
@@ -160,8 +161,9 @@ pub struct BlockClaims {
     key: Key,
 }
 
-fn atomics<T: Default>(count: usize) -> Box<[T]> {
-    (0..count).map(|_| T::default()).collect()
+/// Memory that is there when it is first written to.
+fn atomics<T: FromZeros>(count: usize) -> Box<[T]> {
+    <[T]>::new_box_zeroed_with_elems(count).unwrap_or_else(|_| handle_alloc_error(Layout::new::<T>()))
 }
 
 impl BlockClaims {
