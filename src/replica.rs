@@ -304,7 +304,7 @@ impl Replication {
             stepped.worked = true;
             // No packet is under way: numbers of sessions that have ended are free at once.
             flows.recycle();
-            if let Some(worker) = self.take(inbound, desks, cx, flows) {
+            if let Some(worker) = self.take(inbound, (id, desks), cx, flows) {
                 // It is woken behind this step; the rest waits for the next.
                 stepped.wake = Some(worker);
                 break;
@@ -364,7 +364,7 @@ impl Replication {
     fn take(
         &mut self,
         inbound: Inbound,
-        desks: &[Desk],
+        (id, desks): (usize, &[Desk]),
         cx: &Context<'_>,
         flows: &mut Flows,
     ) -> Option<usize> {
@@ -386,7 +386,7 @@ impl Replication {
                     if !given {
                         flows.take_back(&loan, cx.now);
                         // It is the peer who has to tell it again.
-                        desks[0].has_lost.store(true, Relaxed);
+                        desks[id].has_lost.store(true, Relaxed);
                     }
                     given.then_some(worker.into())
                 }

@@ -1,8 +1,6 @@
-//! The last gate before tables are published: no packet is decided by the tables of a commit that it refuses.
-//!
-//! What is shared beside the tables has changed by then: while a commit is looked at, workers send by the static
-//! neighbours and stations that it names. Taken back, those that were in force are again; what had been learned in the
-//! place of others is learned anew.
+//! The last gate before tables are published: no packet meets anything of a commit that it refuses. Tables that are
+//! shared with the workers follow what was compiled only when it is published
+//! ([`crate::tables::compile::Compiler::take_over`]).
 
 use ipnet::IpNet;
 
@@ -90,5 +88,56 @@ impl Gateway {
         // What the tables in use say, made anew.
         self.publish(retired);
         Err(fault)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::neighbours::addr_key;
+    use crate::tables::compile::Compiler;
+    use crate::tables::meaning::{self, PortFacts};
+
+    const ADDR: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
+
+    fn config(mac: u8) -> Config {
+        let text = format!(
+            "schema = 1\n[[port]]\nname = \"p\"\ndevice = \"eth1\"\n[[interface]]\nname = \"lan\"\nport = \"p\"\n\
+             addresses = [\"192.0.2.1/24\"]\n[[neighbour]]\ninterface = \"lan\"\naddress = \"{ADDR}\"\n\
+             mac = \"02:00:00:00:00:{mac:02x}\"\n"
+        );
+        Config::parse(&text, "test.toml").expect("a config")
+    }
+
+    fn compile(compiler: &mut Compiler, mac: u8) -> Retired {
+        let config = config(mac);
+        let facts = [PortFacts::stable(0)];
+        let rib = meaning::rib(&config, compiler).expect("routes");
+        let input = meaning::input(&config, &facts, compiler).expect("interfaces");
+        compiler.compile(input, rib).expect("tables")
+    }
+
+    /// A commit is compiled, refused and taken back; then another is published.
+    #[test]
+    fn what_is_refused_has_changed_nothing_that_workers_share() {
+        let (node, mut compiler) = crate::replay::compile(&config(1), 1, false).expect("tables");
+        compiler.defer();
+        let lan = compiler.interfaces.get("lan").expect("it is there");
+        let mac = || {
+            let slot = node.neighbours.find(lan, addr_key(ADDR)).expect("it is pinned");
+            node.neighbours.word(slot).mac() as u8
+        };
+        let refused = compile(&mut compiler, 2);
+        assert_eq!(mac(), 1, "while it is looked at");
+        let back = compile(&mut compiler, 1);
+        compiler.take_over();
+        [refused, back].into_iter().for_each(|retired| retired.release(&node.neighbours));
+        assert_eq!(mac(), 1);
+        let taken = compile(&mut compiler, 3);
+        compiler.take_over();
+        taken.release(&node.neighbours);
+        assert_eq!(mac(), 3);
     }
 }

@@ -310,7 +310,9 @@ impl Gateway {
         watcher.read().map_err(system("read the links"))?;
         let key = key_of_tables(&config);
         let neighbours = Arc::new(NeighbourTable::new(NEIGHBOUR_CAPACITY, MAX_INTERFACES, key));
-        let compiler = Compiler::new(neighbours, key);
+        let mut compiler = Compiler::new(neighbours, key);
+        // A commit may be refused when it is compiled.
+        compiler.defer();
         let cpus = worker_cpus(&config);
         let frames = config.system.frames.get() as usize;
         let (memory, pools) = PacketMemory::new(cpus.len(), frames, ChunkSize::Bytes2048)?;
@@ -453,6 +455,7 @@ impl Gateway {
     /// Puts the compiler's tables before the workers, waits until none uses older ones, frees those here. False if a
     /// worker did not take them in time: it goes on with older ones until it does, see [`Gateway::not_in_use`].
     pub(crate) fn publish(&mut self, retired: impl IntoIterator<Item = Retired>) -> bool {
+        self.compiler.take_over();
         let tables = Arc::clone(self.compiler.tables());
         let generation = tables.generation;
         self.late.extend(retired);

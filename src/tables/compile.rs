@@ -242,6 +242,11 @@ pub struct Compiler {
     orphans: AHashMap<u32, OnFailure>,
     /// Backends of which the checks have said something that is not in the tables.
     noted: AHashSet<u32>,
+    /// What the tables shared with the workers follow: static neighbours, and bridges.
+    taken: (Vec<NeighbourSpec>, Arc<Bridges>),
+    /// They do not follow what was compiled last yet.
+    is_due: bool,
+    defers: bool,
     neighbours: Arc<NeighbourTable>,
     key: Key,
     input: Input,
@@ -307,6 +312,9 @@ impl Compiler {
             health: AHashMap::new(),
             orphans: AHashMap::new(),
             noted: AHashSet::new(),
+            taken: Default::default(),
+            is_due: false,
+            defers: false,
             neighbours,
             key,
             input: Input {
@@ -445,14 +453,6 @@ impl Compiler {
             }
         };
         let (states, vrfs): (Vec<_>, Vec<_>) = vrfs.into_iter().unzip();
-        self.apply_static_neighbours(&input, &overlays);
-        for (number, before) in (0..self.bridges.len() as u16).map(|n| (n, self.tables.bridges.get(n))) {
-            if let (Some(before), Some(now)) = (before, bridges.get(number))
-                && now.renumbers(before)
-            {
-                self.neighbours.macs.forget_remotes(now.segment);
-            }
-        }
         self.states = states;
         // What says the same as before is no change: sessions that followed from it are not asked about it.
         let old = &*self.tables;
@@ -492,6 +492,10 @@ impl Compiler {
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
         self.policy_slots.forget_addresses(&[&kept, &input.policy], &claims);
         self.input = input;
+        self.is_due = true;
+        if !self.defers {
+            self.take_over();
+        }
         let retired = std::mem::replace(&mut self.pins, pins);
         Ok(Retired(retired.into_values().collect()))
     }
@@ -773,7 +777,32 @@ impl Compiler {
         Ok(Retired(retired))
     }
 
+    /// From now on [`Compiler::take_over`] has to be called before tables are published: whoever may throw away what was
+    /// compiled leaves the tables that are shared with the workers as they are until then.
+    pub fn defer(&mut self) {
+        self.defers = true;
+    }
+
+    /// Has the tables that are shared with the workers follow what was compiled last: static neighbours, stations and
+    /// remotes.
+    pub fn take_over(&mut self) {
+        if !std::mem::take(&mut self.is_due) {
+            return;
+        }
+        let bridges = Arc::clone(&self.tables.bridges);
+        self.apply_static_neighbours(&self.input, &self.tables.overlays);
+        for (number, before) in (0..self.bridges.len() as u16).map(|n| (n, self.taken.1.get(n))) {
+            if let (Some(before), Some(now)) = (before, bridges.get(number))
+                && now.renumbers(before)
+            {
+                self.neighbours.macs.forget_remotes(now.segment);
+            }
+        }
+        self.taken = (self.input.neighbours.clone(), bridges);
+    }
+
     fn apply_static_neighbours(&self, input: &Input, overlays: &Overlays) {
+        let before = &self.taken.0;
         let remotes = overlays.all().iter().flat_map(|overlay| overlay.remotes().iter().copied());
         let mut remotes: Vec<u128> = remotes.collect();
         remotes.extend(input.neighbours.iter().filter_map(|neighbour| neighbour.remote.map(addr_key)));
@@ -785,7 +814,7 @@ impl Compiler {
             let interface = self.interfaces.get(&neighbour.interface)?;
             self.neighbours.find(interface, addr_key(neighbour.address))
         };
-        for old in self.input.neighbours.iter().filter(|old| {
+        for old in before.iter().filter(|old| {
             !input.neighbours.iter().any(|new| new.interface == old.interface && new.address == old.address)
         }) {
             if let Some(slot) = find(old) {
@@ -795,9 +824,7 @@ impl Compiler {
         let station = |neighbour: &NeighbourSpec| {
             Some((self.interfaces.get(&neighbour.interface)?, mac_to_u64(neighbour.mac)))
         };
-        for (segment, mac) in
-            self.input.neighbours.iter().filter(|old| old.remote.is_some()).filter_map(station)
-        {
+        for (segment, mac) in before.iter().filter(|old| old.remote.is_some()).filter_map(station) {
             self.neighbours.macs.forget(segment, mac);
         }
         for new in &input.neighbours {
