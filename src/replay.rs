@@ -188,7 +188,7 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
     }
     let (node, mut compiler) = compile(config, options.workers, false)?;
     let frames = config.system.frames.get() as usize;
-    let (memory, pools) = PacketMemory::new(options.workers, frames.min(16_384), ChunkSize::Bytes2048)?;
+    let (memory, pools) = PacketMemory::lazy(options.workers, frames.min(16_384), ChunkSize::Bytes2048)?;
     let clock = ReplayClock::default();
     let outputs = outputs(&ports, &options.out, start);
     let mut workers: Vec<Worker> =

@@ -86,7 +86,7 @@ impl Dry {
     pub fn new(compiler: &Compiler, now: Nanos) -> Result<Dry, DryError> {
         let tables = compiler.tables();
         let node = Node::scratch(compiler, Capacity::NONE)?;
-        let (_, mut pools) = PacketMemory::new(2, FRAMES, ChunkSize::Bytes2048)?;
+        let (_, mut pools) = PacketMemory::lazy(2, FRAMES, ChunkSize::Bytes2048)?;
         let pool = pools.remove(1);
         let mut worker = Worker::new(0, &node, pools.remove(0));
         let mut cables = Vec::new();

@@ -88,19 +88,37 @@ unsafe impl Send for PacketMemory {}
 unsafe impl Sync for PacketMemory {}
 
 impl PacketMemory {
-    /// Maps memory for `workers` times `frames_per_worker` frames and returns each worker's pool.
+    /// Maps memory for `workers` times `frames_per_worker` frames and returns each worker's pool. All of it is taken at
+    /// once: the packet path must not take page faults.
     pub fn new(
         workers: usize,
         frames_per_worker: usize,
         chunk: ChunkSize,
+    ) -> Result<(Arc<PacketMemory>, Vec<FramePool>), MemoryError> {
+        PacketMemory::mapped(workers, frames_per_worker, chunk, true)
+    }
+
+    /// As [`PacketMemory::new`], but pages are taken as they are used: for few packets that nobody measures.
+    pub fn lazy(
+        workers: usize,
+        frames_per_worker: usize,
+        chunk: ChunkSize,
+    ) -> Result<(Arc<PacketMemory>, Vec<FramePool>), MemoryError> {
+        PacketMemory::mapped(workers, frames_per_worker, chunk, false)
+    }
+
+    fn mapped(
+        workers: usize,
+        frames_per_worker: usize,
+        chunk: ChunkSize,
+        populate: bool,
     ) -> Result<(Arc<PacketMemory>, Vec<FramePool>), MemoryError> {
         if !(1..=256).contains(&workers) || !(64..=1 << 20).contains(&frames_per_worker) {
             return Err(MemoryError::Geometry { workers, frames: frames_per_worker });
         }
         let frames = workers * frames_per_worker;
         let bytes = (frames * chunk.bytes()).next_multiple_of(HUGE_PAGE_BYTES);
-        // The packet path must not take page faults.
-        let (base, pages) = map(bytes, true)?;
+        let (base, pages) = map(bytes, populate)?;
         // A batch holds BURST frames; the ring can take every frame of the worker even if each batch
         // were half full, so a return never fails for long.
         let batches = (frames_per_worker / (BURST / 2)).max(8);

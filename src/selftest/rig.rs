@@ -163,7 +163,7 @@ impl Gateway {
         let node = Node::new(&compiler, 1, compiler.interfaces.len(), capacity);
         node.reserve_rules(&compiler.policy_slots);
         let (_, mut pools) =
-            PacketMemory::new(1, FRAMES, ChunkSize::Bytes2048).map_err(|error| error.to_string())?;
+            PacketMemory::lazy(1, FRAMES, ChunkSize::Bytes2048).map_err(|error| error.to_string())?;
         let mut worker = Worker::new(0, &node, pools.remove(0));
         let cables = [(); 2].map(|()| Cable::new(1));
         for (slot, cable) in cables.iter().enumerate() {
