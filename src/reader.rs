@@ -18,6 +18,7 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::flow::nat::MappingView;
 use crate::flow::scan::{Filter, MappingFilter, SessionView, Sought};
+use crate::flow::standing::Standing;
 use crate::flow::{self, Address, FlowTable, Flows, Timers};
 use crate::tables::balance::Backends;
 use crate::telemetry::{WorkerCounters, add};
@@ -36,6 +37,9 @@ const LOADED_STEPS: u32 = 64;
 const END_STEPS: u32 = 12;
 /// What copying one out costs, in steps: `softgate bench --read` measures 200 ns among 64,000, 350 ns among 4 million.
 const COPY_STEPS: u32 = 3;
+/// The same with what a session stands on, which is as much again; all of it lies in the lines that are read anyway, but for
+/// the peers of a mapping.
+const STANDING_STEPS: u32 = 2 * COPY_STEPS;
 /// A session is fetched so many before its turn.
 const AHEAD: u32 = 2;
 
@@ -61,6 +65,8 @@ pub enum Task {
     Pools(u32),
     /// Show the session and the mapping of one packet.
     Find(Sought),
+    /// Show what sessions stand on.
+    Standings,
 }
 
 /// A table of a worker, and the number to go on from in it.
@@ -86,12 +92,14 @@ pub struct Request {
 }
 
 /// One thing found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Found {
     /// A session.
     Session(SessionView),
     /// A mapping.
     Mapping(MappingView),
+    /// A session, and what it stands on.
+    Standing(SessionView, Standing),
 }
 
 /// How a reading ended.
@@ -266,7 +274,7 @@ impl Running {
             Task::Pools(_) => [0, 0, nat.pages(), nat.host_entries()],
             // Its session, then its mapping.
             Task::Find(_) => [2, 0, 0, 0],
-            Task::List(..) | Task::Count(_) | Task::End(_) | Task::Settle => {
+            Task::List(..) | Task::Count(_) | Task::End(_) | Task::Settle | Task::Standings => {
                 [flows.v4.highest() + 1, flows.v6.highest() + 1, 0, 0]
             }
         };
@@ -294,14 +302,22 @@ impl Running {
     fn is_over(&self) -> bool {
         let is_full = match self.request.task {
             Task::List(_, most) | Task::Mappings(_, most) => self.matched >= u64::from(most),
-            Task::Count(_) | Task::End(_) | Task::Settle | Task::Pools(_) | Task::Find(_) => false,
+            Task::Count(_)
+            | Task::End(_)
+            | Task::Settle
+            | Task::Pools(_)
+            | Task::Find(_)
+            | Task::Standings => false,
         };
         is_full || self.next().is_none()
     }
 
     /// Looks at the next number; `None`: there is no room for what may be found.
     fn one(&mut self, owned: &mut Owned<'_>, now: Nanos) -> Option<u32> {
-        let copies = matches!(self.request.task, Task::List(..) | Task::Mappings(..) | Task::Find(_));
+        let copies = matches!(
+            self.request.task,
+            Task::List(..) | Task::Mappings(..) | Task::Find(_) | Task::Standings
+        );
         if copies && owned.desk.found.is_full() {
             return None;
         }
@@ -350,7 +366,7 @@ impl Running {
 
     /// Notes what was found at a number, and goes on.
     fn seen(&mut self, owned: &Owned<'_>, cost: u32, found: Match) -> u32 {
-        self.matched += u64::from(found != Match::No);
+        self.matched += u64::from(!matches!(found, Match::No));
         if let Match::Show(found) = found {
             let pushed = owned.desk.found.push((self.request.id, found));
             pushed.unwrap_or_else(|_| unreachable!("there was room, and nobody else puts anything in"));
@@ -362,7 +378,6 @@ impl Running {
     }
 }
 
-#[derive(PartialEq)]
 enum Match {
     No,
     Yes,
@@ -400,6 +415,11 @@ fn session<A: Address>(
         Task::Settle => {
             flow::settle(table, session, counters);
             (1, Match::Yes)
+        }
+        Task::Standings => {
+            let view = SessionView::of(table, session, timers, backends);
+            let standing = Standing::of(table, nat, session);
+            (STANDING_STEPS, Match::Show(Found::Standing(view, standing)))
         }
         Task::Mappings(..) | Task::Pools(_) | Task::Find(_) => unreachable!("these have no session tables"),
     }

@@ -89,7 +89,7 @@ pub enum Command {
     Drops(drops::Args),
     /// What becomes of a packet, with every decision and what took it
     Explain(explain::Args),
-    /// Which flows of a capture another config would treat otherwise
+    /// What another config would do to the live sessions, or to the flows of a capture
     Preview(preview::Args),
     /// Who can begin a session to what, and a packet that shows it
     Reach(reach::Args),

@@ -1,4 +1,7 @@
-//! `softgate preview FILE --capture FILE`: which flows of a capture another config would treat otherwise.
+//! `softgate preview FILE`: what another config would do to the live sessions; with `--capture` which flows of a capture it
+//! would treat otherwise.
+
+mod live;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -8,7 +11,7 @@ use serde::Serialize;
 
 use super::explain::{self as asking, Asked};
 use super::{Trouble, print, print_json};
-use crate::control::{ExplainQuery, Explanation, Outcome};
+use crate::control::{ExplainQuery, Explanation, Outcome, PreviewQuery};
 use crate::explain;
 use crate::io::pcap;
 
@@ -20,17 +23,21 @@ const MOST: usize = 10_000;
 pub struct Args {
     /// The config that would take over
     file: PathBuf,
-    /// Captured packets (pcap or pcapng): the first of each flow counts
-    #[arg(long, value_name = "FILE")]
-    capture: PathBuf,
+    /// Sessions shown of each fate
+    #[arg(long, value_name = "N", default_value_t = PreviewQuery::EXAMPLES, conflicts_with = "capture",
+        value_parser = clap::value_parser!(u32).range(..=i64::from(PreviewQuery::MOST_EXAMPLES)))]
+    examples: u32,
+    /// Instead of live sessions captured packets (pcap or pcapng): the first of each flow counts
+    #[arg(long, value_name = "FILE", requires = "port")]
+    capture: Option<PathBuf>,
     /// The port that they came in by
-    #[arg(long)]
-    port: String,
+    #[arg(long, requires = "capture")]
+    port: Option<String>,
     /// Instead of the running gateway's tables those of this config
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "capture")]
     running: Option<PathBuf>,
     /// At most so many flows
-    #[arg(long, default_value_t = 1000, value_parser = parse_count)]
+    #[arg(long, default_value_t = 1000, value_parser = parse_count, requires = "capture")]
     count: usize,
     /// Output for programs
     #[arg(long)]
@@ -65,7 +72,14 @@ struct Preview {
 }
 
 pub(super) fn run(args: &Args, socket: &Path) -> Result<(), Trouble> {
-    let captured = pcap::read(&args.capture).map_err(|error| Trouble::Unable(error.to_string()))?;
+    match (&args.capture, &args.port) {
+        (Some(capture), Some(port)) => of_capture(args, capture, port, socket),
+        _ => live::run(&args.file, args.examples, args.json, socket),
+    }
+}
+
+fn of_capture(args: &Args, capture: &Path, port: &str, socket: &Path) -> Result<(), Trouble> {
+    let captured = pcap::read(capture).map_err(|error| Trouble::Unable(error.to_string()))?;
     let mut seen = BTreeSet::new();
     let mut frames: Vec<Vec<u8>> = Vec::new();
     for one in captured {
@@ -75,7 +89,7 @@ pub(super) fn run(args: &Args, socket: &Path) -> Result<(), Trouble> {
     }
     let (mut running, mut then) = (Vec::new(), Vec::new());
     for part in frames.chunks(ExplainQuery::MOST) {
-        let asked = Asked::Frames(args.port.clone(), part.to_vec());
+        let asked = Asked::Frames(port.to_owned(), part.to_vec());
         let now = match &args.running {
             Some(file) => asking::by_config(file, &asked, None)?,
             None => asking::by_gateway(&asked, socket)?,

@@ -267,7 +267,7 @@ pub(super) fn clear(args: ClearArgs, socket: &Path) -> Result<(), Trouble> {
     if args.json { print_json(&sum) } else { print(&format!("{} sessions ended\n", sum.ended)) }
 }
 
-fn endpoint(address: IpAddr, port: u16) -> String {
+pub(super) fn endpoint(address: IpAddr, port: u16) -> String {
     match address {
         IpAddr::V4(address) => format!("{address}:{port}"),
         IpAddr::V6(address) => format!("[{address}]:{port}"),

@@ -43,8 +43,9 @@ impl Role {
 }
 
 /// What can be asked for: the methods of the control socket, with a space for the dot. Whoever may do anything may `ping`,
-/// `begin` and `abort`; to `commit` takes what each of the changes takes, and an `upload` is part of `apply`.
-pub const ASKABLE: [&str; 43] = [
+/// `begin` and `abort`; to `commit` takes what each of the changes takes, and an `upload` is part of `apply` or
+/// `preview`.
+pub const ASKABLE: [&str; 44] = [
     "show version",
     "show ports",
     "show interfaces",
@@ -70,6 +71,7 @@ pub const ASKABLE: [&str; 43] = [
     "drops export",
     "explain",
     "reach",
+    "preview",
     "clear sessions",
     "bridge add-macs",
     "bridge del-macs",
@@ -91,7 +93,7 @@ pub const ASKABLE: [&str; 43] = [
 ];
 
 /// What a word for several stands for.
-const VIEWER: [&str; 5] = ["show", "nat", "drops", "explain", "reach"];
+const VIEWER: [&str; 6] = ["show", "nat", "drops", "explain", "reach", "preview"];
 const OPERATOR: [&str; 4] = ["clear", "bridge", "service", "group"];
 
 /// `"show"`, `"service set-backends"`, `"operator"`: something that a role may do.

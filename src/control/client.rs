@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
+use super::preview::{PreviewQuery, PreviewStage, Previewed};
 use super::reply::{Changed, RouteEntry, RoutePage, Staged};
 use super::request::{Request, RouteKey, RoutesQuery};
 use super::revision_requests::{DocumentPiece, RevisionQuery};
@@ -128,6 +129,41 @@ impl Client {
         path: Option<String>,
         terms: Terms,
     ) -> Result<Changed, ClientError> {
+        self.upload(text, files)?;
+        let (file_name, text) = (file_name.to_owned(), String::new());
+        self.call(&Request::Apply { file_name, text, files: Vec::new(), path, terms })
+    }
+
+    /// What a config would do to the sessions there are; each answer on the way goes to `told`.
+    pub fn preview(
+        &mut self,
+        file_name: &str,
+        text: &str,
+        files: &[(String, String)],
+        examples: u32,
+        mut told: impl FnMut(&Previewed),
+    ) -> Result<Previewed, ClientError> {
+        self.upload(text, files)?;
+        let mut query = PreviewQuery {
+            file_name: file_name.to_owned(),
+            examples: Some(examples),
+            ..PreviewQuery::default()
+        };
+        loop {
+            let answer: Previewed = self.call(&Request::Preview(query))?;
+            told(&answer);
+            if answer.next.is_none() {
+                return Ok(answer);
+            }
+            query = PreviewQuery { after: answer.next, ..PreviewQuery::default() };
+            if answer.stage != PreviewStage::Judging {
+                std::thread::sleep(AGAIN);
+            }
+        }
+    }
+
+    /// Brings a config and its route files near.
+    fn upload(&mut self, text: &str, files: &[(String, String)]) -> Result<(), ClientError> {
         let mut waiting = VecDeque::new();
         let config = std::iter::once(("", text));
         for (name, text) in config.chain(files.iter().map(|(name, text)| (name.as_str(), text.as_str()))) {
@@ -143,9 +179,7 @@ impl Client {
                 }
             }
         }
-        self.receive_beyond(&mut waiting, 0)?;
-        let (file_name, text) = (file_name.to_owned(), String::new());
-        self.call(&Request::Apply { file_name, text, files: Vec::new(), path, terms })
+        self.receive_beyond(&mut waiting, 0)
     }
 
     /// Makes one change; what is said with it takes a transaction.

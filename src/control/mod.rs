@@ -29,6 +29,7 @@ pub mod fuzzing;
 mod ha;
 mod inspect;
 mod line;
+mod preview;
 mod reply;
 mod request;
 mod revision_requests;
@@ -57,6 +58,7 @@ pub use inspect::{
     ClearQuery, Cleared, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,
     Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery, TemporaryMember,
 };
+pub use preview::{FateCount, PreviewExample, PreviewQuery, PreviewStage, Previewed, SessionFate};
 pub use reply::{
     Changed, Counter, DhcpRelayEntry, DropEntry, DropsExport, InterfaceStatus, LinkState, LostMessages,
     NeighbourEntry, NeighbourState, PortStatus, Reply, RouteEntry, RouteKind, RoutePage, RouteSource, Staged,
@@ -82,7 +84,8 @@ pub trait Backend {
     /// Answers one request completely: a change has been applied (no worker uses the old tables) or
     /// nothing has changed.
     ///
-    /// Of the enum only these arrive: `Show*`, `Nat*`, `ClearSessions`, `DropsExport`, `Explain`, `Reach`, `Apply` (with
+    /// Of the enum only these arrive: `Show*`, `Nat*`, `ClearSessions`, `DropsExport`, `Explain`, `Reach`, `Preview` (with
+    /// `text` and `files` filled in), `Apply` (with
     /// `text` and `files` filled in), `Commit` (with `patches`), `Rollback` and `Confirm`. The session answers the rest.
     fn execute(&mut self, request: Request) -> Result<Reply, Fault>;
 

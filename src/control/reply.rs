@@ -11,6 +11,7 @@ use super::deterministic::NatHost;
 use super::explain::{Explained, Reached};
 use super::ha::HaList;
 use super::inspect::{Cleared, GroupEntry, MappingPage, PoolEntry, RuleList, SessionPage};
+use super::preview::Previewed;
 use super::request::RouteKey;
 use super::revision_requests::{DocumentPiece, RevisionList};
 use super::services::ServiceList;
@@ -77,6 +78,8 @@ pub enum Reply {
     Explained(Explained),
     /// To `reach`.
     Reached(Reached),
+    /// To `preview`.
+    Previewed(Previewed),
     /// To `begin`, `abort`, `upload` and changes inside a transaction.
     Staged(Staged),
     /// To `apply`, `commit`, `rollback`, `confirm` and changes outside a transaction.

@@ -15,6 +15,7 @@ use super::bridges::{MacsAdded, MacsQuery, MacsRemoved, MemberOpened};
 use super::deterministic::{HostQuery, PortQuery};
 use super::explain::{ExplainQuery, ReachQuery};
 use super::inspect::{ClearQuery, MappingsQuery, SessionsQuery};
+use super::preview::PreviewQuery;
 use super::revision_requests::RevisionQuery;
 use super::services::{BackendChange, BackendsRemoved, ServiceBackends, ServicesQuery};
 use super::terms::{Asked, Terms};
@@ -124,6 +125,9 @@ pub enum Request {
     /// Who can begin a session to what.
     #[serde(rename = "reach")]
     Reach(ReachQuery),
+    /// What a config would do to the sessions there are. While the answer has `next`, ask again with it.
+    #[serde(rename = "preview")]
+    Preview(PreviewQuery),
 
     /// Commits of the config that are kept, the newest first.
     #[serde(rename = "show.revisions")]

@@ -135,6 +135,7 @@ pub(crate) fn asked_for(request: &Request) -> Option<&'static str> {
         Request::Confirm { .. } => "confirm",
         Request::Explain(_) => "explain",
         Request::Reach(_) => "reach",
+        Request::Preview(_) => "preview",
         Request::ClearSessions(_) => "clear sessions",
         Request::BridgeAddMacs(_) => "bridge add-macs",
         Request::BridgeDelMacs(_) => "bridge del-macs",

@@ -6,6 +6,7 @@ use super::Backend;
 use super::audit::{Audit, Record};
 use super::inspect::Cleared;
 use super::line::{Line, LineBuffer};
+use super::preview::PreviewQuery;
 use super::reply::{Changed, Reply, Staged};
 use super::request::{Patch, Request};
 use super::revisions::Author;
@@ -200,6 +201,10 @@ impl Session {
         limits: &Limits,
     ) -> Result<Reply, Fault> {
         let by = match rights::asked_for(&request) {
+            // What is brought near is for one or the other.
+            Some(_) if matches!(request, Request::Upload { .. }) && self.may(backend, "preview") => {
+                By::default()
+            }
             Some(asked) => self.permit(asked, &rights::objects_of(&request), backend, shared)?,
             None => By::default(),
         };
@@ -230,6 +235,7 @@ impl Session {
             | Request::DropsExport {}
             | Request::Explain(_)
             | Request::Reach(_) => backend.execute(request),
+            Request::Preview(query) => self.preview(query, backend, shared),
             Request::ClearSessions(_) => self.audited("clear.sessions", 0, by, request, backend, shared),
             Request::BridgeAddMacs(ref added) => {
                 let count = added.macs.len() as u64;
@@ -369,28 +375,48 @@ impl Session {
         self.without_transaction("apply")?;
         terms.check()?;
         self.permit_waiting(&terms, backend, shared)?;
-        let mut files = std::mem::take(&mut self.uploads);
-        let uploaded =
-            files.iter().position(|(name, _)| name.is_empty()).map(|index| files.swap_remove(index).1);
-        let answer = match (text.is_empty(), uploaded) {
-            (false, None) => Some(text),
-            (true, Some(uploaded)) => Some(uploaded),
-            _ => None,
-        };
-        let answer = match answer {
-            Some(text) => {
+        let answer = match self.brought(text, "apply") {
+            Ok((text, files)) => {
                 let by = By { about: vec![format!("config {file_name}")], ..by };
                 let terms = self.asked(terms, "apply", &by);
                 let request = Request::Apply { file_name, text, files, path, terms };
                 self.audited("apply", 1, by, request, backend, shared)
             }
-            None => {
-                let message = "apply takes the config either as text or uploaded under the name \"\"";
-                Err(Fault::new(FaultKind::InvalidParams, message))
-            }
+            Err(fault) => Err(fault),
         };
         self.drop_uploads(shared);
         answer
+    }
+
+    /// The config and its route files: as it came with the request, or as uploaded.
+    fn brought(&mut self, text: String, what: &str) -> Result<(String, Vec<(String, String)>), Fault> {
+        let mut files = std::mem::take(&mut self.uploads);
+        let uploaded =
+            files.iter().position(|(name, _)| name.is_empty()).map(|index| files.swap_remove(index).1);
+        match (text.is_empty(), uploaded) {
+            (false, None) => Ok((text, files)),
+            (true, Some(uploaded)) => Ok((uploaded, files)),
+            _ => {
+                let message =
+                    format!("{what} takes the config either as text or uploaded under the name \"\"");
+                Err(Fault::new(FaultKind::InvalidParams, message))
+            }
+        }
+    }
+
+    fn preview(
+        &mut self,
+        query: PreviewQuery,
+        backend: &mut dyn Backend,
+        shared: &mut Shared,
+    ) -> Result<Reply, Fault> {
+        if query.after.is_some() {
+            return backend.execute(Request::Preview(query));
+        }
+        let brought = self.brought(query.text, "preview");
+        self.drop_uploads(shared);
+        let (text, files) = brought?;
+        backend.execute(Request::Preview(PreviewQuery { text, files, ..query }))
     }
 
     /// Stages a change, or makes it at once where no transaction is open.
@@ -519,6 +545,11 @@ impl Session {
                 Err(fault)
             }
         }
+    }
+
+    /// The same without a word.
+    fn may(&self, backend: &dyn Backend, asked: &'static str) -> bool {
+        rights::check(backend, &self.peer, asked, &[]).is_ok()
     }
 
     /// A commit that waits keeps everybody from theirs: that takes the right to say that it need wait no longer.

@@ -19,6 +19,7 @@
 //! directory   which of several workers has a flow
 //! steering    whose a flow is that nobody has
 //! scan     what commands ask for and see of a session
+//! standing what policy is asked about again after a change
 //! ```
 //!
 //! Everything here belongs to one worker. What workers share (the claims of port blocks, the directory) are tables of
@@ -41,6 +42,7 @@ pub mod pressure;
 pub mod proxy;
 pub mod scan;
 pub mod session;
+pub mod standing;
 pub mod steering;
 pub mod table;
 pub mod tcp;

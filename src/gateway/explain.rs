@@ -98,6 +98,7 @@ impl Gateway {
                 desk.read(Task::Find(sought), Place::default(), until, PATIENCE, wake, |found| match found {
                     Found::Session(view) => session = Some((worker, view)),
                     Found::Mapping(view) => mapping = Some(view),
+                    Found::Standing(..) => {}
                 });
             // The explanation stands without it, and others would only keep everybody waiting.
             if answered.is_err() {

@@ -225,6 +225,15 @@ impl Inspector<'_> {
         Ok(SessionPage { sessions, matched, next })
     }
 
+    /// Sessions and what they stand on. Where to go on; `None`: that was the last.
+    pub(super) fn standings(
+        &self,
+        after: Option<u64>,
+        take: impl FnMut(usize, Found),
+    ) -> Result<Option<u64>, Fault> {
+        self.walk(|_| Task::Standings, after, None, take).map(|(_, next)| next)
+    }
+
     /// Ends sessions that match.
     pub fn clear(&self, query: &ClearQuery) -> Result<Cleared, Fault> {
         let filter = self.filter(&query.filter)?;

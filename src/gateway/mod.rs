@@ -13,6 +13,7 @@ pub mod ha;
 pub mod health;
 pub mod inspect;
 mod pair;
+mod preview;
 mod requests;
 mod revisions;
 mod routes;
@@ -56,6 +57,7 @@ use ha::Ha;
 use health::Health;
 use inspect::{BackendHistory, Inspector, PoolHistory};
 use pair::PairThread;
+use preview::Preview;
 use revisions::History;
 use temporary::{Leases, Temporary};
 
@@ -288,6 +290,8 @@ pub struct Gateway {
     history: History,
     /// The other node.
     pair: PairThread,
+    /// What a commit would do to sessions.
+    preview: Preview,
 }
 
 /// A random number, from the system's entropy by way of the standard library's SipHash.
@@ -352,6 +356,7 @@ impl Gateway {
             ha,
             history: History::default(),
             pair,
+            preview: Preview::default(),
         };
         gateway.reconfigure(config, true)?;
         if let Err(why) = gateway.may_be_committed(gateway.compiler.tables(), &gateway.config) {
@@ -789,6 +794,7 @@ impl Gateway {
         let backends = self.compiler.policy_slots.backends.len();
         self.backend_history.note(now, backends, &self.node);
         self.watch_commits(now);
+        self.preview.tidy(now);
     }
 
     /// How long [`Gateway::expire_members`] and [`Gateway::handle_health`] have nothing to do, at most `limit`.

@@ -81,6 +81,7 @@ impl Backend for Gateway {
             Request::DropsExport {} => Ok(Reply::DropsExport(self.export_drops()?)),
             Request::Explain(query) => Ok(Reply::Explained(self.explain(&query)?)),
             Request::Reach(query) => Ok(Reply::Reached(self.reach(&query)?)),
+            Request::Preview(query) => Ok(Reply::Previewed(self.preview(query)?)),
             Request::Apply { file_name, text, files, path, terms } => {
                 self.take_document(Document { file_name, text, files }, path.as_deref(), &terms, begun)
             }

@@ -145,6 +145,11 @@ impl Gateway {
         self.history.node = node;
     }
 
+    /// Which of the nodes that configs know this is.
+    pub(super) fn node_name(&self) -> Option<&Name> {
+        self.history.node.as_ref()
+    }
+
     /// Numbers commits without keeping them.
     pub fn number_revisions(&mut self) {
         self.history.current = Revision { number: 1, ..Revision::default() };

@@ -16,6 +16,7 @@ mod flow;
 pub mod fragment;
 mod icmp_crossing;
 mod icmp_error;
+pub mod judge;
 mod link;
 mod member_zones;
 mod network;

@@ -178,7 +178,7 @@ fn install_with<A: Table>(
     backend.inspect(|backend| backend.flows.hit(cx.now));
     // What is not allowed now is asked again by its next packet.
     if let Ok(judged) = session::judge::<A>(session, cx, flows) {
-        if judged.is_logged() {
+        if judged.allowed.ruling.log {
             *A::table(flows).flags_mut(session) |= record_flags::LOGGED;
         }
         session::adopt::<A>(session, &judged, cx, flows);

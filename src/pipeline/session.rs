@@ -10,6 +10,7 @@ use crate::config::Filtering;
 use crate::flow::directory::NotHeld;
 use crate::flow::nat::Refused;
 use crate::flow::proxy::Proxy;
+use crate::flow::standing::Standing;
 use crate::flow::steering::{Loan, Request, Steering};
 use crate::flow::{
     Address, Class, Flow, FlowTable, Flows, Full, Handle, Holdings, NextHop, Record, Tick, Tuple, due,
@@ -18,14 +19,15 @@ use crate::flow::{
 use crate::neighbours::{addr_key, ip_of, is_v4_key};
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Meta, Packet, Pass, Verdict, checksum, flags};
+use crate::pipeline::judge::{Ends, Judged, backend_fate, may_answer, outside, way_back};
 use crate::pipeline::route::{self, Route};
 use crate::pipeline::{
-    Allowed, Context, Decision, Question, behind_prefix, crossing, decide, flow, icmp_error, member_zones,
-    proxy, reassembly, relay,
+    Allowed, Context, Decision, Question, crossing, decide, flow, icmp_error, member_zones, proxy,
+    reassembly, relay,
 };
-use crate::tables::balance::{BackendFate, Services, delivery};
+use crate::tables::balance::BackendFate;
 use crate::tables::bridge::is_scope;
-use crate::tables::policy::{Action, Bound, DEFAULT_RULE, NO_NAT_RULE, Policy, Ruling, SourceNat};
+use crate::tables::policy::{Action, Bound, DEFAULT_RULE, NO_NAT_RULE, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::events::{SessionEvent, SessionRecord};
 use crate::telemetry::{WorkerCounters, add};
@@ -512,7 +514,7 @@ fn mapped(tables: &Tables, flows: &Flows, question: &Question) -> Option<Mapped>
     let pool = Some(tables.policy.pool_of(vrf, dst)?);
     let (inside, id) = flows.mapped(vrf, dst, question.protocol, question.dst_port)?;
     let addr = ip_of(inside.addr);
-    let allowed = may_answer(tables, flows, id, question.src);
+    let allowed = may_answer(&tables.policy, || flows.nat.knows_peer(id, question.src));
     Some(Mapped {
         id,
         bound: Bound {
@@ -526,23 +528,6 @@ fn mapped(tables: &Tables, flows: &Flows, question: &Question) -> Option<Mapped>
             delivery: None,
         },
     })
-}
-
-/// The IPv4 address that a packet is for, and its VRF slot.
-fn outside(tables: &Tables, question: &Question) -> Option<(Ipv4Addr, u16)> {
-    match question.dst {
-        _ if is_scope(question.vrf) => None,
-        IpAddr::V4(dst) => Some((dst, question.vrf)),
-        IpAddr::V6(_) => behind_prefix(tables, question),
-    }
-}
-
-/// True if who sends to a mapping needs no rule (RFC 4787 section 5).
-fn may_answer(tables: &Tables, flows: &Flows, mapping: u32, remote: IpAddr) -> bool {
-    match tables.policy.filtering {
-        Filtering::EndpointIndependent => true,
-        Filtering::AddressDependent => flows.nat.knows_peer(mapping, remote),
-    }
 }
 
 /// Makes the session's flows.
@@ -875,26 +860,6 @@ pub(super) fn compiled<A: Address>(
     flow
 }
 
-/// How replies get back to where the first packet came from. An error: nowhere.
-fn way_back(tables: &Tables, question: &Question) -> Result<(u16, Option<u32>), DropReason> {
-    if is_scope(question.vrf) {
-        return Ok((question.ingress, None));
-    }
-    let back = Question {
-        ingress: NO_INTERFACE,
-        src: question.dst,
-        dst: question.src,
-        src_port: question.dst_port,
-        dst_port: question.src_port,
-        ..*question
-    };
-    match route::decide(tables, &back)? {
-        Route::Forward { egress, via } => Ok((egress, via)),
-        // Who begins a session with one of our own addresses is not who he says.
-        Route::Local => Err(DropReason::SourceCheck),
-    }
-}
-
 /// A session whose decision is older than the tables, or a packet of it that came in elsewhere than expected.
 fn renew<A: Table>(
     packet: &mut Packet,
@@ -937,13 +902,8 @@ fn renew<A: Table>(
 /// What becomes of a session for what has happened to its backend since it was decided.
 fn fate<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> BackendFate {
     let table = A::shared(flows);
-    let Some(backend) = table.record(session).backend() else { return BackendFate::Keep };
-    let (flow, backends) = (table.flow(Handle::new(session, 0)), &cx.tables.backends);
-    // Flows that came to it afterwards, because all others had failed too, are as good as before.
-    if backends.still_holds(backend, flow.epoch) {
-        return BackendFate::Keep;
-    }
-    backends.fate(backend, flow.tuple.protocol)
+    let flow = table.flow(Handle::new(session, 0));
+    backend_fate(cx.tables, table.record(session).backend(), flow.epoch, flow.tuple.protocol)
 }
 
 /// Counts a session that its backend loses.
@@ -1001,7 +961,7 @@ pub(super) fn bring_up_to_date<A: Table>(
             add(if has_moved { &counters.sessions_asked_moved } else { &counters.sessions_asked_kept }, 1);
             Ok(())
         }
-        Err(reason) => {
+        Err(Ends { reason, .. }) => {
             add(&cx.counters.sessions_asked_ended, 1);
             if reason != DropReason::BackendFailed {
                 end::<A>(session, cx, flows);
@@ -1060,8 +1020,8 @@ pub fn review<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> Fa
         }
         // It is the peer's as long as nothing of it comes here, and the peer says when it ends. What comes is asked about.
         Err(_) if crate::flow::is_untouched(A::shared(flows), session) => Fate::Current,
-        Err(reason) if condemn::<A>(session, cx, flows) => {
-            if reason == DropReason::BackendFailed {
+        Err(ends) if condemn::<A>(session, cx, flows) => {
+            if ends.reason == DropReason::BackendFailed {
                 note_lost::<A>(session, cx, flows);
             }
             Fate::Condemned
@@ -1070,105 +1030,9 @@ pub fn review<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> Fa
     }
 }
 
-/// What policy says of a session now.
-pub(super) struct Judged {
-    allowed: Allowed,
-    /// Egress and next hop of replies.
-    back: (u16, Option<u32>),
-}
-
-impl Judged {
-    /// Its rule is one whose sessions are logged.
-    pub(super) fn is_logged(&self) -> bool {
-        self.allowed.ruling.log
-    }
-}
-
 /// Asks policy about a session, as if its first packet came now; what is bound stays bound. Changes nothing.
-pub(super) fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judged, DropReason> {
-    let table = A::shared(flows);
-    let (forward, reply) = (*table.flow(Handle::new(session, 0)), *table.flow(Handle::new(session, 1)));
-    let record = table.record(session);
-    let tuple = forward.tuple;
-    let (tcp_flags, icmp_type) =
-        if tuple.protocol == protocol::TCP { (record.opened_with, 0) } else { (0, record.opened_with) };
-    let question = Question {
-        vrf: tuple.vrf,
-        ingress: forward.ingress,
-        src: ip_of(addr_key(tuple.src.ip())),
-        dst: ip_of(addr_key(tuple.dst.ip())),
-        protocol: tuple.protocol,
-        src_port: tuple.src_port,
-        dst_port: tuple.dst_port,
-        dscp: record.dscp,
-        tcp_flags,
-        icmp_type,
-    };
-    // An ICMP query's identifier stands for both ports, and source NAT changes it.
-    let is_icmp = matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6);
-    let translated = tuple.dst != forward.new_dst || !is_icmp && tuple.dst_port != forward.new_dst_port;
-    if fate::<A>(session, cx, flows) != BackendFate::Keep {
-        return Err(DropReason::BackendFailed);
-    }
-    if is_scope(tuple.vrf) {
-        return match member_zones::decide(cx.tables, &question, forward.egress) {
-            Decision::Session(allowed)
-                if (allowed.from_zone, allowed.to_zone) == (record.from_zone, record.to_zone) =>
-            {
-                Ok(Judged { allowed, back: (forward.ingress, None) })
-            }
-            _ => Err(DropReason::PolicyChanged),
-        };
-    }
-    let policy = &cx.tables.policy;
-    let bound = delivered(&forward, &record, policy.services()).unwrap_or_else(|| Bound {
-        addr: ip_of(addr_key(forward.new_dst.ip())),
-        port: if translated { forward.new_dst_port } else { tuple.dst_port },
-        vrf: if translated { reply.tuple.vrf } else { tuple.vrf },
-        translated,
-        mapped: record.bound != 0,
-        allowed: record
-            .bound
-            .checked_sub(1)
-            .is_some_and(|id| may_answer(cx.tables, flows, id, tuple.src.ip())),
-        pool: outside(cx.tables, &question)
-            .filter(|_| translated)
-            .and_then(|(dst, vrf)| policy.pool_of(vrf, dst)),
-        delivery: None,
-    });
-    let allowed = match decide(cx.tables, &question, Some(bound), None) {
-        Decision::Session(allowed) => {
-            let moved = allowed.egress != forward.egress;
-            // DESIGN.md section 3, the fate of a live flow.
-            if allowed.to_zone != record.to_zone || allowed.from_zone != record.from_zone {
-                return Err(DropReason::PolicyChanged);
-            } else if moved && !has_source::<A>(policy, &forward, &record, allowed.source) {
-                return Err(DropReason::NatPathChanged);
-            }
-            allowed
-        }
-        Decision::Local(_) | Decision::Forward { .. } => return Err(DropReason::PolicyChanged),
-        Decision::Drop(_) | Decision::Refused(..) => return Err(DropReason::PolicyChanged),
-    };
-    // Without a way back replies are lost, until there is one again.
-    Ok(Judged { allowed, back: way_back(cx.tables, &question).unwrap_or((NO_INTERFACE, None)) })
-}
-
-/// What a session is bound to whose packets go to their backend as they come: that, by the way it has now.
-fn delivered<A: Address>(forward: &Flow<A>, record: &Record, services: &Services) -> Option<Bound> {
-    let kept = delivery::number_of(forward.next_hop.slot())?;
-    let number = record.backend().and_then(|backend| services.delivery_of(backend)).unwrap_or(kept);
-    let to = services.delivery(number)?;
-    Some(Bound {
-        addr: to.addr,
-        port: forward.tuple.dst_port,
-        vrf: to.vrf,
-        translated: false,
-        mapped: false,
-        allowed: false,
-        pool: None,
-        delivery: Some(number),
-    })
+pub(super) fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judged, Ends> {
+    super::judge::judge(cx.tables, &Standing::of(A::shared(flows), &flows.nat, session))
 }
 
 /// Gives a session what policy says now. True if it is something else than before.
@@ -1211,22 +1075,4 @@ fn condemn<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> bool 
     let due = due(table, session, &cx.tables.policy.timers);
     table.rearm(session, due);
     true
-}
-
-/// True if a session has the source that policy would give it now.
-fn has_source<A: Address>(policy: &Policy, forward: &Flow<A>, record: &Record, source: SourceNat) -> bool {
-    let is_mapped = record.mapping != 0;
-    match (source, ip_of(addr_key(forward.new_src.ip()))) {
-        (SourceNat::None, _) => !is_mapped && forward.new_src == forward.tuple.src,
-        (SourceNat::Static { addr, .. }, has) => !is_mapped && has == addr,
-        (SourceNat::Pool { pool, .. }, IpAddr::V4(has)) => {
-            is_mapped && policy.pools[usize::from(pool)].contains(has.into())
-        }
-        (SourceNat::Pool { pool, .. }, IpAddr::V6(has)) => {
-            let rule = policy.nat64_of_pool(pool);
-            let outside = rule.and_then(|rule| rule.prefix.extract(has.into()));
-            is_mapped && outside.is_some_and(|has| policy.pools[usize::from(pool)].contains(has))
-        }
-        (SourceNat::Untranslatable, _) => false,
-    }
 }

@@ -5,6 +5,8 @@
 //! withdrawn at once, and only routes that lost their last next hop need a rebuilt FIB, so that a less
 //! specific route takes over.
 
+mod branch;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -250,7 +252,8 @@ pub struct Compiler {
     neighbours: Arc<NeighbourTable>,
     key: Key,
     input: Input,
-    rib: Rib,
+    /// Shared with branches.
+    rib: Arc<Rib>,
     states: Vec<VrfState>,
     /// Neighbour slots the current tables refer to.
     pins: AHashMap<(u16, u128), u32>,
@@ -326,7 +329,7 @@ impl Compiler {
                 neighbours: Vec::new(),
                 policy,
             },
-            rib: Rib::default(),
+            rib: Arc::default(),
             states: Vec::new(),
             pins: AHashMap::new(),
             tables,
@@ -384,16 +387,14 @@ impl Compiler {
     pub fn compile(&mut self, input: Input, rib: Rib) -> Result<Retired, CompileError> {
         let same_routes = rib.is_same(&self.rib);
         let retired = self.compile_all(input, &rib, same_routes)?;
-        self.rib = rib;
+        self.rib = Arc::new(rib);
         Ok(retired)
     }
 
     /// As [`Compiler::compile`], with the routes there are.
     pub fn recompile(&mut self, input: Input) -> Result<Retired, CompileError> {
-        let rib = std::mem::take(&mut self.rib);
-        let result = self.compile_all(input, &rib, true);
-        self.rib = rib;
-        result
+        let rib = Arc::clone(&self.rib);
+        self.compile_all(input, &rib, true)
     }
 
     /// `same_routes`: as those of the tables there are.
@@ -506,13 +507,15 @@ impl Compiler {
         &mut self,
         changes: Vec<(u16, IpNet, Option<Target>)>,
     ) -> Result<Retired, CompileError> {
+        // A copy of its own only while a branch has the other.
+        let rib = Arc::make_mut(&mut self.rib);
         let mut undo = Vec::with_capacity(changes.len());
         let mut touched: AHashMap<u16, Vec<IpNet>> = AHashMap::new();
         for (vrf, prefix, target) in changes {
-            let before = self.rib.get(vrf, prefix).map(|id| self.rib.target(id).clone());
+            let before = rib.get(vrf, prefix).map(|id| rib.target(id).clone());
             let changed = match target {
-                Some(target) => self.rib.insert(vrf, prefix, target),
-                None => self.rib.remove(vrf, prefix),
+                Some(target) => rib.insert(vrf, prefix, target),
+                None => rib.remove(vrf, prefix),
             };
             if changed {
                 undo.push((vrf, prefix, before));
@@ -521,10 +524,11 @@ impl Compiler {
         }
         let result = self.recompile_routes(&touched);
         if result.is_err() {
+            let rib = Arc::make_mut(&mut self.rib);
             for (vrf, prefix, before) in undo.into_iter().rev() {
                 match before {
-                    Some(target) => self.rib.insert(vrf, prefix, target),
-                    None => self.rib.remove(vrf, prefix),
+                    Some(target) => rib.insert(vrf, prefix, target),
+                    None => rib.remove(vrf, prefix),
                 };
             }
             self.undo_states(&touched);

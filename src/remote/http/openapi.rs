@@ -7,8 +7,8 @@ use super::operations::{DEFINITIONS, Operation, Operations, generator};
 use crate::control::{
     BridgeChanged, BridgeEntry, Changed, Cleared, Counter, DhcpRelayEntry, DocumentPiece, DropEntry,
     DropsExport, Explained, GroupEntry, HaList, InterfaceStatus, MacPage, MappingPage, NatHost,
-    NeighbourEntry, PoolEntry, PortStatus, Reached, Reply, RevisionList, RoutePage, RuleList, ServiceList,
-    SessionPage, Version, WorkerStatus,
+    NeighbourEntry, PoolEntry, PortStatus, Previewed, Reached, Reply, RevisionList, RoutePage, RuleList,
+    ServiceList, SessionPage, Version, WorkerStatus,
 };
 
 /// Where it is served.
@@ -181,6 +181,7 @@ fn answer(method: &str, generator: &mut SchemaGenerator) -> Option<Schema> {
         "show.revision" => generator.subschema_for::<DocumentPiece>(),
         "explain" => generator.subschema_for::<Explained>(),
         "reach" => generator.subschema_for::<Reached>(),
+        "preview" => generator.subschema_for::<Previewed>(),
         "drops.export" => generator.subschema_for::<DropsExport>(),
         "clear.sessions" => generator.subschema_for::<Cleared>(),
         "bridge.add-macs" | "bridge.del-macs" | "bridge.open" => generator.subschema_for::<BridgeChanged>(),

@@ -1,0 +1,232 @@
+//! What policy says of a session now: asked by the workers of their own after a change, by a packet or without
+//! ([`super::session`]), and by a preview of everybody's, under tables that no worker has seen. One function, so that what
+//! is foreseen is what comes.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::config::Filtering;
+use crate::flow::NextHop;
+use crate::flow::standing::Standing;
+use crate::neighbours::ip_of;
+use crate::packet::DropReason;
+use crate::packet::view::protocol;
+use crate::pipeline::route::{self, Route};
+use crate::pipeline::{Allowed, Decision, Question, behind_prefix, decide, member_zones};
+use crate::tables::balance::{BackendFate, Services, delivery};
+use crate::tables::bridge::is_scope;
+use crate::tables::policy::{Bound, NO_NAT_RULE, Policy, Ruling, SourceNat};
+use crate::tables::{NO_INTERFACE, Tables};
+
+/// What policy says of a session now.
+#[derive(Clone, Copy, Debug)]
+pub struct Judged {
+    /// What it is allowed.
+    pub allowed: Allowed,
+    /// Egress and next hop of replies.
+    pub back: (u16, Option<u32>),
+}
+
+impl Judged {
+    /// True if the session's packets would leave by another way than they do.
+    pub fn leads_elsewhere(&self, standing: &Standing) -> bool {
+        (self.allowed.egress, NextHop::of(self.allowed.via)) != (standing.egress, standing.next_hop)
+    }
+
+    /// True if replies would.
+    pub fn leads_back_elsewhere(&self, standing: &Standing) -> bool {
+        (self.back.0, NextHop::of(self.back.1)) != standing.back
+    }
+
+    /// True if it would go on under another rule or NAT rule.
+    pub fn has_other_rule(&self, standing: &Standing) -> bool {
+        let (allowed, record) = (&self.allowed, &standing.record);
+        let nat_rule = if allowed.nat_rule == NO_NAT_RULE { record.nat_rule } else { allowed.nat_rule };
+        (allowed.ruling.rule, nat_rule) != (record.rule, record.nat_rule)
+    }
+}
+
+/// Why a session does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// What its next packet is lost to.
+    pub reason: DropReason,
+    /// The rule that refuses it, if one does.
+    pub ruling: Option<Ruling>,
+    /// What a first packet would be lost to, if not to a rule.
+    pub lost_to: Option<DropReason>,
+}
+
+impl From<DropReason> for Ends {
+    fn from(reason: DropReason) -> Ends {
+        Ends { reason, ruling: None, lost_to: None }
+    }
+}
+
+/// True if nothing has changed that a session's decision follows from: it is as good as made by these tables.
+pub fn still_holds(tables: &Tables, standing: &Standing) -> bool {
+    let Standing { epoch, record, .. } = standing;
+    *epoch == tables.flow_epoch()
+        || tables.still_holds(*epoch, record.from_zone, record.to_zone, record.backend())
+}
+
+/// What becomes of a session for what has happened to its backend since it was decided in `epoch`.
+pub fn backend_fate(tables: &Tables, backend: Option<u32>, epoch: u32, upper: u8) -> BackendFate {
+    match backend {
+        // Flows that came to it afterwards, because all others had failed too, are as good as before.
+        Some(backend) if !tables.backends.still_holds(backend, epoch) => tables.backends.fate(backend, upper),
+        _ => BackendFate::Keep,
+    }
+}
+
+/// The first packet of a session.
+pub fn question_of(standing: &Standing) -> Question {
+    let Standing { tuple, record, ingress, .. } = standing;
+    let (tcp_flags, icmp_type) =
+        if tuple.protocol == protocol::TCP { (record.opened_with, 0) } else { (0, record.opened_with) };
+    Question {
+        vrf: tuple.vrf,
+        ingress: *ingress,
+        src: ip_of(tuple.src),
+        dst: ip_of(tuple.dst),
+        protocol: tuple.protocol,
+        src_port: tuple.src_port,
+        dst_port: tuple.dst_port,
+        dscp: record.dscp,
+        tcp_flags,
+        icmp_type,
+    }
+}
+
+/// Asks policy about a session, as if its first packet came now; what is bound stays bound. Changes nothing.
+pub fn judge(tables: &Tables, standing: &Standing) -> Result<Judged, Ends> {
+    let Standing { tuple, record, ingress, egress, .. } = standing;
+    let question = question_of(standing);
+    if backend_fate(tables, record.backend(), standing.epoch, tuple.protocol) != BackendFate::Keep {
+        return Err(DropReason::BackendFailed.into());
+    }
+    if is_scope(tuple.vrf) {
+        let decision = member_zones::decide(tables, &question, *egress);
+        let allowed = session_of(decision)?;
+        if (allowed.from_zone, allowed.to_zone) != (record.from_zone, record.to_zone) {
+            return Err(DropReason::PolicyChanged.into());
+        }
+        return Ok(Judged { allowed, back: (*ingress, None) });
+    }
+    let bound = bound_of(tables, standing, &question);
+    let allowed = session_of(decide(tables, &question, Some(bound), None))?;
+    let moved = allowed.egress != *egress;
+    // DESIGN.md section 3, the fate of a live flow.
+    if allowed.to_zone != record.to_zone || allowed.from_zone != record.from_zone {
+        return Err(DropReason::PolicyChanged.into());
+    } else if moved && !has_source(&tables.policy, standing, allowed.source) {
+        return Err(DropReason::NatPathChanged.into());
+    }
+    // Without a way back replies are lost, until there is one again.
+    Ok(Judged { allowed, back: way_back(tables, &question).unwrap_or((NO_INTERFACE, None)) })
+}
+
+fn session_of(decision: Decision) -> Result<Allowed, Ends> {
+    let (ruling, lost_to) = match decision {
+        Decision::Session(allowed) => return Ok(allowed),
+        Decision::Local(_) | Decision::Forward { .. } => (None, None),
+        Decision::Drop(reason) => (None, Some(reason)),
+        Decision::Refused(ruling, _) => (Some(ruling), None),
+    };
+    Err(Ends { reason: DropReason::PolicyChanged, ruling, lost_to })
+}
+
+/// What a session is bound to: where destination NAT, a service or a mapping has led it.
+fn bound_of(tables: &Tables, standing: &Standing, question: &Question) -> Bound {
+    let Standing { tuple, record, new_dst, new_dst_port, reply_vrf, .. } = standing;
+    let policy = &tables.policy;
+    if let Some(bound) = delivered(standing, policy.services()) {
+        return bound;
+    }
+    // An ICMP query's identifier stands for both ports, and source NAT changes it.
+    let is_icmp = matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6);
+    let translated = tuple.dst != *new_dst || !is_icmp && tuple.dst_port != *new_dst_port;
+    Bound {
+        addr: ip_of(*new_dst),
+        port: if translated { *new_dst_port } else { tuple.dst_port },
+        vrf: if translated { *reply_vrf } else { tuple.vrf },
+        translated,
+        mapped: record.bound != 0,
+        allowed: record.bound != 0 && may_answer(policy, || standing.knows_peer),
+        pool: outside(tables, question)
+            .filter(|_| translated)
+            .and_then(|(dst, vrf)| policy.pool_of(vrf, dst)),
+        delivery: None,
+    }
+}
+
+/// The IPv4 address that a packet is for, and its VRF slot.
+pub(super) fn outside(tables: &Tables, question: &Question) -> Option<(Ipv4Addr, u16)> {
+    match question.dst {
+        _ if is_scope(question.vrf) => None,
+        IpAddr::V4(dst) => Some((dst, question.vrf)),
+        IpAddr::V6(_) => behind_prefix(tables, question),
+    }
+}
+
+/// True if who sends to a mapping needs no rule (RFC 4787 section 5). `knows_peer`: something was sent to him from it.
+pub(super) fn may_answer(policy: &Policy, knows_peer: impl FnOnce() -> bool) -> bool {
+    match policy.filtering {
+        Filtering::EndpointIndependent => true,
+        Filtering::AddressDependent => knows_peer(),
+    }
+}
+
+/// What a session is bound to whose packets go to their backend as they come: that, by the way it has now.
+fn delivered(standing: &Standing, services: &Services) -> Option<Bound> {
+    let kept = delivery::number_of(standing.next_hop.slot())?;
+    let number = standing.record.backend().and_then(|backend| services.delivery_of(backend)).unwrap_or(kept);
+    let to = services.delivery(number)?;
+    Some(Bound {
+        addr: to.addr,
+        port: standing.tuple.dst_port,
+        vrf: to.vrf,
+        translated: false,
+        mapped: false,
+        allowed: false,
+        pool: None,
+        delivery: Some(number),
+    })
+}
+
+/// True if a session has the source that policy would give it now.
+fn has_source(policy: &Policy, standing: &Standing, source: SourceNat) -> bool {
+    let is_mapped = standing.record.mapping != 0;
+    match (source, ip_of(standing.new_src)) {
+        (SourceNat::None, _) => !is_mapped && standing.new_src == standing.tuple.src,
+        (SourceNat::Static { addr, .. }, has) => !is_mapped && has == addr,
+        (SourceNat::Pool { pool, .. }, IpAddr::V4(has)) => {
+            is_mapped && policy.pools[usize::from(pool)].contains(has.into())
+        }
+        (SourceNat::Pool { pool, .. }, IpAddr::V6(has)) => {
+            let rule = policy.nat64_of_pool(pool);
+            let outside = rule.and_then(|rule| rule.prefix.extract(has.into()));
+            is_mapped && outside.is_some_and(|has| policy.pools[usize::from(pool)].contains(has))
+        }
+        (SourceNat::Untranslatable, _) => false,
+    }
+}
+
+/// How replies get back to where the first packet came from. An error: nowhere.
+pub(super) fn way_back(tables: &Tables, question: &Question) -> Result<(u16, Option<u32>), DropReason> {
+    if is_scope(question.vrf) {
+        return Ok((question.ingress, None));
+    }
+    let back = Question {
+        ingress: NO_INTERFACE,
+        src: question.dst,
+        dst: question.src,
+        src_port: question.dst_port,
+        dst_port: question.src_port,
+        ..*question
+    };
+    match route::decide(tables, &back)? {
+        Route::Forward { egress, via } => Ok((egress, via)),
+        // Who begins a session with one of our own addresses is not who he says.
+        Route::Local => Err(DropReason::SourceCheck),
+    }
+}
