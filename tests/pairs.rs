@@ -1,6 +1,7 @@
 //! A change is for the sessions of the zones it says something of: only they are decided again, and what becomes of
-//! all others is what would become of them if they were too.
+//! all others is what would become of them if they were too. And what a preview foresees of each session is what comes.
 
+use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +10,12 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use softgate::config::Config;
+use softgate::control::SessionFate;
+use softgate::explain::foresee::Foreseen;
+use softgate::flow::standing::Standing;
 use softgate::io::memory::Cable;
 use softgate::mem::{ChunkSize, PacketMemory};
+use softgate::reader::{Found, Place, Task};
 use softgate::replay;
 use softgate::tables::compile::{Compiler, Retired};
 use softgate::tables::meaning::{self, PortFacts};
@@ -93,7 +98,7 @@ type Outcome = (Vec<Vec<Vec<u8>>>, Vec<(&'static str, u64)>, [u64; 2]);
 struct Lab {
     node: Arc<Node>,
     memory: Arc<PacketMemory>,
-    workers: Vec<Worker>,
+    workers: Vec<RefCell<Worker>>,
     cables: Vec<Cable>,
     now: Nanos,
     compiler: Compiler,
@@ -114,15 +119,30 @@ impl Lab {
                 worker.attach(port as u16, 0, Box::new(cable.end(number, BUDGET)));
             }
         }
+        let workers = workers.into_iter().map(RefCell::new).collect();
         Lab { node, memory, workers, cables, now: Nanos::from_secs(1), compiler, one_epoch }
+    }
+
+    /// What all sessions stand on, as a preview reads them.
+    fn standings(&self) -> Vec<Standing> {
+        let mut all = Vec::new();
+        for (number, worker) in self.workers.iter().enumerate() {
+            // Whoever asks is the one that lets the worker work.
+            let turns = || (0..8).for_each(|_| _ = worker.borrow_mut().turn(self.now));
+            let (never, long) = (Nanos(u64::MAX), Duration::from_secs(60));
+            let desk = &self.node.desks[number];
+            let end = desk.read(Task::Standings, Place::default(), never, long, turns, |found| match found {
+                Found::Standing(_, standing) => all.push(standing),
+                other => panic!("not asked for: {other:?}"),
+            });
+            assert_eq!(end.expect("the worker answers").next, None);
+        }
+        all
     }
 
     fn publish(&mut self, rules: &str) -> Retired {
         let config = config(rules);
-        let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
-        let rib = meaning::rib(&config, &mut self.compiler).expect("routes");
-        let input = meaning::input(&config, &facts, &mut self.compiler).expect("a config");
-        let retired = self.compiler.compile(input, rib).expect("tables");
+        let retired = compile(&mut self.compiler, &config);
         self.node.reserve_rules(&self.compiler.policy_slots);
         let made = self.compiler.tables();
         let tables = if self.one_epoch {
@@ -182,7 +202,7 @@ impl Lab {
     fn settle(&mut self) {
         for _ in 0..1000 {
             let now = self.now;
-            if !self.workers.iter_mut().fold(false, |worked, worker| worker.turn(now) | worked) {
+            if !self.workers.iter().fold(false, |worked, worker| worker.borrow_mut().turn(now) | worked) {
                 return;
             }
         }
@@ -225,9 +245,16 @@ impl Lab {
     fn end(mut self) {
         // First everyone sends home what is not his, then everyone collects.
         self.settle();
-        self.workers.into_iter().for_each(Worker::stop);
+        self.workers.into_iter().map(RefCell::into_inner).for_each(Worker::stop);
         assert_eq!(self.memory.leaked(), 0);
     }
+}
+
+fn compile(compiler: &mut Compiler, config: &Config) -> Retired {
+    let facts: Vec<PortFacts> = (0..config.ports.len()).map(PortFacts::stable).collect();
+    let rib = meaning::rib(config, compiler).expect("routes");
+    let input = meaning::input(config, &facts, compiler).expect("a config");
+    compiler.compile(input, rib).expect("tables")
 }
 
 fn config(rules: &str) -> Config {
@@ -471,7 +498,7 @@ fn run(lab: &mut Lab, first: &[String], steps: &[Step]) -> Vec<Outcome> {
             Step::Turns(turns) => {
                 for worker in turns {
                     let (now, count) = (lab.now, lab.workers.len());
-                    lab.workers[worker % count].turn(now);
+                    lab.workers[worker % count].borrow_mut().turn(now);
                 }
             }
             Step::Wait => {
@@ -483,6 +510,89 @@ fn run(lab: &mut Lab, first: &[String], steps: &[Step]) -> Vec<Outcome> {
     outcomes.push(lab.outcome());
     retired.into_iter().for_each(|retired| retired.release(&lab.node.neighbours));
     outcomes
+}
+
+/// What is foreseen of every session is what becomes of it, and nothing is taken or changed by looking.
+fn foresee_and_compare(lab: &mut Lab, next: &str) {
+    lab.settle();
+    let before = lab.standings();
+    let (generation, neighbours) = (lab.compiler.tables().generation, lab.node.neighbours.entries().len());
+    let names = lab.compiler.names_known();
+    let mut branch = lab.compiler.branch();
+    let _ = compile(&mut branch, &config(next));
+    let foreseen: Vec<Foreseen> = before
+        .iter()
+        .map(|standing| Foreseen::of(branch.tables(), lab.compiler.tables(), standing))
+        .collect();
+    assert_eq!(lab.compiler.tables().generation, generation);
+    assert_eq!(lab.node.neighbours.entries().len(), neighbours);
+    assert_eq!(lab.compiler.names_known(), names);
+    lab.reload(next);
+    let after = lab.standings();
+    assert_eq!(before.len(), after.len(), "a change ends no session by itself");
+    for (was, foreseen) in before.iter().zip(foreseen) {
+        let is = after.iter().find(|is| is.tuple == was.tuple).expect("the session is still there");
+        let of = |of: &Standing| (of.egress, of.next_hop, of.record.rule, of.record.nat_rule);
+        let fate = foreseen.fate();
+        let ends = matches!(fate, SessionFate::Dropped | SessionFate::MappingLost | SessionFate::Ending);
+        assert_eq!(is.is_condemned(), ends, "{foreseen:?}: {was:?} {is:?}");
+        match fate {
+            SessionFate::EgressChanged | SessionFate::RuleChanged => {
+                assert_ne!(of(is), of(was), "{foreseen:?}")
+            }
+            SessionFate::Stays => assert_eq!(of(is), of(was), "{foreseen:?}"),
+            // Which of its rules is another is not said of these.
+            SessionFate::Drains => assert_ne!(was.record.mapping, 0),
+            SessionFate::Dropped | SessionFate::MappingLost | SessionFate::Ending => {}
+            SessionFate::BackendChanged => panic!("there is no service"),
+        }
+    }
+}
+
+/// Each fate there is between zones and pools, by name.
+#[test]
+fn a_preview_tells_fates_apart() {
+    let source = |pool: &str| {
+        format!(
+            "[[nat.source]]\nname = \"n\"\nfrom = {{ zone = \"a\" }}\nto = {{ zone = \"c\" }}\npool = [\"{pool}\"]\n"
+        )
+    };
+    let all = [allow("a", "b"), allow("a", "c"), allow("b", "c")].concat();
+    let with = |rules: &str, pool: &str| [rules, &source(pool)].concat();
+    let counts = |then: &str| {
+        let mut lab = Lab::new(&with(&all, "203.0.113.1"), 2, false);
+        thirty(&mut lab);
+        let mut branch = lab.compiler.branch();
+        let _ = compile(&mut branch, &config(then));
+        let mut counts = SessionFate::ALL.map(|_| 0);
+        for standing in lab.standings() {
+            let fate = Foreseen::of(branch.tables(), lab.compiler.tables(), &standing).fate();
+            counts[SessionFate::ALL.iter().position(|known| *known == fate).expect("a fate")] += 1;
+        }
+        lab.end();
+        // Dropped, rule changed, drains, stays.
+        [counts[0], counts[4], counts[5], counts[6]]
+    };
+    assert_eq!(counts(&with(&all, "203.0.113.1")), [0, 0, 0, 30]);
+    assert_eq!(counts(&with(&[allow("a", "b"), allow("b", "c")].concat(), "203.0.113.1")), [10, 0, 0, 20]);
+    assert_eq!(counts(&with(&all, "203.0.113.2")), [0, 0, 10, 20]);
+    assert_eq!(counts(&with(&all.replace("\"a-b\"", "\"other\""), "203.0.113.1")), [0, 10, 0, 20]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    /// Whatever was sent and changed before.
+    #[test]
+    fn what_is_foreseen_comes(
+        (first, steps) in steps(),
+        next in sections(),
+        workers in prop::sample::select(vec![1usize, 2, 4]),
+    ) {
+        let mut lab = Lab::new(&first.concat(), workers, false);
+        run(&mut lab, &first, &steps);
+        foresee_and_compare(&mut lab, &next.concat());
+        lab.end();
+    }
 }
 
 proptest! {

@@ -16,6 +16,7 @@
 pub mod assert;
 mod decode;
 mod dry;
+pub mod foresee;
 mod frame;
 pub mod lint;
 mod marks;

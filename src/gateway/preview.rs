@@ -2,7 +2,7 @@
 //!
 //! A config is read and compiled on a thread of its own, by a branch of the compiler ([`Compiler::branch`]): what it makes
 //! no worker sees, and nothing is taken. Then every session is read through the one rate-limited reader, some of them with
-//! each request, and judged by the function that workers judge it by after a commit ([`judge`]). One preview at a time.
+//! each request, and judged by the function that workers judge it by after a commit ([`foresee`]). One preview at a time.
 
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,19 +14,13 @@ use crate::control::revisions::Document;
 use crate::control::{
     FateCount, Fault, FaultKind, PreviewExample, PreviewQuery, PreviewStage, Previewed, SessionFate,
 };
+use crate::explain::foresee::{self, Foreseen};
 use crate::flow::Tick;
 use crate::flow::scan::SessionView;
 use crate::flow::standing::Standing;
-use crate::neighbours::{MAX_SLOTS, ip_of, is_v4_key};
-use crate::packet::DropReason;
-use crate::pipeline::judge::{self, Ends, Judged};
-use crate::pipeline::{self, Decision};
 use crate::reader::Found;
-use crate::tables::Tables;
-use crate::tables::balance::BackendFate;
 use crate::tables::compile::Compiler;
 use crate::tables::meaning::{self, PortFacts};
-use crate::tables::policy::DEFAULT_RULE;
 use crate::time::Nanos;
 
 /// How long a preview is kept from those who want another: since it was last asked for.
@@ -294,172 +288,9 @@ impl Judging {
         let at = SessionFate::ALL.iter().position(|known| *known == fate).unwrap_or(0);
         self.counts[at] += 1;
         if !matches!(fate, SessionFate::Stays) && self.counts[at] <= most_examples as u64 {
-            let why = Words { then: &self.branch, now: inspector.compiler }.why(&foreseen, standing);
+            let why = foresee::why(&foreseen, standing, &self.branch, inspector.compiler);
             let session = inspector.session(view, worker, now);
             self.examples.push(PreviewExample { fate, why, session });
         }
-    }
-}
-
-/// What becomes of a session.
-#[derive(Clone, Copy)]
-enum Foreseen {
-    Ending,
-    Stays,
-    Drains,
-    Ends(Ends),
-    /// Its next packet is decided as a first one.
-    Again(Decision),
-    Moves(Judged),
-    OtherRule(Judged),
-}
-
-impl Foreseen {
-    /// By the tables that a commit would make; `now`: those in force.
-    fn of(then: &Tables, now: &Tables, standing: &Standing) -> Foreseen {
-        let kept =
-            if drains(then, standing) && !drains(now, standing) { Foreseen::Drains } else { Foreseen::Stays };
-        if judge::still_holds(then, standing) {
-            return if standing.is_condemned() { Foreseen::Ending } else { kept };
-        }
-        let (record, upper) = (&standing.record, standing.tuple.protocol);
-        match judge::judge(then, standing) {
-            Ok(judged) if judged.leads_elsewhere(standing) || judged.leads_back_elsewhere(standing) => {
-                Foreseen::Moves(judged)
-            }
-            Ok(_) if matches!(kept, Foreseen::Drains) => kept,
-            Ok(judged) if judged.has_other_rule(standing) => Foreseen::OtherRule(judged),
-            Ok(_) => kept,
-            Err(_) if standing.is_untouched => Foreseen::Stays,
-            Err(_) if standing.is_condemned() => Foreseen::Ending,
-            Err(_)
-                if judge::backend_fate(then, record.backend(), standing.epoch, upper)
-                    == BackendFate::Rehash =>
-            {
-                Foreseen::Again(pipeline::decide(then, &judge::question_of(standing), None, None))
-            }
-            Err(ends) => Foreseen::Ends(ends),
-        }
-    }
-
-    fn fate(&self) -> SessionFate {
-        match self {
-            Foreseen::Ending => SessionFate::Ending,
-            Foreseen::Stays => SessionFate::Stays,
-            Foreseen::Drains => SessionFate::Drains,
-            Foreseen::Ends(Ends { reason: DropReason::NatPathChanged, .. }) => SessionFate::MappingLost,
-            Foreseen::Again(Decision::Session(_)) => SessionFate::BackendChanged,
-            Foreseen::Ends(_) | Foreseen::Again(_) => SessionFate::Dropped,
-            Foreseen::Moves(_) => SessionFate::EgressChanged,
-            Foreseen::OtherRule(_) => SessionFate::RuleChanged,
-        }
-    }
-}
-
-/// True if a session uses something that takes nothing new: an outside address that is in no pool, a backend that is out of
-/// service.
-fn drains(tables: &Tables, standing: &Standing) -> bool {
-    let Standing { record, new_src, reply_vrf, .. } = standing;
-    let has_left =
-        || is_v4_key(*new_src) && tables.policy.pool_of(*reply_vrf, (*new_src as u32).into()).is_none();
-    record.mapping != 0 && has_left()
-        || record.backend().is_some_and(|backend| !tables.backends.is_in_service(backend))
-}
-
-/// What is foreseen, in words of the config that would be in force.
-struct Words<'a> {
-    then: &'a Compiler,
-    now: &'a Compiler,
-}
-
-impl Words<'_> {
-    fn why(&self, foreseen: &Foreseen, standing: &Standing) -> String {
-        let slots = &self.then.policy_slots;
-        let backend = |slot: Option<u32>| {
-            let name = slot.and_then(|slot| slots.backends.names().get(slot as usize));
-            name.map_or("?", |name| name.strip_suffix("@default").unwrap_or(name)).to_owned()
-        };
-        match foreseen {
-            Foreseen::Ending => String::from("it is not allowed by the config in force"),
-            Foreseen::Stays => String::new(),
-            Foreseen::Drains if standing.record.backend().is_some() => {
-                format!("{} takes no new ones", backend(standing.record.backend()))
-            }
-            Foreseen::Drains => format!("{} is in no pool any more", ip_of(standing.new_src)),
-            Foreseen::Ends(ends) => self.why_it_ends(ends, standing),
-            Foreseen::Again(Decision::Session(allowed)) => match allowed.backend {
-                Some(_) => {
-                    format!("from {} to {}", backend(standing.record.backend()), backend(allowed.backend))
-                }
-                None => format!(
-                    "its service is gone: from {} to {}",
-                    backend(standing.record.backend()),
-                    allowed.dst
-                ),
-            },
-            Foreseen::Again(Decision::Drop(reason) | Decision::Refused(_, reason)) => {
-                format!(
-                    "{} fails, and no other takes it: {}",
-                    backend(standing.record.backend()),
-                    reason.name()
-                )
-            }
-            Foreseen::Again(_) => {
-                format!("{} fails, and no other takes it", backend(standing.record.backend()))
-            }
-            Foreseen::Moves(judged) => self.where_it_moves(judged, standing),
-            Foreseen::OtherRule(judged) => {
-                let rule = |slot: u32| slots.rules.names().get(slot as usize).map_or("?", String::as_str);
-                let (record, allowed) = (&standing.record, &judged.allowed);
-                if record.rule != allowed.ruling.rule {
-                    return format!("rule {} instead of {}", rule(allowed.ruling.rule), rule(record.rule));
-                }
-                let nat =
-                    |slot: u16| slots.nat_rules.names().get(usize::from(slot)).map_or("?", String::as_str);
-                format!("NAT rule {} instead of {}", nat(allowed.nat_rule), nat(record.nat_rule))
-            }
-        }
-    }
-
-    fn why_it_ends(&self, ends: &Ends, standing: &Standing) -> String {
-        let name = |interface: u16| {
-            self.then.interfaces.names().get(usize::from(interface)).map_or("?", String::as_str)
-        };
-        match (ends.ruling, ends.lost_to, ends.reason) {
-            (Some(ruling), ..) if ruling.rule == DEFAULT_RULE => String::from("no rule allows it"),
-            (Some(ruling), ..) => {
-                let names = self.then.policy_slots.rules.names();
-                format!("rule {} refuses it", names.get(ruling.rule as usize).map_or("?", String::as_str))
-            }
-            (_, Some(reason), _) => format!("{}: {}", reason.name(), reason.explanation()),
-            (_, _, DropReason::BackendFailed) => {
-                String::from("its backend or service is gone or disabled, and says reset")
-            }
-            (_, _, DropReason::NatPathChanged) => {
-                format!("it leaves by {} no more, and its source is another there", name(standing.egress))
-            }
-            _ => String::from("it would come from or go to another zone, or to the gateway itself"),
-        }
-    }
-
-    fn where_it_moves(&self, judged: &Judged, standing: &Standing) -> String {
-        let way = |compiler: &Compiler, egress: u16, via: Option<u32>| {
-            let name = compiler.interfaces.names().get(usize::from(egress)).map_or("nowhere", String::as_str);
-            let via = via.filter(|slot| (*slot as usize) < MAX_SLOTS);
-            match via {
-                Some(slot) => format!("{name} via {}", compiler.neighbours().key_of(slot).1),
-                None => name.to_owned(),
-            }
-        };
-        let Standing { egress, next_hop, back, .. } = standing;
-        if judged.leads_elsewhere(standing) {
-            let (old, new) = (
-                way(self.now, *egress, Some(next_hop.slot())),
-                way(self.then, judged.allowed.egress, judged.allowed.via),
-            );
-            return format!("leaves by {new} instead of {old}");
-        }
-        let old = way(self.now, back.0, Some(back.1.slot()));
-        format!("replies leave by {} instead of {old}", way(self.then, judged.back.0, judged.back.1))
     }
 }

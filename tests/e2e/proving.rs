@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::gateway::Gateway;
 use crate::lab::Lab;
-use crate::sessions::{python_says, zoned};
+use crate::sessions::{python, python_says, zoned};
 use crate::{CLIENT_A, NET};
 
 fn explained(gateway: &Gateway, packet: &str) -> Value {
@@ -103,4 +103,76 @@ fn assertions_refuse_commits_before_a_packet_meets_them() {
     gateway.ask("add route 192.0.2.0/24 blackhole");
     gateway.ask("del route 192.0.2.0/24");
     lab.ping("a", NET[0], "");
+}
+
+/// Two connections that stay open until they are told otherwise.
+const TWO: &str = "import socket, time
+c = [socket.create_connection((address, 7000), 3) for address in ('198.51.100.1', '198.51.100.3')]
+for each in c:
+    each.sendall(b'x')
+    each.recv(100)
+print('ready')
+time.sleep(600)
+";
+
+/// A server that answers to all there is.
+const ANSWERS: &str = "import socket, threading
+def serve(c):
+    while c.recv(1000):
+        c.sendall(b'y')
+s = socket.create_server(('0.0.0.0', 7000))
+print('ready')
+while True:
+    threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
+";
+
+/// What a preview says of live sessions is what a commit then does to them; to look takes and changes nothing.
+#[test]
+fn a_preview_says_what_a_commit_does_to_live_sessions() {
+    let Some(lab) = Lab::up("a_preview_of_live_sessions", &[]) else { return };
+    let config = zoned();
+    let gateway = Gateway::start(&lab, &config);
+    lab.must("net", "ip address add 198.51.100.3/24 dev eth0");
+    let _server = python(&lab, "net", "answers.py", ANSWERS);
+    let _client = python(&lab, "a", "two.py", TWO);
+    let preview = |text: &str| -> Value {
+        let file = lab.path("next.toml");
+        std::fs::write(&file, text).expect("the config can be written");
+        let said = gateway.ask(&format!("preview --json {}", file.display()));
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+    };
+    let fates = |previewed: &Value| -> Vec<(String, u64)> {
+        let all = previewed["fates"].as_array().expect("a list").iter();
+        let all = all.map(|of| (of["fate"].as_str().unwrap().to_owned(), of["sessions"].as_u64().unwrap()));
+        all.filter(|(_, sessions)| *sessions > 0).collect()
+    };
+    let fate = |name: &str, sessions: u64| (name.to_owned(), sessions);
+    let text = config.text(gateway.socket());
+    let before = gateway.show("version")["generation"].clone();
+    assert_eq!(fates(&preview(&text)), [fate("stays", 2)]);
+    // A rule against one of them, before all others.
+    let denied = format!(
+        "{text}\n[[admin_rule]]\nname = \"not-there\"\naction = \"deny\"\nto = {{ prefix = \"198.51.100.3\" }}\n"
+    );
+    let previewed = preview(&denied);
+    assert_eq!(fates(&previewed), [fate("dropped", 1), fate("stays", 1)]);
+    let example = &previewed["examples"][0];
+    assert_eq!(example["why"], "rule not-there refuses it");
+    assert_eq!(example["session"]["destination"], "198.51.100.3");
+    assert_eq!((&previewed["stage"], &previewed["next"]), (&"done".into(), &Value::Null));
+    // Another pool: both keep what they have.
+    let pool = preview(&text.replace("pool = [\"198.51.100.64/30\"]", "pool = [\"198.51.100.68/30\"]"));
+    assert_eq!(fates(&pool), [fate("drains", 2)]);
+    // No way there any more.
+    let route = "\n[[route]]\nprefix = \"198.51.100.3/32\"\nblackhole = true\n";
+    assert_eq!(fates(&preview(&format!("{text}{route}"))), [fate("dropped", 1), fate("stays", 1)]);
+    // What is wrong says so, with exit code 1, and leaves no preview behind that others would wait for.
+    std::fs::write(lab.path("wrong.toml"), "schema = 9\n").expect("the config can be written");
+    let (status, said) = gateway.client(&format!("preview {}", lab.path("wrong.toml").display()));
+    assert_eq!((status.code(), said.contains("schema")), (Some(1), true), "{said}");
+    assert_eq!(gateway.show("version")["generation"], before);
+    // And it comes.
+    let (status, said) = gateway.apply_with(&lab, &denied, "--wait converged");
+    assert!(status.success() && said.contains(" 1 end"), "{said}");
+    assert_eq!(fates(&preview(&denied)), [fate("stays", 1), fate("ending", 1)]);
 }
