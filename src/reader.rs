@@ -378,6 +378,7 @@ impl Running {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "it is handed on at once, and not kept")]
 enum Match {
     No,
     Yes,

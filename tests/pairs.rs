@@ -512,6 +512,35 @@ fn run(lab: &mut Lab, first: &[String], steps: &[Step]) -> Vec<Outcome> {
     outcomes
 }
 
+/// One change comes upon the other before the first has come to all sessions: each knows its own.
+#[test]
+fn changes_that_overlap_count_for_themselves() {
+    let all = [allow("a", "b"), allow("a", "c"), allow("b", "c")].concat();
+    for workers in [1, 2] {
+        let mut lab = Lab::new(&all, workers, false);
+        thirty(&mut lab);
+        let mut retired = vec![lab.publish(&[allow("a", "b"), allow("b", "c")].concat())];
+        let first = lab.compiler.tables().generation;
+        // A few are looked at, of whatever pair.
+        for worker in &lab.workers {
+            worker.borrow_mut().turn(lab.now);
+        }
+        let other = [allow("a", "b").replace("\"a-b\"", "\"other\""), allow("b", "c")].concat();
+        retired.push(lab.publish(&other));
+        lab.settle();
+        // A packet of one that is condemned is no other session.
+        lab.send(0, ((0, 10, 1000), (2, 10, 53)));
+        lab.settle();
+        let sum = |after: u64, until: u64| {
+            let of = lab.node.counters.iter().map(|counters| counters.fates.sum(after, until));
+            of.fold([0; 3], |sum, of| [sum[0] + of[0], sum[1] + of[1], sum[2] + of[2]])
+        };
+        assert_eq!((sum(first - 1, first), sum(first, first + 1)), ([0, 0, 10], [0, 10, 0]));
+        retired.into_iter().for_each(|retired| retired.release(&lab.node.neighbours));
+        lab.end();
+    }
+}
+
 /// What is foreseen of every session is what becomes of it, and nothing is taken or changed by looking.
 fn foresee_and_compare(lab: &mut Lab, next: &str) {
     lab.settle();

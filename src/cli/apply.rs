@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::revisions::Saying;
 use super::{Trouble, connect, print, print_json, read};
 use crate::config;
-use crate::control::{Changed, Client, Counter, Request, Version};
+use crate::control::{Changed, Client, Convergence, ConvergenceQuery, Request};
 
 /// How often the gateway is asked whether all sessions are decided again.
 const POLL: Duration = Duration::from_millis(20);
@@ -49,58 +49,24 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
     let path = std::path::absolute(&args.file).ok().map(|path| path.display().to_string());
     let file_name = args.file.display().to_string();
     let waits = args.wait == Wait::Converged;
-    let before = if waits { Fates::ask(&mut client)? } else { Fates::default() };
     let changed = client.apply_with(&file_name, &text, &files, path, args.saying.terms())?;
     if waits && args.json {
-        let took_us = converge(&mut client, changed.generation)?.as_micros() as u64;
-        let fates = Fates::ask(&mut client)?.since(&before);
-        return print_json(&Converged { changed, took_us, fates });
+        let (took, fates) = converge(&mut client, &changed)?;
+        return print_json(&Converged { changed, took_us: took.as_micros() as u64, fates });
     }
     print_changed(&changed, "applied", args.json)?;
     if waits {
-        let took = converge(&mut client, changed.generation)?;
-        let Fates { kept, moved, ended } = Fates::ask(&mut client)?.since(&before);
+        let (took, Fates { kept, moved, ended, forgotten }) = converge(&mut client, &changed)?;
+        let more =
+            if forgotten { " (so many changes have come since that some are not counted)" } else { "" };
         print(&format!(
             "converged: every session is of generation {} after {}\nof those that were decided again {kept} are as \
-             before, {moved} have another rule, egress or next hop, {ended} end\n",
+             before, {moved} have another rule, egress or next hop, {ended} end{more}\n",
             changed.generation,
             duration(took.as_micros() as u64)
         ))?;
     }
     Ok(())
-}
-
-/// What became of sessions that were decided again, since the start or since a change.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
-struct Fates {
-    /// Decided as before.
-    kept: u64,
-    /// Another rule, egress or next hop.
-    moved: u64,
-    /// Not allowed any more.
-    ended: u64,
-}
-
-impl Fates {
-    fn ask(client: &mut Client) -> Result<Fates, Trouble> {
-        let counters: Vec<Counter> = client.call(&Request::ShowCounters {})?;
-        let sum = |names: [&str; 2]| {
-            counters.iter().filter(|of| names.contains(&of.name.as_str())).map(|of| of.value).sum()
-        };
-        Ok(Fates {
-            kept: sum(["sessions.kept", "sessions.asked-kept"]),
-            moved: sum(["sessions.moved", "sessions.asked-moved"]),
-            ended: sum(["sessions.condemned", "sessions.asked-ended"]),
-        })
-    }
-
-    fn since(self, before: &Fates) -> Fates {
-        Fates {
-            kept: self.kept - before.kept,
-            moved: self.moved - before.moved,
-            ended: self.ended - before.ended,
-        }
-    }
 }
 
 /// A change that no session is older than, for programs.
@@ -112,18 +78,34 @@ struct Converged {
     fates: Fates,
 }
 
-/// Waits until no session is older than `generation`.
-fn converge(client: &mut Client, generation: u64) -> Result<Duration, Trouble> {
+/// What became of the sessions that were decided again because of it.
+#[derive(Clone, Copy, serde::Serialize)]
+struct Fates {
+    /// Decided as before.
+    kept: u64,
+    /// Another rule, egress or next hop.
+    moved: u64,
+    /// Not allowed any more.
+    ended: u64,
+    /// Not all numbers are known any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    forgotten: bool,
+}
+
+/// Waits until no session is older than a change.
+fn converge(client: &mut Client, changed: &Changed) -> Result<(Duration, Fates), Trouble> {
     let begun = Instant::now();
+    let query = ConvergenceQuery { after: changed.generation_before, generation: changed.generation };
     loop {
-        let version: Version = client.call(&Request::ShowVersion {})?;
-        if version.converged >= generation {
-            return Ok(begun.elapsed());
+        let so_far: Convergence = client.call(&Request::ShowConvergence(query))?;
+        if so_far.converged {
+            let Convergence { kept, moved, ended, forgotten, .. } = so_far;
+            return Ok((begun.elapsed(), Fates { kept, moved, ended, forgotten }));
         }
         if begun.elapsed() > PATIENCE {
             return Err(Trouble::Unable(format!(
                 "applied, but some sessions are still of generation {} after {} s: see `softgate show workers`",
-                version.converged,
+                so_far.generation,
                 PATIENCE.as_secs()
             )));
         }

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::{Trouble, connect, load_config, print, print_json};
-use crate::config::PacketText;
+use crate::config::{Config, PacketText};
 use crate::control::{
-    ExplainQuery, Explained, Explanation, NeighbourEntry, NeighbourState, Outcome, Request,
+    ExplainQuery, Explained, Explanation, NeighbourEntry, NeighbourState, Outcome, Request, Version,
 };
 use crate::explain::{self, Explainer, Live, View};
 use crate::io::pcap;
@@ -42,6 +42,9 @@ pub struct Args {
     /// By this config, with the neighbours that the running gateway knows
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     candidate: Option<PathBuf>,
+    /// By the config of this revision, with the neighbours that the running gateway knows
+    #[arg(long, value_name = "REVISION", conflicts_with_all = ["config", "candidate"])]
+    revision: Option<u64>,
     /// Of a packet that is lost: what would have to change
     #[arg(long)]
     why_not: bool,
@@ -65,10 +68,11 @@ pub(super) enum Asked {
 
 pub(super) fn run(args: &Args, socket: &Path) -> Result<(), Trouble> {
     let asked = asked(args)?;
-    let explained = match (&args.config, &args.candidate) {
-        (Some(file), _) => by_config(file, &asked, None)?,
-        (None, Some(file)) => by_config(file, &asked, Some(socket))?,
-        (None, None) => by_gateway(&asked, socket)?,
+    let explained = match (&args.config, &args.candidate, args.revision) {
+        (Some(file), ..) => by_config(file, &asked, None)?,
+        (None, Some(file), _) => by_config(file, &asked, Some(socket))?,
+        (None, None, Some(revision)) => by_revision(revision, &asked, socket)?,
+        (None, None, None) => by_gateway(&asked, socket)?,
     };
     if args.json {
         return print_json(&explained);
@@ -111,9 +115,25 @@ pub(super) fn by_gateway(asked: &Asked, socket: &Path) -> Result<Explained, Trou
 }
 
 pub(super) fn by_config(file: &Path, asked: &Asked, socket: Option<&Path>) -> Result<Explained, Trouble> {
-    let config = load_config(file)?;
+    by(&load_config(file)?, asked, socket)
+}
+
+/// By what was in force then, as this node had it.
+fn by_revision(revision: u64, asked: &Asked, socket: &Path) -> Result<Explained, Trouble> {
+    let mut client = connect(socket)?;
+    let (_, document) = client.document(Some(revision))?;
+    let config = document.config()?;
+    let version: Version = client.call(&Request::ShowVersion {})?;
+    let config = match &version.node {
+        Some(node) => config.on_node(node, &document.file_name)?,
+        None => config,
+    };
+    by(&config, asked, Some(socket))
+}
+
+fn by(config: &Config, asked: &Asked, socket: Option<&Path>) -> Result<Explained, Trouble> {
     let unable = |error: String| Trouble::Unable(format!("softgate explain: {error}"));
-    let compiler = replay::compile_tables(&config, NEIGHBOUR_CAPACITY)
+    let compiler = replay::compile_tables(config, NEIGHBOUR_CAPACITY)
         .map_err(|error| Trouble::Wrong(error.to_string()))?;
     if let Some(socket) = socket {
         let known: Vec<NeighbourEntry> =
@@ -128,7 +148,7 @@ pub(super) fn by_config(file: &Path, asked: &Asked, socket: Option<&Path>) -> Re
             }
         }
     }
-    let view = View::new(&compiler, &config);
+    let view = View::new(&compiler, config);
     let mut explainer =
         Explainer::new(view, explain::START, false).map_err(|error| unable(error.to_string()))?;
     let packets = match asked {

@@ -562,11 +562,12 @@ fn workers(list_of: &Vec<WorkerStatus>) -> String {
 }
 
 fn version(version: &Version) -> String {
-    let Version { version, name, schema, generation, converged, config, uptime_s, pid } = version;
+    let Version { version, name, node, schema, generation, converged, config, uptime_s, pid } = version;
+    let node = node.as_ref().map_or_else(String::new, |node| format!(" ([node.{node}])"));
     let (days, hours, minutes, seconds) =
         (uptime_s / 86400, uptime_s / 3600 % 24, uptime_s / 60 % 60, uptime_s % 60);
     format!(
-        "softgate {version}, config schema {schema}\nnode        {name}\ngeneration  {generation}\nconverged   {converged}\nconfig      {config}\n\
+        "softgate {version}, config schema {schema}\nnode        {name}{node}\ngeneration  {generation}\nconverged   {converged}\nconfig      {config}\n\
          uptime      {days} d {hours:02}:{minutes:02}:{seconds:02}\nprocess     {pid}\n"
     )
 }

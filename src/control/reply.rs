@@ -16,8 +16,8 @@ use super::request::RouteKey;
 use super::revision_requests::{DocumentPiece, RevisionList};
 use super::services::ServiceList;
 use crate::config::{
-    DeviceName, InterfaceAddress, InterfaceName, Lag, Mac, PortMode, PortName, Prefix, Vlan, Vni, VrfName,
-    ZoneName,
+    DeviceName, InterfaceAddress, InterfaceName, Lag, Mac, Name, PortMode, PortName, Prefix, Vlan, Vni,
+    VrfName, ZoneName,
 };
 
 /// The result of a request. Which variant it is follows from the method.
@@ -70,6 +70,8 @@ pub enum Reply {
     Groups(Vec<GroupEntry>),
     /// To `drops.export`.
     DropsExport(DropsExport),
+    /// To `show.convergence`.
+    Convergence(Convergence),
     /// To `show.revisions`.
     Revisions(RevisionList),
     /// To `show.revision`.
@@ -103,6 +105,9 @@ pub struct Staged {
 pub struct Changed {
     /// The generation every worker now uses, unless the change is `late`.
     pub generation: u64,
+    /// The generation before it. It may make several: where ports come and go, for one.
+    #[serde(default)]
+    pub generation_before: u64,
     /// The revision that the config is of now; absent: it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
@@ -121,6 +126,35 @@ pub struct Changed {
     pub warnings: Vec<String>,
 }
 
+/// Params of `show.convergence`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConvergenceQuery {
+    /// The generation before the commit: its `generation_before`.
+    pub after: u64,
+    /// That of the commit.
+    pub generation: u64,
+}
+
+/// What has become of the sessions that a commit was about. One that several commits were about counts for the newest of
+/// those that had come when it was looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Convergence {
+    /// No session carries an older decision: the numbers are the last.
+    pub converged: bool,
+    /// The generation that no session's decision is older than.
+    pub generation: u64,
+    /// Decided as before.
+    pub kept: u64,
+    /// Another rule, egress or next hop.
+    pub moved: u64,
+    /// Not allowed any more.
+    pub ended: u64,
+    /// So many generations have come since that some of its numbers are forgotten.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forgotten: bool,
+}
+
 /// What runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Version {
@@ -128,6 +162,9 @@ pub struct Version {
     pub version: String,
     /// The node, `system.name`.
     pub name: String,
+    /// Which `[node.NAME]` of the config it is; absent: none of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Name>,
     /// The schema of configs it writes.
     pub schema: u32,
     /// The generation in use.

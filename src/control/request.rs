@@ -16,6 +16,7 @@ use super::deterministic::{HostQuery, PortQuery};
 use super::explain::{ExplainQuery, ReachQuery};
 use super::inspect::{ClearQuery, MappingsQuery, SessionsQuery};
 use super::preview::PreviewQuery;
+use super::reply::ConvergenceQuery;
 use super::revision_requests::RevisionQuery;
 use super::services::{BackendChange, BackendsRemoved, ServiceBackends, ServicesQuery};
 use super::terms::{Asked, Terms};
@@ -129,6 +130,9 @@ pub enum Request {
     #[serde(rename = "preview")]
     Preview(PreviewQuery),
 
+    /// What has become of the sessions that a commit was about.
+    #[serde(rename = "show.convergence")]
+    ShowConvergence(ConvergenceQuery),
     /// Commits of the config that are kept, the newest first.
     #[serde(rename = "show.revisions")]
     ShowRevisions {},

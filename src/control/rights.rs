@@ -129,6 +129,7 @@ pub(crate) fn asked_for(request: &Request) -> Option<&'static str> {
         Request::NatMap(_) => "nat map",
         Request::NatFind(_) => "nat find",
         Request::DropsExport {} => "drops export",
+        Request::ShowConvergence(_) => "show convergence",
         Request::ShowRevisions {} => "show revisions",
         Request::ShowRevision(_) => "show revision",
         Request::Rollback { .. } => "rollback",

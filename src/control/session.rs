@@ -230,6 +230,7 @@ impl Session {
             | Request::ShowBridges {}
             | Request::ShowMacs(_)
             | Request::ShowGroups { .. }
+            | Request::ShowConvergence(_)
             | Request::ShowRevisions {}
             | Request::ShowRevision(_)
             | Request::DropsExport {}

@@ -34,6 +34,17 @@ impl Backend for Gateway {
     }
 
     fn execute(&mut self, request: Request) -> Result<Reply, Fault> {
+        let before = self.node().tables.load().generation;
+        let mut reply = self.perform(request)?;
+        if let Reply::Changed(changed) = &mut reply {
+            changed.generation_before = before;
+        }
+        Ok(reply)
+    }
+}
+
+impl Gateway {
+    fn perform(&mut self, request: Request) -> Result<Reply, Fault> {
         let begun = Instant::now();
         match request {
             Request::Ping {} => Ok(Reply::Pong {}),
@@ -88,6 +99,7 @@ impl Backend for Gateway {
             Request::Commit { patches, terms } => self.commit(patches, &terms, begun),
             Request::Rollback { revision, terms } => self.rollback(revision, &terms, begun),
             Request::Confirm { revision, asked } => self.confirm(revision, asked.by, begun),
+            Request::ShowConvergence(query) => Ok(Reply::Convergence(self.show_convergence(query))),
             Request::ShowRevisions {} => Ok(Reply::Revisions(self.show_revisions())),
             Request::ShowRevision(query) => Ok(Reply::Document(self.show_revision(&query)?)),
             Request::Upload { .. }

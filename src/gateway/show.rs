@@ -15,29 +15,47 @@ use pcap_file::pcapng::blocks::interface_description::{
 use super::Gateway;
 use crate::config::{InterfaceName, Mac, PortMode, SCHEMA};
 use crate::control::{
-    Counter, DhcpRelayEntry, DropEntry, DropsExport, Fault, InterfaceStatus, LinkState, LostMessages,
-    NeighbourEntry, NeighbourState, PortStatus, Version, WorkerStatus,
+    Convergence, ConvergenceQuery, Counter, DhcpRelayEntry, DropEntry, DropsExport, Fault, InterfaceStatus,
+    LinkState, LostMessages, NeighbourEntry, NeighbourState, PortStatus, Version, WorkerStatus,
 };
 use crate::io::xdp::Mode;
 use crate::neighbours::{self, State, Word, mac_from_u64};
 use crate::packet::DropReason;
 use crate::tables::NO_INTERFACE;
+use crate::telemetry::fates;
 use crate::telemetry::{DropRecord, RELAY_REASONS, RelayCounters, Totals, WorkerCounters};
 
 impl Gateway {
+    /// The generation that no session's decision is older than.
+    fn converged(&self) -> u64 {
+        self.node().counters.iter().map(|worker| worker.converged.generation()).min().unwrap_or(0)
+    }
+
+    pub(super) fn show_convergence(&self, query: ConvergenceQuery) -> Convergence {
+        let ConvergenceQuery { after, generation } = query;
+        // Before the numbers: what it says is done has been counted.
+        let converged = self.converged();
+        let of_workers = self.node().counters.iter().map(|worker| worker.fates.sum(after, generation));
+        let [kept, moved, ended] =
+            of_workers.fold([0; 3], |sum, of| std::array::from_fn(|at| sum[at] + of[at]));
+        Convergence {
+            converged: converged >= generation,
+            generation: converged,
+            kept,
+            moved,
+            ended,
+            forgotten: self.node().tables.load().generation >= after + fates::REMEMBERED,
+        }
+    }
+
     pub(super) fn show_version(&self) -> Version {
         Version {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             name: self.config().system.name.to_string(),
+            node: self.node_name().cloned(),
             schema: SCHEMA,
             generation: self.node().tables.load().generation,
-            converged: self
-                .node()
-                .counters
-                .iter()
-                .map(|worker| worker.converged.generation())
-                .min()
-                .unwrap_or(0),
+            converged: self.converged(),
             config: self.file_name.clone(),
             uptime_s: self.started().elapsed().as_secs(),
             pid: std::process::id(),

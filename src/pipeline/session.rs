@@ -30,6 +30,7 @@ use crate::tables::bridge::is_scope;
 use crate::tables::policy::{Action, Bound, DEFAULT_RULE, NO_NAT_RULE, Ruling, SourceNat};
 use crate::tables::{NO_INTERFACE, Tables};
 use crate::telemetry::events::{SessionEvent, SessionRecord};
+use crate::telemetry::fates::Became;
 use crate::telemetry::{WorkerCounters, add};
 
 /// Decides one packet: it goes on with its verdict `Continue` and a flow, or it is settled.
@@ -873,6 +874,7 @@ fn renew<A: Table>(
         if handle.direction() == 0 { fate::<A>(handle.session(), cx, flows) } else { BackendFate::Keep };
     if fate != BackendFate::Keep {
         packet.meta.flow = Handle::NONE;
+        note_end::<A>(handle.session(), cx, flows);
         if !is_condemned::<A>(handle.session(), flows) {
             note_lost::<A>(handle.session(), cx, flows);
         }
@@ -910,6 +912,20 @@ fn fate<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> BackendFate 
 fn note_lost<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) {
     let backend = A::shared(flows).record(session).backend();
     backend.and_then(|slot| cx.counters.backends.get(slot as usize)).inspect(|backend| add(&backend.lost, 1));
+}
+
+/// Counts what has become of a session, for the change that it was decided again for.
+fn note_fate<A: Table>(session: u32, became: Became, cx: &Context<'_>, flows: &Flows) {
+    let record = A::shared(flows).record(session);
+    let generation = cx.tables.decided_for(record.from_zone, record.to_zone, record.backend());
+    cx.counters.fates.note(generation, became);
+}
+
+/// The same of one that a packet ends, unless it was found before.
+fn note_end<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) {
+    if !is_condemned::<A>(session, flows) {
+        note_fate::<A>(session, Became::Ended, cx, flows);
+    }
 }
 
 fn is_condemned<A: Table>(session: u32, flows: &Flows) -> bool {
@@ -959,10 +975,12 @@ pub(super) fn bring_up_to_date<A: Table>(
             let has_moved = adopt::<A>(session, &judged, cx, flows);
             let counters = cx.counters;
             add(if has_moved { &counters.sessions_asked_moved } else { &counters.sessions_asked_kept }, 1);
+            note_fate::<A>(session, if has_moved { Became::Moved } else { Became::Kept }, cx, flows);
             Ok(())
         }
         Err(Ends { reason, .. }) => {
             add(&cx.counters.sessions_asked_ended, 1);
+            note_end::<A>(session, cx, flows);
             if reason != DropReason::BackendFailed {
                 end::<A>(session, cx, flows);
             } else if condemn::<A>(session, cx, flows) {
@@ -1012,15 +1030,14 @@ pub fn review<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> Fa
     }
     match judge::<A>(session, cx, flows) {
         Ok(judged) => {
-            if adopt::<A>(session, &judged, cx, flows) {
-                Fate::Moved
-            } else {
-                Fate::Kept
-            }
+            let has_moved = adopt::<A>(session, &judged, cx, flows);
+            note_fate::<A>(session, if has_moved { Became::Moved } else { Became::Kept }, cx, flows);
+            if has_moved { Fate::Moved } else { Fate::Kept }
         }
         // It is the peer's as long as nothing of it comes here, and the peer says when it ends. What comes is asked about.
         Err(_) if crate::flow::is_untouched(A::shared(flows), session) => Fate::Current,
         Err(ends) if condemn::<A>(session, cx, flows) => {
+            note_fate::<A>(session, Became::Ended, cx, flows);
             if ends.reason == DropReason::BackendFailed {
                 note_lost::<A>(session, cx, flows);
             }

@@ -358,11 +358,22 @@ impl Tables {
     /// `epoch` would be decided the same today. Asked where `epoch` is not [`Tables::flow_epoch`]; the flow then gets
     /// that.
     pub fn still_holds(&self, epoch: u32, from_zone: u8, to_zone: u8, backend: Option<u32>) -> bool {
-        let Epochs { interfaces, routes, policy: _, backends: _, settings: _ } = self.epochs;
-        let newest = interfaces.max(routes).max(self.pairs.of(from_zone, to_zone)) as u32;
+        let newest = self.newest_for(from_zone, to_zone) as u32;
         // Lower halves of generations: what is behind is less than half a turn behind.
         epoch.wrapping_sub(newest) as i32 >= 0
             && backend.is_none_or(|backend| self.backends.still_holds(backend, epoch))
+    }
+
+    /// The generation that was the newest to matter to sessions from one zone to another.
+    fn newest_for(&self, from_zone: u8, to_zone: u8) -> u64 {
+        let Epochs { interfaces, routes, policy: _, backends: _, settings: _ } = self.epochs;
+        interfaces.max(routes).max(self.pairs.of(from_zone, to_zone))
+    }
+
+    /// The same for one with the backend in this slot, if it has one: what a session is decided again for.
+    pub fn decided_for(&self, from_zone: u8, to_zone: u8, backend: Option<u32>) -> u64 {
+        let since = backend.map_or(0, |backend| self.backends.state(backend).since);
+        self.newest_for(from_zone, to_zone).max(since)
     }
 
     /// The interface in `slot`.

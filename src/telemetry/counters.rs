@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::fates::Fates;
 use crate::by_slot::BySlot;
 use crate::packet::DropReason;
 use crate::publication::Seen;
@@ -217,6 +218,8 @@ pub struct WorkerCounters {
     pub pools: BySlot<PoolCounters>,
     /// Of DHCP and of DHCPv6, by interface slot.
     pub relays: [BySlot<RelayCounters>; 2],
+    /// What became of the sessions that changes were about.
+    pub fates: Fates,
     /// Generation that no session of the worker is older than.
     pub converged: Seen,
     /// Generation of the tables the worker used last.
@@ -271,6 +274,7 @@ impl WorkerCounters {
             pools: BySlot::default(),
             relays: Default::default(),
             generation: Seen::default(),
+            fates: Fates::default(),
             converged: Seen::default(),
             frames_free: AtomicU64::new(0),
             longest_gap_ns: AtomicU64::new(0),

@@ -2,6 +2,7 @@
 
 mod counters;
 pub mod events;
+pub mod fates;
 mod recorder;
 
 pub use counters::{

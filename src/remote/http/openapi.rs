@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::operations::{DEFINITIONS, Operation, Operations, generator};
 use crate::control::{
-    BridgeChanged, BridgeEntry, Changed, Cleared, Counter, DhcpRelayEntry, DocumentPiece, DropEntry,
-    DropsExport, Explained, GroupEntry, HaList, InterfaceStatus, MacPage, MappingPage, NatHost,
+    BridgeChanged, BridgeEntry, Changed, Cleared, Convergence, Counter, DhcpRelayEntry, DocumentPiece,
+    DropEntry, DropsExport, Explained, GroupEntry, HaList, InterfaceStatus, MacPage, MappingPage, NatHost,
     NeighbourEntry, PoolEntry, PortStatus, Previewed, Reached, Reply, RevisionList, RoutePage, RuleList,
     ServiceList, SessionPage, Version, WorkerStatus,
 };
@@ -177,6 +177,7 @@ fn answer(method: &str, generator: &mut SchemaGenerator) -> Option<Schema> {
         "show.bridges" => generator.subschema_for::<Vec<BridgeEntry>>(),
         "show.macs" => generator.subschema_for::<MacPage>(),
         "show.groups" => generator.subschema_for::<Vec<GroupEntry>>(),
+        "show.convergence" => generator.subschema_for::<Convergence>(),
         "show.revisions" => generator.subschema_for::<RevisionList>(),
         "show.revision" => generator.subschema_for::<DocumentPiece>(),
         "explain" => generator.subschema_for::<Explained>(),
