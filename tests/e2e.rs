@@ -46,8 +46,14 @@ const NET: [&str; 2] = ["198.51.100.1", "2001:db8:ff::1"];
 const CLIENT_A: [&str; 2] = ["10.0.1.10", "2001:db8:1::10"];
 const CLIENT_B: [&str; 2] = ["10.0.2.10", "2001:db8:2::10"];
 
-/// A lab with these options, or no test.
+/// A lab with these options, or no test. `alone`: with no other beside it.
 macro_rules! lab {
+    (alone $test:literal) => {
+        match Lab::alone($test, &[]) {
+            Some(lab) => lab,
+            None => return,
+        }
+    };
     ($test:literal $(, $option:expr)*) => {
         match Lab::up($test, &[$($option),*]) {
             Some(lab) => lab,
@@ -155,7 +161,7 @@ fn download_arrives_intact() {
 
 #[test]
 fn iperf_moves_no_drop_reason() {
-    let lab = lab!("iperf_moves_no_drop_reason");
+    let lab = lab!(alone "iperf_moves_no_drop_reason");
     let gateway = Gateway::start(&lab, &Config::default());
     for (host, net) in [("a", NET[0]), ("b", NET[1]), ("b", NET[0]), ("a", NET[1])] {
         for direction in ["", "--reverse"] {
@@ -510,7 +516,7 @@ fn carrier_loss_withdraws_the_connected_route() {
 
 #[test]
 fn hot_swap_loses_nothing() {
-    let lab = lab!("hot_swap_loses_nothing");
+    let lab = lab!(alone "hot_swap_loses_nothing");
     let config = Config::default();
     let gateway = Gateway::start(&lab, &config);
     lab.ping("a", NET[0], "");
@@ -615,7 +621,7 @@ fn applied_config_takes_effect() {
 
 #[test]
 fn idle_gateway_rests() {
-    let lab = lab!("idle_gateway_rests");
+    let lab = lab!(alone "idle_gateway_rests");
     let gateway = Gateway::start(&lab, &Config::default());
     lab.iperf("a", NET[0], "--time 1");
     std::thread::sleep(Duration::from_millis(500));

@@ -9,7 +9,9 @@ use crate::{CLIENT_A, NET};
 
 #[test]
 fn a_commit_that_drops_traffic_is_taken_back_before_its_time() {
-    let Some(lab) = Lab::up("a_commit_that_drops_traffic_is_taken_back_before_its_time", &[]) else { return };
+    let Some(lab) = Lab::alone("a_commit_that_drops_traffic_is_taken_back_before_its_time", &[]) else {
+        return;
+    };
     let config = Config::default().with("[commit]\nmore_drops_pps = 20\n");
     let state = lab.path("state");
     let gateway = Gateway::start_binary(&lab, &config, &binary(), &format!("--state {}", state.display()));

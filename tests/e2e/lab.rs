@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Labs share the cores: two at once would measure each other.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Labs share the cores. Most wait for something most of the time, and may do so two at a time.
+static CORES: RwLock<()> = RwLock::new(());
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// A running test network; gone when dropped, also by a panic.
@@ -19,7 +19,23 @@ pub struct Lab {
     servers: AtomicU32,
     /// Hosts of this test beside those of `scripts/lab`.
     more: Mutex<Vec<String>>,
-    _alone: MutexGuard<'static, ()>,
+    _cores: Cores,
+}
+
+/// A lab's share of the cores. A test that panicked poisons the lock, but its lab is gone all the same.
+enum Cores {
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+}
+
+impl Cores {
+    fn shared() -> Cores {
+        Cores::Shared { _guard: CORES.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    fn alone() -> Cores {
+        Cores::Alone { _guard: CORES.write().unwrap_or_else(PoisonError::into_inner) }
+    }
 }
 
 /// What a command in the lab said.
@@ -32,19 +48,27 @@ impl Lab {
     /// Builds it with these options of `scripts/lab up`; `None`, after saying so, where that needs rights
     /// we do not have.
     pub fn up(test: &str, options: &[&str]) -> Option<Lab> {
+        Lab::with(test, options, Cores::shared)
+    }
+
+    /// The same, with no other lab beside it: for what floods, measures, or counts on messages coming in time.
+    pub fn alone(test: &str, options: &[&str]) -> Option<Lab> {
+        Lab::with(test, options, Cores::alone)
+    }
+
+    fn with(test: &str, options: &[&str], cores: fn() -> Cores) -> Option<Lab> {
         if !is_root() {
             skipped(test, "network namespaces need root");
             return None;
         }
-        // A test that panicked poisons the lock, but its lab is gone all the same.
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let cores = cores();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let lab = Lab {
             prefix: format!("sgt{}x{number}-", std::process::id()),
             dir: tempfile::tempdir().expect("a directory for the test's files"),
             servers: AtomicU32::new(0),
             more: Mutex::new(Vec::new()),
-            _alone: alone,
+            _cores: cores,
         };
         let output = lab.script("up").args(options).output().expect("scripts/lab runs");
         assert!(output.status.success(), "scripts/lab up {options:?}: {}", text(&output));

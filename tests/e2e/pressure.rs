@@ -92,7 +92,7 @@ fn config(extra: &str) -> Config {
 
 #[test]
 fn real_connections_through_the_syn_proxy() {
-    let Some(lab) = Lab::up("real_connections_through_the_syn_proxy", &[]) else { return };
+    let Some(lab) = Lab::alone("real_connections_through_the_syn_proxy", &[]) else { return };
     let gateway = Gateway::start(&lab, &config(PROXIED));
     // Through source NAT and without NAT, each way; windows, SACK and FINs are the kernels'.
     for to in NET {
@@ -145,7 +145,7 @@ while time.time() < end:
 
 #[test]
 fn a_flood_keeps_nobody_out_and_throws_nobody_out() {
-    let Some(lab) = Lab::up("a_flood_keeps_nobody_out_and_throws_nobody_out", &[]) else { return };
+    let Some(lab) = Lab::alone("a_flood_keeps_nobody_out_and_throws_nobody_out", &[]) else { return };
     let flooded = PROXIED.replace("syn_proxy_above = 0", "syn_proxy_above = 100");
     let gateway = Gateway::start(&lab, &config(&format!("[flows]\ncapacity = 2000\n{flooded}")));
     let _greeter = python(&lab, "a", "greeter.py", GREETER);

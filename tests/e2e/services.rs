@@ -138,7 +138,7 @@ service = "tcp/8080-8089"
 /// Weights, a drain, a set that is replaced, a backend that is disabled and one that dies.
 #[test]
 fn backends_come_and_go_under_load() {
-    let Some(lab) = Lab::up("backends_come_and_go_under_load", &[]) else { return };
+    let Some(lab) = Lab::alone("backends_come_and_go_under_load", &[]) else { return };
     let servers = [("a", "one", 8081), ("a", "two", 8082), ("b", "three", 8083), ("b", "four", 8084)];
     let _servers: Vec<Server> =
         servers.iter().map(|(host, name, port)| nginx(&lab, host, name, *port)).collect();

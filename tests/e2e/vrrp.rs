@@ -27,7 +27,7 @@ pub struct Pair {
 
 impl Pair {
     pub fn new(test: &str) -> Option<Pair> {
-        let lab = Lab::up(test, &["--no-services"])?;
+        let lab = Lab::alone(test, &["--no-services"])?;
         let pair = Pair { lab };
         for side in 1..=2 {
             pair.lab.must(
