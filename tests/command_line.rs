@@ -88,6 +88,42 @@ fn a_wrong_config_is_1_and_a_missing_one_2() {
 
 /// Once a panic, or the end of the process by the kernel's hand.
 #[test]
+fn a_config_of_the_schema_before_is_rewritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = "# Kept.\nschema = 0\n[pair]\nport = 5405\n[[port]]\nname = \"p\"\ndevice = \"eth1\" # kept\n";
+    let new = "# Kept.\nschema = 1\n[[port]]\nname = \"p\"\ndevice = \"eth1\" # kept\n";
+    let file = write(folder.path(), "gw.toml", old);
+    let at = |path: &str| std::fs::read_to_string(path).unwrap();
+
+    let (code, _, err) = softgate(&["check", &file]);
+    assert!(code == 0 && err.contains("gw.toml:2: warning: schema: of the schema before"), "{err}");
+    assert_eq!(softgate(&["check", "--strict", &file]).0, 1);
+    let (code, out, err) = softgate(&["migrate", "--check", &file]);
+    assert!(code == 1 && out.is_empty() && err.contains("pair: taken out"), "{err}");
+    let (code, out, _) = softgate(&["migrate", &file, "--output", "-"]);
+    assert_eq!((code, out.as_str()), (0, new));
+    let other = format!("{file}.new");
+    assert_eq!(softgate(&["migrate", &file, "--output", &other]).0, 0);
+    assert_eq!((at(&other).as_str(), at(&file).as_str()), (new, old));
+    let (code, out, err) = softgate(&["migrate", &file]);
+    assert!(code == 0 && out.contains("gw.toml: from schema 0 to 1; as it was: "), "{out}{err}");
+    assert_eq!((at(&file).as_str(), at(&format!("{file}.schema-0")).as_str()), (new, old));
+
+    let (code, out, _) = softgate(&["migrate", "--check", &file]);
+    assert_eq!((code, out), (0, format!("{file}: schema 1, nothing to rewrite\n")));
+    for (text, said) in [
+        ("[[port]]\nname = \"p\"\n", "the key schema is missing"),
+        ("schema = 9\n", "for a newer softgate"),
+        ("schema = 0\n[[port]]\nname = \"p\"\nmode = 1\n", "as `softgate migrate` writes it:4: port[0].mode"),
+    ] {
+        let file = write(folder.path(), "wrong.toml", text);
+        let (code, _, err) = softgate(&["migrate", &file]);
+        assert!(code == 1 && err.contains(said), "{err}");
+        assert_eq!(at(&file), text, "nothing was written");
+    }
+}
+
+#[test]
 fn sessions_that_memory_cannot_hold_are_said_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("control.sock");

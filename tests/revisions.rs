@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use softgate::config::Config;
+use softgate::control::revisions::Document;
 use softgate::control::{Changed, Client, Patch, Request, RevisionList, Terms};
 
 /// How long a start, or what was announced, may take.
@@ -363,15 +364,52 @@ fn killed_at_any_moment_it_is_back_with_what_was_committed() {
 fn numbers_leave_what_they_say() {
     // The test's own arithmetic, on documents.
     let text = "schema = 1\n[[group]]\nname = \"blocked\"\nmembers = []\n[[rule]]\nname = \"rest\"\naction = \"deny\"\n";
-    let mut document = softgate::control::revisions::Document {
-        file_name: "gw.toml".into(),
-        text: text.into(),
-        files: Vec::new(),
-    };
+    let mut document = Document { file_name: "gw.toml".into(), text: text.into(), files: Vec::new() };
     for n in 0..40 {
         let patch: Patch = numbered(n).into_patch().expect("a change");
         document = document.with([&patch]).expect("it fits");
         assert_eq!(found(&document.config().expect("good")), left_by(n + 1), "{n}");
+    }
+}
+
+/// The configs in a folder.
+fn configs(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).expect("a folder").map(|file| file.expect("a file").path());
+    let configs: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|is| is == "toml")).collect();
+    assert!(!configs.is_empty(), "{}", folder.display());
+    configs
+}
+
+/// What was written before the first release called itself schema 1 too; as schema 0, which README says to call it, it is
+/// read and rewritten, and what is read of either is the same. A change over the socket is written into it in today's words.
+#[test]
+fn what_was_written_before_the_first_release_is_read_and_rewritten() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    for path in configs(&corpus.join("0")) {
+        let text = fs::read_to_string(&path).expect("a config");
+        Config::parse(&text, "gw.toml").expect_err("it is not in today's words");
+        let text = text.replacen("schema = 1", "schema = 0", 1);
+        let read =
+            |text: &str| Config::parse(text, "gw.toml").unwrap_or_else(|errors| panic!("{path:?}: {errors}"));
+        let migrated = softgate::config::migrate(&text).expect("it is read").expect("it is an old one");
+        assert!(!migrated.changes.is_empty(), "{path:?}");
+        assert_eq!(read(&text), read(&migrated.text), "{path:?}");
+        // Lines went, and the number is another: everything else is as it was.
+        let kept: Vec<&str> = migrated.text.lines().collect();
+        let mut old = text.lines().filter(|line| !line.starts_with("schema = "));
+        assert!(
+            kept.iter().filter(|line| !line.starts_with("schema = ")).all(|line| old.any(|was| was == *line))
+        );
+
+        let document = Document { file_name: String::from("gw.toml"), text: text.clone(), files: Vec::new() };
+        let patch = Request::RuleDel { rules: vec!["web-in".parse().expect("a name")] };
+        let patch: Patch = patch.into_patch().expect("a change");
+        let changed = document.with([&patch]).expect("it fits");
+        let mut expected = read(&text);
+        expected.rules.retain(|rule| rule.name.as_str() != "web-in");
+        assert_eq!(changed.config().expect("good"), expected);
+        assert_eq!(softgate::config::migrate(&changed.text), Ok(None), "it was written anew");
     }
 }
 
@@ -382,8 +420,11 @@ fn what_releases_have_written_is_read() {
     use softgate::control::revisions::Store;
     use softgate::control::revisions::store::Limits;
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
-    let config = fs::read_to_string(corpus.join("1/softgate.toml")).expect("a config");
-    Config::parse(&config, "softgate.toml").unwrap_or_else(|errors| panic!("{errors}"));
+    for path in configs(&corpus.join("1")) {
+        let text = fs::read_to_string(&path).expect("a config");
+        Config::parse(&text, &path.display().to_string()).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(softgate::config::migrate(&text), Ok(None));
+    }
 
     let folder = tempfile::tempdir().expect("a folder");
     let name = format!("{:020}.revisions", 1);

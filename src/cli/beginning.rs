@@ -97,6 +97,17 @@ fn for_all_nodes(args: &Args) -> Result<Beginning, Trouble> {
         }
         Begin::Last(number) => {
             let (document, config) = of_revision(&store, number)?;
+            if let Some(migrated) = document.migrated() {
+                // The next binary may not read what the one before this one has written.
+                let file_name = migrated.file_name.clone();
+                let why = format!("revision {number} in the words of schema {}", config::SCHEMA);
+                let made = Revision {
+                    about: vec![format!("revision {number}")],
+                    ..made(store.next(), "start", why)
+                };
+                let kept = Some((store, Some((made, migrated, None))));
+                return Ok(Beginning { config, file_name, kept, node: None });
+            }
             Ok(Beginning { config, file_name: document.file_name, kept: Some((store, None)), node: None })
         }
         Begin::Before { revision, .. } => {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Trouble, load_config, print, read};
-use crate::config::Places;
+use crate::config::{OLD_SCHEMA, Places, migrate};
 use crate::explain::{View, assert, lint};
 use crate::replay::{self, NEIGHBOUR_CAPACITY};
 
@@ -27,8 +27,8 @@ pub(super) fn run(args: Args) -> Result<(), Trouble> {
         .map_err(|error| Trouble::Wrong(format!("{file}: {error}")))?;
     let view = View::new(&compiler, &config);
     let (failed, findings) = (assert::check(view), lint::lint(view, false));
-    let is_good = failed.is_empty() && findings.is_empty();
-    let text = if is_good { String::new() } else { read(&args.file)? };
+    let text = read(&args.file)?;
+    let is_old = matches!(migrate(&text), Ok(Some(_)));
     let places = Places::of(&text);
     let at = |key: &str| places.line(key).map_or_else(|| file.to_string(), |line| format!("{file}:{line}"));
     if !failed.is_empty() {
@@ -36,11 +36,15 @@ pub(super) fn run(args: Args) -> Result<(), Trouble> {
             failed.iter().map(|one| format!("{}: {}", at(&format!("assert[{}]", one.index)), one.text()));
         return Err(Trouble::Wrong(told.collect::<Vec<_>>().join("\n")));
     }
+    if is_old {
+        eprintln!("{}: warning: {OLD_SCHEMA}", at("schema"));
+    }
     for finding in &findings {
         eprintln!("{}: warning: {finding}", at(&finding.key));
     }
-    if args.strict && !findings.is_empty() {
-        return Err(Trouble::Wrong(format!("{file}: {} warnings", findings.len())));
+    let warnings = findings.len() + usize::from(is_old);
+    if args.strict && warnings > 0 {
+        return Err(Trouble::Wrong(format!("{file}: {warnings} warnings")));
     }
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let asserts = match config.asserts.len() {

@@ -15,6 +15,7 @@ mod drops;
 mod explain;
 #[cfg(all(feature = "remote", not(fuzzing)))]
 mod http;
+mod migrate;
 mod nat;
 mod preview;
 mod reach;
@@ -61,6 +62,8 @@ pub enum Command {
     Run(run::Args),
     /// Check a config without applying it
     Check(check::Args),
+    /// Rewrite a config of the schema before in the words of this one; comments and order survive
+    Migrate(migrate::Args),
     /// Show what a running gateway does
     Show(show::Args),
     /// Replace the config of a running gateway, all or nothing
@@ -129,6 +132,7 @@ impl Cli {
             Command::Bench(args) => bench::run(&args),
             Command::Doctor(args) => return doctor::run(args),
             Command::Check(args) => check::run(args),
+            Command::Migrate(args) => migrate::run(&args),
             Command::Show(args) => show::run(args, &socket),
             Command::Apply(args) => apply::run(args, &socket),
             Command::Diff(args) => revisions::diff(args, &socket),

@@ -169,7 +169,7 @@ pub(super) fn save(args: SaveArgs, socket: &Path) -> Result<(), Trouble> {
 }
 
 /// Whole, or as it was.
-fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+pub(super) fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     let beside = path.with_extension("softgate-new");
     std::fs::write(&beside, text)?;
     if let Ok(known) = std::fs::metadata(path) {

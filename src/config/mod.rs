@@ -32,6 +32,7 @@ mod reach;
 mod read;
 mod role;
 pub mod route_file;
+mod schema;
 mod sections;
 mod service;
 #[cfg(test)]
@@ -72,6 +73,8 @@ pub use policy::{
 };
 pub use reach::{ReachFrom, ReachTo};
 pub use role::{ASKABLE, Right, Role, only_reads};
+pub(crate) use schema::migrate_parsed;
+pub use schema::{Migrated, OLD_SCHEMA, SCHEMA, SchemaError, migrate};
 pub use sections::{
     Control, Cpu, Encapsulation, Icmp, Interface, Lag, Log, MAX_WORKERS, Neighbour, NeighbourLimits,
     OuterDscp, Pair, Port, PortMode, Route, RouteFile, RouteTarget, RouterAdvertisements, SourceCheck,
@@ -83,9 +86,6 @@ pub use value::{
     PortName, Prefix, Ranged, RuleName, Tpid, Vlan, VlanId, VrfName, ZoneName,
 };
 pub use vrrp::{BadInterval, Centiseconds, Track, Vrrp, virtual_mac};
-
-/// The schema this binary writes. It reads this one and the one before (there is none before 1).
-pub const SCHEMA: u32 = 1;
 
 /// Largest config or route file read from disk: 64 M routes of 16 bytes, more than any table holds.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -240,6 +240,27 @@ impl Config {
         })
     }
 
+    /// The same of a document of the schema before: what it is today is read. Lines of errors are those of that text.
+    fn parse_migrated(
+        text: &str,
+        source: &read::Source<'_>,
+        file_name: &str,
+        read: &mut dyn FnMut(&str) -> io::Result<String>,
+    ) -> Result<Config, ConfigErrors> {
+        match migrate(text) {
+            Ok(Some(migrated)) => {
+                let file_name = format!("{file_name} as `softgate migrate` writes it");
+                Config::parse_with(&migrated.text, &file_name, read)
+            }
+            Ok(None) => unreachable!("whoever calls has seen an older schema"),
+            Err(why) => {
+                let mut errors = ConfigErrors::default();
+                errors.push(source.error("schema", None, why.to_string()));
+                Err(errors)
+            }
+        }
+    }
+
     /// Reads and checks a config; `read` gives the text of a route file by the path in the config.
     pub fn parse_with(
         text: &str,
@@ -252,8 +273,14 @@ impl Config {
             errors.sort();
             return Err(errors); // What stands after a syntax error is anyone's guess.
         }
-        if !check_schema(&source, &mut errors) {
-            return Err(errors); // Another schema has other keys: complaints about them would mislead.
+        match check_schema(&source) {
+            Ok(None) => {}
+            Ok(Some(_)) => return Config::parse_migrated(text, &source, file_name, read),
+            // Another schema has other keys: complaints about them would mislead.
+            Err(error) => {
+                errors.push(error);
+                return Err(errors);
+            }
         }
         source.refuse_others(&KEYS, &mut errors);
         let e = &mut errors;
@@ -401,24 +428,15 @@ pub(crate) fn read_file(path: &Path) -> io::Result<String> {
     }
 }
 
-fn check_schema(source: &read::Source<'_>, errors: &mut ConfigErrors) -> bool {
-    let Some(value) = source.get("schema") else {
-        let allowed = format!("the key schema is missing; write schema = {SCHEMA} on the first line");
-        errors.push(ConfigError { line: Some(1), ..source.error("schema", None, allowed) });
-        return false;
-    };
-    let written = value.get_ref().as_integer().and_then(|integer| integer.as_str().parse::<u32>().ok());
-    if written == Some(SCHEMA) {
-        return true;
-    }
-    let allowed = match written {
-        Some(written) if written > SCHEMA => {
-            format!("this binary reads schema {SCHEMA}; the file is for a newer softgate")
-        }
-        _ => format!("this binary reads schema {SCHEMA}"),
-    };
-    errors.push(source.error("schema", written.map(|written| written.to_string()), allowed));
-    false
+/// The schema of a document that is not of this binary's own, but of the one before.
+fn check_schema(source: &read::Source<'_>) -> Result<Option<u32>, ConfigError> {
+    let number = source
+        .get("schema")
+        .map(|value| value.get_ref().as_integer().and_then(|integer| integer.as_str().parse::<u32>().ok()));
+    schema::written(number).map_err(|why| ConfigError {
+        line: source.error("schema", None, String::new()).line.or(Some(1)),
+        ..source.error("schema", number.flatten().map(|number| number.to_string()), why.to_string())
+    })
 }
 
 /// Fills in the routes of the route files; returns their texts, for line numbers of later faults.

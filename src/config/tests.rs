@@ -332,9 +332,11 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
         (
             "schema = 1\n",
             "schema = 7\n",
-            &["gw.toml:1: schema: 7: this binary reads schema 1; the file is for a newer softgate"],
+            &[
+                "gw.toml:1: schema: 7: this binary reads schemas 1 and 0; the file is for a newer softgate, which has to be installed first",
+            ],
         ),
-        ("schema = 1\n", "schema = 0\n", &["gw.toml:1: schema: 0: this binary reads schema 1"]),
+        ("schema = 1\n", "schema = \"1\"\n", &["gw.toml:1: schema: this binary reads schemas 1 and 0"]),
         // Across keys.
         (
             "unreachable = true",

@@ -305,7 +305,7 @@ fn faults_say_what_was_wrong() {
             r#"{"jsonrpc":"2.0","id":1,"method":"apply","params":{"file_name":"gw.toml","text":"schema = 2"}}"#,
             "1",
             -32000,
-            "gw.toml:1: schema: 2: this binary reads schema 1",
+            "gw.toml:1: schema: 2: this binary reads schemas 1 and 0",
         ),
     ];
     for (line, id, code, message) in cases {

@@ -14,7 +14,7 @@ use toml_edit::{Array, DocumentMut, Item, Table, Value};
 use super::written::{Elements, put, read, replace, table_of, take, unplace, value_of};
 use crate::config::{
     Backend, BackendKey, Config, ConfigErrors, GroupName, InterfaceName, Member, Name, Neighbour, Prefix,
-    Route, RouteTarget, VrfName,
+    Route, RouteTarget, VrfName, migrate, migrate_parsed,
 };
 use crate::control::request::{Patch, RuleAddition};
 use crate::control::{BackendChange, ServiceBackends};
@@ -56,6 +56,12 @@ impl Document {
         })
     }
 
+    /// The same in the words of this binary's schema. `None`: it is in them.
+    pub fn migrated(&self) -> Option<Document> {
+        let migrated = migrate(&self.text).ok().flatten()?;
+        Some(Document { text: migrated.text, ..self.clone() })
+    }
+
     /// About how much memory it holds.
     pub fn bytes(&self) -> usize {
         let files: usize = self.files.iter().map(|(name, text)| name.len() + text.len()).sum();
@@ -67,6 +73,8 @@ impl Document {
         let unfit = |what: String| Unfit { file_name: self.file_name.clone(), what };
         let folded = Folded::new(patches);
         let mut text: DocumentMut = self.text.parse().map_err(|error| unfit(format!("not TOML: {error}")))?;
+        // Changes are in today's words.
+        migrate_parsed(&mut text).map_err(|error| unfit(error.to_string()))?;
         let mut files = self.files.clone();
         folded.write(&mut text, &mut files).map_err(unfit)?;
         Ok(Document { file_name: self.file_name.clone(), text: text.to_string(), files })
