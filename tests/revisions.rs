@@ -261,6 +261,84 @@ fn what_nobody_has_confirmed_is_not_gone_back_to() {
     assert_eq!(gateway.rules(), ["rest", "stop"]);
 }
 
+/// Rules, backends, groups, routes and neighbours at once: one revision and one generation, or nothing at all.
+#[test]
+fn changes_of_several_kinds_are_one_commit() {
+    let Some(mut gateway) = Gateway::new("changes_of_several_kinds_are_one_commit") else { return };
+    let service = "[[service]]\nname = \"web\"\naddress = \"192.0.2.80\"\nservice = \"tcp/80\"\n\
+                   backends = [{ address = \"10.0.0.80\" }]\n";
+    fs::write(gateway.file(), gateway.text(service)).expect("a file");
+    gateway.start(&[]);
+    let request = |text: &str| -> Request {
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+    };
+    let rule = r#"{"method":"rule.add","params":{"rule":{"name":"in","action":"allow","to":{"group":"blocked"}},"before":"rest"}}"#;
+    let backends = r#"{"method":"service.set-backends","params":{"service":"web","backends":[{"address":"10.0.0.81"}]}}"#;
+    let group = r#"{"method":"group.add","params":{"group":"blocked","members":["203.0.113.9"]}}"#;
+    let timed =
+        r#"{"method":"group.add","params":{"group":"blocked","members":["203.0.113.10"],"ttl_s":3600}}"#;
+    let route = r#"{"method":"route.add","params":{"routes":[["198.51.100.0/24","10.0.0.2"]]}}"#;
+    let neighbour = r#"{"method":"neighbour.add","params":{"neighbours":[{"interface":"in","address":"10.0.0.2","mac":"02:00:00:00:00:02"}]}}"#;
+    let commit = |gateway: &Gateway, requests: &[&str]| {
+        let mut client = gateway.client();
+        let _: softgate::control::Staged = client.call(&Request::Begin {}).expect("it begins");
+        for text in requests {
+            let _: softgate::control::Staged = client.call(&request(text)).expect("it is staged");
+        }
+        client.call::<Changed>(&Request::Commit { patches: Vec::new(), terms: Terms::default() })
+    };
+    let of = |gateway: &Gateway| {
+        let (config, version) = (gateway.config(), gateway.ask(&["show", "version", "--json"]));
+        let version: serde_json::Value = serde_json::from_str(&version).expect("JSON");
+        (config, version["generation"].as_u64().expect("a number"))
+    };
+
+    // Without neighbours, and with one: the two ways in which it is compiled.
+    for (requests, last) in [
+        (vec![rule, backends, group, timed, route], 2),
+        (
+            vec![
+                r#"{"method":"rule.del","params":{"rules":["in"]}}"#,
+                r#"{"method":"service.set-backend","params":{"service":"web","backends":["10.0.0.81"],"weight":7}}"#,
+                r#"{"method":"group.del","params":{"group":"blocked","members":["203.0.113.9","203.0.113.10"]}}"#,
+                neighbour,
+            ],
+            3,
+        ),
+    ] {
+        let before = of(&gateway).1;
+        // One that cannot be, last: nothing of the others is.
+        let wrong = r#"{"method":"route.del","params":{"routes":[["192.0.2.0/24"]]}}"#;
+        let unknown = r#"{"method":"rule.del","params":{"rules":["none"]}}"#;
+        for one in [wrong, unknown] {
+            let was = of(&gateway);
+            let all: Vec<&str> = requests.iter().copied().chain([one]).collect();
+            let refused = commit(&gateway, &all).expect_err("part of it cannot be");
+            assert!(refused.is_refusal(), "{refused}");
+            assert_eq!(of(&gateway), was, "{one}");
+        }
+        let done = commit(&gateway, &requests).expect("it is good");
+        // Tables that were made on the way have numbers too, and nobody has seen them.
+        assert!(done.revision == Some(last) && done.generation > before, "{done:?}");
+    }
+
+    let at = |revision: u64| {
+        let (_, document) = gateway.client().document(Some(revision)).expect("it is there");
+        document.config().unwrap_or_else(|errors| panic!("{errors}\n{}", document.text))
+    };
+    let told = |config: &Config| {
+        let names = config.rules.iter().map(|rule| rule.name.to_string()).collect::<Vec<_>>().join(" ");
+        let backend = &config.services[0].backends[0];
+        let routes = config.all_routes().count();
+        (names, backend.key().to_string(), backend.weight.get(), config.groups[0].members.len(), routes)
+    };
+    assert_eq!(told(&at(1)), ("rest".into(), "10.0.0.80".into(), 1, 0, 0));
+    // Of the group's members the one that goes by itself is no config.
+    assert_eq!(told(&at(2)), ("in rest".into(), "10.0.0.81".into(), 1, 1, 1));
+    assert_eq!(told(&at(3)), ("rest".into(), "10.0.0.81".into(), 7, 0, 1));
+    assert_eq!((at(2).neighbours.len(), at(3).neighbours.len()), (0, 1));
+}
+
 /// A change that can be told from all others by what it leaves.
 fn numbered(n: u32) -> Request {
     let [_, b, c, d] = n.to_be_bytes();

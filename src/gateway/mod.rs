@@ -12,6 +12,7 @@ pub mod groups;
 pub mod ha;
 pub mod health;
 pub mod inspect;
+mod mixed;
 mod pair;
 mod preview;
 mod requests;

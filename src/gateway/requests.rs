@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use ahash::AHashSet;
 use ipnet::IpNet;
 
-use super::{Gateway, deterministic, groups, services, temporary, tenants};
+use super::gate::RouteChange;
+use super::{Gateway, deterministic, groups, rules, services, temporary, tenants};
 use crate::config::{self, Config, Neighbour, Role};
 use crate::control::revisions::Document;
 use crate::control::{
@@ -14,10 +15,9 @@ use crate::control::{
     TemporaryMember,
 };
 use crate::neighbours::addr_key;
-use crate::tables::compile::{CompileError, Retired};
+use crate::tables::compile::{CompileError, Input, Retired};
 use crate::tables::meaning;
 use crate::tables::policy::{self, Policy, Touched};
-use crate::tables::rib::Target;
 use crate::time::Nanos;
 
 impl Backend for Gateway {
@@ -136,16 +136,52 @@ impl Gateway {
 
     /// All of these changes, or none.
     pub(super) fn change(&mut self, patches: &[Patch]) -> Result<(), Fault> {
-        if patches.iter().any(|patch| matches!(patch, Patch::RuleAdd(_) | Patch::RuleDel(_))) {
-            return self.change_rules(patches);
-        }
-        if patches.iter().any(services::is_of_services) {
-            return self.change_services(patches);
+        let (of_rules, of_services) = (rules::is_of_rules, services::is_of_services);
+        match patches {
+            [] => {}
+            patches if patches.iter().all(of_rules) => return self.change_rules(patches),
+            patches if patches.iter().all(of_services) => return self.change_services(patches),
+            patches if patches.iter().any(|patch| of_rules(patch) || of_services(patch)) => {
+                return self.change_mixed(patches);
+            }
+            _ => {}
         }
         // Checked whole before anything is touched.
         self.check_patches(patches)?;
         let after = groups::changed(&self.config.groups, &self.temporary, patches)?;
-        let mut routes: Vec<(u16, IpNet, Option<Target>)> = Vec::new();
+        let routes = self.routes_of(patches)?;
+        let has_neighbours = patches.iter().any(is_of_neighbours);
+        let now = self.now();
+        let temporary = after.as_ref().map(|after| after.temporary.clone()).unwrap_or_default();
+        if has_neighbours {
+            self.commit_with_neighbours(patches, after.map(|after| after.groups), routes)?;
+        } else {
+            let before = self.before(&routes);
+            let policy = after.as_ref().map(|after| self.policy_after(after)).transpose()?.flatten();
+            let mut retired = Vec::new();
+            if !routes.is_empty() {
+                // On an error nothing has changed; what follows cannot fail.
+                retired.push(self.compiler.change_routes(routes).map_err(Fault::refused)?);
+            }
+            retired.extend(policy.map(|(policy, touched)| self.compiler.put_policy(policy, &touched)));
+            if let Some(after) = after {
+                self.config.groups = after.groups;
+            }
+            // Once for all of it: no packet meets the new routes with the old groups.
+            if !retired.is_empty() {
+                let retired = self.admitted(retired, before, None)?;
+                self.publish(retired);
+            }
+        }
+        for (key, ttl) in temporary {
+            self.temporary.set(key, ttl.map(|ttl| now.plus(ttl)));
+        }
+        Ok(())
+    }
+
+    /// The changes of routes among these, in their order.
+    pub(super) fn routes_of(&mut self, patches: &[Patch]) -> Result<Vec<RouteChange>, Fault> {
+        let mut routes: Vec<RouteChange> = Vec::new();
         for patch in patches {
             match patch {
                 Patch::RouteAdd(added) => {
@@ -173,34 +209,7 @@ impl Gateway {
                 | Patch::ServiceSetBackend(_) => {}
             }
         }
-        let has_neighbours =
-            patches.iter().any(|patch| matches!(patch, Patch::NeighbourAdd(_) | Patch::NeighbourDel(_)));
-        let now = self.now();
-        let temporary = after.as_ref().map(|after| after.temporary.clone()).unwrap_or_default();
-        if has_neighbours {
-            self.commit_with_neighbours(patches, after.map(|after| after.groups), routes)?;
-        } else {
-            let before = self.before(&routes);
-            let policy = after.as_ref().map(|after| self.policy_after(after)).transpose()?.flatten();
-            let mut retired = Vec::new();
-            if !routes.is_empty() {
-                // On an error nothing has changed; what follows cannot fail.
-                retired.push(self.compiler.change_routes(routes).map_err(Fault::refused)?);
-            }
-            retired.extend(policy.map(|(policy, touched)| self.compiler.put_policy(policy, &touched)));
-            if let Some(after) = after {
-                self.config.groups = after.groups;
-            }
-            // Once for all of it: no packet meets the new routes with the old groups.
-            if !retired.is_empty() {
-                let retired = self.admitted(retired, before, None)?;
-                self.publish(retired);
-            }
-        }
-        for (key, ttl) in temporary {
-            self.temporary.set(key, ttl.map(|ttl| now.plus(ttl)));
-        }
-        Ok(())
+        Ok(routes)
     }
 
     /// The policy after a change of groups, and whose sessions it matters to; `None`: it is the same.
@@ -251,27 +260,14 @@ impl Gateway {
         &mut self,
         patches: &[Patch],
         groups: Option<Vec<Arc<config::Group>>>,
-        routes: Vec<(u16, IpNet, Option<Target>)>,
+        routes: Vec<RouteChange>,
     ) -> Result<(), Fault> {
         let before = self.before(&routes);
         let old_neighbours = self.config.neighbours.clone();
         let old_groups = groups.map(|groups| std::mem::replace(&mut self.config.groups, groups));
-        for patch in patches {
-            match patch {
-                Patch::NeighbourAdd(added) => change_neighbours(&mut self.config.neighbours, added, &[]),
-                Patch::NeighbourDel(deleted) => change_neighbours(&mut self.config.neighbours, &[], deleted),
-                Patch::RouteAdd(_)
-                | Patch::RouteDel(_)
-                | Patch::GroupAdd(_)
-                | Patch::GroupDel(_)
-                | Patch::RuleAdd(_)
-                | Patch::RuleDel(_)
-                | Patch::ServiceSetBackends(_)
-                | Patch::ServiceDelBackends(_)
-                | Patch::ServiceSetBackend(_) => {}
-            }
-        }
-        match self.compile_with_neighbours(routes) {
+        self.edit_neighbours(patches);
+        let input = self.input_in_force();
+        match input.and_then(|input| self.compile_with_neighbours(input, routes)) {
             Ok(retired) => {
                 let retired = self.admitted(retired, before, None)?;
                 self.forget_deleted(patches);
@@ -288,11 +284,31 @@ impl Gateway {
         }
     }
 
-    fn compile_with_neighbours(
+    /// Makes those of these changes that are of neighbours in the config alone.
+    pub(super) fn edit_neighbours(&mut self, patches: &[Patch]) {
+        for patch in patches {
+            match patch {
+                Patch::NeighbourAdd(added) => change_neighbours(&mut self.config.neighbours, added, &[]),
+                Patch::NeighbourDel(deleted) => change_neighbours(&mut self.config.neighbours, &[], deleted),
+                Patch::RouteAdd(_)
+                | Patch::RouteDel(_)
+                | Patch::GroupAdd(_)
+                | Patch::GroupDel(_)
+                | Patch::RuleAdd(_)
+                | Patch::RuleDel(_)
+                | Patch::ServiceSetBackends(_)
+                | Patch::ServiceDelBackends(_)
+                | Patch::ServiceSetBackend(_) => {}
+            }
+        }
+    }
+
+    /// Compiles everything, with these routes beside those there are. On an error nothing has changed.
+    pub(super) fn compile_with_neighbours(
         &mut self,
-        routes: Vec<(u16, IpNet, Option<Target>)>,
+        input: Input,
+        routes: Vec<RouteChange>,
     ) -> Result<Vec<Retired>, CompileError> {
-        let input = self.input_in_force()?;
         let mut retired = Vec::new();
         let mut undo = Vec::new();
         if !routes.is_empty() {
@@ -322,7 +338,7 @@ impl Gateway {
     }
 
     /// Deleted neighbours are asked for again, also those that were learned.
-    fn forget_deleted(&mut self, patches: &[Patch]) {
+    pub(super) fn forget_deleted(&mut self, patches: &[Patch]) {
         let now = Nanos(self.started().elapsed().as_nanos() as u64);
         let deleted = patches.iter().filter_map(|patch| match patch {
             Patch::NeighbourDel(deleted) => Some(deleted),
@@ -338,7 +354,7 @@ impl Gateway {
         }
     }
 
-    fn check_patches(&self, patches: &[Patch]) -> Result<(), Fault> {
+    pub(super) fn check_patches(&self, patches: &[Patch]) -> Result<(), Fault> {
         let mut links = config::Links::new(self.config());
         // Routes that a later patch of the same commit deletes again.
         let mut added = AHashSet::new();
@@ -417,6 +433,11 @@ impl Gateway {
 
 pub(super) fn is_key(neighbour: &Neighbour, key: &NeighbourKey) -> bool {
     neighbour.interface == key.interface && neighbour.address == key.address
+}
+
+/// True if it changes neighbours.
+pub(super) fn is_of_neighbours(patch: &Patch) -> bool {
+    matches!(patch, Patch::NeighbourAdd(_) | Patch::NeighbourDel(_))
 }
 
 /// One pass over what is there, however many change.

@@ -25,18 +25,15 @@ struct Edit {
     comes: Option<Arc<Rule>>,
 }
 
+/// True if it changes rules.
+pub(super) fn is_of_rules(patch: &Patch) -> bool {
+    matches!(patch, Patch::RuleAdd(_) | Patch::RuleDel(_))
+}
+
 impl Gateway {
-    /// Makes all of these changes, or none.
+    /// Makes all of these changes, which are of rules alone, or none.
     pub(super) fn change_rules(&mut self, patches: &[Patch]) -> Result<(), Fault> {
-        let count: u64 = patches.iter().map(Patch::changes).sum();
-        if count > MOST as u64 {
-            let message = format!("at most {MOST} rules in a transaction: apply a config with all of them");
-            return Err(Fault::new(FaultKind::Limit, message));
-        }
-        for patch in patches {
-            let Patch::RuleAdd(addition) = patch else { continue };
-            config::check_rule(&self.config, &addition.rule).map_err(Fault::refused)?;
-        }
+        self.check_rules(patches)?;
         let before = self.before(&[]);
         let slots = self.compiler.policy_slots.rules.len();
         let retired = match patches {
@@ -50,12 +47,32 @@ impl Gateway {
             Some(retired) => retired,
             None => self.compile_rules(patches)?,
         };
-        if self.compiler.policy_slots.rules.len() > slots && self.config.log.events.is_some() {
-            self.events.set(self.config.log.events.as_deref(), &self.compiler);
-        }
+        self.name_rules(slots);
         let retired = self.admitted(vec![retired], before, None)?;
         self.publish(retired);
         Ok(())
+    }
+
+    /// What can be said of the changes that are of rules before any is made.
+    pub(super) fn check_rules(&self, patches: &[Patch]) -> Result<(), Fault> {
+        let of_rules = patches.iter().filter(|patch| is_of_rules(patch));
+        let count: u64 = of_rules.map(Patch::changes).sum();
+        if count > MOST as u64 {
+            let message = format!("at most {MOST} rules in a transaction: apply a config with all of them");
+            return Err(Fault::new(FaultKind::Limit, message));
+        }
+        for patch in patches {
+            let Patch::RuleAdd(addition) = patch else { continue };
+            config::check_rule(&self.config, &addition.rule).map_err(Fault::refused)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the event log of rules that it does not know yet. `slots`: how many there were.
+    pub(super) fn name_rules(&mut self, slots: usize) {
+        if self.compiler.policy_slots.rules.len() > slots && self.config.log.events.is_some() {
+            self.events.set(self.config.log.events.as_deref(), &self.compiler);
+        }
     }
 
     /// One rule, without compiling the others. `None`: that cannot be, and nothing has changed.
@@ -93,6 +110,14 @@ impl Gateway {
     }
 
     fn compiled_with_rules(&mut self, patches: &[Patch]) -> Result<policy::Policy, Fault> {
+        self.edit_rules(patches)?;
+        let policy = policy::policy(&self.config, &mut self.compiler).map_err(Fault::refused)?;
+        config::check_lines(policy.lines()).map_err(Fault::refused)?;
+        Ok(policy)
+    }
+
+    /// Makes those of these changes that are of rules in the config alone. On an error some of them are made.
+    pub(super) fn edit_rules(&mut self, patches: &[Patch]) -> Result<(), Fault> {
         for patch in patches {
             match patch {
                 Patch::RuleAdd(addition) => {
@@ -112,12 +137,10 @@ impl Gateway {
                         Edit { place, goes: true, comes: None }.make(&mut self.config);
                     }
                 }
-                _ => return Err(Fault::refused("rules change in a transaction of their own")),
+                _ => {}
             }
         }
-        let policy = policy::policy(&self.config, &mut self.compiler).map_err(Fault::refused)?;
-        config::check_lines(policy.lines()).map_err(Fault::refused)?;
-        Ok(policy)
+        Ok(())
     }
 
     /// `None`: the rule moves, which is more than one change.

@@ -88,24 +88,20 @@ fn find<'a>(backends: &'a mut [Backend], key: &BackendKey) -> Option<&'a mut Bac
     backends.iter_mut().find(|backend| backend.address == key.address && backend.vrf == key.vrf)
 }
 
+/// What changes of services come to.
+pub(super) struct After {
+    /// All services; those that nothing names are as they were.
+    pub services: Vec<Arc<VirtualService>>,
+    /// Backends that are checked have come, gone or changed.
+    pub concerns_checks: bool,
+}
+
 impl Gateway {
     /// Makes all of these changes, or none: all backends of all services change in one moment.
     pub(super) fn change_services(&mut self, patches: &[Patch]) -> Result<(), Fault> {
-        if !patches.iter().all(is_of_services) {
-            return Err(Fault::refused("backends change in a transaction of their own"));
-        }
-        let Some(after) = changed(&self.config.services, patches)? else { return Ok(()) };
-        config::check_services(&after).map_err(Fault::refused)?;
-        for (old, new) in self.config.services.iter().zip(&after) {
-            if !Arc::ptr_eq(old, new) {
-                config::check_service(&self.config, new).map_err(Fault::refused)?;
-            }
-        }
-        let is_checked = |of: &Arc<VirtualService>| of.health.is_some() || of.passive_checks.is_some();
-        let mut changed = self.config.services.iter().zip(&after).filter(|(old, new)| !Arc::ptr_eq(old, new));
-        let concerns_checks = changed.any(|(old, new)| is_checked(old) || is_checked(new));
+        let Some(after) = self.services_after(patches)? else { return Ok(()) };
         let gate = self.before(&[]);
-        let before = std::mem::replace(&mut self.config.services, after);
+        let before = std::mem::replace(&mut self.config.services, after.services);
         let compiled = policy::services(&self.config, &mut self.compiler);
         match compiled {
             Ok(made) => {
@@ -113,16 +109,36 @@ impl Gateway {
                 let retired = self.compiler.put_policy(Arc::new(policy), &Touched::default());
                 let retired = self.admitted(vec![retired], gate, None)?;
                 self.publish(retired);
-                self.note_leases(patches);
-                if concerns_checks {
-                    self.check_backends();
-                }
+                self.services_changed(patches, after.concerns_checks);
                 Ok(())
             }
             Err(error) => {
                 self.config.services = before;
                 Err(Fault::refused(error))
             }
+        }
+    }
+
+    /// The services after those of these changes that are of services, checked; `None`: none is.
+    pub(super) fn services_after(&self, patches: &[Patch]) -> Result<Option<After>, Fault> {
+        let Some(services) = changed(&self.config.services, patches)? else { return Ok(None) };
+        config::check_services(&services).map_err(Fault::refused)?;
+        let is_checked = |of: &Arc<VirtualService>| of.health.is_some() || of.passive_checks.is_some();
+        let mut concerns_checks = false;
+        for (old, new) in self.config.services.iter().zip(&services) {
+            if !Arc::ptr_eq(old, new) {
+                config::check_service(&self.config, new).map_err(Fault::refused)?;
+                concerns_checks |= is_checked(old) || is_checked(new);
+            }
+        }
+        Ok(Some(After { services, concerns_checks }))
+    }
+
+    /// To be called when these changes are in force.
+    pub(super) fn services_changed(&mut self, patches: &[Patch], concerns_checks: bool) {
+        self.note_leases(patches);
+        if concerns_checks {
+            self.check_backends();
         }
     }
 

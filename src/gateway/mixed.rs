@@ -1,0 +1,86 @@
+//! Changes of several kinds in one transaction: rules, backends of services, groups, routes, neighbours.
+//!
+//! Of one kind alone what is compiled is little (see [`super::rules`], [`super::services`], [`super::requests`]); of several
+//! the policy is compiled as a whole, and with neighbours everything is. Either way packets meet all of it at once, or
+//! nothing: there is one publication.
+
+use std::sync::Arc;
+
+use super::Gateway;
+use super::gate::RouteChange;
+use super::requests::is_of_neighbours;
+use super::{groups, services};
+use crate::config;
+use crate::control::{Fault, Patch};
+use crate::tables::compile::{Input, Retired};
+use crate::tables::policy;
+
+/// What is known of the changes before any is made.
+struct Checked {
+    groups: Option<groups::After>,
+    services: Option<services::After>,
+    routes: Vec<RouteChange>,
+}
+
+impl Gateway {
+    /// Makes all of these changes, or none.
+    pub(super) fn change_mixed(&mut self, patches: &[Patch]) -> Result<(), Fault> {
+        self.check_patches(patches)?;
+        self.check_rules(patches)?;
+        let mut checked = Checked {
+            groups: groups::changed(&self.config.groups, &self.temporary, patches)?,
+            services: self.services_after(patches)?,
+            routes: self.routes_of(patches)?,
+        };
+        let temporary = checked.groups.as_mut().map(|after| std::mem::take(&mut after.temporary));
+        let concerns_checks = checked.services.as_ref().is_some_and(|after| after.concerns_checks);
+
+        let before = self.before(&checked.routes);
+        let (old, slots) = (self.config.clone(), self.compiler.policy_slots.rules.len());
+        let retired = match self.compile_mixed(patches, checked) {
+            Ok(retired) => retired,
+            Err(fault) => {
+                self.config = old;
+                return Err(fault);
+            }
+        };
+        self.name_rules(slots);
+        let retired = self.admitted(retired, before, None)?;
+        self.forget_deleted(patches);
+        self.publish(retired);
+
+        self.services_changed(patches, concerns_checks);
+        let now = self.now();
+        for (key, ttl) in temporary.into_iter().flatten() {
+            self.temporary.set(key, ttl.map(|ttl| now.plus(ttl)));
+        }
+        Ok(())
+    }
+
+    /// On an error the config is half changed, and nothing else is.
+    fn compile_mixed(&mut self, patches: &[Patch], checked: Checked) -> Result<Vec<Retired>, Fault> {
+        let Checked { groups, services, routes } = checked;
+        if let Some(after) = groups {
+            self.config.groups = after.groups;
+        }
+        if let Some(after) = services {
+            self.config.services = after.services;
+        }
+        self.edit_rules(patches)?;
+        if patches.iter().any(is_of_neighbours) {
+            self.edit_neighbours(patches);
+            let input: Input = self.input_in_force().map_err(Fault::refused)?;
+            config::check_lines(input.policy.lines()).map_err(Fault::refused)?;
+            return self.compile_with_neighbours(input, routes).map_err(Fault::refused);
+        }
+        let policy = policy::policy(&self.config, &mut self.compiler).map_err(Fault::refused)?;
+        config::check_lines(policy.lines()).map_err(Fault::refused)?;
+        let mut retired = Vec::new();
+        if !routes.is_empty() {
+            // On an error nothing has changed; what follows cannot fail.
+            retired.push(self.compiler.change_routes(routes).map_err(Fault::refused)?);
+        }
+        retired.push(self.compiler.change_policy(Arc::new(policy)));
+        Ok(retired)
+    }
+}
