@@ -72,6 +72,7 @@ pub use policy::{
     RateLimit, Rule, RuleAction, Seconds, Sessions, Side, Zone,
 };
 pub use reach::{ReachFrom, ReachTo};
+pub(crate) use role::CONFIRM_OWN;
 pub use role::{ASKABLE, Right, Role, only_reads};
 pub(crate) use schema::migrate_parsed;
 pub use schema::{Migrated, OLD_SCHEMA, SCHEMA, SchemaError, migrate};

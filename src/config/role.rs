@@ -95,7 +95,11 @@ pub const ASKABLE: [&str; 45] = [
 
 /// What a word for several stands for.
 const VIEWER: [&str; 6] = ["show", "nat", "drops", "explain", "reach", "preview"];
-const OPERATOR: [&str; 4] = ["clear", "bridge", "service", "group"];
+const OPERATOR: [&str; 5] = ["clear", "bridge", "service", "group", CONFIRM_OWN];
+
+/// What `confirm` asks for where the commit that waits is one's own, and what it takes to let one's own wait. Who may
+/// `confirm` may that too; it is no request by itself.
+pub(crate) const CONFIRM_OWN: &str = "confirm own";
 
 /// `"show"`, `"service set-backends"`, `"operator"`: something that a role may do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -134,7 +138,8 @@ impl FromStr for Right {
 
     fn from_str(text: &str) -> Result<Right, NotAllowed> {
         let right = Right(text.into());
-        if matches!(text, "viewer" | "operator" | "admin") || ASKABLE.iter().any(|asked| begins(asked, text))
+        if matches!(text, "viewer" | "operator" | "admin" | CONFIRM_OWN)
+            || ASKABLE.iter().any(|asked| begins(asked, text))
         {
             return Ok(right);
         }
@@ -177,6 +182,8 @@ mod tests {
             ("viewer", "nat find", "clear sessions"),
             ("operator", "service set-backends", "apply"),
             ("operator", "show drops", "route add"),
+            ("operator", "confirm own", "confirm"),
+            ("confirm", "confirm own", "rollback"),
             ("admin", "apply", ""),
         ] {
             let right: Right = right.parse().expect("a right");

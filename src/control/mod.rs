@@ -94,6 +94,11 @@ pub trait Backend {
         0
     }
 
+    /// The user whose commit waits to be confirmed.
+    fn waiting_for(&self) -> Option<u32> {
+        None
+    }
+
     /// Who may ask for what; without any role everybody for everything.
     fn roles(&self) -> Vec<Role> {
         Vec::new()

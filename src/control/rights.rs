@@ -384,6 +384,9 @@ mod tests {
             })
         }
 
+        fn waiting_for(&self) -> Option<u32> {
+            Some(1003)
+        }
         fn roles(&self) -> Vec<Role> {
             self.0.roles.clone()
         }
@@ -595,12 +598,20 @@ zones = ["web"]
     }
 
     #[test]
-    fn to_keep_everybody_waiting_takes_the_right_to_confirm() {
+    fn to_keep_everybody_waiting_takes_the_right_to_confirm_one_s_own() {
         let (begin, set) = (r#""method":"begin""#, SET.replace('S', "shop"));
         let commit = r#""method":"commit","params":{"confirm_s":60}"#;
-        let last = |gids: &[u32]| ask(1003, gids, None, &[begin, &set, commit]).remove(2);
-        assert_eq!(last(&[600]), Ok(()));
-        assert!(matches!(last(&[500]), Err((-32004, why)) if why.contains("does not include \"confirm\"")));
+        let last = |uid: u32, gids: &[u32]| ask(uid, gids, None, &[begin, &set, commit]).remove(2);
+        assert_eq!((last(1003, &[600]), last(1003, &[500])), (Ok(()), Ok(())));
+        let own = "does not include \"confirm own\"";
+        assert!(matches!(last(1001, &[]), Err((-32004, why)) if why.contains(own)));
+        // What waits is 1003's.
+        let confirm = |uid: u32, gids: &[u32]| {
+            ask(uid, gids, None, &[r#""method":"confirm","params":{"revision":7}"#]).remove(0)
+        };
+        assert_eq!((confirm(1003, &[500]), confirm(1004, &[600])), (Ok(()), Ok(())));
+        let confirms = "does not include \"confirm\"";
+        assert!(matches!(confirm(1004, &[500]), Err((-32004, why)) if why.contains(confirms)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::rights::{self, Object, Peer};
 use super::rpc::{self, Fault, FaultKind};
 use super::server::Limits;
 use super::terms::{Asked, Terms};
-use crate::config::{Name, only_reads};
+use crate::config::{CONFIRM_OWN, Name, only_reads};
 
 /// What all sessions share.
 #[derive(Debug, Default)]
@@ -200,7 +200,12 @@ impl Session {
         shared: &mut Shared,
         limits: &Limits,
     ) -> Result<Reply, Fault> {
-        let by = match rights::asked_for(&request) {
+        let is_own = || backend.waiting_for() == Some(self.peer.uid);
+        let asked = match &request {
+            Request::Confirm { .. } if is_own() => Some(CONFIRM_OWN),
+            request => rights::asked_for(request),
+        };
+        let by = match asked {
             // What is brought near is for one or the other.
             Some(_) if matches!(request, Request::Upload { .. }) && self.may(backend, "preview") => {
                 By::default()
@@ -553,10 +558,10 @@ impl Session {
         rights::check(backend, &self.peer, asked, &[]).is_ok()
     }
 
-    /// A commit that waits keeps everybody from theirs: that takes the right to say that it need wait no longer.
+    /// A commit that waits keeps others from theirs: that takes the right to say that it need wait no longer.
     fn permit_waiting(&self, terms: &Terms, backend: &dyn Backend, shared: &Shared) -> Result<(), Fault> {
         match terms.confirm_s {
-            Some(_) => self.permit("confirm", &[], backend, shared).map(|_| ()),
+            Some(_) => self.permit(CONFIRM_OWN, &[], backend, shared).map(|_| ()),
             None => Ok(()),
         }
     }

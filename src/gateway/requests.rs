@@ -29,6 +29,10 @@ impl Backend for Gateway {
         self.current_revision()
     }
 
+    fn waiting_for(&self) -> Option<u32> {
+        self.waiting_author()
+    }
+
     fn belongs(&self, object: Object<'_>) -> Belongs {
         tenants::belongs(&self.config, object)
     }

@@ -160,6 +160,13 @@ impl Gateway {
         self.history.current.number
     }
 
+    /// The user whose commit waits to be confirmed.
+    pub(super) fn waiting_author(&self) -> Option<u32> {
+        let current = &self.history.current;
+        let pending = self.history.pending.as_ref().filter(|pending| pending.number == current.number);
+        pending.and(current.by.uid)
+    }
+
     /// Whether a commit may be begun: nobody else was quicker, and none waits to be confirmed.
     fn may_begin(&self, terms: &Terms) -> Result<(), Fault> {
         if let Some(pending) = &self.history.pending {
