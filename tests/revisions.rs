@@ -210,6 +210,58 @@ fn commits_are_numbered_kept_and_gone_back_to() {
     assert!(gateway.log().contains("it has changed since revision 1"), "{}", gateway.log());
 }
 
+/// On a disk that takes nothing any more a start still begins with what is kept, a torn write behind it included, and says
+/// so; what is committed then is in force, and is said not to be kept. Once the disk takes it, it is.
+#[test]
+fn a_disk_that_takes_nothing_keeps_no_gateway_from_starting() {
+    let test = "a_disk_that_takes_nothing_keeps_no_gateway_from_starting";
+    let Some(mut gateway) = Gateway::new(test) else { return };
+    let state = gateway.path("state");
+    fs::create_dir(&state).expect("a folder");
+    let mount = |options: &[&str]| {
+        let done = Command::new("mount").args(options).arg(&state).stderr(Stdio::null()).status();
+        done.is_ok_and(|status| status.success())
+    };
+    if !mount(&["-t", "tmpfs", "-o", "size=16m", "tmpfs"]) {
+        eprintln!("{test}: skipped: a file system cannot be mounted");
+        return;
+    }
+    let _mounted = Mounted(state.clone());
+    gateway.start(&[]);
+    gateway.ask(&["add", "rule", &format!("name = \"stop\", {DENY}")]);
+    gateway.kill();
+    tear(gateway.folder.path(), 3);
+    assert!(mount(&["-o", "remount,ro"]));
+    gateway.start(&[]);
+    for says in ["the disk is read-only", "are no whole revision", "cannot be cut off"] {
+        assert!(gateway.log().contains(says), "{says}: {}", gateway.log());
+    }
+    assert_eq!((gateway.rules(), gateway.revisions().current), (vec!["rest".into(), "stop".into()], 2));
+    let said = gateway.ask(&["del", "rule", "rest"]);
+    assert!(said.contains("revision 3 is in force, but NOT on disk"), "{said}");
+    let (code, said) = gateway.say(&["add", "route", "192.0.2.0/24", "blackhole", "--confirm", "1h"]);
+    assert!(code == Some(1) && said.contains("the disk has not taken revision 3 yet"), "{said}");
+
+    assert!(mount(&["-o", "remount,rw"]));
+    gateway.wait("it is written", |gateway| {
+        gateway.say(&["add", "route", "192.0.2.0/24", "blackhole", "--confirm", "1h"]).0 == Some(0)
+    });
+    gateway.ask(&["confirm"]);
+    gateway.kill();
+    gateway.start(&[]);
+    assert_eq!((gateway.rules(), gateway.revisions().current), (vec!["stop".into()], 4));
+    gateway.kill();
+}
+
+/// Unmounted at the end.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
 #[test]
 fn what_is_not_confirmed_is_taken_back() {
     let Some(mut gateway) = Gateway::new("what_is_not_confirmed_is_taken_back") else { return };

@@ -128,6 +128,8 @@ pub struct Store {
     unwritten: Option<Unwritten>,
     /// More than can wait was not written: nothing is until the next whole document.
     is_broken: bool,
+    /// What a torn write left behind the newest file is still there: the disk did not take it that it was cut off.
+    is_torn: bool,
     checkpoint: Option<Checkpoint>,
     /// The last revision that can be read again.
     on_disk: u64,
@@ -155,7 +157,14 @@ impl Store {
         fs::DirBuilder::new().recursive(true).mode(0o750).create(folder).map_err(io_error(folder))?;
         let lock_path = folder.join("lock");
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).open(&lock_path);
-        let lock = lock.map_err(io_error(&lock_path))?;
+        let (lock, is_read_only) = match lock {
+            Ok(lock) => (lock, false),
+            // What is there is still good to begin with. Every gateway that comes sees the same of the disk.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                (File::open(&lock_path).or_else(|_| File::open(folder)).map_err(io_error(folder))?, true)
+            }
+            Err(error) => return Err(io_error(&lock_path)(error)),
+        };
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(folder.display().to_string())),
@@ -172,11 +181,19 @@ impl Store {
             log: None,
             unwritten: None,
             is_broken: false,
+            is_torn: false,
             checkpoint: None,
             on_disk: 0,
             again: None,
         };
-        let notices = store.read()?;
+        let mut notices = store.read()?;
+        if is_read_only {
+            notices.push(format!(
+                "{}: the disk is read-only: what is there is read, and what is committed is in force but not kept until it \
+                 can be written",
+                folder.display()
+            ));
+        }
         Ok((store, notices))
     }
 
@@ -201,8 +218,10 @@ impl Store {
             notices.extend(self.read_segment(base, path, last == Some(base))?);
         }
         if let Some(segment) = self.segments.last() {
-            let file = OpenOptions::new().write(true).open(&segment.path);
-            self.log = Some(file.map_err(io_error(&segment.path))?);
+            match OpenOptions::new().write(true).open(&segment.path) {
+                Ok(file) => self.log = Some(file),
+                Err(error) => notices.push(io_error(&segment.path)(error).to_string()),
+            }
         }
         self.on_disk = self.last().map_or(0, |last| last.number);
         Ok(notices)
@@ -248,7 +267,11 @@ impl Store {
                     file.set_len(scan.good_bytes as u64)?;
                     file.sync_all()
                 });
-                cut.map_err(io_error(&path))?;
+                // Behind it nothing is read, and before anything is written there it is cut off.
+                if let Err(error) = cut {
+                    notices.push(format!("{}: they cannot be cut off: {error}", path.display()));
+                    self.is_torn = true;
+                }
             }
         }
         let changes_from = first.at.end as u64;
@@ -428,9 +451,18 @@ impl Store {
 
     /// Behind the newest file; what half a write left there is written over.
     fn write_behind(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let (Some(file), Some(segment)) = (&self.log, self.segments.last_mut()) else {
+        let Some(segment) = self.segments.last_mut() else {
             return Err(io::Error::other("there is no whole revision to begin with"));
         };
+        let file = match &mut self.log {
+            Some(file) => file,
+            // It could not be opened when the gateway was started.
+            log => log.insert(OpenOptions::new().write(true).open(&segment.path)?),
+        };
+        if self.is_torn {
+            file.set_len(segment.bytes)?;
+            self.is_torn = false;
+        }
         file.write_all_at(bytes, segment.bytes)?;
         file.sync_data()?;
         segment.bytes += bytes.len() as u64;
@@ -498,6 +530,7 @@ impl Store {
         let file = OpenOptions::new().write(true).open(written)?;
         fs::rename(written, &path)?;
         sync_folder(&self.folder)?;
+        self.is_torn = false;
         self.segments.retain(|segment| segment.path != path);
         self.segments.push(Segment { path, base, bytes, changes_from: bytes, changes: 0 });
         self.log = Some(file);
