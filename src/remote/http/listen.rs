@@ -20,11 +20,17 @@ use tokio_rustls::TlsAcceptor;
 
 use super::serve::{Caller, Service};
 
-/// Connections at once.
+/// Connections at once; of TCP those whose client is known.
 const CONNECTIONS: usize = 128;
 
+/// TLS handshakes at once: who has not shown who it is takes no place from those who have.
+const HANDSHAKES: usize = 64;
+
 /// How long a TLS handshake may take.
-const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a client that is known waits for a place.
+const PLACE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the head of a request may take, and a connection lie idle.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
@@ -119,10 +125,10 @@ pub async fn tcp(
     service: Arc<Service>,
 ) -> Result<(), String> {
     let listener = TcpListener::from_std(listener).map_err(|error| error.to_string())?;
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let (handshakes, places) = (Arc::new(Semaphore::new(HANDSHAKES)), Arc::new(Semaphore::new(CONNECTIONS)));
     let may_change = Arc::new(may_change);
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.map_err(|error| error.to_string())?;
+        let shaking = Arc::clone(&handshakes).acquire_owned().await.map_err(|error| error.to_string())?;
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -132,17 +138,20 @@ pub async fn tcp(
             }
         };
         let (tls, may_change, service) = (tls.clone(), Arc::clone(&may_change), Arc::clone(&service));
+        let places = Arc::clone(&places);
         tokio::spawn(async move {
-            match timeout(HANDSHAKE_PATIENCE, tls.accept(stream)).await {
-                Ok(Ok(stream)) => {
-                    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                    let caller = caller(peer, shown, &may_change);
-                    converse(stream, &service, &caller).await;
-                }
-                Ok(Err(error)) => tracing::info!(%peer, %error, "TLS"),
-                Err(_) => tracing::info!(%peer, "TLS: the handshake takes too long"),
-            }
-            drop(place);
+            let stream = match timeout(HANDSHAKE_PATIENCE, tls.accept(stream)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return tracing::info!(%peer, %error, "TLS"),
+                Err(_) => return tracing::info!(%peer, "TLS: the handshake takes too long"),
+            };
+            let Ok(Ok(_place)) = timeout(PLACE_PATIENCE, places.acquire_owned()).await else {
+                return tracing::info!(%peer, "too many connections: closed");
+            };
+            drop(shaking);
+            let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let caller = caller(peer, shown, &may_change);
+            converse(stream, &service, &caller).await;
         });
     }
 }
