@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use super::Trouble;
+use super::change::ttl;
 use super::run::log_to_stderr;
+use crate::config::Seconds;
 use crate::remote::agent::{self, Given, Settings};
 
 /// Follow a config document in etcd, and write back what became of it
@@ -39,8 +41,12 @@ pub struct AgentArgs {
     /// The status goes away after so many seconds without a sign of life [default: 30]
     #[arg(long = "lease", value_name = "SECONDS")]
     lease_s: Option<u64>,
+    /// The gateway takes a document back after this time (60s, 5m) unless the agent confirms it, which it does at half of it
+    /// if all is well by then
+    #[arg(long = "confirm", value_name = "TIME", value_parser = whole_seconds)]
+    confirm_s: Option<u32>,
     /// A file (TOML) with what options leave open: endpoints, prefix, node, ca, cert, key, user, password_file, lease_s,
-    /// socket
+    /// confirm_s, socket
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// What is logged, for example `info` or `softgate=debug`
@@ -48,10 +54,27 @@ pub struct AgentArgs {
     log: String,
 }
 
+fn whole_seconds(text: &str) -> Result<u32, String> {
+    ttl(text).map(Seconds::get)
+}
+
 pub(super) fn run(args: AgentArgs, socket: Option<PathBuf>) -> Result<(), Trouble> {
-    let AgentArgs { endpoints, prefix, node, ca, cert, key, user, password_file, lease_s, config, log } =
-        args;
-    let options = Given { endpoints, prefix, node, ca, cert, key, user, password_file, lease_s, socket };
+    let AgentArgs {
+        endpoints,
+        prefix,
+        node,
+        ca,
+        cert,
+        key,
+        user,
+        password_file,
+        lease_s,
+        confirm_s,
+        config,
+        log,
+    } = args;
+    let options =
+        Given { endpoints, prefix, node, ca, cert, key, user, password_file, lease_s, confirm_s, socket };
     let file = config.map(|file| Given::from_file(&file)).transpose().map_err(Trouble::Unable)?;
     let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let settings =

@@ -331,6 +331,55 @@ fn agent_follows_etcd() {
     gateway.stop();
 }
 
+/// What does harm while it is on trial is taken back, and is not offered again; what does none is confirmed.
+#[test]
+fn agent_confirms_what_does_no_harm() {
+    let Some(lab) = up("agent_confirms_what_does_no_harm") else { return };
+    let lab = &lab;
+    let state = format!("--state {}", lab.path("state").display());
+    let gateway = Gateway::start_binary(lab, &Config::default(), Path::new(&softgate()), &state);
+    let etcd = Etcd::start(lab, None);
+    let socket = gateway.socket().display();
+    let command = format!(
+        "{} agent --endpoint {} --node gw1 {LEASE} --confirm 20s --socket {socket}",
+        softgate(),
+        etcd.url()
+    );
+    let agent = Process::start(lab, "agent.log", &command);
+    let watched = |route: &str| document(&gateway, route) + "[commit]\nmore_drops_pps = 20\n";
+    // Somebody else's commit is waited for.
+    gateway.ask("add route 203.0.113.200/32 blackhole --confirm 1h");
+    let good = etcd.put("/softgate/config", &watched("203.0.113.0/26"));
+    let waits = etcd.says("waiting", good);
+    assert!(waits["reason"].as_str().is_some_and(|why| why.contains("waits to be confirmed")), "{waits:#}");
+    gateway.ask("confirm");
+    etcd.says("on-trial", good);
+    etcd.says("applied", good);
+    let confirmed = gateway.show("revisions");
+    let last = confirmed["revisions"][0].clone();
+    assert!(last["confirmed_by"].is_object(), "{confirmed:#}");
+
+    let mut pings = lab.command("a", "ping -n -q -i 0.01 198.51.100.1");
+    let mut pings = pings.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("ping starts");
+    let wrong = watched("203.0.113.0/26") + "[[route]]\nprefix = \"198.51.100.1/32\"\nblackhole = true\n";
+    let wrong = etcd.put("/softgate/config", &wrong);
+    let status = etcd.says("taken-back", wrong);
+    assert!(status["reason"].as_str().is_some_and(|why| why.contains("drops a second")), "{status:#}");
+    assert_eq!(status["gateway"]["config"], format!("etcd:/softgate/config@{good}"));
+    let after = gateway.show("revisions")["current"].clone();
+    let again = etcd.put("/softgate/config", &watched("203.0.113.64/26"));
+    etcd.says("on-trial", again);
+    assert_eq!(
+        gateway.show("revisions")["current"].as_u64(),
+        after.as_u64().map(|after| after + 1),
+        "{}",
+        agent.log()
+    );
+    pings.kill().expect("our own child");
+    pings.wait().expect("our own child");
+    gateway.stop();
+}
+
 #[test]
 fn agent_follows_etcd_over_tls() {
     let Some(lab) = up("agent_follows_etcd_over_tls") else { return };

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::machine::{Document, Tried};
-use crate::control::{Changed, Client, ClientError, FaultKind, Request, Version};
+use crate::config::Seconds;
+use crate::control::{Asked, Changed, Client, ClientError, FaultKind, Request, RevisionList, Terms, Version};
 
 /// Longest wait for a word on how it is: it answers between two changes, and the longest takes seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,8 +31,9 @@ fn passes(kind: FaultKind) -> bool {
     matches!(kind, FaultKind::Conflict | FaultKind::Internal | FaultKind::Limit)
 }
 
-/// Offers a document, which the gateway then calls by its source.
-pub fn apply(socket: &Path, document: &Document) -> (Tried, Option<Changed>) {
+/// Offers a document, which the gateway then calls by its source; it is to be taken back after `confirm`, if that is some,
+/// unless it is confirmed.
+pub fn apply(socket: &Path, document: &Document, confirm: Option<Seconds>) -> (Tried, Option<Changed>) {
     let content = match &*document.content {
         Ok(content) => content,
         Err(why) => return (Tried::Refused(why.clone()), None),
@@ -39,13 +41,45 @@ pub fn apply(socket: &Path, document: &Document) -> (Tried, Option<Changed>) {
     let applied = || -> Result<Changed, ClientError> {
         let mut client = Client::connect(socket)?;
         client.limit_waits(APPLY_PATIENCE)?;
-        client.apply(&document.source.to_string(), &content.text, &content.files)
+        let terms = Terms { confirm_s: confirm, ..Terms::default() };
+        client.apply_with(&document.source.to_string(), &content.text, &content.files, None, terms)
     };
     match applied() {
-        Ok(changed) => (Tried::Applied, Some(changed)),
+        Ok(changed) => {
+            let (revision, generation) = (changed.revision, changed.generation);
+            let on_trial = revision.filter(|_| changed.confirm_s.is_some());
+            let tried = on_trial.map(|revision| Tried::OnTrial { revision, generation });
+            (tried.unwrap_or(Tried::Applied), Some(changed))
+        }
         // It says nothing of the document.
-        Err(ClientError::Fault(fault)) if passes(fault.kind) => (Tried::Unanswered(fault.message), None),
+        Err(ClientError::Fault(fault)) if passes(fault.kind) => (Tried::NotNow(fault.message), None),
         Err(error) if error.is_refusal() => (Tried::Refused(error.to_string()), None),
         Err(error) => (Tried::Unanswered(error.to_string()), None),
     }
+}
+
+/// Confirms a revision. `Ok(false)`: it does not wait for that any more.
+pub fn confirm(socket: &Path, revision: u64) -> Result<bool, String> {
+    let confirmed = || -> Result<Changed, ClientError> {
+        let mut client = Client::connect(socket)?;
+        client.limit_waits(PATIENCE)?;
+        client.call(&Request::Confirm { revision: Some(revision), asked: Asked::default() })
+    };
+    match confirmed() {
+        Ok(_) => Ok(true),
+        Err(ClientError::Fault(fault)) if matches!(fault.kind, FaultKind::Order | FaultKind::Conflict) => {
+            Ok(false)
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What the gateway wrote down of its last revision: why it took one back.
+pub fn last_message(socket: &Path) -> Option<String> {
+    let asked = || -> Result<RevisionList, ClientError> {
+        let mut client = Client::connect(socket)?;
+        client.limit_waits(PATIENCE)?;
+        client.call(&Request::ShowRevisions {})
+    };
+    asked().ok()?.revisions.into_iter().next()?.revision.message
 }

@@ -6,10 +6,16 @@
 //! document: what was applied stays. A document that the gateway refused is not offered again until it is written anew or
 //! the gateway is started anew. What somebody applied by hand stays until the next document, or until the gateway or
 //! the agent is started anew.
+//!
+//! With a time to confirm a document is on trial first: the gateway takes it back by itself, at the end of that time or as
+//! soon as it does harm, unless the agent confirms it. The agent does at half of it, if by then no session is decided by what
+//! was before. A document that was taken back, or under which the gateway ended, is not offered again until it is written
+//! anew.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Names one version of a document, also to the gateway: `etcd:/softgate/config@42` is what it says its config is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +83,8 @@ pub struct Running {
     pub started_s: i64,
     /// What it calls the config it runs.
     pub config: String,
+    /// The generation that no session's decision is older than.
+    pub converged: u64,
 }
 
 /// Its number, and when it was started.
@@ -96,6 +104,15 @@ impl Running {
 pub enum Tried {
     /// The gateway runs it.
     Applied,
+    /// The gateway runs it until it takes it back, unless it is confirmed.
+    OnTrial {
+        /// The revision to confirm.
+        revision: u64,
+        /// The generation with it.
+        generation: u64,
+    },
+    /// Not now, says the gateway, and why: another commit waits to be confirmed, or it has too much to do.
+    NotNow(String),
     /// The gateway, or the agent for it, says no, and why.
     Refused(String),
     /// Nobody knows: the gateway did not answer, or not to the end.
@@ -107,6 +124,8 @@ pub enum Tried {
 pub enum Action {
     /// Offer this to the gateway.
     Apply(Document),
+    /// Confirm this revision to the gateway.
+    Confirm(u64),
     /// Wait for something to happen.
     Wait,
 }
@@ -120,6 +139,12 @@ pub enum Standing {
     GatewayUnreachable(String),
     /// The document is about to be offered.
     Pending,
+    /// The gateway says not now, and why; it is asked again.
+    Waiting(String),
+    /// The gateway runs the document until it takes it back, unless the agent confirms it.
+    OnTrial,
+    /// The gateway has taken the document back, and why, as far as anybody knows.
+    TakenBack(String),
     /// The gateway runs the document.
     InForce,
     /// The gateway refused the document, and why. It runs what it ran before.
@@ -130,9 +155,25 @@ pub enum Standing {
     Overridden,
 }
 
+/// A document that is to be confirmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Trial {
+    source: Source,
+    revision: u64,
+    generation: u64,
+    since: Duration,
+}
+
 /// What the agent knows.
 #[derive(Clone, Debug)]
 pub struct Machine {
+    /// How long a document is on trial before it is confirmed; `None`: it is in force at once.
+    trial_for: Option<Duration>,
+    /// Time, since any moment.
+    now: Duration,
+    trial: Option<Trial>,
+    taken_back: Option<(Source, String)>,
+    not_now: Option<(Source, String)>,
     wanted: Option<Document>,
     /// Whether that is the node's own. Two keys may have been written at once: then its own is the later one.
     wanted_is_own: bool,
@@ -143,11 +184,32 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Machine {
-        Machine { wanted: None, wanted_is_own: false, gateway: Err("not asked yet".into()), tried: None }
+        Machine {
+            trial_for: None,
+            now: Duration::ZERO,
+            trial: None,
+            taken_back: None,
+            not_now: None,
+            wanted: None,
+            wanted_is_own: false,
+            gateway: Err("not asked yet".into()),
+            tried: None,
+        }
     }
 }
 
 impl Machine {
+    /// One whose documents are taken back after this time, if it is some, unless they are confirmed.
+    pub fn new(confirm: Option<Duration>) -> Machine {
+        // Early enough that a gateway which is busy for a while still hears of it.
+        Machine { trial_for: confirm.map(|confirm| confirm / 2), ..Machine::default() }
+    }
+
+    /// It is this late, since any moment.
+    pub fn at(&mut self, now: Duration) {
+        self.now = now;
+    }
+
     /// What is in etcd now. A look that is older than one before, from a member that lags behind, changes nothing.
     pub fn seen(&mut self, seen: Seen) {
         let there = |document: Option<Document>| document.filter(|document| !document.is_empty());
@@ -165,13 +227,45 @@ impl Machine {
     /// What the gateway says of itself, or why it says nothing.
     pub fn gateway(&mut self, answer: Result<Running, String>) {
         self.gateway = answer;
+        let (Ok(running), Some(trial)) = (&self.gateway, &self.trial) else { return };
+        if running.config != trial.source.to_string() {
+            let why = format!("the gateway runs {:?} again", running.config);
+            self.taken_back = Some((trial.source.clone(), why));
+            self.trial = None;
+        }
+    }
+
+    /// The document that was taken back just now, for want of knowing why.
+    pub fn was_taken_back(&self) -> Option<&Source> {
+        self.taken_back.as_ref().map(|(source, _)| source)
+    }
+
+    /// Why it was taken back, in the gateway's words.
+    pub fn taken_back_for(&mut self, message: &str) {
+        if let Some((_, why)) = &mut self.taken_back {
+            *why = message.to_owned();
+        }
+    }
+
+    /// The revision on trial was confirmed, or none waits for that any more though the gateway still runs it.
+    pub fn confirmed(&mut self) {
+        self.trial = None;
     }
 
     /// What came of an [`Action::Apply`].
     pub fn tried(&mut self, source: &Source, outcome: Tried) {
         let Ok(running) = &mut self.gateway else { return };
+        self.not_now = None;
+        if let Tried::OnTrial { revision, generation } = outcome {
+            let since = self.now;
+            self.trial = Some(Trial { source: source.clone(), revision, generation, since });
+        }
         let result = match outcome {
-            Tried::Applied => {
+            Tried::NotNow(why) => {
+                self.not_now = Some((source.clone(), why));
+                return;
+            }
+            Tried::Applied | Tried::OnTrial { .. } => {
                 running.config = source.to_string();
                 Ok(())
             }
@@ -187,9 +281,18 @@ impl Machine {
     /// What to do now.
     pub fn action(&self) -> Action {
         match (self.standing(), &self.wanted) {
-            (Standing::Pending, Some(wanted)) => Action::Apply(wanted.clone()),
-            _ => Action::Wait,
+            (Standing::Pending | Standing::Waiting(_), Some(wanted)) => Action::Apply(wanted.clone()),
+            _ => self.to_confirm().map_or(Action::Wait, Action::Confirm),
         }
+    }
+
+    /// The revision that has been on trial for long enough.
+    fn to_confirm(&self) -> Option<u64> {
+        let (Ok(running), Some(trial), Some(trial_for)) = (&self.gateway, &self.trial, self.trial_for) else {
+            return None;
+        };
+        let is_ripe = self.now.saturating_sub(trial.since) >= trial_for;
+        (is_ripe && running.converged >= trial.generation).then_some(trial.revision)
     }
 
     /// The document that is to run.
@@ -206,11 +309,14 @@ impl Machine {
         let Some(Document { source: wanted, .. }) = &self.wanted else { return Standing::NoDocument };
         if let Ok(runs) = running.config.parse::<Source>() {
             if runs == *wanted {
-                return Standing::InForce;
+                return if self.trial.is_some() { Standing::OnTrial } else { Standing::InForce };
             }
             if (runs.mod_revision, !self.wanted_is_own) > (wanted.mod_revision, false) {
                 return Standing::Older;
             }
+        }
+        if let Some((_, why)) = self.taken_back.as_ref().filter(|(source, _)| source == wanted) {
+            return Standing::TakenBack(why.clone());
         }
         match &self.tried {
             Some((source, process, result)) if source == wanted && running.is_same(*process) => {
@@ -219,7 +325,10 @@ impl Machine {
                     Err(why) => Standing::Refused(why.clone()),
                 }
             }
-            _ => Standing::Pending,
+            _ => match &self.not_now {
+                Some((source, why)) if source == wanted => Standing::Waiting(why.clone()),
+                _ => Standing::Pending,
+            },
         }
     }
 }
@@ -242,7 +351,7 @@ mod tests {
     }
 
     fn running(pid: u32, config: &str) -> Result<Running, String> {
-        Ok(Running { pid, started_s: 0, config: config.into() })
+        Ok(Running { pid, started_s: 0, config: config.into(), converged: 0 })
     }
 
     /// What it is about to offer, as `KEY@REVISION`.
@@ -251,7 +360,7 @@ mod tests {
             Action::Apply(document) => {
                 Some(document.source.to_string().trim_start_matches("etcd:/softgate/").to_owned())
             }
-            Action::Wait => None,
+            Action::Wait | Action::Confirm(_) => None,
         }
     }
 
@@ -317,7 +426,7 @@ mod tests {
     fn a_gateway_of_the_same_number_that_was_started_later_is_another_one() {
         let mut machine = started(shared(7), "gw.toml");
         offer(&mut machine, Tried::Refused("line 3".into()));
-        let since = |started_s| Ok(Running { pid: 1, started_s, config: "gw.toml".into() });
+        let since = |started_s| Ok(Running { pid: 1, started_s, config: "gw.toml".into(), converged: 0 });
         machine.gateway(since(1));
         assert_eq!(offers(&machine), None);
         machine.gateway(since(5));
@@ -408,6 +517,70 @@ mod tests {
         assert_eq!(offers(&machine).as_deref(), Some("config@7"));
         came_through.gateway(running(1, "etcd:/softgate/config@7"));
         assert_eq!(came_through.standing(), Standing::InForce);
+    }
+
+    const TRIAL: Tried = Tried::OnTrial { revision: 4, generation: 9 };
+
+    fn on_trial() -> Machine {
+        let mut machine =
+            Machine { trial_for: Some(Duration::from_secs(30)), ..started(shared(7), "gw.toml") };
+        machine.at(Duration::from_secs(100));
+        offer(&mut machine, TRIAL);
+        machine
+    }
+
+    fn runs_it(converged: u64) -> Result<Running, String> {
+        running(1, "etcd:/softgate/config@7").map(|running| Running { converged, ..running })
+    }
+
+    #[test]
+    fn a_document_on_trial_is_confirmed_when_it_has_converged_and_is_well_for_a_while() {
+        let mut machine = on_trial();
+        machine.gateway(runs_it(9));
+        assert_eq!((machine.action(), machine.standing()), (Action::Wait, Standing::OnTrial));
+        machine.at(Duration::from_secs(130));
+        machine.gateway(runs_it(8)); // sessions still go by what was before
+        assert_eq!(machine.action(), Action::Wait);
+        machine.gateway(Err("busy".into()));
+        assert_eq!(machine.action(), Action::Wait);
+        machine.gateway(runs_it(9));
+        assert_eq!(machine.action(), Action::Confirm(4));
+        machine.confirmed();
+        assert_eq!((machine.action(), machine.standing()), (Action::Wait, Standing::InForce));
+    }
+
+    #[test]
+    fn a_document_that_was_taken_back_is_not_offered_again() {
+        for (pid, by_hand) in [(1, "gw.toml"), (2, "gw.toml"), (1, "etcd:/softgate/config@5")] {
+            let mut machine = on_trial();
+            machine.gateway(running(pid, by_hand));
+            assert_eq!(
+                machine.was_taken_back().map(ToString::to_string).as_deref(),
+                Some("etcd:/softgate/config@7")
+            );
+            machine.taken_back_for("more packets are dropped");
+            for _ in 0..2 {
+                let standing = Standing::TakenBack("more packets are dropped".into());
+                assert_eq!((machine.action(), machine.standing()), (Action::Wait, standing));
+                machine.seen(shared(7));
+                machine.gateway(running(3, by_hand)); // started anew: it would do the same again
+            }
+            machine.seen(shared(8));
+            assert_eq!(offers(&machine).as_deref(), Some("config@8"));
+            offer(&mut machine, TRIAL);
+            assert_eq!(machine.standing(), Standing::OnTrial);
+        }
+    }
+
+    #[test]
+    fn what_is_not_now_is_offered_again() {
+        let mut machine = started(shared(7), "gw.toml");
+        offer(&mut machine, Tried::NotNow("revision 3 waits to be confirmed".into()));
+        assert_eq!(machine.standing(), Standing::Waiting("revision 3 waits to be confirmed".into()));
+        machine.gateway(running(1, "gw.toml"));
+        assert_eq!(offers(&machine).as_deref(), Some("config@7"));
+        offer(&mut machine, Tried::Applied);
+        assert_eq!(machine.standing(), Standing::InForce);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 pub use settings::{Given, Keys, Settings, Tls};
 
-use machine::{Action, Machine, Running, Standing};
+use machine::{Action, Document, Machine, Running, Standing};
 use status::{Applied, Health, Status};
 use store::Store;
 
@@ -78,8 +78,8 @@ impl Agent {
     fn new(settings: Settings) -> Agent {
         Agent {
             begun: Instant::now(),
+            machine: Machine::new(settings.confirm.map(|confirm| Duration::from_secs(confirm.get().into()))),
             settings,
-            machine: Machine::default(),
             applied: None,
             health: None,
             written: None,
@@ -149,20 +149,44 @@ impl Agent {
     /// Asks the gateway how it is, and offers it what it is to run.
     async fn round(&mut self) {
         self.ask().await;
-        if let Action::Apply(document) = self.machine.action() {
-            let source = document.source.clone();
-            tracing::info!(document = %source, "offers");
-            let socket = self.settings.socket.clone();
-            let offered = spawn_blocking(move || gateway::apply(&socket, &document)).await;
-            let (outcome, changed) =
-                offered.unwrap_or_else(|error| (machine::Tried::Unanswered(error.to_string()), None));
-            self.machine.tried(&source, outcome);
-            if let Some(changed) = changed {
-                self.applied = Some(Applied::new(&source, changed));
-                self.ask().await;
-            }
+        match self.machine.action() {
+            Action::Apply(document) => self.offer(document).await,
+            Action::Confirm(revision) => self.confirm(revision).await,
+            Action::Wait => {}
         }
         self.log();
+    }
+
+    async fn offer(&mut self, document: Document) {
+        let source = document.source.clone();
+        tracing::info!(document = %source, "offers");
+        let (socket, confirm) = (self.settings.socket.clone(), self.settings.confirm);
+        let offered = spawn_blocking(move || gateway::apply(&socket, &document, confirm)).await;
+        let (outcome, changed) =
+            offered.unwrap_or_else(|error| (machine::Tried::Unanswered(error.to_string()), None));
+        self.machine.tried(&source, outcome);
+        if let Some(changed) = changed {
+            self.applied = Some(Applied::new(&source, changed));
+            self.ask().await;
+        }
+    }
+
+    async fn confirm(&mut self, revision: u64) {
+        let socket = self.settings.socket.clone();
+        let confirmed = spawn_blocking(move || gateway::confirm(&socket, revision)).await;
+        match confirmed.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(true) => {
+                tracing::info!(revision, "confirmed");
+                self.machine.confirmed();
+            }
+            // Somebody has confirmed it, or it was taken back just now.
+            Ok(false) => {
+                self.ask().await;
+                self.machine.confirmed();
+            }
+            // As long as there is time it is tried again; then the gateway takes it back.
+            Err(why) => tracing::warn!(revision, %why, "cannot be confirmed"),
+        }
     }
 
     async fn ask(&mut self) {
@@ -173,8 +197,17 @@ impl Agent {
             pid: version.pid,
             started_s: *started_s,
             config: version.config.clone(),
+            converged: version.converged,
         });
+        self.machine.at(begun.elapsed());
+        let known = self.machine.was_taken_back().cloned();
         self.machine.gateway(running.map_err(Clone::clone));
+        if self.machine.was_taken_back() != known.as_ref() {
+            let socket = self.settings.socket.clone();
+            if let Ok(Some(why)) = spawn_blocking(move || gateway::last_message(&socket)).await {
+                self.machine.taken_back_for(&why);
+            }
+        }
         self.health = answer.ok().map(|(version, _)| Health::from(version));
     }
 
@@ -201,6 +234,9 @@ impl Agent {
             Standing::Overridden => tracing::warn!(document, "another config was applied"),
             Standing::NoDocument => tracing::info!("no document yet"),
             Standing::InForce => tracing::info!(document, "applied"),
+            Standing::OnTrial => tracing::info!(document, "applied; to be confirmed"),
+            Standing::TakenBack(why) => tracing::warn!(document, %why, "taken back"),
+            Standing::Waiting(why) => tracing::info!(document, %why, "not now"),
             Standing::Pending => {}
         }
         self.logged = Some(standing);

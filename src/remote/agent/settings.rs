@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::config;
+use crate::config::{self, Seconds};
 
 /// Shortest lease: etcd grants none below its election timeout, a second by default; renewals must fit.
 const MIN_LEASE_S: u64 = 5;
 /// Longest: so long a dead agent would be thought alive.
 const MAX_LEASE_S: u64 = 3600;
+
+/// Shortest time to confirm: at half of it the gateway must have been asked, which is done every five seconds.
+const MIN_CONFIRM_S: u32 = 20;
+/// Longest: as long nobody else can change anything.
+const MAX_CONFIRM_S: u32 = 3600;
 
 /// What was said, and where not, nothing. The file's keys, and the options of the same names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -34,6 +39,9 @@ pub struct Given {
     pub password_file: Option<PathBuf>,
     /// After so many seconds without a sign of life the status goes away; absent: 30.
     pub lease_s: Option<u64>,
+    /// Documents are taken back after so many seconds unless the agent confirms them, which it does at half of that;
+    /// absent: they are in force at once.
+    pub confirm_s: Option<u32>,
     /// The control socket of the gateway.
     pub socket: Option<PathBuf>,
 }
@@ -59,6 +67,7 @@ impl Given {
             user: self.user.or(other.user),
             password_file: self.password_file.or(other.password_file),
             lease_s: self.lease_s.or(other.lease_s),
+            confirm_s: self.confirm_s.or(other.confirm_s),
             socket: self.socket.or(other.socket),
         }
     }
@@ -77,6 +86,8 @@ pub struct Settings {
     pub user: Option<(String, String)>,
     /// Without a sign of life for so long, the status goes away.
     pub lease: Duration,
+    /// Documents are taken back after so long unless they are confirmed.
+    pub confirm: Option<Seconds>,
     /// The control socket of the gateway.
     pub socket: PathBuf,
 }
@@ -131,7 +142,8 @@ impl Keys {
 impl Settings {
     /// Checks what was given, and reads the files it names.
     pub fn new(given: Given, host_name: &str) -> Result<Settings, String> {
-        let Given { endpoints, prefix, node, ca, cert, key, user, password_file, lease_s, socket } = given;
+        let Given { endpoints, prefix, node, ca, cert, key, user, password_file, lease_s, confirm_s, socket } =
+            given;
         let keys = Keys::new(prefix.as_deref().unwrap_or("/softgate"), node.as_deref().unwrap_or(host_name))?;
         let secure = match endpoints.iter().map(|url| url.starts_with("https://")).collect::<Vec<_>>()[..] {
             [] => return Err("endpoints: where is etcd? Give --endpoint https://HOST:2379".into()),
@@ -168,8 +180,15 @@ impl Settings {
         if !(MIN_LEASE_S..=MAX_LEASE_S).contains(&lease_s) {
             return Err(format!("lease_s: {lease_s}: allowed is {MIN_LEASE_S} to {MAX_LEASE_S} seconds"));
         }
+        let confirm = confirm_s.map(|confirm_s| match confirm_s {
+            MIN_CONFIRM_S..=MAX_CONFIRM_S => Seconds::new(confirm_s).map_err(|error| error.to_string()),
+            _ => {
+                Err(format!("confirm_s: {confirm_s}: allowed is {MIN_CONFIRM_S} to {MAX_CONFIRM_S} seconds"))
+            }
+        });
+        let confirm = confirm.transpose()?;
         let socket = socket.unwrap_or_else(|| config::Control::DEFAULT_SOCKET.into());
-        Ok(Settings { endpoints, keys, tls, user, lease: Duration::from_secs(lease_s), socket })
+        Ok(Settings { endpoints, keys, tls, user, lease: Duration::from_secs(lease_s), confirm, socket })
     }
 }
 
@@ -210,6 +229,7 @@ mod tests {
         assert!(refused(Given { cert: Some("cert.pem".into()), ..plain.clone() }).contains("together"));
         assert!(refused(Given { user: Some("gw1".into()), ..plain.clone() }).contains("together"));
         assert!(refused(Given { lease_s: Some(1), ..plain.clone() }).contains("5 to 3600"));
+        assert!(refused(Given { confirm_s: Some(19), ..plain.clone() }).contains("20 to 3600"));
         for prefix in ["", "/", "softgate", "/softgate/", "/soft//gate", "/soft gate"] {
             assert!(Keys::new(prefix, "gw1").is_err(), "{prefix}");
         }

@@ -45,6 +45,12 @@ pub enum State {
     GatewayUnreachable,
     /// It is about to be offered.
     Pending,
+    /// The gateway says not now: another commit waits to be confirmed, or it has too much to do. It is asked again.
+    Waiting,
+    /// The gateway runs it, and takes it back unless the agent confirms it.
+    OnTrial,
+    /// The gateway has taken it back, and runs what it ran before.
+    TakenBack,
     /// The gateway runs it.
     Applied,
     /// The gateway refused it, and runs what it ran before.
@@ -132,6 +138,9 @@ impl Status {
             Standing::NoDocument => (State::NoDocument, None),
             Standing::GatewayUnreachable(why) => (State::GatewayUnreachable, Some(why)),
             Standing::Pending => (State::Pending, None),
+            Standing::Waiting(why) => (State::Waiting, Some(why)),
+            Standing::OnTrial => (State::OnTrial, None),
+            Standing::TakenBack(why) => (State::TakenBack, Some(why)),
             Standing::InForce => (State::Applied, None),
             Standing::Refused(why) => (State::Refused, Some(why)),
             Standing::Older => {
@@ -192,7 +201,7 @@ mod tests {
             shared: Some(Document { source: source.clone(), content: content.into() }),
             node: None,
         });
-        machine.gateway(Ok(Running { pid: 1, started_s: 0, config: "gw.toml".into() }));
+        machine.gateway(Ok(Running { pid: 1, started_s: 0, config: "gw.toml".into(), converged: 0 }));
         machine.tried(&source, Tried::Refused("ä".repeat(MAX_REASON_BYTES)));
         let health = Health::from(Version { pid: 1, config: "gw.toml".into(), ..Version::default() });
         let status = Status::new("gw1", &machine, None, Some(&health));
