@@ -167,6 +167,11 @@ impl Checks<'_, '_> {
             config.zones_of_ends().map(|zone| zone.as_str()).chain([super::Side::SELF]).collect();
         let interfaces: AHashSet<&InterfaceName> =
             config.interfaces.iter().map(|interface| &interface.name).collect();
+        let members: AHashSet<InterfaceName> = config
+            .bridges
+            .iter()
+            .flat_map(|bridge| bridge.members.iter().map(|member| member.name(&bridge.name)))
+            .collect();
         let mut names: AHashMap<&str, usize> = AHashMap::new();
         for (index, assert) in config.asserts.iter().enumerate() {
             let key = |key: &str| format!("assert[{index}].{key}");
@@ -186,19 +191,24 @@ impl Checks<'_, '_> {
                 continue;
             }
             let own = assert.packet.as_ref().and_then(|packet| packet.interface.as_ref());
+            let to = assert.packet.as_ref().and_then(|packet| packet.to.as_ref());
+            let of_reach = assert.reach.as_ref().and_then(|reach| reach.from.interface.as_ref());
             let named = [
                 ("interface", assert.interface.as_ref()),
                 ("packet", own),
+                ("packet", to),
+                ("reach.from", of_reach),
                 ("expect.egress", assert.expect.egress.as_ref()),
             ];
             for (at, name) in named {
-                if let Some(name) = name.filter(|name| !interfaces.contains(name)) {
+                let is_known = |name: &InterfaceName| interfaces.contains(name) || members.contains(name);
+                if let Some(name) = name.filter(|name| !is_known(name)) {
                     self.fault(
                         key(at),
                         name,
                         format!(
                             "no such interface; known: {}",
-                            list(config.interfaces.iter().map(|interface| &interface.name))
+                            list(config.interfaces.iter().map(|interface| &interface.name).chain(&members))
                         ),
                     );
                 }

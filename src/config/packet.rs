@@ -9,7 +9,7 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use super::service::{Dscp, Service, TcpFlag};
-use super::value::{InterfaceName, NotAllowed, from_text};
+use super::value::{InterfaceName, Mac, Name, NotAllowed, from_text};
 use crate::packet::view::protocol;
 
 /// The first packet of a flow, as people write it.
@@ -27,8 +27,15 @@ pub struct PacketText {
     pub dst_port: u16,
     /// ICMP type; of other protocols 0.
     pub icmp_type: u8,
-    /// Where it comes in; absent: where the route to its source says.
+    /// Where it comes in, an interface or a bridge's member; absent: where the route to its source says.
     pub interface: Option<InterfaceName>,
+    /// From a bridge's member: the member that its station is behind, or the bridge's interface, where the gateway is
+    /// meant; absent: as its destination address, or MAC address, says.
+    pub to: Option<InterfaceName>,
+    /// MAC address of its sender; absent: one that is nobody's.
+    pub src_mac: Option<Mac>,
+    /// From a bridge's member: MAC address it is sent to.
+    pub dst_mac: Option<Mac>,
     /// DSCP.
     pub dscp: u8,
     /// TCP flags.
@@ -41,7 +48,8 @@ pub struct PacketText {
 
 impl PacketText {
     const ALLOWED: &str = "write PROTOCOL SOURCE > DESTINATION [from INTERFACE] [flags syn,ack] [dscp ef] [ttl 64] \
-                           [length 1400]: \"tcp 10.0.1.5:40000 > 198.51.100.7:443 from lan\", \
+                           [length 1400], and of bridges [from BRIDGE/MEMBER] [to BRIDGE/MEMBER] [src-mac MAC] \
+                           [dst-mac MAC]: \"tcp 10.0.1.5:40000 > 198.51.100.7:443 from lan\", \
                            \"icmpv6/echo-request 2001:db8::1 > 2001:db8:1::1\"";
     /// What a packet comes from that names no port: the first that IANA gives to nobody (RFC 6335 section 6).
     pub(crate) const ANY_PORT: u16 = 49_152;
@@ -109,6 +117,9 @@ impl FromStr for PacketText {
             dst_port,
             icmp_type: if is_icmp { service.icmp_type().unwrap_or(echo_request) } else { 0 },
             interface: None,
+            to: None,
+            src_mac: None,
+            dst_mac: None,
             dscp: 0,
             tcp_flags: if service.is_tcp() { 0x02 } else { 0 }, // SYN: a first packet
             ttl: PacketText::TTL,
@@ -117,7 +128,10 @@ impl FromStr for PacketText {
         while let Some(word) = words.next() {
             let value = words.next().ok_or_else(|| NotAllowed::because(format!("{word} what?")))?;
             match word {
-                "from" => packet.interface = Some(value.parse()?),
+                "from" => packet.interface = Some(Name::of_end(value)?),
+                "to" => packet.to = Some(Name::of_end(value)?),
+                "src-mac" => packet.src_mac = Some(value.parse()?),
+                "dst-mac" => packet.dst_mac = Some(value.parse()?),
                 "flags" if service.is_tcp() => {
                     packet.tcp_flags = 0;
                     for flag in value.split(',') {
@@ -164,6 +178,14 @@ impl fmt::Display for PacketText {
         if let Some(interface) = &self.interface {
             write!(f, " from {interface}")?;
         }
+        if let Some(to) = &self.to {
+            write!(f, " to {to}")?;
+        }
+        for (what, mac) in [("src-mac", self.src_mac), ("dst-mac", self.dst_mac)] {
+            if let Some(mac) = mac {
+                write!(f, " {what} {mac}")?;
+            }
+        }
         if Service::of_protocol(self.protocol).is_tcp() && self.tcp_flags != 0x02 {
             let names = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"];
             let set = names.iter().enumerate().filter(|(bit, _)| self.tcp_flags >> bit & 1 == 1);
@@ -205,6 +227,7 @@ mod tests {
             "tcp 10.0.1.5:40000 > 198.51.100.7:443",
             "tcp 10.0.1.5:40000 > 198.51.100.7:443 from tenant-a flags syn,ack dscp 46 ttl 1 length 1500",
             "udp [2001:db8::1]:53 > [2001:db8::2]:53 from lan",
+            "tcp 10.7.0.5:40000 > 10.7.0.9:5432 from seg-7/lan.100 to seg-7/vni5001 src-mac 02:00:00:00:00:01 dst-mac 02:00:00:00:00:02",
             "icmp/8 10.0.1.5 > 198.51.100.7",
             "icmpv6/128 2001:db8::1 > 2001:db8::2",
             "esp 10.0.1.5 > 198.51.100.7",

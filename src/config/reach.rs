@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::addresses::AddressRange;
 use super::service::Service;
-use super::value::{InterfaceName, NotAllowed, VrfName, ZoneName, from_text};
+use super::value::{InterfaceName, Name, NotAllowed, VrfName, ZoneName, from_text};
 
 /// Hosts that may begin a session. What is absent is any; what is there must all be true.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReachFrom {
     /// In this zone.
     pub zone: Option<ZoneName>,
-    /// Behind this interface.
+    /// Behind this interface, or this member of a bridge.
     pub interface: Option<InterfaceName>,
     /// In this VRF.
     pub vrf: Option<VrfName>,
@@ -58,7 +58,7 @@ impl FromStr for ReachFrom {
             match word {
                 "any" => {}
                 "zone" => from.zone = Some(words.next().ok_or_else(allowed)?.parse()?),
-                "interface" => from.interface = Some(words.next().ok_or_else(allowed)?.parse()?),
+                "interface" => from.interface = Some(Name::of_end(words.next().ok_or_else(allowed)?)?),
                 "vrf" => from.vrf = Some(words.next().ok_or_else(allowed)?.parse()?),
                 word => from.addresses = Some(word.parse().map_err(|_| allowed())?),
             }
@@ -136,7 +136,13 @@ mod tests {
 
     #[test]
     fn both_ends_are_read_as_they_are_written() {
-        for text in ["any", "zone blue", "zone blue interface lan vrf red 10.0.1.0/24", "2001:db8::/32"] {
+        for text in [
+            "any",
+            "zone blue",
+            "zone blue interface lan vrf red 10.0.1.0/24",
+            "interface seg/lan.7",
+            "2001:db8::/32",
+        ] {
             assert_eq!(text.parse::<ReachFrom>().map(|from| from.to_string()).as_deref(), Ok(text));
         }
         for text in

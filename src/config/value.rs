@@ -103,6 +103,18 @@ impl Name {
         Name(text.into())
     }
 
+    /// The name of an interface, or of a bridge's member: `seg-7/lan.100`.
+    pub(crate) fn of_end(text: &str) -> Result<InterfaceName, NotAllowed> {
+        let Some((bridge, end)) = text.split_once('/') else { return Name::new(text) };
+        // A port's name, and two tags.
+        let (name, tags) = end.split_at(end.floor_char_boundary(Name::MAX_BYTES));
+        Name::new(bridge).and(Name::new(name))?;
+        match tags.is_empty() || tags.len() <= ".4094.4094".len() && Name::new(tags).is_ok() {
+            true => Ok(Name::compound(text)),
+            false => Err(NotAllowed::new(Self::ALLOWED)),
+        }
+    }
+
     /// The VRF of everything that names none.
     pub fn default_vrf() -> VrfName {
         static DEFAULT: LazyLock<Name> = LazyLock::new(|| Name("default".into()));

@@ -5,11 +5,14 @@
 
 use std::net::IpAddr;
 
+use super::frame::{self, Course};
 use super::marks::{Marks, V4, V6, span};
 use super::names::View;
-use super::reach::{self, MOST, NoAnswer, Region};
-use super::{frame, step};
-use crate::config::{Assert, Expected, Member, Reach, Rule, RuleAction, Service, Side, Snat, ZoneName};
+use super::reach::{self, Door, MOST, NoAnswer, Region};
+use super::step;
+use crate::config::{
+    self, Assert, Expected, Member, PacketText, Reach, Rule, RuleAction, Service, Side, Snat, ZoneName,
+};
 use crate::control::{ExplainStep, ReachQuery};
 use crate::packet::DropReason;
 use crate::packet::view::protocol;
@@ -17,6 +20,7 @@ use crate::pipeline::trail::Notes;
 use crate::pipeline::{self, Decision, Question};
 use crate::tables::Tables;
 use crate::tables::balance::{Backend, BackendState, Backends, Health};
+use crate::tables::bridge::{Bridge, Member as BridgeMember};
 use crate::tables::policy::{Action, SourceNat};
 
 /// Most failures that are told.
@@ -113,7 +117,7 @@ pub fn uphold(view: View<'_>, is_port_down: bool) -> Result<(), String> {
 
 fn packet(view: View<'_>, assert: &Assert, failed: &mut Failed) {
     let Some(packet) = assert.packet() else { return };
-    let (ingress, _) = match frame::ingress(view, &packet) {
+    let (slot, _) = match frame::ingress(view, &packet) {
         Ok(ingress) => ingress,
         Err(why) => {
             failed.is_of_routes = packet.interface.is_none();
@@ -121,9 +125,16 @@ fn packet(view: View<'_>, assert: &Assert, failed: &mut Failed) {
             return;
         }
     };
+    let course = match frame::course(view, &packet, slot) {
+        Ok(taken) => taken.course,
+        Err(why) => {
+            failed.why.push(why);
+            return;
+        }
+    };
     let is_icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
-    let question = Question {
-        vrf: view.tables().interface(ingress).vrf,
+    let question = |vrf: u16, ingress: u16| Question {
+        vrf,
         ingress,
         src: packet.src,
         dst: packet.dst,
@@ -135,14 +146,61 @@ fn packet(view: View<'_>, assert: &Assert, failed: &mut Failed) {
         icmp_type: packet.icmp_type,
     };
     let mut notes = Notes::default();
-    let decision = pipeline::decide_noting(view.tables(), &question, None, None, &mut notes);
+    let (question, decision, bridged_to) = match course {
+        Course::Routed(ingress) => {
+            let question = question(view.tables().interface(ingress).vrf, ingress);
+            let decision = pipeline::decide_noting(view.tables(), &question, None, None, &mut notes);
+            (question, decision, None)
+        }
+        Course::Bridged { to: None, .. } => {
+            failed.why.push("nobody knows where its station is: say `to BRIDGE/MEMBER`".to_owned());
+            return;
+        }
+        Course::Bridged { bridge, from, to: Some(to) } => {
+            let question = question(bridge.scope(), from.interface);
+            match between_members(view, &packet, &question, (bridge, from, to), &mut notes) {
+                Ok(decision) => (question, decision, Some(to.interface)),
+                Err(why) => {
+                    failed.why.push(why);
+                    return;
+                }
+            }
+        }
+    };
     compare(view, assert, &question, &decision, &notes, failed);
     if !failed.why.is_empty() {
-        let name = view.interface(ingress);
-        let zone = view.zone(view.tables().interface(ingress).zone);
+        let name = view.interface(slot);
+        let zone = view.zone(view.tables().interface(slot).zone);
         failed.steps.push(step("ingress", Some(name), format!("zone {zone}")));
-        super::decisions(view, &question, None, &notes, Some(&decision), &mut failed.steps);
+        super::decisions(view, &question, bridged_to, &notes, Some(&decision), &mut failed.steps);
     }
+}
+
+/// From one member of a bridge to another.
+fn between_members(
+    view: View<'_>,
+    packet: &PacketText,
+    question: &Question,
+    (bridge, from, to): (&Bridge, &BridgeMember, &BridgeMember),
+    notes: &mut Notes,
+) -> Result<Decision, String> {
+    let egress = to.interface;
+    if from.vni.is_some() && to.vni.is_some() {
+        return Ok(Decision::Drop(DropReason::BridgeSplitHorizon));
+    }
+    let zone = |member: &BridgeMember| Some(view.tables().interface(member.interface).zone);
+    (notes.from_zone, notes.to_zone) = (zone(from), zone(to));
+    // Rules are not asked about it.
+    if !bridge.has_zones || pipeline::always_bridged(packet.src.is_ipv4(), &frame::ip_bytes(packet)?) {
+        return Ok(Decision::Forward { egress, via: None });
+    }
+    let decision = pipeline::decide_bridged(view.tables(), question, egress);
+    notes.ruling = match decision {
+        Decision::Session(allowed) => Some(allowed.ruling),
+        Decision::Refused(ruling, _) => Some(ruling),
+        _ => None,
+    };
+    Ok(decision)
 }
 
 fn compare(
@@ -284,21 +342,21 @@ fn between(
     to: &ZoneName,
     decisions: &mut u64,
 ) -> Result<Option<String>, NoAnswer> {
-    reach::not_bridged(view, from)?;
-    reach::not_bridged(view, to)?;
     let slots = &view.compiler.policy_slots;
     let known = |zone: &ZoneName| slots.known_zone(zone.as_str());
     let (Some(from_zone), Some(to_zone)) = (known(from), known(to)) else { return Ok(None) };
-    let tables = view.tables();
-    let ends = view.config.interfaces.iter().filter_map(|of| view.compiler.interfaces.get(of.name.as_str()));
-    let ingress: Vec<u16> = ends.filter(|slot| tables.interface(*slot).zone == from_zone).collect();
-    let may_be = |side: &Side, zone: &ZoneName| side.zone.as_ref().is_none_or(|named| named == zone);
+    let doors = Door::of_zone(view, from_zone);
+    let (from, to) = (seen_as(view, from), seen_as(view, to));
+    let may_be =
+        |side: &Side, zones: &[&ZoneName]| side.zone.as_ref().is_none_or(|named| zones.contains(&named));
     let rules = view.config.admin_rules.iter().chain(&view.config.rules);
-    let allowing = rules
-        .filter(|rule| rule.action == RuleAction::Allow && may_be(&rule.from, from) && may_be(&rule.to, to));
-    let is_to_self = to.as_str() == Side::SELF;
-    let to_self = is_to_self.then(|| region_of(view, marks, None, &ingress, to_zone));
-    for region in allowing.map(|rule| region_of(view, marks, Some(rule), &ingress, to_zone)).chain(to_self) {
+    let allowing = rules.filter(|rule| {
+        rule.action == RuleAction::Allow && may_be(&rule.from, &from) && may_be(&rule.to, &to)
+    });
+    // Needs no rule: what is for the gateway itself, and what rules see within one zone.
+    let is_open = to.iter().any(|to| to.as_str() == Side::SELF || from.contains(to));
+    let open = is_open.then(|| region_of(view, marks, None, &doors, to_zone));
+    for region in allowing.map(|rule| region_of(view, marks, Some(rule), &doors, to_zone)).chain(open) {
         let found = reach::solve(view, marks, &region, MOST, decisions)?;
         if let Some(behind) = found.first() {
             return Ok(Some(behind.witness.to_string()));
@@ -307,12 +365,25 @@ fn between(
     Ok(None)
 }
 
+/// The zones that rules may see hosts of a zone in: of those behind a bridge's member the one of its interface as well, which
+/// takes what they have routed.
+fn seen_as<'a>(view: View<'a>, zone: &'a ZoneName) -> Vec<&'a ZoneName> {
+    let config = view.config;
+    let has_member =
+        |bridge: &&config::Bridge| bridge.members.iter().any(|member| member.zone.as_ref() == Some(zone));
+    let bridges = config.bridges.iter().filter(has_member);
+    let interfaces = bridges.filter_map(|bridge| {
+        config.interfaces.iter().find(|interface| interface.bridge.as_ref() == Some(&bridge.name))
+    });
+    std::iter::once(zone).chain(interfaces.filter_map(|interface| interface.zone.as_ref())).collect()
+}
+
 /// What a rule names; of no rule: everything.
 fn region_of(
     view: View<'_>,
     marks: &Marks,
     rule: Option<&std::sync::Arc<Rule>>,
-    ingress: &[u16],
+    doors: &[Door],
     to_zone: u8,
 ) -> Region {
     let side = |side: &Side| match (&side.prefix, &side.group) {
@@ -337,7 +408,7 @@ fn region_of(
     dst.extend(marks.outside.iter().filter(|_| is_translated));
     let services = if is_translated || !marks.outside.is_empty() { vec![Service::ANY] } else { services };
     Region {
-        ingress: ingress.to_vec(),
+        doors: doors.to_vec(),
         src,
         dst,
         services,

@@ -10,6 +10,7 @@ use crate::config::Port;
 use crate::flow::Capacity;
 use crate::flow::scan::SessionView;
 use crate::io::memory::Cable;
+use crate::macs::Location;
 use crate::mem::{BURST, ChunkSize, FramePool, PacketMemory};
 use crate::neighbours::State;
 use crate::packet::{DropReason, Ingress, Meta, Packet};
@@ -178,6 +179,22 @@ impl Dry {
     /// Interface slot and address of a neighbour.
     pub fn neighbour(&self, slot: u32) -> (u16, IpAddr) {
         self.node.neighbours.key_of(slot)
+    }
+
+    /// A station is behind this member of a bridge, of those of the tables that it runs. False: there is no way to it.
+    pub fn place(&self, bridge: u16, member: u16, mac: u64) -> bool {
+        let (tables, neighbours) = (self.node.tables.load(), &self.node.neighbours);
+        let found = tables.bridges.get(bridge).and_then(|bridge| Some((bridge, bridge.member(member)?)));
+        let Some((bridge, member)) = found else { return false };
+        let location = match member.vni {
+            None => Some(Location::local(member.interface)),
+            Some((number, overlay)) => {
+                let remote = tables.overlays.get(overlay).and_then(|overlay| overlay.remotes().first());
+                let remote = remote.and_then(|remote| neighbours.vteps.find_or_insert(*remote, self.now));
+                remote.map(|remote| Location::remote(remote, number))
+            }
+        };
+        location.is_some_and(|location| neighbours.macs.set_permanent(bridge.segment, mac, location))
     }
 
     /// A client had this backend last.

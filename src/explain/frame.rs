@@ -5,16 +5,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use etherparse::{IpDscp, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader, checksum};
 
 use super::names::View;
-use crate::config::PacketText;
-use crate::neighbours::{addr_of, mac_from_u64};
+use crate::config::{Mac, PacketText};
+use crate::neighbours::{addr_key, addr_of, mac_from_u64, mac_to_u64};
 use crate::packet::view::{ethertype, protocol};
 use crate::pipeline::route;
-use crate::tables::NO_PORT;
-use crate::tables::bridge::NO_BRIDGE;
+use crate::tables::bridge::{Bridge, Member, NO_BRIDGE};
 use crate::tables::overlay::NO_OVERLAY;
+use crate::tables::{NO_INTERFACE, NO_PORT};
 
 /// Who sends it.
 const SENDER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+/// Who a frame is for of whom only the member is known.
+const STATION: u64 = 0x0200_0000_0002;
 /// TTL of tunnels' outer headers.
 const OUTER_TTL: u8 = 64;
 /// Tunnels in tunnels.
@@ -33,16 +35,136 @@ pub struct Arrival {
     pub bytes: Vec<u8>,
     /// Nobody said where it comes in: the route to its source did.
     pub is_guessed: bool,
+    /// The station it is for is taken to be behind this member: number of the bridge, slot of the member, MAC address.
+    pub station: Option<(u16, u16, u64)>,
+}
+
+/// Who takes a packet that comes in.
+#[derive(Clone, Copy, Debug)]
+pub enum Course<'a> {
+    /// An interface, by slot: it is routed.
+    Routed(u16),
+    /// A station of the same bridge: not the gateway.
+    Bridged {
+        /// The bridge.
+        bridge: &'a Bridge,
+        /// The member it comes in by.
+        from: &'a Member,
+        /// The member that the station is behind, if anybody knows.
+        to: Option<&'a Member>,
+    },
+}
+
+/// Who takes it, and the MAC address that it is sent to for that.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken<'a> {
+    /// Who.
+    pub course: Course<'a>,
+    /// MAC address.
+    mac: u64,
 }
 
 /// The frame by which the packet would come in.
 pub fn build(view: View<'_>, packet: &PacketText) -> Result<Arrival, String> {
     let (interface, is_guessed) = ingress(view, packet)?;
+    let taken = course(view, packet, interface)?;
     let l3 = ip(packet)?;
     let kind = if packet.src.is_ipv4() { ethertype::IPV4 } else { ethertype::IPV6 };
-    let mac = mac_from_u64(view.tables().interface(interface).mac);
-    let (port, bytes) = wrap(view, interface, mac, kind, &l3, DEPTH)?;
-    Ok(Arrival { port, interface, bytes, is_guessed })
+    let macs = (mac_from_u64(taken.mac), packet.src_mac.map_or(SENDER, Mac::bytes));
+    let (port, bytes) = wrap(view, interface, macs, kind, &l3, DEPTH)?;
+    let station = match taken.course {
+        Course::Bridged { bridge, to: Some(to), .. } if packet.to.is_some() => {
+            Some((bridge.number(), to.interface, taken.mac))
+        }
+        _ => None,
+    };
+    Ok(Arrival { port, interface, bytes, is_guessed, station })
+}
+
+/// The IP packet, as far as its words say.
+pub fn ip_bytes(packet: &PacketText) -> Result<Vec<u8>, String> {
+    ip(packet)
+}
+
+/// Who takes what comes in by `slot`.
+pub fn course<'a>(view: View<'a>, packet: &PacketText, slot: u16) -> Result<Taken<'a>, String> {
+    let tables = view.tables();
+    let name = view.interface(slot);
+    let interface = tables.interface(slot);
+    let found = tables.bridges.get(interface.bridge).filter(|_| interface.is_member());
+    let Some((bridge, from)) = found.and_then(|bridge| Some((bridge, bridge.member(slot)?))) else {
+        return match packet.to.is_none() && packet.dst_mac.is_none() {
+            true => Ok(Taken { course: Course::Routed(slot), mac: interface.mac }),
+            false => {
+                Err(format!("{name} is no member of a bridge: `to` and `dst-mac` say where its frames go"))
+            }
+        };
+    };
+    let gateway = (bridge.interface != NO_INTERFACE).then_some(bridge.interface);
+    let routed = |slot: u16| Taken { course: Course::Routed(slot), mac: tables.interface(slot).mac };
+    let bridged = |to, mac| Taken { course: Course::Bridged { bridge, from, to }, mac };
+    let macs = &view.compiler.neighbours().macs;
+    let behind = |mac: u64| macs.find(bridge.segment, mac).and_then(|at| bridge.member_at(at));
+    let known = gateway.and_then(|slot| station(view, slot, packet.dst));
+    let said = packet.dst_mac.map(|mac| mac_to_u64(mac.bytes()));
+    if let Some(to) = &packet.to {
+        if let Some(slot) = gateway.filter(|slot| view.interface(*slot) == to.as_str()) {
+            return Ok(routed(slot));
+        }
+        let mut members = bridge.members.iter();
+        let Some(to) = members.find(|member| view.interface(member.interface) == to.as_str()) else {
+            let known = bridge.members.iter().map(|member| member.interface).chain(gateway);
+            let known: Vec<&str> = known.map(|slot| view.interface(slot)).collect();
+            return Err(format!("{to} is not of bridge {}; there is {}", bridge.name, known.join(", ")));
+        };
+        if to.interface == slot {
+            return Err(format!("both are behind {name}: such frames do not come here"));
+        }
+        return Ok(bridged(Some(to), said.or(known).unwrap_or(STATION)));
+    }
+    if let Some(mac) = said {
+        let is_gateways = |slot: &u16| tables.interface(*slot).mac == mac;
+        return Ok(gateway.filter(is_gateways).map_or_else(|| bridged(behind(mac), mac), routed));
+    }
+    if let Some(mac) = group_mac(packet.dst) {
+        return Ok(bridged(None, mac));
+    }
+    let by_name = "say `to BRIDGE/MEMBER`, or `dst-mac MAC`";
+    match (known, gateway) {
+        (Some(mac), _) => Ok(bridged(behind(mac), mac)),
+        (None, None) => {
+            Err(format!("bridge {} has no interface, so it is for a station: {by_name}", bridge.name))
+        }
+        (None, Some(slot)) => match route::of_own(tables, tables.interface(slot).vrf, packet.dst) {
+            Some((egress, None)) if egress == slot => Err(format!(
+                "{} is on the segment, and nobody knows it yet: {by_name}; `to {}`: the gateway",
+                packet.dst,
+                view.interface(slot)
+            )),
+            _ => Ok(routed(slot)),
+        },
+    }
+}
+
+/// The MAC address of a neighbour.
+fn station(view: View<'_>, interface: u16, addr: IpAddr) -> Option<u64> {
+    let neighbours = view.compiler.neighbours();
+    let word = neighbours.word(neighbours.find(interface, addr_key(addr))?);
+    word.is_usable().then(|| word.mac())
+}
+
+/// The MAC address of a group, or of all (RFC 1112 section 6.4, RFC 2464 section 7).
+fn group_mac(addr: IpAddr) -> Option<u64> {
+    match addr {
+        IpAddr::V4(addr) if addr.is_broadcast() => Some(0xffff_ffff_ffff),
+        IpAddr::V4(addr) if addr.is_multicast() => {
+            Some(0x0100_5e00_0000 | u64::from(u32::from(addr) & 0x007f_ffff))
+        }
+        IpAddr::V6(addr) if addr.is_multicast() => {
+            Some(0x3333_0000_0000 | (u128::from(addr) & 0xffff_ffff) as u64)
+        }
+        _ => None,
+    }
 }
 
 /// The interface it comes in by.
@@ -57,8 +179,10 @@ pub fn ingress(view: View<'_>, packet: &PacketText) -> Result<(u16, bool), Strin
                 .is_some_and(|i| i.info.name == name.as_str() && is_there(view, *slot))
         });
         return slot.map(|slot| (slot, false)).ok_or_else(|| {
+            let interfaces = view.config.interfaces.iter().map(|interface| interface.name.as_str());
+            let members = view.tables().bridges.iter().flat_map(|bridge| &bridge.members);
             let known: Vec<&str> =
-                view.config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+                interfaces.chain(members.map(|member| view.interface(member.interface))).collect();
             format!("no interface {name}; there is {}", known.join(", "))
         });
     }
@@ -78,14 +202,18 @@ pub fn ingress(view: View<'_>, packet: &PacketText) -> Result<(u16, bool), Strin
 }
 
 fn is_there(view: View<'_>, slot: u16) -> bool {
-    view.config.interfaces.iter().any(|interface| interface.name.as_str() == view.interface(slot))
+    let tables = view.tables();
+    let interface = tables.interface(slot);
+    let is_member = tables.bridges.get(interface.bridge).is_some_and(|of| of.member(slot).is_some());
+    is_member
+        || view.config.interfaces.iter().any(|interface| interface.name.as_str() == view.interface(slot))
 }
 
 /// Puts L2 headers in front, those of tunnels and of bridges' members included.
 fn wrap(
     view: View<'_>,
     slot: u16,
-    dst_mac: [u8; 6],
+    (dst_mac, src_mac): ([u8; 6], [u8; 6]),
     kind: u16,
     l3: &[u8],
     depth: usize,
@@ -98,7 +226,7 @@ fn wrap(
     };
     let mut frame = template.to_vec();
     frame[..6].copy_from_slice(&dst_mac);
-    frame[6..12].copy_from_slice(&SENDER);
+    frame[6..12].copy_from_slice(&src_mac);
     let at = frame.len() - 2;
     frame[at..].copy_from_slice(&kind.to_be_bytes());
     frame.extend_from_slice(l3);
@@ -125,12 +253,12 @@ fn wrap(
             udp(remote, overlay.spec.vtep, PacketText::ANY_PORT, overlay.spec.udp_port, &vxlan, OUTER_TTL)?;
         let kind = if remote.is_ipv4() { ethertype::IPV4 } else { ethertype::IPV6 };
         let mac = mac_from_u64(tables.interface(underlay).mac);
-        return wrap(view, underlay, mac, kind, &outer, depth - 1);
+        return wrap(view, underlay, (mac, SENDER), kind, &outer, depth - 1);
     }
     let member = tables.bridges.get(interface.bridge).filter(|_| interface.bridge != NO_BRIDGE);
     let member =
         member.and_then(|bridge| bridge.members.first()).ok_or_else(|| format!("{name} has no members"))?;
-    wrap(view, member.interface, dst_mac, kind, l3, depth - 1)
+    wrap(view, member.interface, (dst_mac, src_mac), kind, l3, depth - 1)
 }
 
 fn udp(src: IpAddr, dst: IpAddr, from: u16, to: u16, payload: &[u8], ttl: u8) -> Result<Vec<u8>, String> {

@@ -27,10 +27,10 @@ mod why;
 use std::net::IpAddr;
 
 use crate::affinity::{Client, Held};
-use crate::config::{PacketText, Service};
+use crate::config::{Mac, PacketText, Service};
 use crate::control::{ExplainStep, ExplainedFrame, Explanation, Outcome, SessionEntry};
 use crate::flow::scan::SessionView;
-use crate::neighbours::addr_of;
+use crate::neighbours::{addr_of, mac_from_u64};
 use crate::packet::Verdict;
 use crate::packet::view::protocol;
 use crate::pipeline::trail::{Notes, Seen};
@@ -78,8 +78,21 @@ impl<'a> Explainer<'a> {
         live: impl FnOnce(&Question) -> Live,
     ) -> Result<Explanation, String> {
         let arrival = frame::build(self.view, packet)?;
+        let mut remarks = Vec::new();
+        if let Some((bridge, member, mac)) = arrival.station {
+            let name = self.view.interface(member);
+            if !self.dry.place(bridge, member, mac) {
+                return Err(format!(
+                    "{name} has no remote that a station could be behind: give the frame instead"
+                ));
+            }
+            let mac =
+                Mac::new(mac_from_u64(mac)).map_or_else(|error| error.to_string(), |mac| mac.to_string());
+            remarks.push(format!("its station, {mac}, is taken to be behind {name}"));
+        }
         let mut explanation =
             self.frame(arrival.port, &arrival.bytes, live).map_err(|error| error.to_string())?;
+        explanation.remarks.append(&mut remarks);
         if arrival.is_guessed {
             explanation.remarks.push(format!(
                 "nobody said where it comes in: the route to {} leads out of {}",

@@ -4,18 +4,27 @@
 //! begins or ends there ([`Marks`]). All packets between two marks are decided alike, so one of them is, by
 //! [`pipeline::decide`], for all of its cell. What depends on a flow's hash (the backend of a service) is asked for every
 //! outcome.
+//!
+//! Hosts behind a bridge's member that has a zone have two ways: through the gateway, where they are in the zone of the bridge's
+//! interface, and to stations behind other members, which [`pipeline::decide_bridged`] decides. Which of the members a
+//! host is behind that is routed to is not known before it has spoken: it may be each of them.
+
+use std::net::IpAddr;
 
 use super::marks::{Marks, Span, V4, V6, span};
 use super::names::View;
-use crate::config::{AddressRange, PacketText, PortRange, ReachFrom, ReachTo, Service, Side, ZoneName};
+use crate::config::{
+    AddressRange, InterfaceName, Name, PacketText, PortRange, ReachFrom, ReachTo, Service, Side, ZoneName,
+};
 use crate::control::{ReachQuery, Reachable, Reached};
 use crate::neighbours::{addr_of, is_v4_key};
 use crate::packet::view::protocol;
-use crate::pipeline::route;
+use crate::pipeline::route::{self, Route};
 use crate::pipeline::trail::Notes;
 use crate::pipeline::{self, Decision, Question};
-use crate::tables::Tables;
+use crate::tables::bridge::Bridge;
 use crate::tables::policy::{Action, Bound, NO_ZONE, SELF};
+use crate::tables::{NO_INTERFACE, Tables};
 
 /// Most decisions of one question: about a second.
 pub const MOST: u64 = 2_000_000;
@@ -40,9 +49,6 @@ pub enum NoAnswer {
     /// The gateway itself is no host behind an interface.
     #[error("the gateway itself has no interface that it comes in by: ask about the zones of hosts")]
     FromSelf,
-    /// Members of bridges are no interfaces.
-    #[error("zone {0} is of a bridge's member: what passes between members nobody can prove here")]
-    Bridged(String),
     /// Too large.
     #[error(
         "{needed} different packets would have to be decided, at most {most}: name fewer hosts, addresses or ports"
@@ -55,10 +61,22 @@ pub enum NoAnswer {
     },
 }
 
+/// Where hosts come in. Those behind a bridge's member choose by the MAC address who takes what they send: the
+/// gateway, or another station.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// Slot of the interface, or of the member.
+    slot: u16,
+    /// Slot of the interface that takes what is to be routed.
+    routed: Option<u16>,
+    /// Number of the bridge that takes what is for its other members.
+    bridge: Option<u16>,
+}
+
 /// What is looked for, in the tables' terms.
 pub struct Region {
-    /// Interface slots.
-    pub ingress: Vec<u16>,
+    /// Where its hosts are.
+    pub doors: Vec<Door>,
     /// Sources.
     pub src: Vec<Span>,
     /// Destinations.
@@ -76,8 +94,8 @@ pub struct Region {
 /// Sources behind one interface.
 #[derive(Debug)]
 pub struct Behind {
-    /// The interface's slot.
-    pub ingress: u16,
+    /// Where they come in.
+    pub door: Door,
     /// Those that reach everything.
     pub all: Vec<Span>,
     /// Those that reach something.
@@ -119,10 +137,11 @@ pub fn reach_among(
             .collect()
     };
     let from = found.iter().map(|behind| {
-        let interface = tables.interface(behind.ingress);
+        let interface = tables.interface(behind.door.slot);
+        let bridge = behind.door.bridge.and_then(|number| tables.bridges.get(number));
         Reachable {
             interface: interface.info.name.clone(),
-            vrf: view.vrf(interface.vrf),
+            vrf: view.vrf(bridge.map_or(interface.vrf, Bridge::scope)),
             zone: (interface.zone != NO_ZONE).then(|| view.zone(interface.zone).to_owned()),
             all: prefixes(&behind.all),
             some: prefixes(&behind.some),
@@ -132,22 +151,60 @@ pub fn reach_among(
     Ok(Reached { generation: tables.generation, from: from.collect(), decisions: *decisions, remarks })
 }
 
-/// Hosts behind a bridge's member come in by no interface of its zone, nor is there one to go out by: whatever is
-/// asked of the zone would hold of nobody.
-pub fn not_bridged(view: View<'_>, zone: &ZoneName) -> Result<(), NoAnswer> {
-    let mut members = view.config.bridges.iter().flat_map(|bridge| &bridge.members);
-    match members.any(|member| member.zone.as_ref() == Some(zone)) {
-        true => Err(NoAnswer::Bridged(zone.to_string())),
-        false => Ok(()),
+impl Door {
+    /// Those of a zone, if one is named, and of an interface or a member, if one is named.
+    fn all(
+        view: View<'_>,
+        zone: Option<u8>,
+        name: Option<&InterfaceName>,
+        vrf: Option<u16>,
+    ) -> impl Iterator<Item = Door> {
+        let tables = view.tables();
+        let is_meant = move |slot: u16| {
+            let interface = tables.interface(slot);
+            zone.is_none_or(|zone| zone == interface.zone)
+                && name.is_none_or(|name| name.as_str() == interface.info.name)
+        };
+        let slots =
+            view.config.interfaces.iter().filter_map(|of| view.compiler.interfaces.get(of.name.as_str()));
+        let interfaces = slots
+            .filter(move |slot| is_meant(*slot) && vrf.is_none_or(|vrf| vrf == tables.interface(*slot).vrf))
+            .map(|slot| Door { slot, routed: Some(slot), bridge: None });
+        // Of others all passes, whatever anybody says.
+        let bridges = tables.bridges.iter().filter(|bridge| bridge.has_zones);
+        let members = bridges.flat_map(move |bridge| {
+            let own = (bridge.interface != NO_INTERFACE).then_some(bridge.interface);
+            let is_in = vrf.is_none_or(|vrf| own.is_some_and(|own| tables.interface(own).vrf == vrf));
+            // What it routes for them is that interface's already, where all are asked about.
+            let routed = own.filter(|_| zone.is_some() || name.is_some());
+            let slots = bridge.members.iter().map(|member| member.interface);
+            slots.filter(move |slot| is_in && is_meant(*slot)).map(move |slot| Door {
+                slot,
+                routed,
+                bridge: Some(bridge.number()),
+            })
+        });
+        interfaces.chain(members)
+    }
+
+    /// Those of a zone.
+    pub fn of_zone(view: View<'_>, zone: u8) -> Vec<Door> {
+        Door::all(view, Some(zone), None, None).collect()
+    }
+
+    /// Whether the source may live there: what is routed to it goes there.
+    fn is_home_of(self, tables: &Tables, src: IpAddr) -> bool {
+        let bridge = self.bridge.and_then(|number| tables.bridges.get(number));
+        let slot = bridge.map_or(self.slot, |bridge| bridge.interface);
+        // Of a segment without the gateway nobody knows the addresses.
+        slot == NO_INTERFACE || route::leads_to(tables, tables.interface(slot).vrf, src, Some(slot))
     }
 }
 
 /// A question in the tables' terms.
 pub fn region(view: View<'_>, from: &ReachFrom, to: &ReachTo, spoofed: bool) -> Result<Region, NoAnswer> {
-    let tables = view.tables();
     let unknown = |what, name: &dyn ToString| NoAnswer::Unknown { what, name: name.to_string() };
     let zone = |name: &ZoneName| {
-        not_bridged(view, name)?;
         view.compiler.policy_slots.known_zone(name.as_str()).ok_or_else(|| unknown("zone", name))
     };
     if from.zone.as_ref().is_some_and(|zone| zone.as_str() == Side::SELF) {
@@ -159,19 +216,13 @@ pub fn region(view: View<'_>, from: &ReachFrom, to: &ReachTo, spoofed: bool) -> 
         .as_ref()
         .map(|name| view.compiler.vrfs.get(name.as_str()).ok_or_else(|| unknown("VRF", name)));
     let vrf = vrf.transpose()?;
+    let doors: Vec<Door> = Door::all(view, from_zone, from.interface.as_ref(), vrf).collect();
     if let Some(name) = &from.interface
-        && !view.config.interfaces.iter().any(|interface| interface.name == *name)
+        && doors.is_empty()
+        && Door::all(view, None, Some(name), None).next().is_none()
     {
         return Err(unknown("interface", name));
     }
-    let is_meant = |slot: &u16| {
-        let interface = tables.interface(*slot);
-        from_zone.is_none_or(|zone| zone == interface.zone)
-            && vrf.is_none_or(|vrf| vrf == interface.vrf)
-            && from.interface.as_ref().is_none_or(|name| name.as_str() == interface.info.name)
-    };
-    let slots = view.config.interfaces.iter().filter_map(|of| view.compiler.interfaces.get(of.name.as_str()));
-    let ingress = slots.filter(is_meant).collect();
     let ranges = |range: Option<AddressRange>| match (range, from.addresses, to.addresses) {
         (Some(range), ..) => vec![span(range)],
         // The other end says which family it is.
@@ -180,7 +231,7 @@ pub fn region(view: View<'_>, from: &ReachFrom, to: &ReachTo, spoofed: bool) -> 
     };
     let (src, dst) = (ranges(from.addresses), ranges(to.addresses));
     let to_zone = to.zone.as_ref().map(zone).transpose()?;
-    Ok(Region { ingress, src, dst, services: vec![to.service], to_zone, spoofed, first_only: false })
+    Ok(Region { doors, src, dst, services: vec![to.service], to_zone, spoofed, first_only: false })
 }
 
 /// Who reaches something of the region.
@@ -197,7 +248,11 @@ pub fn solve(
     for is_v4 in [true, false] {
         let of_family = |spans: &[Span]| -> Vec<Span> {
             let cells = spans.iter().flat_map(|span| marks.cells(*span));
-            cells.filter(|(first, _)| is_v4_key(*first) == is_v4).collect()
+            let mut cells: Vec<Span> = cells.filter(|(first, _)| is_v4_key(*first) == is_v4).collect();
+            // In key form IPv4 is a part of IPv6.
+            cells.sort_unstable();
+            cells.dedup();
+            cells
         };
         let (src, dst) = (of_family(&region.src), of_family(&region.dst));
         let mut uppers = Vec::new();
@@ -207,11 +262,8 @@ pub fn solve(
         if dst.is_empty() || uppers.is_empty() {
             continue;
         }
-        for ingress in &region.ingress {
-            let vrf = tables.interface(*ingress).vrf;
-            let lives = |first: &u128| {
-                region.spoofed || route::leads_to(tables, vrf, addr_of(*first), Some(*ingress))
-            };
+        for door in &region.doors {
+            let lives = |first: &u128| region.spoofed || door.is_home_of(tables, addr_of(*first));
             lookups += src.len() as u64;
             if lookups / LOOKUPS > most {
                 return Err(NoAnswer::TooMany { needed: *decisions + lookups / LOOKUPS, most });
@@ -223,10 +275,10 @@ pub fn solve(
             }
             let mut behind: Option<Behind> = None;
             for source in &sources {
-                let reached = from_one(view, region, (*ingress, *source), (&dst, &uppers), most, decisions)?;
+                let reached = from_one(view, region, (*door, *source), (&dst, &uppers), most, decisions)?;
                 let Some((is_all, witness)) = reached else { continue };
                 let behind = behind.get_or_insert_with(|| Behind {
-                    ingress: *ingress,
+                    door: *door,
                     all: Vec::new(),
                     some: Vec::new(),
                     witness,
@@ -301,25 +353,26 @@ fn add_uppers(marks: &Marks, service: Service, is_v4: bool, most: u64, all: &mut
 fn from_one(
     view: View<'_>,
     region: &Region,
-    (ingress, (src, _)): (u16, Span),
+    (door, (src, _)): (Door, Span),
     (dst, uppers): (&[Span], &[Upper]),
     most: u64,
     decisions: &mut u64,
 ) -> Result<Option<(bool, PacketText)>, NoAnswer> {
     let tables = view.tables();
-    let vrf = tables.interface(ingress).vrf;
     let (mut is_all, mut witness) = (true, None);
     for (dst, _) in dst {
+        let dst = addr_of(*dst);
+        let others = Others::of(view, door, region.to_zone, dst);
         for upper in uppers {
-            // Each backend of a service is one more.
+            // Each backend of a service, and each member of a bridge, is one more.
             if *decisions > most {
                 return Err(NoAnswer::TooMany { needed: *decisions, most });
             }
             let question = Question {
-                vrf,
-                ingress,
+                vrf: 0,
+                ingress: door.slot,
                 src: addr_of(src),
-                dst: addr_of(*dst),
+                dst,
                 protocol: upper.protocol,
                 src_port: upper.src_port,
                 dst_port: upper.dst_port,
@@ -327,11 +380,20 @@ fn from_one(
                 tcp_flags: if upper.protocol == protocol::TCP { SYN } else { 0 },
                 icmp_type: upper.icmp_type,
             };
-            // What goes elsewhere nobody has asked for.
-            let Some(passes) = outcome(tables, &question, region.to_zone, decisions) else { continue };
+            let routed = door.routed.and_then(|slot| {
+                let question = Question { vrf: tables.interface(slot).vrf, ingress: slot, ..question };
+                outcome(tables, &question, region.to_zone, decisions)
+            });
+            let bridged = others.as_ref().and_then(|others| others.outcome(tables, &question, decisions));
+            // What goes elsewhere nobody has asked for; of two ways there the host takes the one that is open.
+            let Some(passes) = routed.max(bridged.map(|(passes, _)| passes)) else { continue };
             is_all &= passes == Passes::Always;
             if passes != Passes::Never && witness.is_none() {
-                witness = Some(words(view, &question));
+                let to = match bridged {
+                    Some((Passes::Always | Passes::Sometimes, to)) => Some(to),
+                    _ => door.routed.filter(|_| door.bridge.is_some()),
+                };
+                witness = Some(words(view, &question, to));
                 if region.first_only {
                     return Ok(witness.map(|witness| (false, witness)));
                 }
@@ -341,15 +403,70 @@ fn from_one(
     Ok(witness.map(|witness| (is_all, witness)))
 }
 
+/// The other members of a bridge by which something may reach what is asked about: one of each zone, as rules between
+/// members tell only these apart.
+struct Others(Vec<u16>, u16);
+
+impl Others {
+    /// `None`: there is no bridge, or the address is none of the segment's where no zone is asked about.
+    fn of(view: View<'_>, door: Door, to_zone: Option<u8>, dst: IpAddr) -> Option<Others> {
+        let tables = view.tables();
+        let bridge = tables.bridges.get(door.bridge?)?;
+        let from = bridge.member(door.slot)?;
+        let own = bridge.interface;
+        let is_there =
+            || own == NO_INTERFACE || route::leads_to(tables, tables.interface(own).vrf, dst, Some(own));
+        if to_zone.is_none() && !is_there() {
+            return None;
+        }
+        let mut zones = Vec::new();
+        let mut members = Vec::new();
+        for member in &bridge.members {
+            let zone = tables.interface(member.interface).zone;
+            let is_apart = member.interface == from.interface || member.vni.is_some() && from.vni.is_some();
+            if !is_apart && to_zone.is_none_or(|wanted| wanted == zone) && !zones.contains(&zone) {
+                zones.push(zone);
+                members.push(member.interface);
+            }
+        }
+        Some(Others(members, bridge.scope()))
+    }
+
+    /// And the member by which it passes, if it does. Where a host is nobody knows before it has spoken.
+    fn outcome(&self, tables: &Tables, question: &Question, decisions: &mut u64) -> Option<(Passes, u16)> {
+        let question = Question { vrf: self.1, ..*question };
+        let passes =
+            |to: &&u16| matches!(pipeline::decide_bridged(tables, &question, **to), Decision::Session(_));
+        *decisions += self.0.len() as u64;
+        let open = self.0.iter().filter(passes).count();
+        let first = self.0.iter().find(passes).or(self.0.first())?;
+        let passes = match open {
+            0 => Passes::Never,
+            open if open == self.0.len() => Passes::Always,
+            _ => Passes::Sometimes,
+        };
+        Some((passes, *first))
+    }
+}
+
 /// TCP's SYN: sessions begin with it.
 const SYN: u8 = 0x02;
 
-/// Whether a packet passes: what a flow's hash decides may come out so or so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a packet passes, from the worst: what a flow's hash decides, or where on a segment a host is, may come out so or
+/// so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Passes {
-    Always,
-    Sometimes,
     Never,
+    Sometimes,
+    Always,
+}
+
+/// True if what leaves by an interface may get to a host behind a bridge's member in this zone.
+fn may_lead_to(tables: &Tables, egress: u16, zone: Option<u8>) -> bool {
+    let interface = tables.interface(egress);
+    let bridge = tables.bridges.get(interface.bridge).filter(|bridge| bridge.has_zones);
+    let mut members = bridge.into_iter().flat_map(|bridge| &bridge.members);
+    members.any(|member| Some(tables.interface(member.interface).zone) == zone)
 }
 
 /// `None`: it would not go to the zone.
@@ -357,26 +474,36 @@ fn outcome(tables: &Tables, question: &Question, to_zone: Option<u8>, decisions:
     let mut ask = |bound: Option<Bound>, notes: &mut Notes| {
         *decisions += 1;
         let decision = pipeline::decide_noting(tables, question, bound, None, notes);
-        let (zone, passes) = match decision {
-            Decision::Session(allowed) => (Some(allowed.to_zone), true),
+        let (zone, egress, passes) = match decision {
+            Decision::Session(allowed) => (Some(allowed.to_zone), Some(allowed.egress), true),
             Decision::Local(ruling) => {
-                (Some(SELF), ruling.is_none_or(|ruling| ruling.action == Action::Allow))
+                (Some(SELF), None, ruling.is_none_or(|ruling| ruling.action == Action::Allow))
             }
-            Decision::Forward { egress, .. } => (Some(tables.interface(egress).zone), true),
-            Decision::Refused(..) | Decision::Drop(_) => (notes.to_zone, false),
+            Decision::Forward { egress, .. } => (Some(tables.interface(egress).zone), Some(egress), true),
+            Decision::Refused(..) | Decision::Drop(_) => {
+                let egress = match notes.way {
+                    Some((_, _, Ok(Route::Forward { egress, .. }))) => Some(egress),
+                    _ => None,
+                };
+                (notes.to_zone, egress, false)
+            }
         };
         let is_asked = to_zone.is_none() || to_zone == zone;
-        is_asked.then_some(passes)
+        match (is_asked, passes) {
+            (true, true) => Some(Passes::Always),
+            (true, false) => Some(Passes::Never),
+            (false, _) if !egress.is_some_and(|egress| may_lead_to(tables, egress, to_zone)) => None,
+            (false, true) => Some(Passes::Sometimes),
+            (false, false) => Some(Passes::Never),
+        }
     };
     let mut notes = Notes::default();
     let first = ask(None, &mut notes);
     let service = notes.service.and_then(|_| tables.policy.services().find(question));
-    let Some(service) = service else {
-        return first.map(|passes| if passes { Passes::Always } else { Passes::Never });
-    };
+    let Some(service) = service else { return first };
     let takes = |slot: u32| tables.backends.is_in_service(slot);
     let backends = service.backends.iter().filter(|backend| takes(backend.slot));
-    let asked: Vec<Option<bool>> = backends
+    let asked: Vec<Option<Passes>> = backends
         .map(|backend| {
             let bound = Bound {
                 addr: backend.addr,
@@ -391,17 +518,17 @@ fn outcome(tables: &Tables, question: &Question, to_zone: Option<u8>, decisions:
             ask(Some(bound), &mut Notes::default())
         })
         .collect();
-    let passes = |wanted: bool| asked.contains(&Some(wanted));
-    match (passes(true), passes(false)) {
-        (true, false) if asked.iter().all(Option::is_some) => Some(Passes::Always),
-        (true, _) => Some(Passes::Sometimes),
-        (false, true) => Some(Passes::Never),
-        (false, false) => first.filter(|_| asked.is_empty()).map(|_| Passes::Never),
+    if asked.is_empty() {
+        return first.map(|_| Passes::Never);
+    }
+    match asked.iter().all(|passes| *passes == Some(Passes::Always)) {
+        true => Some(Passes::Always),
+        false => asked.into_iter().flatten().max().map(|best| best.min(Passes::Sometimes)),
     }
 }
 
-/// The packet in words.
-fn words(view: View<'_>, question: &Question) -> PacketText {
+/// The packet in words. `to`: who takes it, of the members and the interface of a bridge.
+fn words(view: View<'_>, question: &Question, to: Option<u16>) -> PacketText {
     PacketText {
         protocol: question.protocol,
         src: question.src,
@@ -409,7 +536,10 @@ fn words(view: View<'_>, question: &Question) -> PacketText {
         dst: question.dst,
         dst_port: question.dst_port,
         icmp_type: question.icmp_type,
-        interface: view.interface(question.ingress).parse().ok(),
+        interface: Name::of_end(view.interface(question.ingress)).ok(),
+        to: to.and_then(|slot| Name::of_end(view.interface(slot)).ok()),
+        src_mac: None,
+        dst_mac: None,
         dscp: question.dscp,
         tcp_flags: question.tcp_flags,
         ttl: PacketText::TTL,

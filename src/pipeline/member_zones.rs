@@ -114,7 +114,13 @@ fn read(packet: &mut Packet, family: Family) -> Result<(), DropReason> {
     }
 }
 
-/// True for what hosts of a segment need to find each other, their addresses and their groups. `l3` may be anything.
+/// True for what hosts of a segment need to find each other, their addresses and their groups, an IP packet whose family is
+/// known; no rule is asked about it.
+pub fn always_bridged(is_v4: bool, l3: &[u8]) -> bool {
+    always_passes(if is_v4 { Family::Ipv4 } else { Family::Ipv6 }, l3)
+}
+
+/// The same. `l3` may be anything.
 fn always_passes(family: Family, l3: &[u8]) -> bool {
     let are = |at: usize, (client, server): (u16, u16)| {
         let ports = l3.get(at..at + 4).map(|ports| (be16(ports, 0), be16(ports, 2)));

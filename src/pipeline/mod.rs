@@ -55,7 +55,7 @@ use route::Route;
 use trail::Trail;
 
 pub use crate::tables::policy::Question;
-pub use member_zones::decide as decide_bridged;
+pub use member_zones::{always_bridged, decide as decide_bridged};
 pub use rewrite::write_link_header;
 pub use session::{Table, note_refused};
 pub use slow::segments::Segments;
