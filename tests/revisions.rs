@@ -447,46 +447,77 @@ fn tear(folder: &Path, seed: u32) {
     fs::write(folder.join(format!("state/{:020}.tmp", 999)), &whole[..whole.len() / 2]).expect("a file");
 }
 
+/// What was committed: changes, and commits of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Made {
+    changes: u32,
+    commits: u64,
+}
+
+impl Made {
+    /// After one more: of one change, or of one of each kind in a transaction.
+    fn next(self) -> Made {
+        let changes = if self.commits % 3 == 2 { 4 } else { 1 };
+        Made { changes: self.changes + changes, commits: self.commits + 1 }
+    }
+
+    fn commit(self, client: &mut Client) -> Result<(), softgate::control::ClientError> {
+        let changes = self.changes..self.next().changes;
+        if changes.len() == 1 {
+            return client.call::<Changed>(&numbered(changes.start)).map(|_| ());
+        }
+        let _: softgate::control::Staged = client.call(&Request::Begin {})?;
+        for n in changes {
+            let _: softgate::control::Staged = client.call(&numbered(n))?;
+        }
+        let all = Request::Commit { patches: Vec::new(), terms: Terms::default() };
+        client.call::<Changed>(&all).map(|_| ())
+    }
+}
+
 /// Whatever moment it is killed at, and whatever of the last write is there: it comes back with a revision that was
-/// committed, with all that was answered.
+/// committed, with all that was answered, and of a transaction with all or nothing.
 #[test]
 fn killed_at_any_moment_it_is_back_with_what_was_committed() {
     let Some(mut gateway) = Gateway::new("killed_at_any_moment_it_is_back_with_what_was_committed") else {
         return;
     };
     gateway.start(&[]);
-    let mut made = 0;
+    let mut made = Made { changes: 0, commits: 0 };
     for round in 0..12u32 {
-        let answered = std::sync::atomic::AtomicU32::new(made);
+        let answered = std::sync::Mutex::new(made);
         let mut client = gateway.client();
+        let begun_with = made.commits;
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                for n in made.. {
-                    match client.call::<Changed>(&numbered(n)) {
-                        Ok(_) => answered.store(n + 1, std::sync::atomic::Ordering::SeqCst),
-                        Err(error) if error.is_refusal() => panic!("{n}: {error}"),
+                let mut made = made;
+                loop {
+                    match made.commit(&mut client) {
+                        Ok(()) => made = made.next(),
+                        Err(error) if error.is_refusal() => panic!("{made:?}: {error}"),
                         Err(_) => return,
                     }
+                    *answered.lock().expect("nobody panics with it") = made;
                 }
             });
             // Not after some time: after some commits, in the middle of one.
-            let enough = made + 1 + (round * 37) % 90;
-            while answered.load(std::sync::atomic::Ordering::SeqCst) < enough {
+            let enough = begun_with + 1 + u64::from(round * 37) % 90;
+            while answered.lock().expect("nobody panics with it").commits < enough {
                 std::hint::spin_loop();
             }
             gateway.kill();
         });
-        let answered = answered.into_inner();
+        let answered = answered.into_inner().expect("nobody panics with it");
         tear(gateway.folder.path(), round * 5);
         gateway.start(&[]);
         let is = found(&gateway.config());
         // The one that was under way may be there too.
         made = match is {
-            is if is == left_by(answered) => answered,
-            is if is == left_by(answered + 1) => answered + 1,
-            is => panic!("{answered} were answered, and there is {is:?}\n{}", gateway.log()),
+            is if is == left_by(answered.changes) => answered,
+            is if is == left_by(answered.next().changes) => answered.next(),
+            is => panic!("{answered:?} were answered, and there is {is:?}\n{}", gateway.log()),
         };
-        assert_eq!(gateway.revisions().current, u64::from(made) + 1, "one for each, and the start");
+        assert_eq!(gateway.revisions().current, made.commits + 1, "one for each, and the start");
     }
 }
 

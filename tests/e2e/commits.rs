@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::gateway::{Config, Gateway, binary};
 use crate::lab::Lab;
-use crate::{CLIENT_A, NET};
+use crate::sessions::{Server, python};
+use crate::{CLIENT_A, CLIENT_B, NET};
 
 #[test]
 fn a_commit_that_drops_traffic_is_taken_back_before_its_time() {
@@ -46,4 +47,126 @@ fn a_commit_that_drops_traffic_is_taken_back_before_its_time() {
     pings.kill().expect("our own child");
     pings.wait().expect("our own child");
     assert!(gateway.ask("show routes 203.0.113.0/24").contains("blackhole"), "what was before it stays");
+}
+
+/// Two destination NATs that a commit changes together: to the same port on two hosts.
+fn published(port: u16) -> String {
+    let all = [("one", 1001, CLIENT_A[0]), ("two", 1002, CLIENT_B[0])];
+    let nat = all.map(|(name, outside, inside)| {
+        format!(
+            "[[nat.destination]]\nname = \"{name}\"\naddress = \"198.51.100.80\"\nservice = \"udp/{outside}\"\n\
+             target = \"{inside}:{port}\"\n"
+        )
+    });
+    format!("[[rule]]\nname = \"in\"\naction = \"allow\"\nfrom = {{ zone = \"outside\" }}\n{}", nat.concat())
+}
+
+/// Says by which port it was reached.
+const PORTS: &str = r"
+import socket, selectors
+chosen = selectors.DefaultSelector()
+for port in range(7000, 7016):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind(('0.0.0.0', port))
+    chosen.register(s, selectors.EVENT_READ, port)
+print('ready')
+while True:
+    for key, _ in chosen.select():
+        data, peer = key.fileobj.recvfrom(100)
+        key.fileobj.sendto(b'%d' % key.data, peer)
+";
+
+/// New flows in threes, to the one, the other and the one again: which ports they came to, a line for each three that were
+/// all answered and sent in one go: whoever was stopped between two of them may have met another gateway.
+const THREES: &str = r"
+import socket, time
+while True:
+    three = []
+    for port in (1001, 1002, 1001):
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.connect(('198.51.100.80', port))
+        s.settimeout(0.5)
+        three.append(s)
+    begun = time.monotonic()
+    for s in three:
+        s.send(b'?')
+    sent = time.monotonic() - begun
+    ports = []
+    for s in three:
+        try:
+            ports.append(int(s.recv(100)) - 7000)
+        except OSError:
+            break
+        finally:
+            s.close()
+    if len(ports) == 3 and sent < 0.05:
+        print(*ports, flush=True)
+";
+
+/// The gateway is killed in the middle of commits, again and again: it is back with one that was committed, and of two
+/// things that a commit changes no packet ever meets the one without the other.
+#[test]
+fn traffic_never_meets_half_a_commit_whenever_the_gateway_is_killed() {
+    let test = "traffic_never_meets_half_a_commit_whenever_the_gateway_is_killed";
+    let Some(lab) = Lab::up(test, &[]) else { return };
+    let zoned = Config { zones: ["inside", "servers", "outside"], ..Config::default() };
+    let config = |n: u16| zoned.clone().with(&published(7000 + n % 16));
+    let state = format!("--state {}", lab.path("state").display());
+    let start = || Gateway::start_binary(&lab, &config(0), &binary(), &state);
+    let _servers = [python(&lab, "a", "ports-a.py", PORTS), python(&lab, "b", "ports-b.py", PORTS)];
+    let mut gateway = start();
+    let answers = lab.path("threes");
+    let out = std::fs::File::create(&answers).expect("a file");
+    let program = lab.path("threes.py");
+    std::fs::write(&program, THREES).expect("a file");
+    let sender = lab.command("net", &format!("python3 -u {}", program.display())).stdout(out).spawn();
+    let _sender = Server(sender.expect("python3 starts"));
+    let threes = || std::fs::read_to_string(&answers).unwrap_or_default().lines().count();
+    let wait_for = |more: usize| {
+        let (begun, before) = (Instant::now(), threes());
+        while threes() < before + more {
+            assert!(begun.elapsed() < Duration::from_secs(60), "nothing passes");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    wait_for(5);
+
+    // Each commit is one revision, and the first one was the start's.
+    let mut committed = 0;
+    for round in 0..5u16 {
+        for n in committed + 1..=committed + 6 {
+            let (status, said) = gateway.apply(&lab, &config(n).text(gateway.socket()));
+            assert!(status.success(), "{said}");
+        }
+        committed += 6;
+        wait_for(2);
+        // In the middle of one more, at another moment each time.
+        let next = lab.path("killed.toml");
+        std::fs::write(&next, config(committed + 1).text(gateway.socket())).expect("a file");
+        let mut client = std::process::Command::new(binary());
+        client.arg("apply").arg(&next).arg("--socket").arg(gateway.socket());
+        let mut client = client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+        std::thread::sleep(Duration::from_millis(u64::from(round) * 15));
+        gateway.kill();
+        let answered = client.wait().expect("our own child").success();
+        gateway = start();
+        let current = gateway.show("revisions")["current"].as_u64().expect("a number");
+        let is_there = current == u64::from(committed) + 2;
+        assert!(is_there || current == u64::from(committed) + 1 && !answered, "{current} after {committed}");
+        committed += u16::from(is_there);
+        wait_for(5);
+    }
+    gateway.stop();
+
+    let said = std::fs::read_to_string(&answers).expect("it was written");
+    let mut seen: std::collections::BTreeSet<u16> = std::collections::BTreeSet::new();
+    for line in said.lines() {
+        let ports: Vec<u16> = line.split_whitespace().map(|port| port.parse().expect("a number")).collect();
+        seen.extend(ports.iter().copied());
+        // Commits may come in between, and then the later packet meets the later one: never the other way round.
+        for two in ports.windows(2) {
+            assert!((two[1] + 16 - two[0]) % 16 < 8, "after commit {} one met {}: {line}", two[0], two[1]);
+        }
+    }
+    assert!(seen.len() > 5, "commits were seen by packets: {seen:?}");
 }
