@@ -210,6 +210,28 @@ fn commits_are_numbered_kept_and_gone_back_to() {
     assert!(gateway.log().contains("it has changed since revision 1"), "{}", gateway.log());
 }
 
+/// A start writes a revision in the words of the schema before down anew: the next release will not read those any more.
+#[test]
+fn a_start_keeps_what_was_in_the_schema_before_in_its_own() {
+    let test = "a_start_keeps_what_was_in_the_schema_before_in_its_own";
+    let Some(mut gateway) = Gateway::new(test) else { return };
+    fs::write(gateway.file(), gateway.text("").replace("schema = 1", "schema = 0 # old")).expect("a file");
+    gateway.start(&[]);
+    // Changes are written into it in the words of today.
+    gateway.ask(&["add", "rule", &format!("name = \"stop\", {DENY}")]);
+    let text = |gateway: &Gateway| gateway.client().document(None).expect("it is there").1.text;
+    assert!(text(&gateway).starts_with("# Kept.\nschema = 1 # old\n"), "{}", text(&gateway));
+    gateway.ask(&["rollback", "1"]);
+    assert!(text(&gateway).starts_with("# Kept.\nschema = 0 # old\n"), "{}", text(&gateway));
+    gateway.kill();
+    gateway.start(&[]);
+    assert_eq!((gateway.revisions().current, gateway.rules()), (4, vec!["rest".into()]));
+    assert!(text(&gateway).starts_with("# Kept.\nschema = 1 # old\n"), "{}", text(&gateway));
+    gateway.kill();
+    gateway.start(&[]);
+    assert_eq!(gateway.revisions().current, 4, "once");
+}
+
 /// On a disk that takes nothing any more a start still begins with what is kept, a torn write behind it included, and says
 /// so; what is committed then is in force, and is said not to be kept. Once the disk takes it, it is.
 #[test]
@@ -607,4 +629,48 @@ fn what_releases_have_written_is_read() {
     );
     let text = store.document(3).expect("it is kept").text;
     assert!(text.starts_with("# Of the first release.\n"), "{text}");
+}
+
+/// What the binary wrote that had this format first: a start, changes of each kind, a commit that was confirmed, a config that
+/// was applied, and the end by a kill. Every one of its revisions is made of it.
+#[test]
+fn what_the_first_binary_with_revisions_has_written_is_read() {
+    use softgate::control::revisions::Store;
+    use softgate::control::revisions::store::Limits;
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/1/written");
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in fs::read_dir(&corpus).expect("a folder") {
+        let file = file.expect("a file");
+        fs::copy(file.path(), folder.path().join(file.file_name())).expect("a file");
+    }
+    let (store, notices) = Store::open(folder.path(), Limits::default()).expect("it is read");
+    assert_eq!(notices, Vec::<String>::new());
+    let told = |number: u64| {
+        let document = store.document(number).unwrap_or_else(|error| panic!("{number}: {error}"));
+        let config = document.config().unwrap_or_else(|errors| panic!("{number}: {errors}"));
+        let rules = config.rules.iter().map(|rule| rule.name.to_string()).collect::<Vec<_>>().join(" ");
+        let backend = config.services[0].backends[0].state.name();
+        (rules, config.groups[0].members.len(), config.all_routes().count(), backend)
+    };
+    let expected = [
+        ("rest", 0, 0, "active"),
+        ("stop rest", 0, 0, "active"),
+        ("stop rest", 1, 0, "active"),
+        ("stop rest", 1, 1, "active"),
+        ("stop rest", 1, 1, "drain"),
+        ("rest", 1, 1, "drain"),
+        ("rest", 0, 0, "active"),
+        ("rest", 1, 0, "active"),
+    ];
+    for (number, (rules, members, routes, backend)) in (1..).zip(expected) {
+        assert_eq!(told(number), (rules.to_owned(), members, routes, backend), "revision {number}");
+    }
+    assert_eq!(store.next(), 9);
+    assert!(store.confirmed(6).is_some() && store.unconfirmed().is_none());
+    assert_eq!(store.find(2).and_then(|second| second.message.as_deref()), Some("a scanner"));
+    let text = store.document(5).expect("it is kept").text;
+    assert!(
+        text.starts_with("# Written by the release itself.") && text.contains("# it never comes"),
+        "{text}"
+    );
 }

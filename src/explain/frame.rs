@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use etherparse::{IpDscp, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader, checksum};
 
 use super::names::View;
-use crate::config::{Mac, PacketText};
+use crate::config::{Mac, Neighbour, PacketText};
 use crate::neighbours::{addr_key, addr_of, mac_from_u64, mac_to_u64};
 use crate::packet::view::{ethertype, protocol};
 use crate::pipeline::route;
@@ -146,8 +146,13 @@ pub fn course<'a>(view: View<'a>, packet: &PacketText, slot: u16) -> Result<Take
     }
 }
 
-/// The MAC address of a neighbour.
+/// The MAC address of a neighbour: one that the config names, or that is known. What a candidate names is in no table yet.
 fn station(view: View<'_>, interface: u16, addr: IpAddr) -> Option<u64> {
+    let name = view.interface(interface);
+    let is_named = |one: &&Neighbour| one.address == addr && one.interface.as_str() == name;
+    if let Some(named) = view.config.neighbours.iter().find(is_named) {
+        return Some(mac_to_u64(named.mac.bytes()));
+    }
     let neighbours = view.compiler.neighbours();
     let word = neighbours.word(neighbours.find(interface, addr_key(addr))?);
     word.is_usable().then(|| word.mac())
