@@ -14,6 +14,8 @@
 //! ```
 
 pub mod assert;
+#[cfg(test)]
+mod bridge_tests;
 mod decode;
 mod dry;
 pub mod foresee;
