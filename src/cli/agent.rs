@@ -45,8 +45,11 @@ pub struct AgentArgs {
     /// if all is well by then
     #[arg(long = "confirm", value_name = "TIME", value_parser = whole_seconds)]
     confirm_s: Option<u32>,
+    /// Refuse a document that would end more live sessions than so many; they are counted before it is applied
+    #[arg(long, value_name = "SESSIONS")]
+    max_dropped: Option<u64>,
     /// A file (TOML) with what options leave open: endpoints, prefix, node, ca, cert, key, user, password_file, lease_s,
-    /// confirm_s, socket
+    /// confirm_s, max_dropped, socket
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// What is logged, for example `info` or `softgate=debug`
@@ -70,11 +73,24 @@ pub(super) fn run(args: AgentArgs, socket: Option<PathBuf>) -> Result<(), Troubl
         password_file,
         lease_s,
         confirm_s,
+        max_dropped,
         config,
         log,
     } = args;
-    let options =
-        Given { endpoints, prefix, node, ca, cert, key, user, password_file, lease_s, confirm_s, socket };
+    let options = Given {
+        endpoints,
+        prefix,
+        node,
+        ca,
+        cert,
+        key,
+        user,
+        password_file,
+        lease_s,
+        confirm_s,
+        max_dropped,
+        socket,
+    };
     let file = config.map(|file| Given::from_file(&file)).transpose().map_err(Trouble::Unable)?;
     let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let settings =

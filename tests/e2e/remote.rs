@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::gateway::{Config, Gateway};
 use crate::lab::{Lab, Said, skipped, text};
+use crate::sessions::zoned;
 
 /// How long something may take to come about.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -377,6 +378,38 @@ fn agent_confirms_what_does_no_harm() {
     );
     pings.kill().expect("our own child");
     pings.wait().expect("our own child");
+    gateway.stop();
+}
+
+#[test]
+fn agent_refuses_what_would_end_live_sessions() {
+    let Some(lab) = up("agent_refuses_what_would_end_live_sessions") else { return };
+    let lab = &lab;
+    let gateway = Gateway::start(lab, &zoned());
+    let etcd = Etcd::start(lab, None);
+    let (url, socket) = (etcd.url(), gateway.socket().display());
+    let command =
+        format!("{} agent --endpoint {url} --node gw1 {LEASE} --max-dropped 0 --socket {socket}", softgate());
+    let _agent = Process::start(lab, "agent.log", &command);
+    // A session that lives for a minute.
+    lab.ping("a", "198.51.100.1", "");
+    let text =
+        zoned().with("[[route]]\nprefix = \"203.0.113.0/26\"\nblackhole = true\n").text(gateway.socket());
+    let harmless = etcd.put("/softgate/config", &text);
+    etcd.says("applied", harmless);
+    let allows = "name = \"inside-out\"\naction = \"allow\"";
+    let denied = text.replacen(allows, &allows.replace("allow", "deny"), 1);
+    let refused = etcd.put("/softgate/config", &denied);
+    let status = etcd.says("refused", refused);
+    let reason = status["reason"].as_str().unwrap_or_default();
+    assert!(
+        reason.contains("it would end 1 live sessions, and --max-dropped is 0")
+            && reason.contains("icmp 10.0.1.10:")
+            && reason.contains("rule inside-out refuses it"),
+        "{status:#}"
+    );
+    lab.ping("a", "198.51.100.1", "");
+    assert_eq!(status["gateway"]["config"], format!("etcd:/softgate/config@{harmless}"));
     gateway.stop();
 }
 

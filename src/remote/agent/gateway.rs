@@ -1,12 +1,16 @@
 //! The gateway, over its control socket: asked how it is, and offered documents. Each time a new connection: a gateway that
 //! was started anew is found by itself, and nothing of ours lies idle in the old one.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::machine::{Document, Tried};
 use crate::config::Seconds;
-use crate::control::{Asked, Changed, Client, ClientError, FaultKind, Request, RevisionList, Terms, Version};
+use crate::control::{
+    Asked, Changed, Client, ClientError, FaultKind, Previewed, Request, RevisionList, SessionEntry,
+    SessionFate, Terms, Version,
+};
 
 /// Longest wait for a word on how it is: it answers between two changes, and the longest takes seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,21 +35,43 @@ fn passes(kind: FaultKind) -> bool {
     matches!(kind, FaultKind::Conflict | FaultKind::Internal | FaultKind::Limit)
 }
 
-/// Offers a document, which the gateway then calls by its source; it is to be taken back after `confirm`, if that is some,
-/// unless it is confirmed.
-pub fn apply(socket: &Path, document: &Document, confirm: Option<Seconds>) -> (Tried, Option<Changed>) {
+/// On which conditions a document is offered.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Conditions {
+    /// It is to be taken back after so long unless it is confirmed.
+    pub confirm: Option<Seconds>,
+    /// It is refused if it would end more live sessions.
+    pub max_dropped: Option<u64>,
+}
+
+/// Sessions shown of each fate where a document is refused for them.
+const EXAMPLES: u32 = 3;
+
+/// Offers a document, which the gateway then calls by its source.
+pub fn apply(socket: &Path, document: &Document, conditions: Conditions) -> (Tried, Option<Changed>) {
     let content = match &*document.content {
         Ok(content) => content,
         Err(why) => return (Tried::Refused(why.clone()), None),
     };
-    let applied = || -> Result<Changed, ClientError> {
+    let name = document.source.to_string();
+    let Conditions { confirm, max_dropped } = conditions;
+    let applied = || -> Result<Result<Changed, String>, ClientError> {
         let mut client = Client::connect(socket)?;
         client.limit_waits(APPLY_PATIENCE)?;
-        let terms = Terms { confirm_s: confirm, ..Terms::default() };
-        client.apply_with(&document.source.to_string(), &content.text, &content.files, None, terms)
+        let mut terms = Terms { confirm_s: confirm, ..Terms::default() };
+        if let Some(most) = max_dropped {
+            let previewed = client.preview(&name, &content.text, &content.files, EXAMPLES, |_| {})?;
+            if let Some(why) = ends_more(&previewed, most) {
+                return Ok(Err(why));
+            }
+            // What was counted is what is applied to.
+            terms.if_revision = previewed.revision;
+        }
+        client.apply_with(&name, &content.text, &content.files, None, terms).map(Ok)
     };
     match applied() {
-        Ok(changed) => {
+        Ok(Err(why)) => (Tried::Refused(why), None),
+        Ok(Ok(changed)) => {
             let (revision, generation) = (changed.revision, changed.generation);
             let on_trial = revision.filter(|_| changed.confirm_s.is_some());
             let tried = on_trial.map(|revision| Tried::OnTrial { revision, generation });
@@ -56,6 +82,24 @@ pub fn apply(socket: &Path, document: &Document, confirm: Option<Seconds>) -> (T
         Err(error) if error.is_refusal() => (Tried::Refused(error.to_string()), None),
         Err(error) => (Tried::Unanswered(error.to_string()), None),
     }
+}
+
+/// Why a document is refused that would end more live sessions than `most`.
+fn ends_more(previewed: &Previewed, most: u64) -> Option<String> {
+    let ends = |fate: SessionFate| matches!(fate, SessionFate::Dropped | SessionFate::MappingLost);
+    let count: u64 = previewed.fates.iter().filter(|one| ends(one.fate)).map(|one| one.sessions).sum();
+    if count <= most {
+        return None;
+    }
+    let mut why = format!("it would end {count} live sessions, and --max-dropped is {most}; among them");
+    for example in previewed.examples.iter().filter(|example| ends(example.fate)) {
+        let SessionEntry { protocol, source, source_port, destination, destination_port, .. } =
+            &example.session;
+        let (from, to) =
+            (SocketAddr::new(*source, *source_port), SocketAddr::new(*destination, *destination_port));
+        why.push_str(&format!("\n  {protocol} {from} > {to}: {}", example.why));
+    }
+    Some(why)
 }
 
 /// Confirms a revision. `Ok(false)`: it does not wait for that any more.

@@ -19,6 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 pub use settings::{Given, Keys, Settings, Tls};
 
+use gateway::Conditions;
 use machine::{Action, Document, Machine, Running, Standing};
 use status::{Applied, Health, Status};
 use store::Store;
@@ -160,8 +161,9 @@ impl Agent {
     async fn offer(&mut self, document: Document) {
         let source = document.source.clone();
         tracing::info!(document = %source, "offers");
-        let (socket, confirm) = (self.settings.socket.clone(), self.settings.confirm);
-        let offered = spawn_blocking(move || gateway::apply(&socket, &document, confirm)).await;
+        let Settings { confirm, max_dropped, .. } = self.settings;
+        let (socket, conditions) = (self.settings.socket.clone(), Conditions { confirm, max_dropped });
+        let offered = spawn_blocking(move || gateway::apply(&socket, &document, conditions)).await;
         let (outcome, changed) =
             offered.unwrap_or_else(|error| (machine::Tried::Unanswered(error.to_string()), None));
         self.machine.tried(&source, outcome);

@@ -42,6 +42,8 @@ pub struct Given {
     /// Documents are taken back after so many seconds unless the agent confirms them, which it does at half of that;
     /// absent: they are in force at once.
     pub confirm_s: Option<u32>,
+    /// A document that would end more live sessions than so many is refused; absent: however many.
+    pub max_dropped: Option<u64>,
     /// The control socket of the gateway.
     pub socket: Option<PathBuf>,
 }
@@ -68,6 +70,7 @@ impl Given {
             password_file: self.password_file.or(other.password_file),
             lease_s: self.lease_s.or(other.lease_s),
             confirm_s: self.confirm_s.or(other.confirm_s),
+            max_dropped: self.max_dropped.or(other.max_dropped),
             socket: self.socket.or(other.socket),
         }
     }
@@ -88,6 +91,8 @@ pub struct Settings {
     pub lease: Duration,
     /// Documents are taken back after so long unless they are confirmed.
     pub confirm: Option<Seconds>,
+    /// Live sessions that a document may end.
+    pub max_dropped: Option<u64>,
     /// The control socket of the gateway.
     pub socket: PathBuf,
 }
@@ -142,8 +147,20 @@ impl Keys {
 impl Settings {
     /// Checks what was given, and reads the files it names.
     pub fn new(given: Given, host_name: &str) -> Result<Settings, String> {
-        let Given { endpoints, prefix, node, ca, cert, key, user, password_file, lease_s, confirm_s, socket } =
-            given;
+        let Given {
+            endpoints,
+            prefix,
+            node,
+            ca,
+            cert,
+            key,
+            user,
+            password_file,
+            lease_s,
+            confirm_s,
+            max_dropped,
+            socket,
+        } = given;
         let keys = Keys::new(prefix.as_deref().unwrap_or("/softgate"), node.as_deref().unwrap_or(host_name))?;
         let secure = match endpoints.iter().map(|url| url.starts_with("https://")).collect::<Vec<_>>()[..] {
             [] => return Err("endpoints: where is etcd? Give --endpoint https://HOST:2379".into()),
@@ -188,7 +205,16 @@ impl Settings {
         });
         let confirm = confirm.transpose()?;
         let socket = socket.unwrap_or_else(|| config::Control::DEFAULT_SOCKET.into());
-        Ok(Settings { endpoints, keys, tls, user, lease: Duration::from_secs(lease_s), confirm, socket })
+        Ok(Settings {
+            endpoints,
+            keys,
+            tls,
+            user,
+            lease: Duration::from_secs(lease_s),
+            confirm,
+            max_dropped,
+            socket,
+        })
     }
 }
 
