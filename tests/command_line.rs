@@ -36,7 +36,7 @@ fn the_annotated_example_is_good() {
         (code, out.as_str(), err.as_str()),
         (
             0,
-            "config/softgate.toml: good: 2 ports, 5 interfaces, 2 VRFs, 4 routes, 1 neighbour, 2 assertions\n",
+            "config/softgate.toml: good: 2 ports, 5 interfaces, 2 VRFs, 4 routes, 1 neighbour, 3 assertions\n",
             ""
         )
     );
