@@ -16,11 +16,12 @@ use softgate::time::Nanos;
 use softgate::worker::{Node, Worker};
 
 /// What no golden case reaches: the file and the test that does. The file names the reason.
-const ELSEWHERE: [(DropReason, &str, &str); 9] = [
+const ELSEWHERE: [(DropReason, &str, &str); 10] = [
     (DropReason::NoBuffer, "tests/drop_reasons.rs", "fragments_for_which_there_are_no_frames"),
     (DropReason::TxRingFull, "tests/drop_reasons.rs", "a_device_that_takes_no_more"),
     (DropReason::PortDown, "tests/drop_reasons.rs", "a_port_that_nobody_has_a_queue_of"),
     (DropReason::BackupDevice, "tests/drop_reasons.rs", "a_device_that_stands_by"),
+    (DropReason::PolicyReset, "tests/pairs.rs", "a_commit_can_tell_both_ends"),
     (DropReason::HandOverFull, "tests/owners.rs", "no_packet_waits_for_a_mapping_longer_than_its_time"),
     (DropReason::ProbeQueueFull, "tests/health.rs", "answers_that_find_no_buffer"),
     (DropReason::ProbeAnswerTooLong, "tests/health.rs", "an_answer_that_fits_no_buffer"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
-use softgate::config::Config;
+use softgate::config::{Config, Fate};
 use softgate::control::SessionFate;
 use softgate::explain::foresee::Foreseen;
 use softgate::flow::standing::Standing;
@@ -146,45 +146,9 @@ impl Lab {
         self.node.reserve_rules(&self.compiler.policy_slots);
         let made = self.compiler.tables();
         let tables = if self.one_epoch {
-            let Tables {
-                generation,
-                ports,
-                interfaces,
-                vrfs,
-                groups,
-                settings,
-                policy,
-                pairs,
-                backends,
-                overlays,
-                bridges,
-                relays,
-                virtual_addresses,
-                ..
-            } = &**made;
-            let epochs = Epochs {
-                interfaces: *generation,
-                routes: *generation,
-                settings: *generation,
-                policy: *generation,
-                backends: *generation,
-            };
-            Arc::new(Tables {
-                generation: *generation,
-                epochs,
-                ports: Arc::clone(ports),
-                interfaces: Arc::clone(interfaces),
-                vrfs: Arc::clone(vrfs),
-                groups: Arc::clone(groups),
-                settings: Arc::clone(settings),
-                policy: Arc::clone(policy),
-                pairs: Arc::clone(pairs),
-                backends: backends.clone(),
-                overlays: Arc::clone(overlays),
-                bridges: Arc::clone(bridges),
-                relays: Arc::clone(relays),
-                virtual_addresses: Arc::clone(virtual_addresses),
-            })
+            let all = made.generation;
+            let epochs = Epochs { interfaces: all, routes: all, settings: all, policy: all, backends: all };
+            Arc::new(Tables { epochs, ..Tables::clone(made) })
         } else {
             Arc::clone(made)
         };
@@ -541,6 +505,119 @@ fn changes_that_overlap_count_for_themselves() {
     }
 }
 
+/// What a commit keeps goes on in spite of the rule that refuses it, through other commits, until another rule refuses it.
+#[test]
+fn a_commit_can_leave_sessions_to_their_end() {
+    let all = [allow("a", "b"), allow("a", "c"), allow("b", "c")].concat();
+    let without = [allow("a", "b"), allow("b", "c")].concat();
+    for workers in [1, 2] {
+        let mut lab = Lab::new(&all, workers, false);
+        thirty(&mut lab);
+        lab.outcome();
+        lab.compiler.fate = Fate::Keep;
+        foresee_and_compare(&mut lab, &without);
+        lab.compiler.fate = Fate::ReDecide;
+        // They are of the rule that refuses them.
+        assert_eq!(lab.reviewed(), [0, 10, 0]);
+        let kept = |lab: &Lab| lab.standings().iter().filter(|standing| standing.is_kept).count();
+        let passes = |lab: &mut Lab, host: u8| {
+            lab.send(0, ((0, host, 1000), (2, 10, 53)));
+            lab.outcome().0[2].len()
+        };
+        assert_eq!((kept(&lab), passes(&mut lab, 10), passes(&mut lab, 11)), (10, 1, 0));
+        // Other commits of the same pair, and of all; what is foreseen of them is right as well.
+        for next in [
+            [
+                without.as_str(),
+                &rule("elsewhere", "deny", "zone = \"a\"", "zone = \"c\", prefix = \"10.0.2.12\""),
+            ]
+            .concat(),
+            [without.as_str(), &rule("more", "deny", "", "prefix = \"10.0.2.13\"")].concat(),
+        ] {
+            foresee_and_compare(&mut lab, &next);
+            assert_eq!((kept(&lab), passes(&mut lab, 10), passes(&mut lab, 11)), (10, 1, 0), "{next}");
+        }
+        // A rule that is about them.
+        let denied = rule("them", "deny", "prefix = \"10.0.0.10\"", "zone = \"c\"");
+        foresee_and_compare(&mut lab, &[without.as_str(), &denied].concat());
+        assert_eq!((lab.reviewed()[2], passes(&mut lab, 10)), (10, 0));
+        // What is over for one commit the next one does not bring back.
+        lab.compiler.fate = Fate::Keep;
+        lab.reload(&without);
+        assert_eq!(passes(&mut lab, 10), 0);
+        lab.end();
+    }
+}
+
+fn segment(from: (u8, u8, u16), to: (u8, u8, u16), numbers: (u32, u32), flags: &str) -> Vec<u8> {
+    let addr = |(net, host, _): (u8, u8, u16)| Ipv4Addr::new(10, 0, net, host).octets();
+    let mut tcp = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 0x0a], [2, 0, 0, 0, 0, 1])
+        .ipv4(addr(from), addr(to), 64)
+        .tcp(from.2, to.2, numbers.0, 1000);
+    if flags.contains('S') {
+        tcp = tcp.syn();
+    }
+    if flags.contains('A') {
+        tcp = tcp.ack(numbers.1);
+    }
+    let mut frame = Vec::new();
+    tcp.write(&mut frame, &[]).expect("a vector takes everything");
+    frame
+}
+
+/// Source and destination port, sequence and acknowledgment number and whether it is a RST, of the one frame there is.
+fn said(frames: &[Vec<u8>]) -> (u16, u16, u32, u32, bool) {
+    let [frame] = frames else { panic!("one frame: {frames:?}") };
+    let packet = etherparse::SlicedPacket::from_ethernet(frame).expect("a packet");
+    let Some(etherparse::TransportSlice::Tcp(tcp)) = packet.transport else { panic!("{packet:?}") };
+    (tcp.source_port(), tcp.destination_port(), tcp.sequence_number(), tcp.acknowledgment_number(), tcp.rst())
+}
+
+/// `--fate reset` (`PolicyReset`): both ends of a silent connection hear of it at once, with the numbers that they take; who
+/// speaks is told again; datagrams are answered with ICMP. Sessions that the commit allows hear nothing.
+#[test]
+fn a_commit_can_tell_both_ends() {
+    for workers in [1, 2] {
+        let mut lab = Lab::new(&[allow("a", "b"), allow("a", "c")].concat(), workers, false);
+        let (client, server, stays) = ((0, 10, 1000), (1, 10, 80), (2, 10, 80));
+        for server in [server, stays] {
+            let net = usize::from(server.0);
+            lab.cables[0].send(0, [segment(client, server, (100, 0), "S")]);
+            lab.settle();
+            lab.cables[net].send(0, [segment(server, client, (500, 101), "SA")]);
+            lab.settle();
+            lab.cables[0].send(0, [segment(client, server, (101, 501), "A")]);
+            lab.settle();
+        }
+        lab.send(0, ((0, 11, 1000), (1, 11, 53)));
+        lab.outcome();
+        lab.compiler.fate = Fate::Reset;
+        lab.reload(&allow("a", "c"));
+        lab.compiler.fate = Fate::ReDecide;
+        // A change that has nothing to do with it does not make it be forgotten.
+        lab.reload(&[allow("a", "c"), allow("b", "c")].concat());
+        let (out, drops, _) = lab.outcome();
+        assert_eq!((said(&out[0]), said(&out[1])), ((80, 1000, 501, 101, true), (1000, 80, 101, 501, true)));
+        assert_eq!((out[2].len(), drops), (0, vec![]));
+        // They did not get it, and go on: each is told with the number that it expects.
+        lab.cables[0].send(0, [segment(client, server, (111, 521), "A")]);
+        let (out, ..) = lab.outcome();
+        assert_eq!((said(&out[0]), out[1].len()), ((80, 1000, 521, 0, true), 0));
+        lab.cables[1].send(0, [segment(server, client, (531, 141), "A")]);
+        let (out, ..) = lab.outcome();
+        assert_eq!((out[0].len(), said(&out[1])), (0, (1000, 80, 141, 0, true)));
+        lab.send(0, ((0, 11, 1000), (1, 11, 53)));
+        let (out, drops, _) = lab.outcome();
+        // RFC 1812 section 5.2.7.1: communication administratively prohibited.
+        assert_eq!((out[0].len(), &out[0][0][34..36]), (1, &[3, 13][..]));
+        assert_eq!(drops, [("policy-reset", 3)]);
+        // Who began after it is no affair of its.
+        lab.cables[0].send(0, [segment(client, stays, (101, 501), "A")]);
+        assert_eq!(lab.outcome().0[2].len(), 1);
+        lab.end();
+    }
+}
+
 /// What is foreseen of every session is what becomes of it, and nothing is taken or changed by looking.
 fn foresee_and_compare(lab: &mut Lab, next: &str) {
     lab.settle();
@@ -570,6 +647,7 @@ fn foresee_and_compare(lab: &mut Lab, next: &str) {
                 assert_ne!(of(is), of(was), "{foreseen:?}")
             }
             SessionFate::Stays => assert_eq!(of(is), of(was), "{foreseen:?}"),
+            SessionFate::Kept => assert!(is.is_kept && !was.is_kept, "{foreseen:?}"),
             // Which of its rules is another is not said of these.
             SessionFate::Drains => assert_ne!(was.record.mapping, 0),
             SessionFate::Dropped | SessionFate::MappingLost | SessionFate::Ending => {}

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::explain::{self as asking, Asked};
+use super::revisions::FateArg;
 use super::{Trouble, print, print_json};
 use crate::control::{ExplainQuery, Explanation, Outcome, PreviewQuery};
 use crate::explain;
@@ -27,6 +28,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = PreviewQuery::EXAMPLES, conflicts_with = "capture",
         value_parser = clap::value_parser!(u32).range(..=i64::from(PreviewQuery::MOST_EXAMPLES)))]
     examples: u32,
+    /// What the commit would say of sessions that it ends
+    #[arg(long, value_enum, default_value = "re-decide", conflicts_with = "capture")]
+    fate: FateArg,
     /// Instead of live sessions captured packets (pcap or pcapng): the first of each flow counts
     #[arg(long, value_name = "FILE", requires = "port")]
     capture: Option<PathBuf>,
@@ -74,7 +78,7 @@ struct Preview {
 pub(super) fn run(args: &Args, socket: &Path) -> Result<(), Trouble> {
     match (&args.capture, &args.port) {
         (Some(capture), Some(port)) => of_capture(args, capture, port, socket),
-        _ => live::run(&args.file, args.examples, args.json, socket),
+        _ => live::run(&args.file, (args.examples, args.fate.into()), args.json, socket),
     }
 }
 

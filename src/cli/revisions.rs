@@ -6,7 +6,7 @@ use super::apply::print_changed;
 use super::change::ttl;
 use super::table::{or_dash, table, text};
 use super::{Trouble, connect, print, print_json, read};
-use crate::config::{self, Config, Seconds};
+use crate::config::{self, Config, Fate, Seconds};
 use crate::control::revisions::diff::{self, Change, Difference};
 use crate::control::revisions::{Author, Document};
 use crate::control::{Asked, Changed, Client, Request, RevisionEntry, RevisionList, Terms};
@@ -23,12 +23,37 @@ pub struct Saying {
     /// Only if this revision is in force
     #[arg(long, global = true, value_name = "NUMBER")]
     if_revision: Option<u64>,
+    /// What becomes of live sessions that it would end [default: re-decide]
+    #[arg(long, global = true, value_enum)]
+    fate: Option<FateArg>,
+}
+
+/// What becomes of live sessions that a commit would end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum FateArg {
+    /// Those that only the rules refuse go on until they end
+    Keep,
+    /// They end in silence
+    ReDecide,
+    /// They end, and both ends are told
+    Reset,
+}
+
+impl From<FateArg> for Fate {
+    fn from(fate: FateArg) -> Fate {
+        match fate {
+            FateArg::Keep => Fate::Keep,
+            FateArg::ReDecide => Fate::ReDecide,
+            FateArg::Reset => Fate::Reset,
+        }
+    }
 }
 
 impl Saying {
     pub(super) fn terms(&self) -> Terms {
-        let Saying { message, confirm, if_revision } = self.clone();
-        Terms { message, confirm_s: confirm, if_revision, ..Terms::default() }
+        let Saying { message, confirm, if_revision, fate } = self.clone();
+        let fate = fate.map_or(Fate::ReDecide, Fate::from);
+        Terms { message, confirm_s: confirm, if_revision, fate, ..Terms::default() }
     }
 }
 
@@ -193,6 +218,11 @@ pub(super) fn show(list: &RevisionList) -> String {
     for RevisionEntry { revision, confirmed_by, taken_back_in_s } in &list.revisions {
         let mut why = revision.message.clone().unwrap_or_default();
         let mut note = |text: String| why = if why.is_empty() { text } else { format!("{why} ({text})") };
+        match revision.fate {
+            Fate::ReDecide => {}
+            Fate::Keep => note(String::from("sessions kept")),
+            Fate::Reset => note(String::from("sessions reset")),
+        }
         match (taken_back_in_s, confirmed_by) {
             (Some(seconds), _) => note(format!("taken back in {seconds} s unless confirmed")),
             (None, Some(by)) => note(format!("confirmed by {}", author(by))),

@@ -310,7 +310,7 @@ fn sessions(page: &[SessionEntry], with_header: bool) -> String {
             new(session.new_destination, session.new_destination_port),
             vrf,
             format!("{}>{}", session.from_zone, session.to_zone),
-            session.rule.clone(),
+            if session.kept { format!("{} (kept)", session.rule) } else { session.rule.clone() },
             or_dash(session.nat_rule.as_ref()),
             session.state.clone(),
             session.age_s.to_string(),

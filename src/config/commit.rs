@@ -1,8 +1,29 @@
 //! `[commit]`: when a commit that waits to be confirmed is taken back before its time.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::Ranged;
+
+/// What becomes of live sessions that a commit would end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// What the rules and all else say of them now: they end in silence, as if their packets were lost.
+    #[default]
+    ReDecide,
+    /// What only the rules refuse goes on until it ends by itself.
+    Keep,
+    /// They end, and both ends are told.
+    Reset,
+}
+
+impl Fate {
+    /// True unless somebody has said otherwise.
+    pub fn is_usual(&self) -> bool {
+        *self == Fate::ReDecide
+    }
+}
 
 /// `[commit]`: how much worse than in the minute before it may get while a commit waits to be confirmed (`--confirm`).
 /// Beyond any of these it is taken back at once.

@@ -58,7 +58,7 @@ pub use check::{Links, check_neighbour};
 pub use check_balance::{check_service, check_services};
 pub use check_overlay::{MAX_REMOTES, MAX_REMOTES_IN_ALL, MAX_UDP_PORTS, check_remote};
 pub use check_policy::{check_lines, check_rule};
-pub use commit::Commit;
+pub use commit::{Commit, Fate};
 pub use deterministic::Sharing;
 pub use dhcp::{AgentId, DhcpRelay, Dhcpv6Relay, Option82};
 pub use error::{ConfigError, ConfigErrors};

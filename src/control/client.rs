@@ -15,7 +15,7 @@ use super::revision_requests::{DocumentPiece, RevisionQuery};
 use super::revisions::Document;
 use super::rpc::{self, Fault, FaultKind};
 use super::terms::Terms;
-use crate::config::Route;
+use crate::config::{Fate, Route};
 
 /// Why a request got no result.
 #[derive(Debug, thiserror::Error)]
@@ -140,13 +140,14 @@ impl Client {
         file_name: &str,
         text: &str,
         files: &[(String, String)],
-        examples: u32,
+        (examples, fate): (u32, Fate),
         mut told: impl FnMut(&Previewed),
     ) -> Result<Previewed, ClientError> {
         self.upload(text, files)?;
         let mut query = PreviewQuery {
             file_name: file_name.to_owned(),
             examples: Some(examples),
+            fate,
             ..PreviewQuery::default()
         };
         loop {

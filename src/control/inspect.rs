@@ -140,6 +140,9 @@ pub struct SessionEntry {
     pub to_zone: String,
     /// The rule that allowed it.
     pub rule: String,
+    /// It goes on in spite of that rule, because a commit has said so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
     /// Its NAT rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat_rule: Option<String>,

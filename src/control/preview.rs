@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::inspect::SessionEntry;
+use crate::config::Fate;
 
 /// Params of `preview`. With `after` only that counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +24,9 @@ pub struct PreviewQuery {
     /// Sessions shown of each fate but `stays`; absent: 10, at most 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub examples: Option<u32>,
+    /// What the commit is to say of sessions that it would end.
+    #[serde(skip_serializing_if = "Fate::is_usual")]
+    pub fate: Fate,
     /// Go on with this preview: `next` of the answer before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,
@@ -55,11 +59,13 @@ pub enum SessionFate {
     Stays,
     /// It ends anyway: a commit before has said so, and no packet of it has come since.
     Ending,
+    /// A rule refuses it, and it goes on because the commit is to say so (`keep`).
+    Kept,
 }
 
 impl SessionFate {
     /// All, in the order in which they are shown.
-    pub const ALL: [SessionFate; 8] = [
+    pub const ALL: [SessionFate; 9] = [
         SessionFate::Dropped,
         SessionFate::MappingLost,
         SessionFate::BackendChanged,
@@ -68,6 +74,7 @@ impl SessionFate {
         SessionFate::Drains,
         SessionFate::Stays,
         SessionFate::Ending,
+        SessionFate::Kept,
     ];
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::revisions::Author;
 use super::rpc::{Fault, FaultKind};
-use crate::config::Seconds;
+use crate::config::{Fate, Seconds};
 
 /// What a client says with `apply`, `commit` and `rollback`, and what the session adds to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +23,9 @@ pub struct Terms {
     /// A transaction is committed whatever others have committed since it began.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub rebase: bool,
+    /// What becomes of live sessions that it would end.
+    #[serde(skip_serializing_if = "Fate::is_usual")]
+    pub fate: Fate,
     /// Who asks for what.
     #[serde(skip)]
     pub asked: Asked,
@@ -50,7 +53,11 @@ impl Terms {
 
     /// True if a client says nothing.
     pub fn are_none(&self) -> bool {
-        self.message.is_none() && self.confirm_s.is_none() && self.if_revision.is_none() && !self.rebase
+        self.message.is_none()
+            && self.confirm_s.is_none()
+            && self.if_revision.is_none()
+            && !self.rebase
+            && self.fate.is_usual()
     }
 
     /// What can be kept.

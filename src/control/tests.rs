@@ -113,6 +113,7 @@ fn session(n: u64) -> SessionEntry {
         from_zone: "inside".into(),
         to_zone: "outside".into(),
         rule: "out".into(),
+        kept: false,
         nat_rule: Some("source/out".into()),
         backend: None,
         state: "established".into(),

@@ -29,6 +29,8 @@ pub enum Foreseen {
     Moves(Judged),
     /// It goes on under another rule.
     OtherRule(Judged),
+    /// It goes on in spite of a rule.
+    Kept(Judged),
 }
 
 impl Foreseen {
@@ -41,6 +43,7 @@ impl Foreseen {
         }
         let (record, upper) = (&standing.record, standing.tuple.protocol);
         match judge::judge(then, standing) {
+            Ok(judged) if judged.kept && !standing.is_kept => Foreseen::Kept(judged),
             Ok(judged) if judged.leads_elsewhere(standing) || judged.leads_back_elsewhere(standing) => {
                 Foreseen::Moves(judged)
             }
@@ -70,6 +73,7 @@ impl Foreseen {
             Foreseen::Ends(_) | Foreseen::Again(_) => SessionFate::Dropped,
             Foreseen::Moves(_) => SessionFate::EgressChanged,
             Foreseen::OtherRule(_) => SessionFate::RuleChanged,
+            Foreseen::Kept(_) => SessionFate::Kept,
         }
     }
 }
@@ -129,6 +133,13 @@ impl Words<'_> {
             }
             Foreseen::Again(_) => {
                 format!("{} fails, and no other takes it", backend(standing.record.backend()))
+            }
+            Foreseen::Kept(judged) if judged.allowed.ruling.rule == DEFAULT_RULE => {
+                String::from("no rule allows it")
+            }
+            Foreseen::Kept(judged) => {
+                let name = slots.rules.names().get(judged.allowed.ruling.rule as usize);
+                format!("rule {} refuses it", name.map_or("?", String::as_str))
             }
             Foreseen::Moves(judged) => self.where_it_moves(judged, standing),
             Foreseen::OtherRule(judged) => {

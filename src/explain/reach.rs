@@ -512,6 +512,7 @@ fn outcome(tables: &Tables, question: &Question, to_zone: Option<u8>, decisions:
                 translated: backend.delivery.is_none(),
                 mapped: false,
                 allowed: false,
+                kept: false,
                 pool: None,
                 delivery: backend.delivery,
             };

@@ -136,6 +136,8 @@ pub struct SessionView {
     pub zones: [u8; 2],
     /// Slot of the rule.
     pub rule: u32,
+    /// It goes on in spite of that rule, because a commit has said so.
+    pub kept: bool,
     /// Slot of the NAT rule, 0 = none.
     pub nat_rule: u16,
     /// Slots of its backend, and of the service that has or had that.
@@ -180,6 +182,7 @@ impl SessionView {
             vrfs: [tuple.vrf, reply.tuple.vrf],
             zones: [record.from_zone, record.to_zone],
             rule: record.rule,
+            kept: forward.has(flow_flags::KEPT),
             nat_rule: record.nat_rule,
             backend: record.backend().map(|slot| (slot, backends.state(slot).service)),
             created: record.created,
@@ -332,6 +335,7 @@ mod tests {
             vrfs: [1, 0],
             zones: [3, 4],
             rule: 7,
+            kept: false,
             nat_rule: 2,
             backend: Some((9, Some(4))),
             created: Tick(100),

@@ -51,6 +51,8 @@ pub mod flow_flags {
     pub const CROSSES: u8 = 16;
     /// Of the first direction: the peer has told of the session.
     pub const FROM_PEER: u8 = 32;
+    /// Of the first direction: the session goes on in spite of the rule that it is of, because a commit has said so.
+    pub const KEPT: u8 = 64;
     /// Of the first direction: the peer was told of the session.
     pub const TOLD: u8 = 128;
     /// Of the other direction, three bits: the peer's resync in which it was told of last.

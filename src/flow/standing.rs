@@ -3,7 +3,9 @@
 //! of a commit everybody's.
 
 use super::flow_record::Name;
-use super::{Address, FlowTable, Handle, Holdings, NextHop, Record, Tuple, is_untouched, record_flags};
+use super::{
+    Address, FlowTable, Handle, Holdings, NextHop, Record, Tuple, flow_flags, is_untouched, record_flags,
+};
 use crate::neighbours::{addr_key, ip_of};
 
 /// A session as policy is asked about it again. Addresses are neutral ([`addr_key`]), so that one judge does for both tables.
@@ -33,6 +35,8 @@ pub struct Standing {
     pub record: Record,
     /// Something was sent from the mapping that it came in by to who sends now.
     pub knows_peer: bool,
+    /// It goes on in spite of the rule that it is of.
+    pub is_kept: bool,
     /// The peer has told of it, and no packet of it has come here since.
     pub is_untouched: bool,
 }
@@ -58,6 +62,7 @@ impl Standing {
             epoch: forward.epoch,
             record,
             knows_peer,
+            is_kept: forward.has(flow_flags::KEPT),
             is_untouched: is_untouched(table, session),
         }
     }

@@ -451,6 +451,17 @@ impl Tcp {
         }
     }
 
+    /// What a segment to each side would have for sequence and acknowledgment number, as far as was seen: first one to the side
+    /// that answers, then one to the side that began. `None`: not both have been heard.
+    pub fn last_numbers(&self) -> Option<[(u32, u32); 2]> {
+        if self.is_half_open() || self.is_learning() || self.flags & ONE_SIDED != 0 {
+            return None;
+        }
+        // Who gets it takes what it has acknowledged last for the next; what it has sent last is acknowledged.
+        let to = |side: usize| (self.ends[side].max_ack, self.ends[side].max_end);
+        Some([to(1), to(0)])
+    }
+
     /// Where it stands.
     pub fn state(&self) -> State {
         self.state

@@ -121,6 +121,7 @@ impl Gateway {
                     translated: true,
                     mapped: true,
                     allowed,
+                    kept: false,
                     pool: Some(pool),
                     delivery: None,
                 };

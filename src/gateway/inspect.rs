@@ -371,6 +371,7 @@ impl Inspector<'_> {
             from_zone: zone(view.zones[0]),
             to_zone: zone(view.zones[1]),
             rule: self.rule_name(view.rule).to_owned(),
+            kept: view.kept,
             nat_rule: (view.nat_rule != NO_NAT_RULE).then(|| self.nat_rule_name(view.nat_rule).to_owned()),
             backend: view.backend.map(|(slot, _)| {
                 let names = self.compiler.policy_slots.backends.names();

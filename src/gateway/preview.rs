@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::inspect::Inspector;
 use super::{Gateway, LivePort, Planned, planned_facts};
-use crate::config::Config;
+use crate::config::{Config, Fate};
 use crate::control::revisions::Document;
 use crate::control::{
     FateCount, Fault, FaultKind, PreviewExample, PreviewQuery, PreviewStage, Previewed, SessionFate,
@@ -33,7 +33,7 @@ const KEPT: Duration = Duration::from_secs(30);
 type Making<T> = JoinHandle<Result<T, String>>;
 
 enum Stage {
-    Reading(Making<Box<Config>>),
+    Reading(Making<Box<Config>>, Fate),
     Compiling(Making<Box<Compiler>>, Base),
     Judging(Box<Judging>),
 }
@@ -91,7 +91,7 @@ impl Preview {
 impl Running {
     fn works(&self) -> bool {
         match &self.stage {
-            Stage::Reading(thread) => !thread.is_finished(),
+            Stage::Reading(thread, _) => !thread.is_finished(),
             Stage::Compiling(thread, _) => !thread.is_finished(),
             Stage::Judging(_) => false,
         }
@@ -130,8 +130,8 @@ impl Gateway {
         // What fails is over.
         let most_examples = running.most_examples;
         let (stage, done) = match running.stage {
-            stage @ (Stage::Reading(_) | Stage::Compiling(..)) if !is_made(&stage) => (stage, None),
-            Stage::Reading(thread) => (self.begin_compiling(*made(thread)?)?, None),
+            stage @ (Stage::Reading(..) | Stage::Compiling(..)) if !is_made(&stage) => (stage, None),
+            Stage::Reading(thread, fate) => (self.begin_compiling(*made(thread)?, fate)?, None),
             Stage::Compiling(thread, base) => {
                 (Stage::Judging(Box::new(Judging::new(made(thread)?, base))), None)
             }
@@ -172,7 +172,7 @@ impl Gateway {
             return Err(Fault::new(FaultKind::InvalidParams, message));
         }
         free(self.preview.running.take());
-        let PreviewQuery { file_name, text, files, .. } = query;
+        let PreviewQuery { file_name, text, files, fate, .. } = query;
         let node = self.node_name().cloned();
         let read = move || {
             let document = Document { file_name, text, files };
@@ -185,7 +185,7 @@ impl Gateway {
             };
             Ok(Box::new(config))
         };
-        let stage = Stage::Reading(spawn(read)?);
+        let stage = Stage::Reading(spawn(read)?, fate);
         self.preview.last += 1;
         let number = self.preview.last;
         let answer = self.previewed(number, &stage);
@@ -194,10 +194,11 @@ impl Gateway {
     }
 
     /// The config as a commit would take it on: with what goes by itself, and ports as they are or will be.
-    fn begin_compiling(&self, mut config: Config) -> Result<Stage, Fault> {
+    fn begin_compiling(&self, mut config: Config, fate: Fate) -> Result<Stage, Fault> {
         let _ = self.temporary.join(&mut config.groups);
         let _ = self.join_leases(&mut config);
         let mut branch = Box::new(self.compiler.branch());
+        branch.fate = fate;
         let base = Base::of(&self.compiler);
         let planned =
             config.ports.iter().map(|port| match self.ports.iter().position(|old| old.is_as(port)) {
@@ -225,7 +226,7 @@ impl Gateway {
         let revision = Some(self.current_revision()).filter(|revision| *revision > 0);
         let mut answer = Previewed { next: Some(number), revision, ..Previewed::default() };
         match stage {
-            Stage::Reading(_) => answer.stage = PreviewStage::Reading,
+            Stage::Reading(..) => answer.stage = PreviewStage::Reading,
             Stage::Compiling(..) => answer.stage = PreviewStage::Compiling,
             Stage::Judging(judging) => {
                 answer.stage = PreviewStage::Judging;
@@ -258,7 +259,7 @@ impl Gateway {
 
 fn is_made(stage: &Stage) -> bool {
     match stage {
-        Stage::Reading(thread) => thread.is_finished(),
+        Stage::Reading(thread, _) => thread.is_finished(),
         Stage::Compiling(thread, _) => thread.is_finished(),
         Stage::Judging(_) => true,
     }

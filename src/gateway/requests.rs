@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::gate::RouteChange;
 use super::{Gateway, deterministic, groups, rules, services, temporary, tenants};
-use crate::config::{self, Config, Neighbour, Role};
+use crate::config::{self, Config, Fate, Neighbour, Role};
 use crate::control::revisions::Document;
 use crate::control::{
     Backend, Belongs, Changed, Fault, GroupEntry, NeighbourKey, Object, Patch, Reply, Request, RouteKey,
@@ -39,7 +39,16 @@ impl Backend for Gateway {
 
     fn execute(&mut self, request: Request) -> Result<Reply, Fault> {
         let before = self.node().tables.load().generation;
-        let mut reply = self.perform(request)?;
+        self.compiler.fate = match &request {
+            Request::Apply { terms, .. }
+            | Request::Commit { terms, .. }
+            | Request::Rollback { terms, .. } => terms.fate,
+            _ => Fate::default(),
+        };
+        let performed = self.perform(request);
+        // What comes by itself (links, verdicts, members whose time is over) is nobody's commit.
+        self.compiler.fate = Fate::default();
+        let mut reply = performed?;
         if let Reply::Changed(changed) = &mut reply {
             changed.generation_before = before;
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::requests::changed;
 use super::watch::{FAILED_FLOWS, Found, Ills, Sample, Watch};
 use super::{Gateway, StartError};
-use crate::config::Name;
+use crate::config::{Fate, Name};
 use crate::control::revisions::store::Staged;
 use crate::control::revisions::{Author, Confirm, Document, Revision, Source, Store, StoreError};
 use crate::control::{
@@ -104,6 +104,7 @@ impl History {
             about: asked.about.clone(),
             changes,
             message,
+            fate: Fate::default(),
             confirm: None,
         }
     }
@@ -288,7 +289,7 @@ impl Gateway {
         let waits = self.history.pending.as_ref();
         let back_to = waits.map_or(self.history.current.number, |pending| pending.back_to);
         let confirm = terms.confirm_s.map(|seconds| Confirm { within_s: seconds.get(), back_to });
-        Revision { confirm, ..revision }
+        Revision { confirm, fate: terms.fate, ..revision }
     }
 
     /// `found`: how it was before the commit.

@@ -109,6 +109,8 @@ pub enum DropReason {
     FirewallReject,
     /// A session's packet, but the rules now deny it.
     PolicyChanged,
+    /// The same, and the commit has said that both ends are to be told.
+    PolicyReset,
     /// The session's egress or NAT rule is another one now.
     NatPathChanged,
     /// To a service, none of whose backends takes it.
@@ -436,6 +438,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "policy-changed",
             None,
             "Its session was allowed once; the rules, zones or addresses of now do not allow it.",
+        ),
+        (
+            PolicyReset,
+            "policy-reset",
+            Some(Prohibited),
+            "Its session was allowed once; a commit with `--fate reset` has ended it, and its ends are told.",
         ),
         (
             NatPathChanged,

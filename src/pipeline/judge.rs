@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::config::Filtering;
+use crate::config::{Fate, Filtering};
 use crate::flow::NextHop;
 use crate::flow::standing::Standing;
 use crate::neighbours::ip_of;
@@ -24,6 +24,8 @@ pub struct Judged {
     pub allowed: Allowed,
     /// Egress and next hop of replies.
     pub back: (u16, Option<u32>),
+    /// It goes on in spite of the rule that is said here to allow it.
+    pub kept: bool,
 }
 
 impl Judged {
@@ -105,15 +107,16 @@ pub fn judge(tables: &Tables, standing: &Standing) -> Result<Judged, Ends> {
         return Err(DropReason::BackendFailed.into());
     }
     if is_scope(tuple.vrf) {
-        let decision = member_zones::decide(tables, &question, *egress);
-        let allowed = session_of(decision)?;
+        let decided = |kept| session_of(member_zones::decide(tables, &question, *egress, kept));
+        let (allowed, kept) = unless_kept(tables, standing, decided)?;
         if (allowed.from_zone, allowed.to_zone) != (record.from_zone, record.to_zone) {
             return Err(DropReason::PolicyChanged.into());
         }
-        return Ok(Judged { allowed, back: (*ingress, None) });
+        return Ok(Judged { allowed, back: (*ingress, None), kept });
     }
     let bound = bound_of(tables, standing, &question);
-    let allowed = session_of(decide(tables, &question, Some(bound), None))?;
+    let decided = |kept| session_of(decide(tables, &question, Some(Bound { kept, ..bound }), None));
+    let (allowed, kept) = unless_kept(tables, standing, decided)?;
     let moved = allowed.egress != *egress;
     // DESIGN.md section 3, the fate of a live flow.
     if allowed.to_zone != record.to_zone || allowed.from_zone != record.from_zone {
@@ -122,7 +125,41 @@ pub fn judge(tables: &Tables, standing: &Standing) -> Result<Judged, Ends> {
         return Err(DropReason::NatPathChanged.into());
     }
     // Without a way back replies are lost, until there is one again.
-    Ok(Judged { allowed, back: way_back(tables, &question).unwrap_or((NO_INTERFACE, None)) })
+    Ok(Judged { allowed, back: way_back(tables, &question).unwrap_or((NO_INTERFACE, None)), kept })
+}
+
+/// What is decided of a session; of one that a rule refuses and that is to be kept, as if that let it pass.
+fn unless_kept(
+    tables: &Tables,
+    standing: &Standing,
+    decided: impl Fn(bool) -> Result<Allowed, Ends>,
+) -> Result<(Allowed, bool), Ends> {
+    match decided(false) {
+        Ok(allowed) => Ok((allowed, false)),
+        Err(Ends { ruling: Some(ruling), .. }) if keeps(tables, standing, ruling) => {
+            decided(true).map(|allowed| (allowed, true))
+        }
+        Err(ends) => Err(ends),
+    }
+}
+
+/// True if a session goes on though a rule refuses it: it did so before in spite of the same rule; or the commit that was the
+/// last to say anything new between its zones has said that what there is stays, and it was there.
+fn keeps(tables: &Tables, standing: &Standing, ruling: Ruling) -> bool {
+    let Standing { record, epoch, is_kept, .. } = standing;
+    let since = tables.pairs.of(record.from_zone, record.to_zone);
+    let is_older = (epoch.wrapping_sub(since as u32) as i32) < 0;
+    *is_kept && record.rule == ruling.rule
+        // What a commit before has ended no later one brings back.
+        || is_older && !standing.is_condemned() && tables.on_commit.of(since) == Fate::Keep
+}
+
+/// What the next packet of a session that ends is lost to.
+pub(super) fn lost_to(tables: &Tables, ends: Ends, epoch: u32) -> DropReason {
+    match ends.reason {
+        DropReason::PolicyChanged if tables.on_commit.resets_since(epoch) => DropReason::PolicyReset,
+        reason => reason,
+    }
 }
 
 fn session_of(decision: Decision) -> Result<Allowed, Ends> {
@@ -152,6 +189,7 @@ fn bound_of(tables: &Tables, standing: &Standing, question: &Question) -> Bound 
         translated,
         mapped: record.bound != 0,
         allowed: record.bound != 0 && may_answer(policy, || standing.knows_peer),
+        kept: false,
         pool: outside(tables, question)
             .filter(|_| translated)
             .and_then(|(dst, vrf)| policy.pool_of(vrf, dst)),
@@ -188,6 +226,7 @@ fn delivered(standing: &Standing, services: &Services) -> Option<Bound> {
         translated: false,
         mapped: false,
         allowed: false,
+        kept: false,
         pool: None,
         delivery: Some(number),
     })

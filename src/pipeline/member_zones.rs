@@ -33,8 +33,8 @@ const ND: [u8; 5] = [133, 134, 135, 136, 137];
 const MLD: [u8; 4] = [130, 131, 132, 143];
 
 /// Decides a flow from one member to another, `egress`: the firewall alone. Pure, as [`super::decide`], which has
-/// nothing to say of bridges.
-pub fn decide(tables: &Tables, question: &Question, egress: u16) -> Decision {
+/// nothing to say of bridges. `kept`: whatever the rules say, as of a session that a commit has left to its end.
+pub fn decide(tables: &Tables, question: &Question, egress: u16, kept: bool) -> Decision {
     let member = |slot| {
         let bridge = tables.bridges.of_scope(question.vrf)?;
         let member = bridge.member(slot)?;
@@ -46,6 +46,7 @@ pub fn decide(tables: &Tables, question: &Question, egress: u16) -> Decision {
     let ruling = tables.policy.permit(&Asked::new(question, from_zone, (to_zone, egress, question.vrf)));
     match ruling.action {
         Action::Allow => {}
+        _ if kept => {}
         Action::Deny => return Decision::Refused(ruling, DropReason::FirewallDeny),
         Action::Reject => return Decision::Refused(ruling, DropReason::FirewallReject),
     }

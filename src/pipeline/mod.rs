@@ -55,11 +55,16 @@ use route::Route;
 use trail::Trail;
 
 pub use crate::tables::policy::Question;
-pub use member_zones::{always_bridged, decide as decide_bridged};
+pub use member_zones::always_bridged;
 pub use rewrite::write_link_header;
 pub use session::{Table, note_refused};
 pub use slow::segments::Segments;
 pub use slow::{Emit, Limits, SlowPath};
+
+/// What [`decide`] is to everything else, to frames between members of a bridge.
+pub fn decide_bridged(tables: &Tables, question: &Question, egress: u16) -> Decision {
+    member_zones::decide(tables, question, egress, false)
+}
 
 /// What a stage may look at: one snapshot, one time, for the whole burst.
 #[derive(Clone, Copy)]
@@ -304,6 +309,8 @@ pub fn decide_noting(
         _ if permitted && ruling.rule == DEFAULT_RULE && leads_out(policy, &asked, question, pool) => {
             trail.note(|notes| notes.permitted = true);
         }
+        // A session there is, which a commit has left to its end.
+        _ if bound.is_some_and(|bound| bound.kept) => {}
         Action::Deny => return Decision::Refused(ruling, DropReason::FirewallDeny),
         Action::Reject => return Decision::Refused(ruling, DropReason::FirewallReject),
     }

@@ -9,7 +9,7 @@ use crate::affinity::Held;
 use crate::config::Filtering;
 use crate::flow::directory::NotHeld;
 use crate::flow::nat::Refused;
-use crate::flow::proxy::Proxy;
+use crate::flow::proxy::{Proxy, Said};
 use crate::flow::standing::Standing;
 use crate::flow::steering::{Loan, Request, Steering};
 use crate::flow::{
@@ -253,7 +253,7 @@ fn known_elsewhere<A: Table>(tuple: &Tuple<A>, cx: &Context<'_>, flows: &Flows) 
 /// What policy says of a first packet: `egress` is where it leaves if that is not for policy to say, from a bridge's member.
 fn decide_first(cx: &Context<'_>, question: &Question, egress: u16, bound: Option<Bound>) -> Decision {
     if is_scope(question.vrf) {
-        return member_zones::decide(cx.tables, question, egress);
+        return member_zones::decide(cx.tables, question, egress, false);
     }
     decide(cx.tables, question, bound, held(question, cx))
 }
@@ -525,6 +525,7 @@ fn mapped(tables: &Tables, flows: &Flows, question: &Question) -> Option<Mapped>
             translated: true,
             mapped: true,
             allowed,
+            kept: false,
             pool,
             delivery: None,
         },
@@ -978,13 +979,23 @@ pub(super) fn bring_up_to_date<A: Table>(
             note_fate::<A>(session, if has_moved { Became::Moved } else { Became::Kept }, cx, flows);
             Ok(())
         }
-        Err(Ends { reason, .. }) => {
+        Err(ends) => {
             add(&cx.counters.sessions_asked_ended, 1);
             note_end::<A>(session, cx, flows);
-            if reason != DropReason::BackendFailed {
-                end::<A>(session, cx, flows);
-            } else if condemn::<A>(session, cx, flows) {
-                note_lost::<A>(session, cx, flows);
+            let reason = lost_to::<A>(session, ends, cx, flows);
+            match reason {
+                DropReason::BackendFailed => {
+                    if condemn::<A>(session, cx, flows) {
+                        note_lost::<A>(session, cx, flows);
+                    }
+                }
+                // It stays for a while, so that both ends hear of it, whoever sends.
+                DropReason::PolicyReset => {
+                    if condemn::<A>(session, cx, flows) {
+                        tell_both::<A>(session, flows);
+                    }
+                }
+                _ => end::<A>(session, cx, flows),
             }
             Err(reason)
         }
@@ -1038,12 +1049,38 @@ pub fn review<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> Fa
         Err(_) if crate::flow::is_untouched(A::shared(flows), session) => Fate::Current,
         Err(ends) if condemn::<A>(session, cx, flows) => {
             note_fate::<A>(session, Became::Ended, cx, flows);
-            if ends.reason == DropReason::BackendFailed {
-                note_lost::<A>(session, cx, flows);
+            match lost_to::<A>(session, ends, cx, flows) {
+                DropReason::BackendFailed => note_lost::<A>(session, cx, flows),
+                DropReason::PolicyReset => tell_both::<A>(session, flows),
+                _ => {}
             }
             Fate::Condemned
         }
         Err(_) => Fate::Current,
+    }
+}
+
+/// What the next packet of a session that ends is lost to.
+fn lost_to<A: Table>(session: u32, ends: Ends, cx: &Context<'_>, flows: &Flows) -> DropReason {
+    let epoch = A::shared(flows).flow(Handle::new(session, 0)).epoch;
+    super::judge::lost_to(cx.tables, ends, epoch)
+}
+
+/// Tells both ends of a TCP connection that it is over, with the numbers that were seen last: who has sent or got more since
+/// answers, and is told exactly then (RFC 5961 section 3.2). Who has numbers of his own from the gateway is told then alone.
+#[cold]
+fn tell_both<A: Table>(session: u32, flows: &mut Flows) {
+    let table = A::table(flows);
+    let [forward, reply] = [0, 1].map(|direction| *table.flow(Handle::new(session, direction)));
+    if !forward.has(flow_flags::TCP) || forward.has(flow_flags::CROSSES) {
+        return;
+    }
+    let Some([to_reply, to_original]) = table.tcp(session).last_numbers() else { return };
+    for (tuple, (seq, ack)) in [
+        (reply.tuple.reversed(reply.tuple.vrf), to_reply),
+        (forward.tuple.reversed(forward.tuple.vrf), to_original),
+    ] {
+        table.say(Said::along(&tuple, seq, ack, tcp::flags::RST | tcp::flags::ACK, 0));
     }
 }
 
@@ -1054,12 +1091,13 @@ pub(super) fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> 
 
 /// Gives a session what policy says now. True if it is something else than before.
 pub(super) fn adopt<A: Table>(session: u32, judged: &Judged, cx: &Context<'_>, flows: &mut Flows) -> bool {
-    let Judged { allowed, back: (egress, via) } = *judged;
+    let Judged { allowed, back: (egress, via), kept } = *judged;
     let epoch = cx.tables.flow_epoch();
     let table = A::table(flows);
     let forward = table.flow_mut(Handle::new(session, 0));
     let before = (forward.egress, forward.next_hop);
     (forward.egress, forward.next_hop, forward.epoch) = (allowed.egress, NextHop::of(allowed.via), epoch);
+    forward.flags = forward.flags & !flow_flags::KEPT | if kept { flow_flags::KEPT } else { 0 };
     let mut moved = before != (forward.egress, forward.next_hop);
     let reply = table.flow_mut(Handle::new(session, 1));
     (reply.ingress, reply.epoch) = (allowed.egress, epoch);

@@ -1140,8 +1140,8 @@ fn message_sum(packet: &Packet) -> u64 {
 
 /// True if TCP is told with a RST that it cannot go on.
 fn resets(reason: DropReason) -> bool {
-    use DropReason::{BackendFailed, FirewallReject, NatPathChanged, NoBackend};
-    matches!(reason, FirewallReject | NatPathChanged | NoBackend | BackendFailed)
+    use DropReason::{BackendFailed, FirewallReject, NatPathChanged, NoBackend, PolicyReset};
+    matches!(reason, FirewallReject | PolicyReset | NatPathChanged | NoBackend | BackendFailed)
 }
 
 /// True for an IPv6 packet (`frame` begins at its header) whose destination is link-local.

@@ -18,12 +18,13 @@ use super::bridge::{Bridge, Bridges, MAX_BRIDGES, Member, NO_BRIDGE, Snooping};
 use super::ecmp::Group;
 use super::fib4::Fib4;
 use super::fib6::Fib6;
+use super::on_commit::OnCommit;
 use super::overlay::{NO_OVERLAY, Overlay, OverlaySpec, Overlays};
 use super::relay::{Relay, RelaySpec, Relays};
 use super::rib::{Hop, Rib, Target, TargetId};
 use super::virtual_router::{VirtualAddresses, VirtualRouter};
 use super::*;
-use crate::config::{OnFailure, VirtualService as VirtualServiceConfig};
+use crate::config::{Fate, OnFailure, VirtualService as VirtualServiceConfig};
 use crate::flow::nat::BlockClaims;
 use crate::macs::Location;
 use crate::neighbours::{NeighbourTable, addr_key, mac_to_u64};
@@ -249,6 +250,8 @@ pub struct Compiler {
     /// They do not follow what was compiled last yet.
     is_due: bool,
     defers: bool,
+    /// What the commit that is being made says of sessions that it would end.
+    pub fate: Fate,
     neighbours: Arc<NeighbourTable>,
     key: Key,
     input: Input,
@@ -297,6 +300,7 @@ impl Compiler {
             bridges: Arc::default(),
             relays: Arc::default(),
             virtual_addresses: Arc::default(),
+            on_commit: Arc::default(),
         });
         let mut vrfs = Slots::default();
         // The default VRF is slot 0 for ever.
@@ -318,6 +322,7 @@ impl Compiler {
             taken: Default::default(),
             is_due: false,
             defers: false,
+            fate: Fate::default(),
             neighbours,
             key,
             input: Input {
@@ -488,6 +493,7 @@ impl Compiler {
             bridges: Arc::new(bridges),
             relays: Arc::new(relays),
             virtual_addresses: Arc::new(virtual_addresses),
+            on_commit: self.on_commit_in(generation),
         });
         // No worker uses tables before these any more: the caller has waited for that.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -597,8 +603,15 @@ impl Compiler {
             bridges: Arc::clone(&tables.bridges),
             relays: Arc::clone(&tables.relays),
             virtual_addresses: Arc::clone(&tables.virtual_addresses),
+            on_commit: self.on_commit_in(generation),
         });
         Ok(Retired(retired))
+    }
+
+    /// What commits have said, with the one that is being made.
+    fn on_commit_in(&self, generation: u64) -> Arc<OnCommit> {
+        let before = &self.tables.on_commit;
+        if self.fate.is_usual() { Arc::clone(before) } else { Arc::new(before.with(generation, self.fate)) }
     }
 
     /// The epochs with another policy.
@@ -629,7 +642,8 @@ impl Compiler {
             let gone: AHashMap<&str, OnFailure> = gone
                 .map(|gone| (self.policy_slots.services.name(gone.slot), gone.behaviour.on_failure))
                 .collect();
-            if !gone.is_empty() {
+            // To keep what there is is a word of its own.
+            if !gone.is_empty() && self.fate != Fate::Keep {
                 // Flows of a service that is gone follow its word; those of a backend that left its service do not. Also
                 // those that left it before: by their names.
                 for (slot, name) in (0..).zip(self.policy_slots.backends.names()) {
@@ -643,7 +657,9 @@ impl Compiler {
                 for backend in &service.backends {
                     self.orphans.remove(&backend.slot);
                     let health = self.health(backend.slot);
-                    changed.insert(backend.slot, BackendState::of(service, backend, health));
+                    let state = BackendState::of(service, backend, health);
+                    let is_kept = self.fate == Fate::Keep && health.up;
+                    changed.insert(backend.slot, if is_kept { state.kept() } else { state });
                 }
             }
         }
@@ -720,6 +736,7 @@ impl Compiler {
             bridges: Arc::clone(&tables.bridges),
             relays: Arc::clone(&tables.relays),
             virtual_addresses: Arc::clone(&tables.virtual_addresses),
+            on_commit: self.on_commit_in(generation),
         });
         // As in `compile`: addresses of the policy still in use stay known.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -776,6 +793,7 @@ impl Compiler {
             bridges: Arc::clone(&tables.bridges),
             relays: Arc::clone(&tables.relays),
             virtual_addresses: Arc::clone(&tables.virtual_addresses),
+            on_commit: self.on_commit_in(generation),
         });
         self.input = input;
         Ok(Retired(retired))

@@ -16,6 +16,7 @@ mod fib_tree;
 #[cfg(test)]
 mod fib_twin;
 pub mod meaning;
+pub mod on_commit;
 pub mod overlay;
 pub mod policy;
 pub mod relay;
@@ -73,6 +74,8 @@ pub struct Tables {
     pub relays: Arc<relay::Relays>,
     /// Addresses of virtual routers.
     pub virtual_addresses: Arc<virtual_router::VirtualAddresses>,
+    /// What commits have said of sessions that they would end.
+    pub on_commit: Arc<on_commit::OnCommit>,
 }
 
 /// Generation in which each part of the tables was made.

@@ -131,7 +131,7 @@ impl Engine {
         }
     }
 
-    /// Sends what proxied connections need whose servers have not answered.
+    /// Sends what is said without a packet: to servers that have not answered, to ends of connections that are over.
     #[cold]
     fn remind(&mut self, cx: &Context<'_>, node: &Node, queues: &mut [Queue]) {
         self.speak(cx);
@@ -197,11 +197,16 @@ impl Engine {
     }
 
     /// Decides sessions again that were decided by older tables. True if some are left.
-    pub(super) fn review(&mut self, busy: bool, cx: &Context<'_>) -> bool {
+    pub(super) fn review(&mut self, busy: bool, cx: &Context<'_>, node: &Node, queues: &mut [Queue]) -> bool {
         if !self.review.is_due(cx.tables) {
             return false;
         }
-        self.review.step(busy, cx, &mut self.flows)
+        let is_more = self.review.step(busy, cx, &mut self.flows);
+        // Ends of connections that are over.
+        if self.flows.v4.has_said() || self.flows.v6.has_said() {
+            self.remind(cx, node, queues);
+        }
+        is_more
     }
 
     /// Tells the peer what has changed, and does what it tells. True if it got anywhere.

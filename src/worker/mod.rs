@@ -242,7 +242,7 @@ impl Worker {
             }
         }
         worked |= engine.housekeeping(&cx, node, queues);
-        worked |= engine.review(worked, &cx);
+        worked |= engine.review(worked, &cx, node, queues);
         worked |= engine.replicate(worked, &cx, node);
         engine.flush(node, queues);
         *turns = turns.wrapping_add(1);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::gateway::{Config, Gateway, binary};
 use crate::lab::Lab;
-use crate::sessions::{Server, python};
+use crate::sessions::{Server, python, zoned};
 use crate::{CLIENT_A, CLIENT_B, NET};
 
 #[test]
@@ -166,4 +166,87 @@ fn traffic_never_meets_half_a_commit_whenever_the_gateway_is_killed() {
         }
     }
     assert!(seen.len() > 5, "commits were seen by packets: {seen:?}");
+}
+
+/// A connection that says a word when it is asked to, and in the end what became of it.
+const TALKS: &str = "import socket, sys, time, os
+c = socket.create_connection(('198.51.100.1', 7000), 3)
+def ask():
+    c.settimeout(3)
+    try:
+        c.sendall(b'x')
+        return c.recv(100).decode() or 'closed'
+    except OSError as error:
+        return type(error).__name__
+def wait(path):
+    while not os.path.exists(path):
+        time.sleep(0.02)
+folder = sys.argv[0].rsplit('/', 1)[0]
+ask()
+open(folder + '/connected', 'w').close()
+wait(folder + '/kept')
+first = ask()
+open(folder + '/asked', 'w').close()
+c.settimeout(10)
+try:
+    second = c.recv(100).decode() or 'closed'
+except OSError as error:
+    second = type(error).__name__
+print(first, second)
+";
+
+const ECHO: &str = "import socket, threading
+def serve(c):
+    while c.recv(1000):
+        c.sendall(b'y')
+s = socket.create_server(('0.0.0.0', 7000))
+print('ready')
+while True:
+    threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
+";
+
+/// `--fate keep` leaves a connection to its end though no new one gets through; `--fate reset` ends it, and its silent client
+/// hears of it at once.
+#[test]
+fn a_commit_says_what_becomes_of_live_sessions() {
+    let Some(lab) = Lab::up("a_commit_says_what_becomes", &[]) else { return };
+    let config = zoned();
+    let gateway = Gateway::start(&lab, &config);
+    let _server = python(&lab, "net", "echo.py", ECHO);
+    let file = lab.path("talks.py");
+    std::fs::write(&file, TALKS).expect("the program can be written");
+    let client = lab
+        .command("a", &format!("python3 {}", file.display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 starts");
+    let wait = |name: &str| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !lab.path(name).exists() {
+            assert!(Instant::now() < deadline, "the client is not {name}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait("connected");
+    let without = config.text(gateway.socket()).replacen("action = \"allow\"", "action = \"deny\"", 1);
+    let (status, said) = gateway.apply_with(&lab, &without, "--fate keep --wait converged");
+    assert!(status.success() && said.contains(" 0 end"), "{said}");
+    let sessions = gateway.show("sessions");
+    assert_eq!(
+        (&sessions[0]["kept"], &sessions[0]["rule"]),
+        (&true.into(), &"inside-out".into()),
+        "{sessions:#}"
+    );
+    lab.no_answer("a", NET[0]);
+    std::fs::write(lab.path("kept"), "").expect("the signal can be given");
+    wait("asked");
+    // Of all that is there: from another rule's word on.
+    let reset = format!(
+        "{without}\n[[admin_rule]]\nname = \"out\"\naction = \"deny\"\nto = {{ zone = \"outside\" }}\n"
+    );
+    let (status, said) = gateway.apply_with(&lab, &reset, "--fate reset --wait converged");
+    assert!(status.success() && said.contains(" 1 end"), "{said}");
+    let output = client.wait_with_output().expect("our own child");
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    assert_eq!(said, "y ConnectionResetError");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::sessions::endpoint;
 use crate::cli::{Trouble, connect, print, print_json, read};
-use crate::config;
+use crate::config::{self, Fate};
 use crate::control::{
     ClientError, FateCount, FaultKind, PreviewExample, PreviewStage, Previewed, SessionEntry, SessionFate,
 };
@@ -19,7 +19,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// How often people are told how far it is.
 const TELL: Duration = Duration::from_secs(2);
 
-pub(super) fn run(file: &Path, examples: u32, json: bool, socket: &Path) -> Result<(), Trouble> {
+pub(super) fn run(file: &Path, asked: (u32, Fate), json: bool, socket: &Path) -> Result<(), Trouble> {
     let text = read(file)?;
     let mut files = Vec::new();
     for path in config::route_file_paths(&text) {
@@ -29,7 +29,7 @@ pub(super) fn run(file: &Path, examples: u32, json: bool, socket: &Path) -> Resu
     let name = file.display().to_string();
     let begun = Instant::now();
     let previewed = loop {
-        match connect(socket)?.preview(&name, &text, &files, examples, progress()) {
+        match connect(socket)?.preview(&name, &text, &files, asked, progress()) {
             // Somebody else looks, or somebody has just changed something.
             Err(ClientError::Fault(fault))
                 if matches!(fault.kind, FaultKind::Limit | FaultKind::Conflict)
@@ -69,6 +69,7 @@ fn says(fate: SessionFate) -> &'static str {
         SessionFate::RuleChanged => "would go on under another rule",
         SessionFate::Drains => "would go on with an address or backend that takes no new ones",
         SessionFate::Stays => "stay as they are",
+        SessionFate::Kept => "would go on in spite of a rule",
         SessionFate::Ending => "are about to end by what was committed before",
     }
 }

@@ -22,6 +22,8 @@ use std::time::SystemTime;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Fate;
+
 pub use document::{Document, Unfit};
 pub use store::{Store, StoreError};
 
@@ -67,6 +69,9 @@ pub struct Revision {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What was said of live sessions that it would end.
+    #[serde(default, skip_serializing_if = "Fate::is_usual")]
+    pub fate: Fate,
     /// It is taken back unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm: Option<Confirm>,

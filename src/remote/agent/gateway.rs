@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::machine::{Document, Tried};
-use crate::config::Seconds;
+use crate::config::{Fate, Seconds};
 use crate::control::{
     Asked, Changed, Client, ClientError, FaultKind, Previewed, Request, RevisionList, SessionEntry,
     SessionFate, Terms, Version,
@@ -60,7 +60,8 @@ pub fn apply(socket: &Path, document: &Document, conditions: Conditions) -> (Tri
         client.limit_waits(APPLY_PATIENCE)?;
         let mut terms = Terms { confirm_s: confirm, ..Terms::default() };
         if let Some(most) = max_dropped {
-            let previewed = client.preview(&name, &content.text, &content.files, EXAMPLES, |_| {})?;
+            let previewed =
+                client.preview(&name, &content.text, &content.files, (EXAMPLES, Fate::ReDecide), |_| {})?;
             if let Some(why) = ends_more(&previewed, most) {
                 return Ok(Err(why));
             }

@@ -65,6 +65,11 @@ impl BackendState {
         }
     }
 
+    /// The same, where the flows that there are stay whatever was said of it.
+    pub fn kept(self) -> BackendState {
+        BackendState { fate: BackendFate::Keep, ..self }
+    }
+
     /// Of one that is in no service any more: its flows stay until they end, unless the service itself is gone, whose
     /// word that is.
     pub fn left(gone: Option<OnFailure>) -> BackendState {

@@ -30,6 +30,7 @@ impl Compiler {
             is_due: self.is_due,
             // What is shared with workers follows what is published: nothing of this is.
             defers: true,
+            fate: self.fate,
             neighbours: Arc::new(self.neighbours.copied()),
             key: self.key,
             input: self.input.clone(),

@@ -168,6 +168,8 @@ pub struct Bound {
     pub mapped: bool,
     /// It needs no rule that allows it: it answers to a mapping with endpoint-independent filtering.
     pub allowed: bool,
+    /// It goes on whatever the rules say: a commit has said that what there is stays.
+    pub kept: bool,
     /// The pool it came in by, as an index in [`Policy::pools`].
     pub pool: Option<u16>,
     /// Packets go to `addr` as they came: the number of the [`Delivery`](crate::tables::balance::Delivery).
