@@ -15,6 +15,7 @@ use softgate::explain::foresee::Foreseen;
 use softgate::flow::standing::Standing;
 use softgate::io::memory::Cable;
 use softgate::mem::{ChunkSize, PacketMemory};
+use softgate::packet::DropReason;
 use softgate::reader::{Found, Place, Task};
 use softgate::replay;
 use softgate::tables::compile::{Compiler, Retired};
@@ -573,7 +574,7 @@ fn said(frames: &[Vec<u8>]) -> (u16, u16, u32, u32, bool) {
     (tcp.source_port(), tcp.destination_port(), tcp.sequence_number(), tcp.acknowledgment_number(), tcp.rst())
 }
 
-/// `--fate reset` (`PolicyReset`): both ends of a silent connection hear of it at once, with the numbers that they take; who
+/// `--fate reset`: both ends of a silent connection hear of it at once, with the numbers that they take; who
 /// speaks is told again; datagrams are answered with ICMP. Sessions that the commit allows hear nothing.
 #[test]
 fn a_commit_can_tell_both_ends() {
@@ -610,7 +611,7 @@ fn a_commit_can_tell_both_ends() {
         let (out, drops, _) = lab.outcome();
         // RFC 1812 section 5.2.7.1: communication administratively prohibited.
         assert_eq!((out[0].len(), &out[0][0][34..36]), (1, &[3, 13][..]));
-        assert_eq!(drops, [("policy-reset", 3)]);
+        assert_eq!(drops, [(DropReason::PolicyReset.name(), 3)]);
         // Who began after it is no affair of its.
         lab.cables[0].send(0, [segment(client, stays, (101, 501), "A")]);
         assert_eq!(lab.outcome().0[2].len(), 1);

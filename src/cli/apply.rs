@@ -95,7 +95,7 @@ struct Fates {
 /// Waits until no session is older than a change.
 fn converge(client: &mut Client, changed: &Changed) -> Result<(Duration, Fates), Trouble> {
     let begun = Instant::now();
-    let query = ConvergenceQuery { after: changed.generation_before, generation: changed.generation };
+    let query = ConvergenceQuery { after: changed.generation_before, generation: Some(changed.generation) };
     loop {
         let so_far: Convergence = client.call(&Request::ShowConvergence(query))?;
         if so_far.converged {

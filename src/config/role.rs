@@ -94,8 +94,9 @@ pub const ASKABLE: [&str; 45] = [
 ];
 
 /// What a word for several stands for.
-const VIEWER: [&str; 6] = ["show", "nat", "drops", "explain", "reach", "preview"];
-const OPERATOR: [&str; 5] = ["clear", "bridge", "service", "group", CONFIRM_OWN];
+const VIEWER: [&str; 5] = ["show", "nat", "drops", "explain", "reach"];
+// A preview changes nothing, but takes a second set of tables, and room for what is uploaded.
+const OPERATOR: [&str; 6] = ["preview", "clear", "bridge", "service", "group", CONFIRM_OWN];
 
 /// What `confirm` asks for where the commit that waits is one's own, and what it takes to let one's own wait. Who may
 /// `confirm` may that too; it is no request by itself.

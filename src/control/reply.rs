@@ -106,7 +106,7 @@ pub struct Changed {
     /// The generation every worker now uses, unless the change is `late`.
     pub generation: u64,
     /// The generation before it. It may make several: where ports come and go, for one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_none")]
     pub generation_before: u64,
     /// The revision that the config is of now; absent: it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,14 +126,20 @@ pub struct Changed {
     pub warnings: Vec<String>,
 }
 
+/// Before the first generation there is none.
+fn is_none(generation: &u64) -> bool {
+    *generation == 0
+}
+
 /// Params of `show.convergence`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct ConvergenceQuery {
-    /// The generation before the commit: its `generation_before`.
+    /// The generation before the commit: its `generation_before`; 0: since the start.
     pub after: u64,
-    /// That of the commit.
-    pub generation: u64,
+    /// That of the commit; absent: the newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
 }
 
 /// What has become of the sessions that a commit was about. One that several commits were about counts for the newest of

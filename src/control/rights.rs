@@ -516,6 +516,7 @@ zones = ["web"]
         let (ping, version) = (r#""method":"ping""#.to_owned(), show("version", "{}"));
         let apply = r#""method":"apply","params":{"file_name":"x","text":"x"}"#.to_owned();
         let upload = r#""method":"upload","params":{"name":"","text":"x"}"#.to_owned();
+        let preview = r#""method":"preview","params":{"text":"x"}"#.to_owned();
         let blue = r#"{"zone":"web"}"#;
         // User, groups, request, and the words that it is refused with.
         let cases: Vec<(u32, &[u32], String, &str)> = vec![
@@ -528,7 +529,11 @@ zones = ["web"]
             (1000, &[], set("shop"), "role eyes does not include \"service set-backends\""),
             (1000, &[], apply.clone(), "does not include \"apply\""),
             (1000, &[], upload.clone(), "does not include \"apply\""),
+            (1000, &[], preview.clone(), "role eyes does not include \"preview\""),
             (1000, &[7, 500], set("bank"), ""),
+            (1000, &[7, 500], upload.clone(), ""),
+            (1000, &[7, 500], preview.clone(), ""),
+            (1001, &[], preview, "does not include \"preview\""),
             (1000, &[7, 500], apply.clone(), "does not include"),
             (1000, &[600], apply, ""),
             (1000, &[600], upload, ""),

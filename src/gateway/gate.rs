@@ -5,7 +5,7 @@
 use ipnet::IpNet;
 
 use super::Gateway;
-use crate::config::Config;
+use crate::config::{Config, Fate};
 use crate::control::Fault;
 use crate::explain::{View, assert};
 use crate::tables::Tables;
@@ -71,6 +71,8 @@ impl Gateway {
         let config = new.unwrap_or(&self.config);
         let Err(fault) = self.may_be_committed(self.compiler.tables(), config) else { return Ok(retired) };
         self.config = before.config;
+        // What it has said of sessions goes with it.
+        self.compiler.fate = Fate::default();
         let back = || {
             if !before.undo.is_empty() {
                 retired.push(self.compiler.change_routes(before.undo)?);

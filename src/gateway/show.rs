@@ -32,7 +32,9 @@ impl Gateway {
     }
 
     pub(super) fn show_convergence(&self, query: ConvergenceQuery) -> Convergence {
+        let newest = self.node().tables.load().generation;
         let ConvergenceQuery { after, generation } = query;
+        let generation = generation.unwrap_or(newest);
         // Before the numbers: what it says is done has been counted.
         let converged = self.converged();
         let of_workers = self.node().counters.iter().map(|worker| worker.fates.sum(after, generation));
@@ -44,7 +46,7 @@ impl Gateway {
             kept,
             moved,
             ended,
-            forgotten: self.node().tables.load().generation >= after + fates::REMEMBERED,
+            forgotten: newest >= after.saturating_add(fates::REMEMBERED),
         }
     }
 

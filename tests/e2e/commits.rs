@@ -231,7 +231,7 @@ fn a_commit_says_what_becomes_of_live_sessions() {
     let without = config.text(gateway.socket()).replacen("action = \"allow\"", "action = \"deny\"", 1);
     let (status, said) = gateway.apply_with(&lab, &without, "--fate keep --wait converged");
     assert!(status.success() && said.contains(" 0 end"), "{said}");
-    let sessions = gateway.show("sessions");
+    let sessions = gateway.show("sessions")["sessions"].take();
     assert_eq!(
         (&sessions[0]["kept"], &sessions[0]["rule"]),
         (&true.into(), &"inside-out".into()),
