@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, binary};
 use crate::lab::Lab;
 use crate::sessions::{python, python_says, zoned};
 use crate::{CLIENT_A, NET};
@@ -175,4 +175,24 @@ fn a_preview_says_what_a_commit_does_to_live_sessions() {
     let (status, said) = gateway.apply_with(&lab, &denied, "--wait converged");
     assert!(status.success() && said.contains(" 1 end"), "{said}");
     assert_eq!(fates(&preview(&denied)), [fate("stays", 1), fate("ending", 1)]);
+}
+
+/// What was in force then decides what `explain --revision` says, whatever is in force now.
+#[test]
+fn a_packet_is_explained_by_an_old_revision() {
+    let Some(lab) = Lab::up("explained_by_an_old_revision", &[]) else { return };
+    let state = lab.path("state");
+    let options = format!("--state {}", state.display());
+    let gateway = Gateway::start_binary(&lab, &zoned(), &binary(), &options);
+    let current = gateway.show("version")["generation"].clone();
+    let first = gateway.show("revisions")["current"].as_u64().expect("a number");
+    gateway.ask("del rule inside-out");
+    assert_ne!(gateway.show("version")["generation"], current);
+    let packet = "tcp 10.0.1.10 to 198.51.100.1:443 from tenant-a";
+    assert_eq!(explained(&gateway, packet)["reason"], "firewall-deny");
+    let then = explained(&gateway, &format!("--revision {first} {packet}"));
+    assert!(steps(&then).contains(&String::from("rule inside-out")), "{then:#}");
+    assert!(then["reason"].is_null(), "{then:#}");
+    let (status, said) = gateway.client(&format!("explain --revision 99 {packet}"));
+    assert!(!status.success() && said.contains("99"), "{said}");
 }
