@@ -112,6 +112,7 @@ fn for_all_nodes(args: &Args) -> Result<Beginning, Trouble> {
         }
         Begin::Before { revision, .. } => {
             let (document, config) = of_revision(&store, revision)?;
+            let document = document.migrated().unwrap_or(document);
             let file_name = document.file_name.clone();
             let made = Revision {
                 about: vec![format!("revision {revision}")],

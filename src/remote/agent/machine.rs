@@ -280,9 +280,15 @@ impl Machine {
 
     /// What to do now.
     pub fn action(&self) -> Action {
+        if let Some(revision) = self.to_confirm() {
+            return Action::Confirm(revision);
+        }
         match (self.standing(), &self.wanted) {
-            (Standing::Pending | Standing::Waiting(_), Some(wanted)) => Action::Apply(wanted.clone()),
-            _ => self.to_confirm().map_or(Action::Wait, Action::Confirm),
+            // While one is on trial the gateway takes no other.
+            (Standing::Pending | Standing::Waiting(_), Some(wanted)) if self.trial.is_none() => {
+                Action::Apply(wanted.clone())
+            }
+            _ => Action::Wait,
         }
     }
 
@@ -314,6 +320,12 @@ impl Machine {
             if (runs.mod_revision, !self.wanted_is_own) > (wanted.mod_revision, false) {
                 return Standing::Older;
             }
+        }
+        if let Some(trial) = &self.trial {
+            return Standing::Waiting(format!(
+                "{} is on trial until it is confirmed or taken back",
+                trial.source
+            ));
         }
         if let Some((_, why)) = self.taken_back.as_ref().filter(|(source, _)| source == wanted) {
             return Standing::TakenBack(why.clone());
@@ -547,6 +559,24 @@ mod tests {
         assert_eq!(machine.action(), Action::Confirm(4));
         machine.confirmed();
         assert_eq!((machine.action(), machine.standing()), (Action::Wait, Standing::InForce));
+    }
+
+    #[test]
+    fn a_document_waits_for_the_one_before_that_is_on_trial() {
+        let mut machine = on_trial();
+        machine.seen(shared(8));
+        machine.gateway(runs_it(9));
+        let waits = "etcd:/softgate/config@7 is on trial until it is confirmed or taken back";
+        assert_eq!((machine.action(), machine.standing()), (Action::Wait, Standing::Waiting(waits.into())));
+        machine.at(Duration::from_secs(130));
+        assert_eq!(machine.action(), Action::Confirm(4));
+        machine.confirmed();
+        assert_eq!(offers(&machine).as_deref(), Some("config@8"));
+        // Or it was taken back: the later one is offered all the same.
+        let mut machine = on_trial();
+        machine.seen(shared(8));
+        machine.gateway(running(1, "gw.toml"));
+        assert_eq!(offers(&machine).as_deref(), Some("config@8"));
     }
 
     #[test]
