@@ -459,6 +459,13 @@ impl Compiler {
             }
         };
         let (states, vrfs): (Vec<_>, Vec<_>) = vrfs.into_iter().unzip();
+        // A link that has come back: its interface is up already by `change_links`, which has no connected network to give
+        // back where a compilation has left that out.
+        let same_connected = states.len() == self.states.len()
+            && states
+                .iter()
+                .zip(&self.states)
+                .all(|(new, old)| new.system4 == old.system4 && new.system6 == old.system6);
         self.states = states;
         // What says the same as before is no change: sessions that followed from it are not asked about it.
         let old = &*self.tables;
@@ -473,7 +480,7 @@ impl Compiler {
         let epochs = Epochs {
             interfaces: newer(same_interfaces, old.epochs.interfaces),
             // Connected networks are routes as well.
-            routes: newer(same_interfaces && same_routes, old.epochs.routes),
+            routes: newer(same_interfaces && same_routes && same_connected, old.epochs.routes),
             settings: newer(input.settings == *old.settings, old.epochs.settings),
             policy,
             backends: backends_epoch,
