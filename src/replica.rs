@@ -71,6 +71,8 @@ pub struct Desk {
     changes: ArrayQueue<Change>,
     inbound: ArrayQueue<Inbound>,
     is_on: AtomicBool,
+    /// The worker has seen that it is on: what it was given before is gone.
+    takes: AtomicBool,
     is_overrun: AtomicBool,
     /// Something that the peer has told is lost.
     has_lost: AtomicBool,
@@ -87,6 +89,7 @@ impl Default for Desk {
             changes: ArrayQueue::new(CHANGES),
             inbound: ArrayQueue::new(INBOUND),
             is_on: AtomicBool::new(false),
+            takes: AtomicBool::new(false),
             is_overrun: AtomicBool::new(false),
             has_lost: AtomicBool::new(false),
             wanted: AtomicU32::new(0),
@@ -133,9 +136,10 @@ impl Desk {
         self.inbound.push(inbound).is_ok()
     }
 
-    /// Room for what it may be given.
+    /// Room for what it may be given: none until the worker knows that there is a peer, since what it finds before that
+    /// was told by the one before.
     pub fn room(&self) -> usize {
-        INBOUND - self.inbound.len()
+        if self.takes.load(Acquire) { INBOUND - self.inbound.len() } else { 0 }
     }
 
     /// True if the worker has something to do.
@@ -294,8 +298,10 @@ impl Replication {
                     flows.nat.loans.returns.push(loan);
                 }
             }
+            desk.takes.store(false, Release);
             return Stepped::default();
         }
+        desk.takes.store(true, Release);
         let mut stepped = Stepped::default();
         self.tell(desk, cx, flows);
         let pick = |(idle, busy_turn): (usize, usize)| if busy { busy_turn } else { idle };
