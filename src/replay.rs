@@ -212,7 +212,7 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
         while let Some((at, is_active)) = roles.pop_front_if(|(at, _)| *at <= time) {
             advance(&mut workers, &clock, at)?;
             let places = compiler.tables().interfaces.iter().flat_map(|interface| &interface.info.routers);
-            places.for_each(|router| node.neighbours.roles.set(router.role, is_active));
+            places.for_each(|router| node.neighbours.roles.set(router.role, is_active.into(), at));
         }
         advance(&mut workers, &clock, time)?;
         settle(&mut workers, &clock, time)?;

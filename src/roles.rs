@@ -1,27 +1,55 @@
-//! Roles of virtual routers: whether this node is the Active, by slot.
+//! Roles of virtual routers: what this node does for each, by slot.
 //!
 //! A shared table of fixed capacity, one atomic word for each: the HA thread writes, workers read. Whoever takes over
 //! writes one word, and no flow, route or adjacency changes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use crate::time::Nanos;
 
 /// Virtual routers a node can have had since its start, each family for itself.
 pub const MAX_ROLES: usize = 4096;
 
+/// What a node does for a virtual router.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Part {
+    /// Nothing: another does.
+    #[default]
+    Away = 0,
+    /// It forwards what still comes to the MAC address, and answers for nothing: another has just become the Active, and
+    /// what was under way to this node then is not to be lost.
+    Forwards = 1,
+    /// It is the Active: forwards, and answers for the addresses.
+    Active = 2,
+}
+
+impl From<bool> for Part {
+    /// Active, or nothing.
+    fn from(is_active: bool) -> Part {
+        if is_active { Part::Active } else { Part::Away }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Role {
-    is_active: AtomicBool,
+    /// A [`Part`].
+    part: AtomicU8,
     /// Somebody else has claimed one of its addresses.
     conflict: AtomicBool,
 }
 
 /// The table. Nobody is Active at first.
 #[derive(Debug)]
-pub struct Roles(Box<[Role]>);
+pub struct Roles {
+    all: Box<[Role]>,
+    /// When the node began or ceased to forward for some virtual router; 0: never.
+    changed: AtomicU64,
+}
 
 impl Default for Roles {
     fn default() -> Roles {
-        Roles((0..MAX_ROLES).map(|_| Role::default()).collect())
+        Roles { all: (0..MAX_ROLES).map(|_| Role::default()).collect(), changed: AtomicU64::new(0) }
     }
 }
 
@@ -29,34 +57,52 @@ impl Roles {
     /// A copy that nobody shares.
     pub(crate) fn copied(&self) -> Roles {
         let role = |role: &Role| Role {
-            is_active: AtomicBool::new(role.is_active.load(Ordering::Acquire)),
+            part: AtomicU8::new(role.part.load(Ordering::Acquire)),
             conflict: AtomicBool::new(false),
         };
-        Roles(self.0.iter().map(role).collect())
+        let changed = AtomicU64::new(self.changed.load(Ordering::Relaxed));
+        Roles { all: self.all.iter().map(role).collect(), changed }
     }
 
     /// True if this node is the Active of the virtual router in `slot`.
     #[inline]
     pub fn is_active(&self, slot: u16) -> bool {
-        self.0.get(usize::from(slot)).is_some_and(|role| role.is_active.load(Ordering::Acquire))
+        self.all
+            .get(usize::from(slot))
+            .is_some_and(|role| role.part.load(Ordering::Acquire) == Part::Active as u8)
     }
 
-    /// Says whether it is.
-    pub fn set(&self, slot: u16, is_active: bool) {
-        if let Some(role) = self.0.get(usize::from(slot)) {
-            role.is_active.store(is_active, Ordering::Release);
+    /// True if this node forwards what comes to the MAC address of the virtual router in `slot`.
+    #[inline]
+    pub fn forwards(&self, slot: u16) -> bool {
+        self.all
+            .get(usize::from(slot))
+            .is_some_and(|role| role.part.load(Ordering::Acquire) != Part::Away as u8)
+    }
+
+    /// Says what it does from `now` on.
+    pub fn set(&self, slot: u16, part: Part, now: Nanos) {
+        if let Some(role) = self.all.get(usize::from(slot))
+            && role.part.swap(part as u8, Ordering::AcqRel) != part as u8
+        {
+            self.changed.store(now.0.max(1), Ordering::Release);
         }
+    }
+
+    /// When a part changed last. Sessions that have not been seen since may have gone on elsewhere.
+    pub fn changed(&self) -> Option<Nanos> {
+        Some(Nanos(self.changed.load(Ordering::Acquire))).filter(|changed| changed.0 != 0)
     }
 
     /// Somebody else claims an address of the virtual router.
     pub fn note_conflict(&self, slot: u16) {
-        if let Some(role) = self.0.get(usize::from(slot)) {
+        if let Some(role) = self.all.get(usize::from(slot)) {
             role.conflict.store(true, Ordering::Relaxed);
         }
     }
 
     /// True if somebody has claimed an address since the last call.
     pub fn take_conflict(&self, slot: u16) -> bool {
-        self.0.get(usize::from(slot)).is_some_and(|role| role.conflict.swap(false, Ordering::Relaxed))
+        self.all.get(usize::from(slot)).is_some_and(|role| role.conflict.swap(false, Ordering::Relaxed))
     }
 }

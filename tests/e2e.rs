@@ -10,6 +10,8 @@ mod bridge;
 mod commits;
 #[path = "e2e/dhcp.rs"]
 mod dhcp;
+#[path = "e2e/failover.rs"]
+mod failover;
 #[path = "e2e/gateway.rs"]
 mod gateway;
 #[path = "e2e/health.rs"]

@@ -11,6 +11,7 @@ mod bridges;
 mod change;
 mod check;
 pub mod doctor;
+mod drain;
 mod drops;
 mod explain;
 #[cfg(all(feature = "remote", not(fuzzing)))]
@@ -86,6 +87,8 @@ pub enum Command {
     Service(services::ServiceArgs),
     /// End sessions
     Clear(Box<sessions::ClearArgs>),
+    /// Take the node out of service: the other takes over, and no connection is lost
+    Drain(drain::DrainArgs),
     /// Whose outside ports are whose by a deterministic NAT (RFC 7422)
     Nat(nat::Args),
     /// The latest dropped packets
@@ -144,6 +147,7 @@ impl Cli {
             Command::Bridge(args) => bridges::run(args, &socket),
             Command::Service(args) => services::run(args, &socket),
             Command::Clear(args) => sessions::clear(*args, &socket),
+            Command::Drain(args) => drain::run(&args, &socket),
             Command::Nat(args) => nat::run(args, &socket),
             Command::Drops(args) => drops::run(args, &socket),
             Command::Explain(args) => explain::run(&args, &socket),

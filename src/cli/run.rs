@@ -18,6 +18,7 @@ use crate::io::link::explain_bind_failure;
 
 /// Runs the gateway in the foreground until SIGTERM or SIGINT
 ///
+/// Then it hands over to the other node, if there is one, in at most some 12 seconds; at once if it is told again.
 /// Needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_IPC_LOCK (root has them). Everything is detached
 /// from the devices on exit.
 #[derive(Clone, Debug, clap::Args)]
@@ -118,11 +119,20 @@ fn serve(beginning: Beginning, args: &Args, socket: Option<PathBuf>) -> Result<E
     register(&mut server, signals.as_raw_fd(), SIGNALS)?;
     register(&mut server, gateway.checks_descriptor(), HEALTH)?;
     tracing::info!(socket = %path.display(), workers = ?gateway.worker_cpus(), "softgate ready");
+    let mut is_told = false;
     loop {
         // The time-out is a safety net: everything that matters wakes the loop.
         let rest = gateway.rest(Duration::from_millis(500));
         let ready = server.poll(&mut gateway, Some(rest)).map_err(|error| format!("event loop: {error}"))?;
         if ready.contains(&SIGNALS) && signals.read(&mut [0; 16]).is_ok() {
+            // Who cannot wait says so twice.
+            if std::mem::replace(&mut is_told, true) {
+                break;
+            }
+            gateway.leave();
+        }
+        gateway.tend_drain();
+        if gateway.has_left() {
             break;
         }
         gateway.handle_links();

@@ -9,6 +9,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::drain::says;
 use super::table::{list, or_dash, page_text, table, text};
 use super::{Trouble, bridges, connect, print, print_json, revisions, services, sessions};
 use crate::config::{GroupName, InterfaceName, Lag, Name, PortMode, Prefix, RuleName, VrfName};
@@ -461,7 +462,8 @@ fn ha(list_of: &HaList) -> String {
         count => format!("\nframes that no device took: {count}\n"),
     };
     let pair = list_of.pair.as_deref().map(pair).unwrap_or_default();
-    format!("{}{strays}{not_sent}{pair}", text(&table))
+    let drain = list_of.drain.as_ref().map(|entry| format!("\ndrain: {}\n", says(entry)));
+    format!("{}{strays}{not_sent}{pair}{}", text(&table), drain.unwrap_or_default())
 }
 
 fn pair(entry: &PairEntry) -> String {

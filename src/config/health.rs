@@ -240,6 +240,12 @@ impl Period {
         }
     }
 
+    /// The same, for defaults.
+    pub(super) const fn constant(millis: u32) -> Period {
+        assert!(millis >= 10 && millis <= 3_600_000, "within the range");
+        Period(millis)
+    }
+
     /// The time.
     pub const fn duration(self) -> Duration {
         Duration::from_millis(self.0 as u64)

@@ -45,7 +45,7 @@ impl Role {
 /// What can be asked for: the methods of the control socket, with a space for the dot. Whoever may do anything may `ping`,
 /// `begin` and `abort`; to `commit` takes what each of the changes takes, and an `upload` is part of `apply` or
 /// `preview`.
-pub const ASKABLE: [&str; 45] = [
+pub const ASKABLE: [&str; 47] = [
     "show version",
     "show ports",
     "show interfaces",
@@ -91,6 +91,8 @@ pub const ASKABLE: [&str; 45] = [
     "apply",
     "rollback",
     "confirm",
+    "drain",
+    "drain cancel",
 ];
 
 /// What a word for several stands for.

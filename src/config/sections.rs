@@ -9,6 +9,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::dhcp::{DhcpRelay, Dhcpv6Relay};
+use super::health::Period;
 use super::value::{
     DeviceName, HashKey, InterfaceAddress, InterfaceName, Mac, Mtu, Name, NextHop, NotAllowed, PortName,
     Prefix, Ranged, Tpid, Vlan, VrfName, ZoneName,
@@ -170,9 +171,18 @@ pub struct Pair {
     /// What may be sent, in megabits a second.
     #[serde(default = "Pair::default_bandwidth")]
     pub bandwidth_mbps: Ranged<1, 100_000>,
+    /// How long a node that has come back waits at most for the sessions of the other before its virtual routers take over
+    /// from one of lower priority.
+    #[serde(default = "Pair::default_preempt_wait")]
+    pub preempt_wait: Period,
 }
 
 impl Pair {
+    /// Longer than it takes to tell of some millions of sessions over a gigabit link.
+    const fn default_preempt_wait() -> Period {
+        Period::constant(60_000)
+    }
+
     /// A gigabit link's.
     fn default_bandwidth() -> Ranged<1, 100_000> {
         Ranged::constant(1000)

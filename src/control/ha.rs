@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{GroupName, InterfaceName, Mac};
+use crate::config::{GroupName, InterfaceName, Mac, Seconds};
+use crate::ha::drain::Phase;
 use crate::ha::vrrp::State;
 
 /// To `show.ha`.
@@ -20,6 +21,48 @@ pub struct HaList {
     /// The other node, if the config has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair: Option<Box<PairEntry>>,
+    /// How far the node is on its way out of service, or why it has come back; absent: it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainEntry>,
+}
+
+/// How a node is taken out of service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainQuery {
+    /// Also if that costs sessions.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// How long the other node may take to have all sessions; absent: 30 s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<Seconds>,
+    /// The process ends once the node is out of service.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stop: bool,
+}
+
+/// A node's way out of service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DrainEntry {
+    /// How far it is.
+    pub phase: Phase,
+    /// For how long, in seconds.
+    pub since_s: u64,
+    /// The process ends at its end.
+    pub stops: bool,
+    /// While it waits: sessions that the other node does not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unready: Option<u64>,
+    /// Why it was given up, or what it has cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+impl DrainEntry {
+    /// False of a node that serves as ever.
+    pub fn is_worth_showing(&self) -> bool {
+        self.phase != Phase::InService || self.trouble.is_some()
+    }
 }
 
 /// The other node. Pairs of numbers are there and back: sent and received, begun here and there.

@@ -9,7 +9,7 @@ use super::base64;
 use super::bridges::{BridgeChanged, BridgeEntry, MacPage};
 use super::deterministic::NatHost;
 use super::explain::{Explained, Reached};
-use super::ha::HaList;
+use super::ha::{DrainEntry, HaList};
 use super::inspect::{Cleared, GroupEntry, MappingPage, PoolEntry, RuleList, SessionPage};
 use super::preview::Previewed;
 use super::request::RouteKey;
@@ -82,6 +82,8 @@ pub enum Reply {
     Reached(Reached),
     /// To `preview`.
     Previewed(Previewed),
+    /// To `drain` and `drain.cancel`.
+    Drain(DrainEntry),
     /// To `begin`, `abort`, `upload` and changes inside a transaction.
     Staged(Staged),
     /// To `apply`, `commit`, `rollback`, `confirm` and changes outside a transaction.

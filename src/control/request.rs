@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::bridges::{MacsAdded, MacsQuery, MacsRemoved, MemberOpened};
 use super::deterministic::{HostQuery, PortQuery};
 use super::explain::{ExplainQuery, ReachQuery};
+use super::ha::DrainQuery;
 use super::inspect::{ClearQuery, MappingsQuery, SessionsQuery};
 use super::preview::PreviewQuery;
 use super::reply::ConvergenceQuery;
@@ -67,6 +68,12 @@ pub enum Request {
     /// Virtual routers: who has their addresses.
     #[serde(rename = "show.ha")]
     ShowHa {},
+    /// Takes the node out of service: others take over, and nothing is lost. Answered at once; `show.ha` has how far it is.
+    #[serde(rename = "drain")]
+    Drain(DrainQuery),
+    /// Takes that back.
+    #[serde(rename = "drain.cancel")]
+    DrainCancel {},
     /// Sessions that match, some at a time; or only how many.
     #[serde(rename = "show.sessions")]
     ShowSessions(SessionsQuery),

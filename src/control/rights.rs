@@ -126,6 +126,8 @@ pub(crate) fn asked_for(request: &Request) -> Option<&'static str> {
         Request::ShowMacs(_) => "show macs",
         Request::ShowGroups { .. } => "show groups",
         Request::ShowHa {} => "show ha",
+        Request::Drain(_) => "drain",
+        Request::DrainCancel {} => "drain cancel",
         Request::NatMap(_) => "nat map",
         Request::NatFind(_) => "nat find",
         Request::DropsExport {} => "drops export",

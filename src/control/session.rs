@@ -251,6 +251,8 @@ impl Session {
                 let count = removed.macs.len() as u64;
                 self.audited("bridge.del-macs", count, by, request, backend, shared)
             }
+            Request::Drain(_) => self.audited("drain", 1, by, request, backend, shared),
+            Request::DrainCancel {} => self.audited("drain.cancel", 1, by, request, backend, shared),
             Request::BridgeOpen(_) => self.audited("bridge.open", 1, by, request, backend, shared),
             Request::Upload { name, text } => self.upload(name, &text, shared, limits),
             Request::Apply { file_name, text, path, terms, .. } => {

@@ -473,6 +473,12 @@ fn every_request_survives_the_wire() {
             bridge: Name::new("seg").unwrap(),
             macs: vec!["02:00:00:00:00:01".parse().unwrap()],
         }),
+        Request::Drain(DrainQuery {
+            force: true,
+            timeout_s: crate::config::Ranged::new(5).ok(),
+            stop: true,
+        }),
+        Request::DrainCancel {},
         Request::BridgeOpen(MemberOpened { bridge: Name::new("seg").unwrap(), member: "lan".into() }),
         Request::ServiceSetBackend(BackendChange {
             service: Name::new("shop").unwrap(),

@@ -4,6 +4,7 @@ mod bridges;
 mod checks;
 pub mod deterministic;
 mod device;
+mod drain;
 mod event_log;
 mod explain;
 mod gaps;
@@ -15,6 +16,7 @@ pub mod inspect;
 mod mixed;
 mod pair;
 mod preview;
+mod readiness;
 mod requests;
 mod revisions;
 mod routes;
@@ -293,6 +295,8 @@ pub struct Gateway {
     pair: PairThread,
     /// What a commit would do to sessions.
     preview: Preview,
+    /// Whether the node is about to leave.
+    leaving: drain::Leaving,
 }
 
 /// A random number, from the system's entropy by way of the standard library's SipHash.
@@ -334,7 +338,8 @@ impl Gateway {
         let checks =
             Checks::new(&node, started, random()).map_err(system("make a pipe for the health checks"))?;
         let pair = PairThread::new(&node, started).map_err(system("make an eventfd for the pair"))?;
-        let ha = Ha::new(&node, started).map_err(system("make an eventfd for the virtual routers"))?;
+        let ha = Ha::new(&node, pair.readiness(), started)
+            .map_err(system("make an eventfd for the virtual routers"))?;
         let mut gateway = Gateway {
             config: Config::default(),
             file_name: file_name.to_owned(),
@@ -358,6 +363,7 @@ impl Gateway {
             history: History::default(),
             pair,
             preview: Preview::default(),
+            leaving: drain::Leaving::default(),
         };
         gateway.reconfigure(config, true)?;
         if let Err(why) = gateway.may_be_committed(gateway.compiler.tables(), &gateway.config) {
@@ -802,7 +808,7 @@ impl Gateway {
     pub fn rest(&self, limit: Duration) -> Duration {
         let leases = self.leases.first();
         let deadlines = self.temporary.first().into_iter().chain(leases).chain(self.checks.next_step());
-        let deadlines = deadlines.chain(self.next_confirmation());
+        let deadlines = deadlines.chain(self.next_confirmation()).chain(self.next_drain_step());
         deadlines.min().map_or(limit, |first| first.since(self.now()).min(limit))
     }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use super::Gateway;
+use super::readiness::{Fresh, Readiness};
 use crate::config;
 use crate::control::{AdvertErrors, PairEntry};
 use crate::flow::flow_record::Kind;
@@ -125,11 +126,23 @@ pub(super) struct PairThread {
     started: Instant,
     names: Names,
     running: Option<Running>,
+    readiness: Arc<Readiness>,
 }
 
 impl PairThread {
     pub fn new(node: &Arc<Node>, started: Instant) -> io::Result<PairThread> {
-        Ok(PairThread { node: Arc::clone(node), started, names: Names::default(), running: None })
+        Ok(PairThread {
+            node: Arc::clone(node),
+            started,
+            names: Names::default(),
+            running: None,
+            readiness: Arc::default(),
+        })
+    }
+
+    /// What is known of sessions on the other node, at any time.
+    pub fn readiness(&self) -> &Arc<Readiness> {
+        &self.readiness
     }
 
     /// Has the thread do as the config says.
@@ -143,6 +156,7 @@ impl PairThread {
             return Ok(());
         }
         self.stop();
+        self.readiness.reset(plan.as_ref().map(|plan| plan.config.preempt_wait.duration()));
         let Some(plan) = plan else { return Ok(()) };
         let (requests, asked) = unbounded();
         let waker = Arc::new(Waker::new()?);
@@ -162,6 +176,8 @@ impl PairThread {
             answer: Answer::default(),
             asks_again: false,
             tells_again: false,
+            readiness: Arc::clone(&self.readiness),
+            fresh: Fresh::default(),
         };
         let thread = std::thread::Builder::new().name("pair".into()).spawn(move || runner.run(&asked))?;
         self.running = Some(Running { plan, requests, waker, thread });
@@ -241,6 +257,8 @@ struct Runner {
     asks_again: bool,
     /// Something of ours was lost: everything is to be told again.
     tells_again: bool,
+    readiness: Arc<Readiness>,
+    fresh: Fresh,
 }
 
 /// What is told goes to the workers.
@@ -313,7 +331,18 @@ impl Runner {
                 self.machine.ask_again();
             }
             self.speak(&mut workers);
+            self.note_readiness();
         }
+    }
+
+    /// For those who may not wait for an answer.
+    fn note_readiness(&mut self) {
+        let now = self.now();
+        let status = self.machine.status(now);
+        let unready = self.unready() + status.pending;
+        let has_told = (0..self.node.replicas().len()).all(|worker| self.machine.has_told_all(worker as u16));
+        let is_fresh = self.fresh.is_all(status.records[0], unready, now);
+        self.readiness.note(status.is_there, status.has_all, has_told && is_fresh, unready);
     }
 
     fn open(&mut self) {
@@ -422,16 +451,20 @@ impl Runner {
 
     fn status(&self) -> Answer {
         let status = self.machine.status(self.now());
+        Answer { unready: self.unready() + status.pending, status, ..self.answer.clone() }
+    }
+
+    /// Sessions that the peer has not been told of.
+    fn unready(&self) -> u64 {
         let desks = self.node.replicas().iter();
-        let unready: u64 = (0..)
+        (0..)
             .zip(desks)
             .map(|(worker, desk)| {
                 let (answered, told) = desk.known();
                 let known = if self.machine.has_told_all(worker) { told } else { 0 };
                 answered.saturating_sub(known) + desk.waiting() as u64
             })
-            .sum();
-        Answer { unready: unready + status.pending, status, ..self.answer.clone() }
+            .sum()
     }
 }
 

@@ -73,6 +73,8 @@ impl Gateway {
             Request::ShowWorkers {} => Ok(Reply::Workers(self.show_workers())),
             Request::ShowDhcpRelays {} => Ok(Reply::DhcpRelays(self.show_dhcp_relays())),
             Request::ShowHa {} => Ok(Reply::Ha(self.show_ha())),
+            Request::Drain(query) => Ok(Reply::Drain(self.drain(&query)?)),
+            Request::DrainCancel {} => Ok(Reply::Drain(self.cancel_drain()?)),
             Request::ShowSessions(query) => Ok(Reply::Sessions(self.inspector().sessions(&query)?)),
             Request::ClearSessions(query) => Ok(Reply::Cleared(self.inspector().clear(&query)?)),
             Request::ShowNat {} => Ok(Reply::Nat(self.inspector().nat()?)),

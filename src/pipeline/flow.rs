@@ -293,7 +293,11 @@ pub(super) fn take<A: Address>(
                 packet.meta.flow = handle;
                 return Verdict::Decide;
             }
-            Tracked::Lost(reason) => return Verdict::Drop(reason),
+            Tracked::Lost(reason) => {
+                if !catch_up(packet, handle, table, cx, now) {
+                    return Verdict::Drop(reason);
+                }
+            }
         }
     }
     if !table.flow(handle).has(flow_flags::SEEN) {
@@ -303,6 +307,37 @@ pub(super) fn take<A: Address>(
     flow.last_seen = now;
     note(&mut packet.meta, handle, flow);
     onward(flow)
+}
+
+/// A packet that its connection does not take, because the connection went on elsewhere: another node was the Active, and
+/// one direction at least has not been seen since. Its numbers are learned again, as those of one that the other node has
+/// told of. False: it is as wrong as it seemed.
+#[cold]
+#[inline(never)]
+fn catch_up<A: Address>(
+    packet: &Packet,
+    handle: Handle,
+    table: &mut FlowTable<A>,
+    cx: &Context<'_>,
+    now: Tick,
+) -> bool {
+    let Some(changed) = cx.neighbours.roles.changed() else { return false };
+    let session = handle.session();
+    let seen = [0, 1].map(|direction| table.flow(Handle::new(session, direction)).last_seen);
+    if seen[0].min(seen[1]) > Tick::of(changed) {
+        return false;
+    }
+    let tracker = table.tcp_mut(session);
+    *tracker = tracker.resume();
+    let is_proxied = table.flow(handle).has(flow_flags::PROXIED);
+    match if is_proxied { proxy::track(packet, handle, table) } else { track(packet, handle, table) } {
+        Tracked::Same | Tracked::Passed => true,
+        Tracked::Changed => {
+            change(table, handle, cx, now);
+            true
+        }
+        Tracked::Reopened | Tracked::Answered { .. } | Tracked::Lost(_) => false,
+    }
 }
 
 /// The first packet of a session's other direction, or one to a backend of which it is not known whether it answers.

@@ -63,9 +63,9 @@ impl Interface {
         }
     }
 
-    /// True if it is the MAC address of a virtual router whose Active we are.
+    /// True if it is the MAC address of a virtual router whose Active we are, or have just been.
     pub fn has_virtual_mac(&self, mac: u64, roles: &Roles) -> bool {
-        self.info.routers.iter().any(|router| router.mac == mac && roles.is_active(router.role))
+        self.info.routers.iter().any(|router| router.mac == mac && roles.forwards(router.role))
     }
 
     fn owns(&self, addr: IpAddr) -> bool {

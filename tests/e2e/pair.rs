@@ -98,13 +98,13 @@ while True:
     time.sleep(0.05)
 "#;
 
-struct Talk {
+pub struct Talk {
     file: std::path::PathBuf,
     _program: Server,
 }
 
 impl Talk {
-    fn new(lab: &Lab, host: &str, to: (&str, u16)) -> Talk {
+    pub fn new(lab: &Lab, host: &str, to: (&str, u16)) -> Talk {
         let file = lab.path(&format!("talk-{}", to.1));
         let program = TALK
             .replace("HOST", to.0)
@@ -125,7 +125,7 @@ impl Talk {
         count
     }
 
-    fn goes_on(&self) {
+    pub fn goes_on(&self) {
         let before = self.lines();
         wait_for("every connection goes on", || self.lines() > before + 20);
     }
@@ -136,8 +136,6 @@ fn paired(socket: &Path, number: u8, priority: u8, key: &Path) -> String {
     let text = config(socket, number, priority)
         .replacen("port = \"lan\"\n", "port = \"lan\"\nzone = \"inside\"\n", 1)
         .replacen("port = \"wan\"\n", "port = \"wan\"\nzone = \"outside\"\n", 1);
-    // Who comes back has no sessions yet.
-    let text = text.replace("accept = true\n", "accept = true\npreempt_delay = \"5s\"\n");
     let other = 3 - number;
     format!(
         "{text}{POLICY}[pair]\nlocal = \"192.0.2.{number}:5405\"\npeer = \"192.0.2.{other}:5405\"\n\
@@ -146,12 +144,12 @@ fn paired(socket: &Path, number: u8, priority: u8, key: &Path) -> String {
     )
 }
 
-fn pair_of(gateway: &Gateway) -> Value {
+pub fn pair_of(gateway: &Gateway) -> Value {
     gateway.show("ha")["pair"].clone()
 }
 
 /// The other node has all that this one has.
-fn is_ready(gateway: &Gateway) {
+pub fn is_ready(gateway: &Gateway) {
     let mut last = Value::Null;
     for _ in 0..1000 {
         last = pair_of(gateway);
@@ -163,9 +161,9 @@ fn is_ready(gateway: &Gateway) {
     panic!("never ready: {last:#}");
 }
 
-#[test]
-fn connections_go_on_when_a_node_dies() {
-    let Some(pair) = Pair::new("connections_go_on_when_a_node_dies") else { return };
+/// Two nodes and a cable between them.
+pub fn two_nodes(test: &str) -> Option<Pair> {
+    let pair = Pair::new(test)?;
     let lab = &pair.lab;
     for node in ["n1", "n2"] {
         pair.node(node);
@@ -176,24 +174,39 @@ fn connections_go_on_when_a_node_dies() {
         lab.must(node, &format!("ip addr add 192.0.2.{number}/30 dev {device}"));
         lab.must(node, &format!("ip link set {device} up"));
     }
-    let key = lab.path("pair.key");
-    std::fs::write(&key, "a secret for the two of them\n").expect("a file");
-    let start = |name: &str, number: u8, priority: u8| {
-        Gateway::start_on(lab, name, |socket| paired(socket, number, priority, &key))
-    };
-    let (first, second) = (start("n1", 1, 150), start("n2", 2, 100));
-    becomes(&first, "active");
-    becomes(&second, "backup");
+    std::fs::write(lab.path("pair.key"), "a secret for the two of them\n").expect("a file");
+    Some(pair)
+}
 
-    let _far = python(lab, "h2", "far.py", &ECHO.replace("PORTS", "[7000]"));
-    let _near = python(lab, "h1", "near.py", &ECHO.replace("PORTS", "[7001, 7002]"));
-    // Through source NAT, to a published server, to a service.
+/// The node with this number: the first has the higher priority.
+pub fn start(lab: &Lab, number: u8) -> Gateway {
+    let key = lab.path("pair.key");
+    let priority = [150, 100][usize::from(number) - 1];
+    Gateway::start_on(lab, &format!("n{number}"), |socket| paired(socket, number, priority, &key))
+}
+
+/// Connections through source NAT, to a published server, to a service, and who answers.
+pub fn talks(lab: &Lab) -> ([Talk; 3], [Server; 2]) {
+    let far = python(lab, "h2", "far.py", &ECHO.replace("PORTS", "[7000]"));
+    let near = python(lab, "h1", "near.py", &ECHO.replace("PORTS", "[7001, 7002]"));
     let talks = [
         Talk::new(lab, "h1", ("10.8.2.10", 7000)),
         Talk::new(lab, "h2", ("10.8.2.101", 7001)),
         Talk::new(lab, "h2", ("10.8.2.102", 80)),
     ];
     talks.iter().for_each(Talk::goes_on);
+    (talks, [far, near])
+}
+
+#[test]
+fn connections_go_on_when_a_node_dies() {
+    let Some(pair) = two_nodes("connections_go_on_when_a_node_dies") else { return };
+    let lab = &pair.lab;
+    let (first, second) = (start(lab, 1), start(lab, 2));
+    becomes(&first, "active");
+    becomes(&second, "backup");
+
+    let (talks, _servers) = talks(lab);
     is_ready(&first);
     let there = pair_of(&second);
     assert_eq!(there["installed"], 3 * CONNECTIONS, "{there:#}");
@@ -205,8 +218,10 @@ fn connections_go_on_when_a_node_dies() {
     talks.iter().for_each(Talk::goes_on);
 
     // It comes back with nothing, is told everything, and takes over again.
-    let first = start("n1", 1, 150);
+    let first = start(lab, 1);
     becomes(&first, "active");
+    let here = pair_of(&first);
+    assert_eq!(here["has_all"], true, "it has waited for that: {here:#}");
     talks.iter().for_each(Talk::goes_on);
     second.stop();
     talks.iter().for_each(Talk::goes_on);

@@ -130,3 +130,34 @@ c.answer("lan", ASKS, eth(GW_LAN, ALL_NODES_MAC) / IPv6(src=VLL, dst="ff02::1", 
     chlim=64, M=0, O=0, prf=0, routerlifetime=1800, reachabletime=0, retranstimer=0) / ICMPv6NDOptSrcLLAddr(
     lladdr=VMAC6) / ICMPv6NDOptPrefixInfo(prefixlen=64, L=1, A=1, R=0, validlifetime=2592000,
                                           preferredlifetime=604800, prefix="2001:db8:1::"))
+
+c = Case("vrrp-session-comes-back", "A connection that another node carried on in between is taken up where it stands by then, in both directions and once; what is out of its windows before and after is dropped.",
+         "scapy script: RFC 9293 section 3.4 (acceptable segments); the numbers of a connection that went on elsewhere are not known",
+         zoned(rule("out", "allow", {"zone": "inside"}, {"zone": "outside"}), vrrp()))
+c.role("active")
+talk = Talk(c, (H4, 40000), (S4, 80)).handshake()
+FAR = 1_000_000
+c.at(1000)
+talk.up(T("PA", 1001, 5001, data=10))
+talk.down(T("A", 5001, 1011))
+talk.up(T("PA", 1011 + FAR, 5001, data=10), drop="tcp-out-of-window")
+c.at(5000)
+c.role("backup")
+c.at(9000)
+c.role("active")
+c.at(9500)
+talk.up(T("PA", 1011 + FAR, 5001 + FAR, data=10))
+talk.down(T("PA", 5001 + FAR, 1021 + FAR, data=10))
+talk.up(T("A", 1021 + FAR, 5011 + FAR))
+# Once: both directions have been seen since.
+talk.up(T("PA", 1021, 5011, data=10), drop="tcp-out-of-window")
+talk.down(T("PA", 5011 + 3 * FAR, 1021 + FAR, data=10), drop="tcp-out-of-window")
+# The other direction alone may be behind: what is new on this side passes, what acknowledges it is not known yet.
+c.at(20_000)
+c.role("backup")
+c.at(21_000)
+c.role("active")
+c.at(22_000)
+talk.down(T("PA", 5011 + FAR, 1021 + FAR, data=10))
+talk.up(T("A", 1021 + FAR, 5021 + 2 * FAR))
+talk.down(T("PA", 5021 + 2 * FAR, 1021 + FAR, data=10))

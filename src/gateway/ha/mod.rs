@@ -12,7 +12,7 @@ use ahash::AHashMap;
 
 use super::{Gateway, LivePort};
 use crate::config::{Mac, Vrrp, virtual_mac};
-use crate::control::{AdvertErrors, HaList, VirtualRouterEntry};
+use crate::control::{AdvertErrors, DrainEntry, HaList, VirtualRouterEntry};
 use crate::ha::vrrp::{BadAdvert, Plan, RouterPlan, Settings, Status};
 use crate::tables::Interface;
 use crate::tables::policy::Policy;
@@ -152,6 +152,7 @@ impl Gateway {
             strays: errors(&status.strays),
             not_sent: status.not_sent,
             pair: self.show_pair().map(Box::new),
+            drain: Some(self.show_drain()).filter(DrainEntry::is_worth_showing),
         }
     }
 }

@@ -3,20 +3,23 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
+use super::super::readiness::{Patience, Readiness};
 use super::filter::{ETHERNET_BYTES, filter, header_bytes};
 use crate::ha::vrrp::engine::Frame;
-use crate::ha::vrrp::{BadAdvert, Engine, Output, Plan, Status};
+use crate::ha::vrrp::{BadAdvert, Engine, Leave, Output, Plan, RouterPlan, Status};
 use crate::host::nd;
 use crate::io::packet_socket::PacketSocket;
 use crate::io::waker::{Waker, wait};
 use crate::neighbours::mac_from_u64;
 use crate::packet::Tags;
+use crate::roles::Part;
 use crate::time::Nanos;
 use crate::worker::Node;
 
@@ -28,12 +31,18 @@ const BUFFER_BYTES: usize = 2048;
 const FLOOD_PAUSE: Duration = Duration::from_millis(1);
 /// How often a device that could not be listened to is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the other node's sessions are here, while it is waited for them.
+const WAIT_STEP: Duration = Duration::from_millis(50);
+/// Who did not run for so long may have been given up by the pair's peer; it sleeps no longer than [`RETRY`].
+const ABSENCE: Duration = Duration::from_millis(1500);
 /// How long it may take to say what it knows.
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 
 /// What the thread is asked.
 enum Request {
     Plan(NodePlan),
+    /// Whether all virtual routers are to be left to others, and which request of this kind it is.
+    Leave(bool, u32),
     Status(Sender<HaStatus>),
     Stop,
 }
@@ -81,12 +90,17 @@ pub(in crate::gateway) struct Ha {
     asked: Option<Receiver<Request>>,
     waker: Arc<Waker>,
     thread: Option<JoinHandle<()>>,
+    /// What the thread says of the last request to leave that it knows: its number, and a [`Leave`] in the lower two bits.
+    leaving: Arc<AtomicU32>,
+    /// Such requests.
+    leaves: u32,
+    readiness: Arc<Readiness>,
     /// What it follows.
     pub(super) plan: NodePlan,
 }
 
 impl Ha {
-    pub fn new(node: &Arc<Node>, started: Instant) -> io::Result<Ha> {
+    pub fn new(node: &Arc<Node>, readiness: &Arc<Readiness>, started: Instant) -> io::Result<Ha> {
         let (requests, asked) = unbounded();
         Ok(Ha {
             node: Arc::clone(node),
@@ -95,6 +109,9 @@ impl Ha {
             asked: Some(asked),
             waker: Arc::new(Waker::new()?),
             thread: None,
+            leaving: Arc::default(),
+            leaves: 0,
+            readiness: Arc::clone(readiness),
             plan: NodePlan::default(),
         })
     }
@@ -104,7 +121,7 @@ impl Ha {
             return Ok(());
         }
         if let Some(asked) = self.asked.take() {
-            let mut runner = Runner::new(Arc::clone(&self.node), Arc::clone(&self.waker), self.started);
+            let mut runner = Runner::new(self);
             let run = move || runner.run(&asked);
             self.thread = Some(std::thread::Builder::new().name("ha".into()).spawn(run)?);
         }
@@ -121,6 +138,30 @@ impl Ha {
         let (sender, answer) = bounded(1);
         self.ask(Request::Status(sender));
         answer.recv_timeout(ANSWER_LIMIT).unwrap_or_default()
+    }
+
+    /// Whether all virtual routers are to be left to others.
+    pub fn leave(&mut self, leaves: bool) {
+        self.leaves = (self.leaves + 1) & (u32::MAX >> 2);
+        self.ask(Request::Leave(leaves, self.leaves));
+    }
+
+    /// How far it is with that: as the thread has said last.
+    pub fn leaving(&self) -> Leave {
+        if self.thread.is_none() {
+            return Leave::Gone;
+        }
+        let told = self.leaving.load(Ordering::Acquire);
+        if told >> 2 != self.leaves {
+            return Leave::Stays; // It does not know yet.
+        }
+        let all = [Leave::Stays, Leave::Asks, Leave::Lingers, Leave::Gone];
+        all.into_iter().find(|leave| *leave as u32 == told & 3).unwrap_or_default()
+    }
+
+    /// The virtual routers that it follows.
+    pub fn routers(&self) -> &[RouterPlan] {
+        &self.plan.plan.routers
     }
 
     /// Leaves all virtual routers, with word to the others, and ends the thread.
@@ -161,14 +202,28 @@ struct Runner {
     missing: Vec<PlannedDevice>,
     retry: Nanos,
     not_sent: u64,
+    leaving: Arc<AtomicU32>,
+    /// The last request to leave, or not to.
+    asked_to_leave: u32,
+    readiness: Arc<Readiness>,
+    patience: Patience,
+    holds_back: bool,
+    /// When the last turn began.
+    last_turn: Nanos,
 }
 
 impl Runner {
-    fn new(node: Arc<Node>, waker: Arc<Waker>, started: Instant) -> Runner {
+    fn new(ha: &Ha) -> Runner {
         Runner {
-            node,
-            waker,
-            started,
+            node: Arc::clone(&ha.node),
+            waker: Arc::clone(&ha.waker),
+            started: ha.started,
+            leaving: Arc::clone(&ha.leaving),
+            asked_to_leave: 0,
+            readiness: Arc::clone(&ha.readiness),
+            patience: Patience::default(),
+            holds_back: false,
+            last_turn: Nanos(ha.started.elapsed().as_nanos() as u64),
             engine: Engine::default(),
             plan: Plan::default(),
             sockets: Vec::new(),
@@ -189,9 +244,14 @@ impl Runner {
         let mut out = Vec::new();
         loop {
             self.waker.drain();
+            self.hold_back();
             for request in asked.try_iter() {
                 match request {
                     Request::Plan(plan) => self.follow(plan, &mut out),
+                    Request::Leave(leaves, number) => {
+                        self.asked_to_leave = number;
+                        self.engine.leave(leaves, self.now(), &mut out);
+                    }
                     Request::Status(answer) => {
                         let _ = answer.send(HaStatus {
                             routers: self.engine.status(),
@@ -222,6 +282,8 @@ impl Runner {
             }
             self.engine.poll(now, &unread, &mut out);
             self.perform(&mut out);
+            let leaving = self.asked_to_leave << 2 | self.engine.leaving() as u32;
+            self.leaving.store(leaving, Ordering::Release);
             match unread[..] {
                 [] => self.sleep(),
                 [..] => std::thread::sleep(FLOOD_PAUSE),
@@ -229,8 +291,23 @@ impl Runner {
         }
     }
 
+    /// Who has not the sessions of an Active of lower priority does not take over from it.
+    fn hold_back(&mut self) {
+        let now = self.now();
+        if now.since(self.last_turn) > ABSENCE {
+            self.patience.was_absent(now);
+        }
+        self.last_turn = now;
+        let holds_back = self.patience.holds_back(&self.readiness, now);
+        if holds_back != self.holds_back {
+            self.holds_back = holds_back;
+            self.engine.hold_back(holds_back);
+            tracing::info!(holds_back, "sessions of the other node");
+        }
+    }
+
     fn sleep(&mut self) {
-        let mut limit = RETRY;
+        let mut limit = if self.holds_back { WAIT_STEP } else { RETRY };
         if let Some(due) = self.engine.next_deadline() {
             limit = limit.min(due.since(self.now()));
         }
@@ -320,9 +397,9 @@ impl Runner {
         let mut done = std::mem::take(out);
         for output in done.drain(..) {
             match output {
-                Output::Role { role, link, is_active } => {
-                    self.node.neighbours.roles.set(role, is_active);
-                    if is_active {
+                Output::Role { role, link, part } => {
+                    self.node.neighbours.roles.set(role, part, self.now());
+                    if part == Part::Active {
                         self.advertise_prefixes(role, link);
                     }
                 }

@@ -5,6 +5,9 @@
 //! the traffic of the other networks go back and forth with it. It is Backup as soon as one of its members hears a
 //! better Active, and takes no part while the interface of one is down. Between equal priorities the addresses of one
 //! member decide: that with the lowest VRID, with IPv4 before IPv6.
+//!
+//! Who is Active no more because another is goes on forwarding for [`LINGER`] what still comes: switches and hosts may take
+//! a moment to send elsewhere, and what is in our queues was sent before.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,10 +20,14 @@ use super::announce::Burst;
 use super::machine::{Action, Event, Heard, Machine, Settings, State};
 use super::{BadAdvert, LEAVING, virtual_mac};
 use crate::packet::view::ethertype;
+use crate::roles::Part;
 use crate::time::Nanos;
 
 /// Announcements because of another router begin at most this often.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long what comes is forwarded after another has been heard to be the Active.
+pub const LINGER: Duration = Duration::from_secs(1);
 
 /// A virtual router of one family, as it is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,14 +96,14 @@ pub struct Frame {
 /// What has to be done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// The node answers for a virtual router from now on, or no more.
+    /// What the node does for a virtual router from now on.
     Role {
         /// Place in the table of roles.
         role: u16,
         /// Interface slot.
         link: u16,
-        /// It is Active.
-        is_active: bool,
+        /// What it does.
+        part: Part,
     },
     /// Send this.
     Send(Frame),
@@ -154,8 +161,24 @@ struct Router {
     counters: Counters,
     /// It was Active and has become Backup, which its group does not know yet.
     stood_back: bool,
+    /// Until when it forwards although it is Active no more.
+    lingers: Option<Nanos>,
     /// Place of its group.
     group: usize,
+}
+
+/// How far a node that is to leave has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Leave {
+    /// It is not to leave.
+    #[default]
+    Stays,
+    /// Nobody has been heard yet who has taken over some virtual router.
+    Asks,
+    /// Others have, and it forwards what still comes.
+    Lingers,
+    /// It takes no part any more.
+    Gone,
 }
 
 /// The virtual routers of a node, running.
@@ -164,6 +187,10 @@ pub struct Engine {
     routers: Vec<Router>,
     /// Members of each group.
     groups: Vec<Vec<usize>>,
+    /// The node is to leave all of them, as soon as others have them.
+    leaves: bool,
+    /// No router takes over from an Active of lower priority.
+    holds_back: bool,
     /// By position in [`BadAdvert::ALL`]: those that are about no router of ours.
     strays: [u64; BadAdvert::ALL.len()],
 }
@@ -174,7 +201,7 @@ impl Engine {
     pub fn leave_others(&mut self, plan: &Plan, now: Nanos, out: &mut Vec<Output>) {
         let stays: AHashSet<_> = plan.routers.iter().map(RouterPlan::key).collect();
         for router in self.routers.iter_mut().filter(|router| !stays.contains(&router.plan.key())) {
-            router.step(Event::Shutdown, now, out);
+            router.shut_down(now, out);
         }
     }
 
@@ -203,6 +230,7 @@ impl Engine {
                     since: now,
                     counters: Counters::default(),
                     stood_back: false,
+                    lingers: None,
                     group: 0,
                 },
             };
@@ -211,6 +239,7 @@ impl Engine {
         let mut by_name: AHashMap<String, usize> = AHashMap::new();
         self.groups.clear();
         for (index, router) in routers.iter_mut().enumerate() {
+            router.machine.hold_back(self.holds_back);
             router.group = *by_name.entry(router.plan.group.clone()).or_insert(self.groups.len());
             if router.group == self.groups.len() {
                 self.groups.push(Vec::new());
@@ -226,6 +255,29 @@ impl Engine {
         }
         self.routers = routers;
         self.settle(now, out);
+    }
+
+    /// Whether no router takes over from an Active of lower priority for now.
+    pub fn hold_back(&mut self, holds_back: bool) {
+        self.holds_back = holds_back;
+        self.routers.iter_mut().for_each(|router| router.machine.hold_back(holds_back));
+    }
+
+    /// Whether the node is to leave all routers, each as soon as another is heard to have it, or to take part after all.
+    pub fn leave(&mut self, leaves: bool, now: Nanos, out: &mut Vec<Output>) {
+        self.leaves = leaves;
+        self.settle(now, out);
+    }
+
+    /// How far it has come with that.
+    pub fn leaving(&self) -> Leave {
+        let is = |state: State| self.routers.iter().any(|router| router.machine.state() == state);
+        match self.leaves {
+            false => Leave::Stays,
+            true if is(State::Leaving) || is(State::Active) => Leave::Asks,
+            true if self.routers.iter().any(|router| router.lingers.is_some()) => Leave::Lingers,
+            true => Leave::Gone,
+        }
     }
 
     /// Takes an advertisement that came in by an interface: the IP packet from its first byte on.
@@ -271,6 +323,10 @@ impl Engine {
         self.settle(now, out);
         for router in &mut self.routers {
             router.announce(now, out);
+            if router.lingers.is_some_and(|until| until <= now) {
+                router.lingers = None;
+                out.push(router.part(Part::Away));
+            }
         }
     }
 
@@ -278,7 +334,7 @@ impl Engine {
     pub fn next_deadline(&self) -> Option<Nanos> {
         let due = |router: &Router| {
             let burst = router.burst.as_ref().map(Burst::due);
-            [router.machine.deadline(), burst].into_iter().flatten().min()
+            [router.machine.deadline(), burst, router.lingers].into_iter().flatten().min()
         };
         self.routers.iter().filter_map(due).min()
     }
@@ -286,7 +342,7 @@ impl Engine {
     /// Leaves everything, with word to the others.
     pub fn stop(&mut self, now: Nanos, out: &mut Vec<Output>) {
         for router in &mut self.routers {
-            router.step(Event::Shutdown, now, out);
+            router.shut_down(now, out);
         }
         self.routers.clear();
         self.groups.clear();
@@ -320,7 +376,11 @@ impl Engine {
     fn settle_group(&mut self, group: usize, now: Nanos, out: &mut Vec<Output>) {
         let (group, routers) = (&self.groups[group], &mut self.routers);
         let all_up = group.iter().all(|index| routers[*index].plan.up);
-        let event = if all_up { Event::Startup } else { Event::Shutdown };
+        let event = match all_up {
+            false => Event::Shutdown,
+            true if self.leaves => Event::Leave,
+            true => Event::Startup,
+        };
         for index in group {
             routers[*index].step(event, now, out);
         }
@@ -361,8 +421,16 @@ impl Router {
         self.active = match (self.machine.state(), priority) {
             (State::Backup, 1..) => Some(source),
             (State::Backup, LEAVING) => self.active.filter(|active| *active != source),
-            (State::Initialize | State::Active, _) => None,
+            (State::Initialize | State::Active | State::Leaving, _) => None,
         };
+    }
+
+    /// Leaves at once.
+    fn shut_down(&mut self, now: Nanos, out: &mut Vec<Output>) {
+        self.step(Event::Shutdown, now, out);
+        if self.lingers.take().is_some() {
+            out.push(self.part(Part::Away));
+        }
     }
 
     fn step(&mut self, event: Event, now: Nanos, out: &mut Vec<Output>) {
@@ -371,12 +439,19 @@ impl Router {
         let state = self.machine.state();
         for action in actions {
             match action {
-                Action::BecomeActive | Action::BecomeInactive => {
-                    let is_active = action == Action::BecomeActive;
-                    self.counters.became_active += u64::from(is_active);
-                    self.burst = is_active.then(|| Burst::new(now));
+                Action::BecomeActive => {
+                    self.counters.became_active += 1;
+                    (self.burst, self.lingers) = (Some(Burst::new(now)), None);
+                    self.stood_back = false;
+                    out.push(self.part(Part::Active));
+                }
+                Action::BecomeInactive => {
+                    self.burst = None;
                     self.stood_back = state == State::Backup;
-                    out.push(Output::Role { role: self.plan.role, link: self.plan.link, is_active });
+                    // Otherwise its link is gone, or the process goes.
+                    let is_another = matches!(event, Event::Advert(_) | Event::StandBack);
+                    self.lingers = is_another.then(|| now.plus(LINGER));
+                    out.push(self.part(if is_another { Part::Forwards } else { Part::Away }));
                 }
                 Action::Advertise(priority) => self.advertise(priority, out),
                 // The first one is under way already.
@@ -388,6 +463,10 @@ impl Router {
             let (name, is_ipv6) = (self.plan.name.clone(), self.plan.is_ipv6());
             out.push(Output::Changed { name, is_ipv6, state });
         }
+    }
+
+    fn part(&self, part: Part) -> Output {
+        Output::Role { role: self.plan.role, link: self.plan.link, part }
     }
 
     fn advertise(&mut self, priority: u8, out: &mut Vec<Output>) {

@@ -1,9 +1,13 @@
 //! The state machine of one virtual router (RFC 9568 section 6.4): events and the time in, actions out.
 //!
-//! Two things go beyond the RFC. A router whose Active_Down_Timer has fired does not become Active by itself: it
+//! Some things go beyond the RFC. A router whose Active_Down_Timer has fired does not become Active by itself: it
 //! *wants* to ([`Machine::wants_active`]), and whoever runs it says [`Event::TakeOver`], so that routers of a group can
 //! wait for each other. And a router that is to take over from one of lower priority may be made to wait
-//! ([`Settings::preempt_delay`]).
+//! ([`Settings::preempt_delay`]), also until it has all that it needs ([`Machine::hold_back`]).
+//!
+//! Two more are about losing nothing. Who is to leave ([`Event::Leave`]) says so with priority 0 and stays what it was,
+//! *Leaving*, until another is heard. And an Active whose own advertisements are so long overdue that the others had to
+//! take over (the process was stopped, the CPU taken away) does not take the addresses back from who has done so.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -41,6 +45,8 @@ pub enum State {
     Backup,
     /// Forwards and answers for the addresses.
     Active,
+    /// The same, and asks others to take over; then it takes no part.
+    Leaving,
 }
 
 impl State {
@@ -50,6 +56,7 @@ impl State {
             State::Initialize => "initialize",
             State::Backup => "backup",
             State::Active => "active",
+            State::Leaving => "leaving",
         }
     }
 }
@@ -70,8 +77,10 @@ pub struct Heard {
 pub enum Event {
     /// It is to take part: its interface is there.
     Startup,
-    /// It is not to take part any more.
+    /// It is not to take part any more, at once.
     Shutdown,
+    /// It is not to take part any more once another does.
+    Leave,
     /// The time is [`Machine::deadline`] or later.
     Timer,
     /// All of its group want to be Active.
@@ -117,6 +126,8 @@ pub struct Machine {
     knows_active: bool,
     /// Between equal priorities the addresses decide.
     breaks_ties: bool,
+    /// It is not to take over from an Active of lower priority for now.
+    holds_back: bool,
 }
 
 /// Least time between an advertisement and one that answers another router: the shortest interval there is, so that
@@ -136,6 +147,7 @@ impl Machine {
             advertised: None,
             knows_active: false,
             breaks_ties: true,
+            holds_back: false,
         }
     }
 
@@ -155,7 +167,7 @@ impl Machine {
         let before = self.active_down_interval();
         self.settings = settings;
         match self.state {
-            State::Active => {
+            State::Active | State::Leaving => {
                 let due = self.advertised.map(|last| last.plus(settings.interval.duration()));
                 self.timer = self.timer.map(|timer| due.map_or(timer, |due| timer.min(due)));
             }
@@ -172,6 +184,11 @@ impl Machine {
     /// be in another order, and both nodes would stand back.
     pub fn break_ties(&mut self, breaks_ties: bool) {
         self.breaks_ties = breaks_ties;
+    }
+
+    /// Whether it leaves the addresses to an Active of lower priority, as without Preempt_Mode: it lacks something.
+    pub fn hold_back(&mut self, holds_back: bool) {
+        self.holds_back = holds_back;
     }
 
     /// When [`Event::Timer`] is due.
@@ -207,9 +224,14 @@ impl Machine {
             }
             (
                 State::Initialize,
-                Event::Shutdown | Event::Timer | Event::TakeOver | Event::StandBack | Event::Advert(_),
+                Event::Shutdown
+                | Event::Leave
+                | Event::Timer
+                | Event::TakeOver
+                | Event::StandBack
+                | Event::Advert(_),
             ) => {}
-            (State::Backup, Event::Shutdown) => self.initialize(),
+            (State::Backup, Event::Shutdown | Event::Leave) => self.initialize(),
             (State::Backup, Event::Timer) if self.is_due(now) => {
                 self.timer = None;
                 self.lower_since = None;
@@ -218,12 +240,18 @@ impl Machine {
             (State::Backup, Event::TakeOver) => self.become_active(now, &mut actions),
             (State::Backup, Event::Advert(heard)) => self.backup_heard(heard, now),
             (State::Backup, Event::Startup | Event::Timer | Event::StandBack) => {}
-            (State::Active, Event::Shutdown) => {
+            (State::Active | State::Leaving, Event::Shutdown) => {
                 self.initialize();
                 actions.push(Action::BecomeInactive);
                 actions.push(Action::Advertise(LEAVING));
             }
-            (State::Active, Event::Timer) if self.is_due(now) => self.advertise(now, &mut actions),
+            (State::Active, Event::Timer) if self.is_due(now) => {
+                self.advertise(self.settings.priority, now, &mut actions);
+            }
+            (State::Active, Event::Leave) => {
+                self.state = State::Leaving;
+                self.advertise(LEAVING, now, &mut actions);
+            }
             (State::Active, Event::StandBack) => {
                 self.active_interval = self.settings.interval;
                 self.listen(now);
@@ -231,6 +259,21 @@ impl Machine {
             }
             (State::Active, Event::Advert(heard)) => self.active_heard(heard, now, &mut actions),
             (State::Active, Event::Startup | Event::Timer | Event::TakeOver) => {}
+            // Nobody has taken over yet: it is to stay after all.
+            (State::Leaving, Event::Startup) => {
+                self.state = State::Active;
+                self.advertise(self.settings.priority, now, &mut actions);
+            }
+            // An advertisement may get lost.
+            (State::Leaving, Event::Timer) if self.is_due(now) => self.advertise(LEAVING, now, &mut actions),
+            (State::Leaving, Event::Advert(heard)) if heard.priority != LEAVING => {
+                self.initialize();
+                actions.push(Action::BecomeInactive);
+            }
+            (
+                State::Leaving,
+                Event::Leave | Event::Timer | Event::TakeOver | Event::StandBack | Event::Advert(_),
+            ) => {}
         }
         actions
     }
@@ -254,14 +297,14 @@ impl Machine {
     fn become_active(&mut self, now: Nanos, actions: &mut Actions) {
         (self.state, self.wants_active, self.lower_since) = (State::Active, false, None);
         actions.push(Action::BecomeActive);
-        self.advertise(now, actions);
+        self.advertise(self.settings.priority, now, actions);
         actions.push(Action::Announce);
     }
 
-    fn advertise(&mut self, now: Nanos, actions: &mut Actions) {
+    fn advertise(&mut self, priority: u8, now: Nanos, actions: &mut Actions) {
         self.timer = Some(now.plus(self.settings.interval.duration()));
         self.advertised = Some(now);
-        actions.push(Action::Advertise(self.settings.priority));
+        actions.push(Action::Advertise(priority));
     }
 
     /// RFC 9568 section 6.4.2.
@@ -280,7 +323,7 @@ impl Machine {
                 return; // It has waited: now it waits for its group.
             }
             let since = *self.lower_since.get_or_insert(now);
-            if now.since(since) >= self.settings.preempt_delay {
+            if !self.holds_back && now.since(since) >= self.settings.preempt_delay {
                 return; // Discarded: the Active_Down_Timer goes on.
             }
         }
@@ -290,16 +333,22 @@ impl Machine {
         (self.lower_since, self.knows_active) = (waits_since, true);
     }
 
+    /// Its last advertisement is so old that a Backup of the highest priority has taken over by now. Whoever runs it has
+    /// it hear what has come in before it advertises again.
+    fn was_away(&self, now: Nanos) -> bool {
+        self.advertised.is_some_and(|last| now.since(last) > self.settings.interval.duration() * 3)
+    }
+
     /// RFC 9568 section 6.4.3.
     fn active_heard(&mut self, heard: Heard, now: Nanos, actions: &mut Actions) {
         let ours = (self.settings.priority, self.settings.primary);
-        if heard.priority == self.settings.priority && !self.breaks_ties {
+        if heard.priority == self.settings.priority && !self.breaks_ties && !self.was_away(now) {
             // Without an answer: the other would answer it, until the group has decided.
             actions.push(Action::Announce);
             return;
         }
         // Of the same family, so that the order of addresses is that of their bytes.
-        if heard.priority != LEAVING && (heard.priority, heard.source) > ours {
+        if heard.priority != LEAVING && ((heard.priority, heard.source) > ours || self.was_away(now)) {
             self.active_interval = heard.interval;
             self.listen(now);
             self.knows_active = true;
@@ -309,7 +358,7 @@ impl Machine {
         if self.advertised.is_some_and(|last| now.since(last) < ANSWER_GAP) {
             return;
         }
-        self.advertise(now, actions);
+        self.advertise(self.settings.priority, now, actions);
         if heard.priority != LEAVING {
             // Whoever believed the other learns better.
             actions.push(Action::Announce);

@@ -10,6 +10,7 @@ use super::engine::Frame;
 use super::machine::Heard;
 use super::*;
 use crate::packet::view::ethertype;
+use crate::roles::Part;
 use crate::time::Nanos;
 
 const START: Nanos = Nanos::from_secs(100);
@@ -46,8 +47,11 @@ fn machine(state: State, settings: Settings) -> Machine {
     if state != State::Initialize {
         machine.step(Event::Startup, START);
     }
-    if state == State::Active && machine.state() != State::Active {
+    if matches!(state, State::Active | State::Leaving) && machine.state() != State::Active {
         machine.step(Event::TakeOver, START);
+    }
+    if state == State::Leaving {
+        machine.step(Event::Leave, START);
     }
     assert_eq!(machine.state(), state);
     machine
@@ -77,7 +81,7 @@ fn check(lines: &[Line<'_>], settings: Settings) {
 #[test]
 fn the_transition_table_of_rfc_9568_section_6_4() {
     use Action::{Advertise, Announce, BecomeActive, BecomeInactive};
-    use State::{Active, Backup, Initialize};
+    use State::{Active, Backup, Initialize, Leaving};
     // Priority 128, interval 1 s: Skew_Time 500 ms, Active_Down_Interval 3.5 s. Others say 200 ms: 100 ms, 700 ms.
     let (lower, higher) = ("192.0.2.1", "192.0.2.3");
     let take_over: &[Action] = &[BecomeActive, Advertise(128), Announce];
@@ -116,6 +120,24 @@ fn the_transition_table_of_rfc_9568_section_6_4() {
             // Answers are no more frequent than the shortest interval.
             (Active, heard(127, higher), 9, Active, &[], Some(991)),
             (Active, heard(0, higher), 9, Active, &[], Some(991)),
+            // Who has said nothing for three intervals was taken over from.
+            (Active, heard(127, higher), 3000, Active, &[Advertise(128), Announce], Some(1000)),
+            (Active, heard(127, higher), 3001, Backup, &[BecomeInactive], Some(700)),
+            (Active, heard(128, lower), 3001, Backup, &[BecomeInactive], Some(700)),
+            (Active, heard(0, higher), 3001, Active, &[Advertise(128)], Some(1000)),
+            // Going away: it stays until another is heard.
+            (Initialize, Event::Leave, 0, Initialize, &[], None),
+            (Backup, Event::Leave, 1000, Initialize, &[], None),
+            (Active, Event::Leave, 300, Leaving, &[Advertise(0)], Some(1000)),
+            (Leaving, Event::Startup, 300, Active, &[Advertise(128)], Some(1000)),
+            (Leaving, Event::Shutdown, 300, Initialize, &[BecomeInactive, Advertise(0)], None),
+            (Leaving, Event::Leave, 300, Leaving, &[], Some(700)),
+            (Leaving, Event::Timer, 300, Leaving, &[], Some(700)),
+            (Leaving, Event::Timer, 1000, Leaving, &[Advertise(0)], Some(1000)),
+            (Leaving, Event::TakeOver, 300, Leaving, &[], Some(700)),
+            (Leaving, Event::StandBack, 300, Leaving, &[], Some(700)),
+            (Leaving, heard(0, higher), 300, Leaving, &[], Some(700)),
+            (Leaving, heard(1, lower), 300, Initialize, &[BecomeInactive], None),
         ],
         settings(128),
     );
@@ -352,6 +374,8 @@ struct Node {
     /// Stopped without a word.
     dead: bool,
     active: Vec<u16>,
+    /// What it does no more, and forwards.
+    forwards: Vec<u16>,
     /// Frames that are no advertisements.
     said: Vec<Frame>,
 }
@@ -369,6 +393,7 @@ impl Network {
             plan,
             dead: false,
             active: Vec::new(),
+            forwards: Vec::new(),
             said: Vec::new(),
         };
         let mut network = Network { nodes: plans.into_iter().map(node).collect(), now: START };
@@ -390,8 +415,16 @@ impl Network {
         while let Some((from, out)) = queue.pop() {
             for output in out {
                 match output {
-                    Output::Role { role, is_active: true, .. } => self.nodes[from].active.push(role),
-                    Output::Role { role, .. } => self.nodes[from].active.retain(|active| *active != role),
+                    Output::Role { role, part, .. } => {
+                        let Node { active, forwards, .. } = &mut self.nodes[from];
+                        active.retain(|active| *active != role);
+                        forwards.retain(|forwards| *forwards != role);
+                        match part {
+                            Part::Active => active.push(role),
+                            Part::Forwards => forwards.push(role),
+                            Part::Away => {}
+                        }
+                    }
                     Output::Changed { .. } => {}
                     Output::Send(frame) if frame.ethertype == ethertype::ARP => {
                         self.nodes[from].said.push(frame);
@@ -468,6 +501,119 @@ fn who_leaves_says_so() {
     network.calm(62);
     assert_eq!(network.active(), [&[][..], &[1]]);
     assert_eq!(network.nodes[1].engine.status()[0].counters.leaving_received, 1);
+}
+
+#[test]
+fn who_hands_over_forwards_until_another_is_heard_and_a_second_more() {
+    let mut network = Network::new(vec![alone(1, 150), alone(2, 100)]);
+    network.calm(500);
+    let leave = |network: &mut Network, leaves: bool| {
+        let mut out = Vec::new();
+        network.nodes[0].engine.leave(leaves, network.now, &mut out);
+        network.deliver(0, out, &mut |_, _, _| false);
+    };
+    assert_eq!(network.nodes[0].engine.leaving(), Leave::Stays);
+    leave(&mut network, true);
+    // Skew_Time is 61 ms: there is always one that is Active.
+    for _ in 0..62 {
+        assert!(!network.nodes[0].active.is_empty() || !network.nodes[1].active.is_empty());
+        network.calm(1);
+    }
+    assert_eq!(network.active(), [&[][..], &[1]]);
+    assert_eq!(
+        (&network.nodes[0].forwards[..], network.nodes[0].engine.leaving()),
+        (&[1][..], Leave::Lingers)
+    );
+    network.calm(990);
+    assert_eq!(network.nodes[0].forwards, [1]);
+    network.calm(10);
+    assert_eq!((&network.nodes[0].forwards[..], network.nodes[0].engine.leaving()), (&[][..], Leave::Gone));
+    // It is out of service for good, also when the other is gone.
+    network.nodes[1].dead = true;
+    network.calm(1000);
+    assert_eq!(network.active(), [&[] as &[u16], &[]]);
+    leave(&mut network, false);
+    network.calm(400);
+    assert_eq!(network.active(), [&[1][..], &[]]);
+    // Nobody takes over: it goes on as the Active, and says again and again that it wants to leave.
+    let before = network.nodes[0].engine.status()[0].counters.leaving_sent;
+    leave(&mut network, true);
+    network.calm(350);
+    assert_eq!((network.active(), network.nodes[0].engine.leaving()), (vec![&[1][..], &[]], Leave::Asks));
+    let counters = network.nodes[0].engine.status()[0].counters;
+    assert_eq!((counters.leaving_sent - before, counters.became_active), (4, 2));
+    leave(&mut network, false);
+    assert_eq!((network.active(), network.nodes[0].engine.leaving()), (vec![&[1][..], &[]], Leave::Stays));
+}
+
+#[test]
+fn who_is_preempted_forwards_for_a_second() {
+    let mut network = Network::new(vec![alone(1, 150), alone(2, 100)]);
+    network.nodes[0].dead = true;
+    network.calm(500);
+    network.nodes[0].dead = false;
+    network.nodes[0].engine = Engine::default();
+    network.plan(0, alone(1, 150));
+    network.calm(400);
+    assert_eq!((network.active(), &network.nodes[1].forwards[..]), (vec![&[1][..], &[]], &[1][..]));
+    network.calm(1100);
+    assert_eq!(network.nodes[1].forwards, [] as [u16; 0]);
+    // A dead link ends it at once.
+    let mut down = alone(1, 150);
+    down.routers[0].up = false;
+    network.plan(0, down);
+    assert_eq!((network.active(), &network.nodes[0].forwards[..]), (vec![&[] as &[u16], &[]], &[] as &[u16]));
+}
+
+#[test]
+fn who_holds_back_takes_over_from_the_silent_alone() {
+    let mut network = Network::new(vec![alone(1, 150), alone(2, 100)]);
+    network.nodes[0].dead = true;
+    network.calm(500);
+    network.nodes[0].dead = false;
+    network.nodes[0].engine = Engine::default();
+    network.nodes[0].engine.hold_back(true);
+    network.plan(0, alone(1, 150));
+    network.calm(2000);
+    assert_eq!(network.active(), [&[][..], &[1]]);
+    // Its plan anew does not change that.
+    network.plan(0, alone(1, 150));
+    network.calm(500);
+    assert_eq!(network.active(), [&[][..], &[1]]);
+    network.nodes[0].engine.hold_back(false);
+    network.calm(400);
+    assert_eq!(network.active(), [&[1][..], &[]]);
+    network.nodes[0].dead = true;
+    network.nodes[1].engine.hold_back(true);
+    network.calm(500);
+    assert_eq!(network.active(), [&[][..], &[1]]);
+}
+
+/// A process that was stopped believes to be the Active when it goes on.
+#[test]
+fn who_was_stopped_leaves_the_addresses_to_who_has_them() {
+    let mut network = Network::new(vec![alone(1, 150), alone(2, 100)]);
+    network.calm(500);
+    network.nodes[0].dead = true;
+    network.calm(5000);
+    assert_eq!(network.active(), [&[][..], &[1]]);
+    network.nodes[0].dead = false;
+    network.nodes[0].engine.hold_back(true);
+    // What has come in is taken before anything is said: here, the last advertisement of the other.
+    let advert = Advert {
+        vrid: 1,
+        heard: Heard { priority: 100, interval: cs(10), source: address("192.0.2.2") },
+        addresses: vec![address("192.0.2.254")],
+    };
+    let mut out = Vec::new();
+    network.nodes[0].engine.receive(LINK + 1, &advert.emit(true), network.now, &mut out);
+    network.deliver(0, out, &mut |_, _, _| false);
+    network.calm(1000);
+    assert_eq!(network.active(), [&[][..], &[1]]);
+    assert_eq!(network.nodes[1].engine.status()[0].counters.became_active, 1);
+    network.nodes[0].engine.hold_back(false);
+    network.calm(400);
+    assert_eq!(network.active(), [&[1][..], &[]]);
 }
 
 #[test]

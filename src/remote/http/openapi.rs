@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 use super::operations::{DEFINITIONS, Operation, Operations, generator};
 use crate::control::{
     BridgeChanged, BridgeEntry, Changed, Cleared, Convergence, Counter, DhcpRelayEntry, DocumentPiece,
-    DropEntry, DropsExport, Explained, GroupEntry, HaList, InterfaceStatus, MacPage, MappingPage, NatHost,
-    NeighbourEntry, PoolEntry, PortStatus, Previewed, Reached, Reply, RevisionList, RoutePage, RuleList,
-    ServiceList, SessionPage, Version, WorkerStatus,
+    DrainEntry, DropEntry, DropsExport, Explained, GroupEntry, HaList, InterfaceStatus, MacPage, MappingPage,
+    NatHost, NeighbourEntry, PoolEntry, PortStatus, Previewed, Reached, Reply, RevisionList, RoutePage,
+    RuleList, ServiceList, SessionPage, Version, WorkerStatus,
 };
 
 /// Where it is served.
@@ -168,6 +168,7 @@ fn answer(method: &str, generator: &mut SchemaGenerator) -> Option<Schema> {
         "show.workers" => generator.subschema_for::<Vec<WorkerStatus>>(),
         "show.dhcp-relays" => generator.subschema_for::<Vec<DhcpRelayEntry>>(),
         "show.ha" => generator.subschema_for::<HaList>(),
+        "drain" | "drain.cancel" => generator.subschema_for::<DrainEntry>(),
         "show.sessions" => generator.subschema_for::<SessionPage>(),
         "show.nat" => generator.subschema_for::<Vec<PoolEntry>>(),
         "show.nat.mappings" => generator.subschema_for::<MappingPage>(),
