@@ -40,6 +40,8 @@ pub(super) enum Head {
     Checkpoint { revision: Revision, sources: Vec<Source> },
     /// A revision, as changes of the one before it. Body: [`Patch`]es as requests, one a line.
     Patches { revision: Revision },
+    /// A revision that is what an earlier one of the same file was. No body.
+    Back { revision: Revision, to: u64 },
     /// A revision that waited for that was confirmed. No body.
     Confirmed { revision: u64, by: Author, time: String },
 }
@@ -94,20 +96,18 @@ fn checksum(record: &[u8]) -> u32 {
 
 /// Whole records up to the first that is none. `None`: the file does not begin as one of ours.
 pub(super) fn scan(file: &[u8]) -> Option<Result<Scan, Unreadable>> {
-    if !file.starts_with(MAGIC) {
-        return None;
-    }
-    let mut scan = Scan { records: Vec::new(), good_bytes: MAGIC.len() };
+    file.starts_with(MAGIC).then(|| records(file, MAGIC.len()))
+}
+
+/// The same of a file's records from a place on where one begins.
+pub(super) fn records(file: &[u8], from: usize) -> Result<Scan, Unreadable> {
+    let mut scan = Scan { records: Vec::new(), good_bytes: from };
     while let Some(found) = next(file, scan.good_bytes) {
-        match found {
-            Ok(found) => {
-                scan.good_bytes = found.at.end;
-                scan.records.push(found);
-            }
-            Err(error) => return Some(Err(error)),
-        }
+        let found = found?;
+        scan.good_bytes = found.at.end;
+        scan.records.push(found);
     }
-    Some(Ok(scan))
+    Ok(scan)
 }
 
 fn next(file: &[u8], start: usize) -> Option<Result<Found, Unreadable>> {

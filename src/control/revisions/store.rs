@@ -108,8 +108,16 @@ pub struct Staged {
     thread: JoinHandle<(Vec<u8>, io::Result<()>)>,
 }
 
-/// A revision that is written out whole, on a thread of its own: its number, and the file it becomes.
-type Checkpoint = (u64, JoinHandle<Result<Vec<u8>, String>>);
+/// A revision that is written out whole, on a thread of its own.
+#[derive(Debug)]
+struct Checkpoint {
+    number: u64,
+    /// Up to here the newest file had been written when it began: what is behind came later.
+    from: u64,
+    path: PathBuf,
+    /// Writes and syncs it: its bytes.
+    thread: JoinHandle<Result<u64, String>>,
+}
 
 /// The revisions.
 #[derive(Debug)]
@@ -290,7 +298,9 @@ impl Store {
                 self.sources = sources;
                 self.revisions.entry(revision.number).or_insert(revision);
             }
-            Head::Patches { revision } => _ = self.revisions.entry(revision.number).or_insert(revision),
+            Head::Patches { revision } | Head::Back { revision, .. } => {
+                self.revisions.entry(revision.number).or_insert(revision);
+            }
             Head::Confirmed { revision, by, time } => _ = self.confirmed.insert(revision, (by, time)),
         }
     }
@@ -394,7 +404,6 @@ impl Store {
         sources: Vec<Source>,
     ) -> io::Result<()> {
         let (bytes, written) = join(staged.thread);
-        self.checkpoint = None;
         if self.is_behind() {
             // They are written no more.
             self.revisions.split_off(&(self.on_disk + 1));
@@ -428,6 +437,19 @@ impl Store {
         let body = codec::patches_body(patches);
         self.revisions.insert(revision.number, revision.clone());
         self.append(codec::encode(&Head::Patches { revision }, &body))
+    }
+
+    /// Whether [`Store::commit_back`] can be: the revision is behind the same whole document as the newest one, and on
+    /// disk.
+    pub fn can_go_back(&self, to: u64) -> bool {
+        let base = self.segments.last().map(|segment| segment.base);
+        !self.is_behind() && base.is_some_and(|base| base <= to) && self.revisions.contains_key(&to)
+    }
+
+    /// The newest revision is what an earlier one was, to the letter. On an error it will be, once the disk takes it.
+    pub fn commit_back(&mut self, revision: Revision, to: u64) -> io::Result<()> {
+        self.revisions.insert(revision.number, revision.clone());
+        self.append(codec::encode(&Head::Back { revision, to }, &[]))
     }
 
     /// A revision that waits to be confirmed is.
@@ -569,72 +591,98 @@ impl Store {
             tracing::debug!(%error, "revisions still cannot be written");
             return;
         }
-        let Some(segment) = self.segments.last() else { return };
         match self.checkpoint.take() {
-            Some((number, thread)) if !thread.is_finished() => self.checkpoint = Some((number, thread)),
-            Some((number, thread)) => {
-                let begun = thread.join().unwrap_or_else(|_| Err(String::from("the thread has ended")));
-                if let Err(error) = begun.and_then(|bytes| self.end_checkpoint(number, bytes)) {
-                    tracing::warn!(revision = number, error, "the revision is not written out whole");
-                }
-            }
+            Some(checkpoint) if !checkpoint.thread.is_finished() => self.checkpoint = Some(checkpoint),
+            Some(checkpoint) => self.end_checkpoint(checkpoint),
             None => {
-                let bytes = segment.bytes - segment.changes_from;
-                let is_due = segment.changes >= self.limits.changes || bytes >= self.limits.change_bytes;
-                let Some(last) = self.last().filter(|_| is_due).cloned() else { return };
-                let Ok(read) = self.reader(last.number) else { return };
-                let (number, sources) = (last.number, self.sources.clone());
-                let write = move || {
-                    let document = read().map_err(|error| error.to_string())?;
-                    Ok(whole_file(&Head::Checkpoint { revision: last, sources }, &document))
-                };
-                match std::thread::Builder::new().name(String::from("revision")).spawn(write) {
-                    Ok(thread) => self.checkpoint = Some((number, thread)),
-                    Err(error) => tracing::warn!(%error, "the revision is not written out whole"),
+                if let Err(error) = self.begin_checkpoint() {
+                    tracing::warn!(%error, "the revision is not written out whole");
                 }
             }
         }
     }
 
-    /// What has come since the checkpoint began goes behind it.
-    fn end_checkpoint(&mut self, number: u64, mut bytes: Vec<u8>) -> Result<(), String> {
-        let segment = self.segments.last().ok_or("there is nothing")?;
-        if number <= segment.base {
-            return Ok(());
+    /// The thread reads, puts together, writes and syncs: of a large document that takes seconds. The file has no name
+    /// of ours yet; if nobody gives it one, the next start takes it away.
+    fn begin_checkpoint(&mut self) -> io::Result<()> {
+        let Some(segment) = self.segments.last() else { return Ok(()) };
+        let bytes = segment.bytes - segment.changes_from;
+        let is_due = segment.changes >= self.limits.changes || bytes >= self.limits.change_bytes;
+        let Some(last) = self.last().filter(|_| is_due).cloned() else { return Ok(()) };
+        let read = self.reader(last.number).map_err(io::Error::other)?;
+        let (number, from, sources) = (last.number, segment.bytes, self.sources.clone());
+        let path = self.folder.join(format!("{number:020}.checkpoint.tmp"));
+        let to = path.clone();
+        let write = move || {
+            let document = read().map_err(|error| error.to_string())?;
+            let bytes = whole_file(&Head::Checkpoint { revision: last, sources }, &document);
+            write_synced(&to, &bytes).map_err(|error| error.to_string())?;
+            Ok(bytes.len() as u64)
+        };
+        let thread = std::thread::Builder::new().name(String::from("revision")).spawn(write)?;
+        self.checkpoint = Some(Checkpoint { number, from, path, thread });
+        Ok(())
+    }
+
+    fn end_checkpoint(&mut self, checkpoint: Checkpoint) {
+        let Checkpoint { number, from, path, thread } = checkpoint;
+        let written = thread.join().unwrap_or_else(|_| Err(String::from("the thread has ended")));
+        let ended = written.and_then(|whole| self.follow_checkpoint(number, from, &path, whole));
+        match ended {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(revision = number, error, "the revision is not written out whole"),
         }
-        let file = fs::read(&segment.path).map_err(|error| error.to_string())?;
-        let scan = codec::scan(&file[..(segment.bytes as usize).min(file.len())]);
-        let scan = scan.ok_or("it is no file of ours")?.map_err(|error| error.to_string())?;
-        let whole = bytes.len() as u64;
-        let mut changes = 0;
-        for record in &scan.records {
-            let is_newer = match &record.head {
-                Head::Patches { revision } => revision.number > number,
-                Head::Confirmed { revision, .. } => *revision >= number,
-                Head::Whole { .. } | Head::Checkpoint { .. } => false,
-            };
-            if is_newer {
-                bytes.extend_from_slice(&file[record.at.clone()]);
-                changes += 1;
-            }
+        let _ = fs::remove_file(&path);
+    }
+
+    /// What has come since the checkpoint began goes behind it, which then is the newest file. False: there is no place
+    /// for it, and nothing has changed.
+    fn follow_checkpoint(&mut self, number: u64, from: u64, path: &Path, whole: u64) -> Result<bool, String> {
+        let segment = self.segments.last().filter(|segment| number > segment.base && from <= segment.bytes);
+        // A whole document has come meanwhile.
+        let Some(segment) = segment else { return Ok(false) };
+        let mut behind = vec![0; (segment.bytes - from) as usize];
+        let file = File::open(&segment.path).map_err(|error| error.to_string())?;
+        file.read_exact_at(&mut behind, from).map_err(|error| error.to_string())?;
+        let scan = codec::records(&behind, 0).map_err(|error| error.to_string())?;
+        let leads_before =
+            |record: &codec::Found| matches!(record.head, Head::Back { to, .. } if to < number);
+        if scan.records.iter().any(leads_before) {
+            // The next one will have it.
+            return Ok(false);
         }
-        let path = self.folder.join(format!("{number:020}.tmp"));
-        write_synced(&path, &bytes)
-            .and_then(|()| self.begin_segment(number, &path, bytes.len() as u64))
+        let mut bytes = Vec::new();
+        let mut changes = scan.records.len();
+        if let Some((by, time)) = self.confirmed.get(&number) {
+            let (by, time) = (by.clone(), time.clone());
+            bytes = codec::encode(&Head::Confirmed { revision: number, by, time }, &[]);
+            changes += 1;
+        }
+        bytes.append(&mut behind);
+        OpenOptions::new()
+            .write(true)
+            .open(path)
+            .and_then(|file| {
+                file.write_all_at(&bytes, whole)?;
+                file.sync_all()
+            })
+            .and_then(|()| self.begin_segment(number, path, whole + bytes.len() as u64))
             .map_err(|error| error.to_string())?;
         if let Some(segment) = self.segments.last_mut() {
             (segment.changes, segment.changes_from) = (changes, whole);
         }
         self.prune();
-        Ok(())
+        Ok(true)
     }
 }
 
 impl Drop for Store {
     /// Whatever is still written in the background ends before the folder is somebody else's.
     fn drop(&mut self) {
-        if let Some((_, thread)) = self.checkpoint.take() {
-            let _ = thread.join();
+        if let Some(checkpoint) = self.checkpoint.take() {
+            let _ = checkpoint.thread.join();
+            let _ = fs::remove_file(&checkpoint.path);
         }
     }
 }
@@ -662,23 +710,40 @@ fn read_document(path: &Path, written: usize, number: u64) -> Result<Document, S
     let scan = codec::scan(file).ok_or_else(|| unfit(String::from("its file is no file of ours")))?;
     let scan = scan.map_err(|error| unfit(error.to_string()))?;
     let (first, others) = scan.records.split_first().ok_or(StoreError::Unknown(number))?;
+    let (Head::Whole { revision, .. } | Head::Checkpoint { revision, .. }) = &first.head else {
+        return Err(unfit(String::from("its file begins with no whole document")));
+    };
+    let base = revision.number;
+    let numbered = others.iter().filter_map(|record| match &record.head {
+        Head::Patches { revision } | Head::Back { revision, .. } => Some((revision.number, record)),
+        Head::Whole { .. } | Head::Checkpoint { .. } | Head::Confirmed { .. } => None,
+    });
+    let numbered: BTreeMap<u64, &codec::Found> = numbered.collect();
+    // From the revision back to the whole document: which changes lie between them.
+    let mut way: Vec<&codec::Found> = Vec::new();
+    let mut at = number;
+    while at > base {
+        let record =
+            *numbered.get(&at).ok_or_else(|| unfit(String::from("the disk has not taken it yet")))?;
+        let before = match &record.head {
+            Head::Back { to, .. } => *to,
+            _ => {
+                way.push(record);
+                numbered.range(..at).next_back().map_or(base, |(number, _)| *number)
+            }
+        };
+        if before >= at {
+            return Err(unfit(format!("revision {at} goes back to {before}")));
+        }
+        at = before;
+    }
+    if at < base {
+        return Err(unfit(format!("it goes back to revision {at}, which is not in its file")));
+    }
     let document = first.document(file).map_err(|error| unfit(error.to_string()))?;
     let mut patches = Vec::new();
-    let mut reached = matches!(
-        &first.head,
-        Head::Whole { revision, .. } | Head::Checkpoint { revision, .. } if revision.number == number
-    );
-    for record in others {
-        match &record.head {
-            Head::Patches { revision } if revision.number <= number => {
-                reached |= revision.number == number;
-                patches.extend(record.patches(file).map_err(|error| unfit(error.to_string()))?);
-            }
-            _ => {}
-        }
-    }
-    if !reached {
-        return Err(unfit(String::from("the disk has not taken it yet")));
+    for record in way.into_iter().rev() {
+        patches.extend(record.patches(file).map_err(|error| unfit(error.to_string()))?);
     }
     if patches.is_empty() {
         return Ok(document);

@@ -538,6 +538,84 @@ fn many_changes_are_written_out_whole_and_old_ones_go() {
     assert!(store.document(oldest).is_ok() && matches!(store.document(1), Err(StoreError::Unknown(1))));
 }
 
+/// Whole documents, changes and ways back in any order, with checkpoints between them: each revision that is kept is what
+/// it was.
+#[test]
+fn going_back_is_what_it_was_to_the_letter() {
+    let folder = folder();
+    let (mut store, _) = open(folder.path());
+    let mut expected = vec![Document::default(), document()];
+    commit_whole(&mut store, document(), None);
+    let mut ways_back = 0;
+    for n in 2..60u64 {
+        let to = n - 1 - n % 4;
+        if n % 3 == 0 && to > 0 && store.can_go_back(to) {
+            store.commit_back(revision(n), to).expect("it is written");
+            expected.push(expected[to as usize].clone());
+            ways_back += 1;
+        } else if n % 17 == 0 {
+            commit_whole(&mut store, document(), None);
+            expected.push(document());
+        } else {
+            commit(&mut store, &numbered(n));
+            expected.push(expected[n as usize - 1].with(&[numbered(n)]).expect("it fits"));
+        }
+        store.tidy();
+        if n % 5 == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+    assert!(ways_back > 5, "{ways_back}");
+    let check = |store: &Store| {
+        let kept: Vec<u64> = store.revisions().map(|revision| revision.number).collect();
+        assert_eq!(kept.last(), Some(&59));
+        for number in kept {
+            let found = store.document(number).unwrap_or_else(|error| panic!("{number}: {error}"));
+            assert_eq!(found, expected[number as usize], "revision {number}");
+        }
+    };
+    check(&store);
+    drop(store);
+    let (store, notices) = open(folder.path());
+    assert_eq!(notices, Vec::<String>::new());
+    check(&store);
+}
+
+/// A whole document that comes while a checkpoint is written has its place; the checkpoint leaves nothing behind.
+#[test]
+fn a_checkpoint_that_came_too_late_leaves_nothing() {
+    let folder = folder();
+    let (mut store, _) = open(folder.path());
+    commit_whole(&mut store, document(), None);
+    for n in 2..=FEW.changes as u64 + 1 {
+        commit(&mut store, &numbered(n));
+    }
+    store.tidy();
+    let last = commit_whole(&mut store, document(), None);
+    let begun = std::time::Instant::now();
+    let left = || {
+        let files = fs::read_dir(folder.path()).expect("a folder").map(|file| file.expect("a file").path());
+        files.filter(|path| path.extension().is_some_and(|ending| ending == "tmp")).count()
+    };
+    // The thread ends in its own time.
+    loop {
+        store.tidy();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        if left() == 0 && begun.elapsed() > std::time::Duration::from_millis(50)
+            || begun.elapsed().as_secs() > 10
+        {
+            break;
+        }
+    }
+    assert_eq!(left(), 0);
+    commit(&mut store, &numbered(last + 1));
+    drop(store);
+    let (store, notices) = open(folder.path());
+    assert_eq!((store.last().map(|last| last.number), notices), (Some(last + 1), vec![]));
+    let expected = document().with(&[numbered(last + 1)]).expect("it fits");
+    assert_eq!(store.document(last + 1).expect("it is kept"), expected);
+}
+
 #[test]
 fn what_the_disk_does_not_take_is_kept_and_tried_again() {
     let folder = folder();
