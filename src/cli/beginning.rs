@@ -1,8 +1,12 @@
 //! What `softgate run` begins with: the config file, or the last revision of the state folder.
 
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
 use super::run::Args;
 use super::{Trouble, read};
-use crate::config::{self, Config, Name};
+use crate::config::{self, Config, Control, Name};
 use crate::control::revisions::choice::{self, Begin, Wish};
 use crate::control::revisions::store::Limits;
 use crate::control::revisions::{Document, Revision, Store};
@@ -46,11 +50,8 @@ fn for_all_nodes(args: &Args) -> Result<Beginning, Trouble> {
         _ => Wish::Rule,
     };
     let file = document(args);
-    let parsed = file.as_ref().ok().map(Document::config);
-    let of_file = || match &parsed {
-        Some(Ok(config)) => config.control.state_dir.clone(),
-        _ => None,
-    };
+    // A large file is checked only if it is what the start begins with.
+    let of_file = || state_dir_of(&file.as_ref().ok()?.text);
     let state_dir = args.state.clone().or_else(of_file);
 
     let Some(folder) = state_dir else {
@@ -59,7 +60,7 @@ fn for_all_nodes(args: &Args) -> Result<Beginning, Trouble> {
             return Err(Trouble::Unable(why.to_owned()));
         }
         let document = file?;
-        let config = parsed.unwrap_or_else(|| document.config())?;
+        let config = document.config()?;
         tracing::warn!(
             "no revisions are kept: a restart begins with the config file, and nothing can be rolled back; set state_dir \
              in [control]"
@@ -85,7 +86,7 @@ fn for_all_nodes(args: &Args) -> Result<Beginning, Trouble> {
     match begin {
         Begin::File => {
             let document = file?;
-            let config = parsed.unwrap_or_else(|| document.config())?;
+            let config = document.config()?;
             let file_name = document.file_name.clone();
             let revision = made(store.next(), "start", why);
             Ok(Beginning {
@@ -133,6 +134,15 @@ fn of_revision(store: &Store, number: u64) -> Result<(Document, Config), Trouble
     let document = store.document(number).map_err(|error| wrong(error.to_string()))?;
     let config = document.config().map_err(|errors| wrong(errors.to_string()))?;
     Ok((document, config))
+}
+
+/// What a config says of the folder, whatever else is in it.
+fn state_dir_of(text: &str) -> Option<PathBuf> {
+    #[derive(Deserialize)]
+    struct Head {
+        control: Control,
+    }
+    toml::from_str::<Head>(text).ok()?.control.state_dir
 }
 
 /// The config file and its route files. What cannot be read of the latter is told when the config is checked.
