@@ -10,6 +10,8 @@
 
 #[path = "../src/tables/classify/classbench.rs"]
 mod classbench;
+#[path = "support/rules.rs"]
+mod rules;
 
 use std::hint::black_box;
 use std::net::IpAddr;
@@ -100,34 +102,6 @@ fn main() {
     ["acl1", "fw1", "ipc1"].into_iter().for_each(report_rules);
 }
 
-/// A ClassBench rule as a config has it.
-fn rule(name: &str, filter: &classbench::Filter) -> String {
-    let side = |zone: &str, (addr, len): (u32, u8)| {
-        let net = ipnet::Ipv4Net::new(addr.into(), len).expect("a prefix").trunc();
-        let prefix = if len == 0 { String::new() } else { format!(", prefix = \"{net}\"") };
-        format!("{{ zone = \"{zone}\"{prefix} }}")
-    };
-    let ports = |(first, last): (u16, u16)| (first, last) != (0, u16::MAX);
-    let service = match filter.protocol {
-        Some(protocol @ (6 | 17)) => {
-            let protocol = if protocol == 6 { "tcp" } else { "udp" };
-            let (first, last) = filter.dst_ports;
-            let service = if ports(filter.dst_ports) {
-                format!("service = \"{protocol}/{}-{last}\"\n", first.max(1).min(last))
-            } else {
-                format!("service = \"{protocol}\"\n")
-            };
-            let (first, last) = filter.src_ports;
-            let source = format!("source_ports = \"{first}-{last}\"\n");
-            if ports(filter.src_ports) { service + &source } else { service }
-        }
-        Some(protocol) => format!("service = \"proto/{protocol}\"\n"),
-        None => String::new(),
-    };
-    let (from, to) = (side("inside", filter.src), side("outside", filter.dst));
-    format!("name = \"{name}\"\naction = \"deny\"\nfrom = {from}\nto = {to}\n{service}")
-}
-
 fn report_rules(set: &str) {
     let Some((mut filters, headers)) = classbench::read(&format!("{set}_100000")) else {
         println!("{set}: NO SUCH SET; set SOFTGATE_CLASSBENCH");
@@ -139,7 +113,7 @@ fn report_rules(set: &str) {
     let rules: String = filters
         .iter()
         .enumerate()
-        .map(|(n, filter)| format!("[[rule]]\n{}", rule(&format!("r{n}"), filter)))
+        .map(|(n, filter)| format!("[[rule]]\n{}", rules::rule(&format!("r{n}"), filter)))
         .collect();
     let mut config = Config::parse(&format!("{head}{rules}"), "bench.toml").unwrap_or_else(|errors| {
         panic!("{}", errors.to_string().lines().take(5).collect::<Vec<_>>().join("; "))
@@ -150,7 +124,7 @@ fn report_rules(set: &str) {
     let mut compiler = with_worker(&first, |compiler, node| {
         for n in 0..CHANGES {
             let at = scrambled(n) as usize % config.rules.len();
-            let other: Rule = toml::from_str(&rule(
+            let other: Rule = toml::from_str(&rules::rule(
                 &format!("new{n}"),
                 &filters[scrambled(n + 7) as usize % filters.len()],
             ))

@@ -2,14 +2,19 @@
 //! shared with the workers follow what was compiled only when it is published
 //! ([`crate::tables::compile::Compiler::take_over`]).
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use ipnet::IpNet;
 
-use super::Gateway;
+use super::{Gateway, Spent};
 use crate::config::{Config, Fate};
 use crate::control::Fault;
 use crate::explain::{View, assert};
 use crate::tables::Tables;
-use crate::tables::compile::Retired;
+use crate::tables::compile::{CompileError, Retired};
+use crate::tables::meaning;
+use crate::tables::policy::{MemberChange, Policy, Touched};
 use crate::tables::rib::{Rib, Target};
 
 /// A route of a VRF, and what it is to be; `None`: gone.
@@ -22,6 +27,17 @@ pub(super) struct Before {
     rib: Option<Rib>,
     /// What else takes routes back.
     undo: Vec<RouteChange>,
+    policy: Arc<Policy>,
+    /// What takes members of groups back.
+    members: Vec<MemberChange>,
+}
+
+impl Before {
+    /// These members are about to come and go.
+    pub fn note_members(&mut self, changes: &[MemberChange]) {
+        let back = changes.iter().rev().map(|change| MemberChange { more: -change.more, ..change.clone() });
+        self.members = back.collect();
+    }
 }
 
 impl Gateway {
@@ -48,7 +64,8 @@ impl Gateway {
         let was = |vrf: u16, net: IpNet| rib.get(vrf, net).map(|target| rib.target(target).clone());
         // The first of several changes of one prefix is undone last.
         let undo = routes.iter().rev().map(|(vrf, net, _)| (*vrf, *net, was(*vrf, *net))).collect();
-        Some(Before { config: self.config.clone(), rib: None, undo })
+        let policy = Arc::clone(&self.compiler.tables().policy);
+        Some(Before { config: self.config.clone(), rib: None, undo, policy, members: Vec::new() })
     }
 
     /// To be called before everything becomes as `new` says.
@@ -57,6 +74,8 @@ impl Gateway {
             config: self.config.clone(),
             rib: Some(self.compiler.rib().clone()),
             undo: Vec::new(),
+            policy: Arc::clone(&self.compiler.tables().policy),
+            members: Vec::new(),
         })
     }
 
@@ -68,28 +87,49 @@ impl Gateway {
         new: Option<&Config>,
     ) -> Result<Vec<Retired>, Fault> {
         let Some(before) = before else { return Ok(retired) };
+        let begun = Instant::now();
         let config = new.unwrap_or(&self.config);
-        let Err(fault) = self.may_be_committed(self.compiler.tables(), config) else { return Ok(retired) };
-        self.config = before.config;
-        // What it has said of sessions goes with it.
-        self.compiler.fate = Fate::default();
-        let back = || {
-            if !before.undo.is_empty() {
-                retired.push(self.compiler.change_routes(before.undo)?);
-            }
-            let input = self.input_in_force()?;
-            retired.push(match before.rib {
-                Some(rib) => self.compiler.compile(input, rib)?,
-                None => self.compiler.recompile(input)?,
-            });
-            Ok::<(), crate::tables::compile::CompileError>(())
-        };
-        if let Err(error) = back() {
+        let judged = self.may_be_committed(self.compiler.tables(), config);
+        Spent::add(&mut self.spent.gates, begun);
+        let Err(fault) = judged else { return Ok(retired) };
+        if let Err(error) = self.go_back(before, &mut retired) {
             tracing::error!(%error, "what a refused commit left behind cannot be taken back");
         }
         // What the tables in use say, made anew.
         self.publish(retired);
         Err(fault)
+    }
+
+    /// The candidate has been before no worker: no session was decided by it, and none has to be decided anew.
+    fn go_back(&mut self, before: Before, retired: &mut Vec<Retired>) -> Result<(), CompileError> {
+        self.config = before.config;
+        // What it has said of sessions goes with it.
+        self.compiler.fate = Fate::default();
+        if let Some(rib) = before.rib {
+            let input = self.input_in_force(Some(before.policy))?;
+            retired.push(self.compiler.compile(input, rib)?);
+            return Ok(());
+        }
+        if !before.undo.is_empty() {
+            retired.push(self.compiler.change_routes(before.undo)?);
+        }
+        let neighbours = meaning::neighbours(&self.config, &self.config.neighbours);
+        if neighbours != self.compiler.input().neighbours {
+            retired.push(self.compiler.change_neighbours(neighbours)?);
+        }
+        if !Arc::ptr_eq(&before.policy, &self.compiler.tables().policy) {
+            let members = match before.members.is_empty() {
+                true => None,
+                false => self.compiler.with_members(&self.config.groups, &before.members),
+            };
+            // What the next change of a member goes on from has to be what the policy has.
+            let policy = match members {
+                Some((with_members, _)) => Arc::new(before.policy.with_members_of(&with_members)),
+                None => before.policy,
+            };
+            retired.push(self.compiler.put_policy(policy, &Touched::default()));
+        }
+        Ok(())
     }
 }
 

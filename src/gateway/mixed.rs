@@ -1,18 +1,16 @@
 //! Changes of several kinds in one transaction: rules, backends of services, groups, routes, neighbours.
 //!
 //! Of one kind alone what is compiled is little (see [`super::rules`], [`super::services`], [`super::requests`]); of several
-//! the policy is compiled as a whole, and with neighbours everything is. Either way packets meet all of it at once, or
-//! nothing: there is one publication.
+//! the policy is compiled as a whole. Either way packets meet all of it at once, or nothing: there is one publication.
 
 use std::sync::Arc;
 
 use super::Gateway;
 use super::gate::RouteChange;
-use super::requests::is_of_neighbours;
 use super::{groups, services};
 use crate::config;
 use crate::control::{Fault, Patch};
-use crate::tables::compile::{Input, Retired};
+use crate::tables::compile::Retired;
 use crate::tables::policy;
 
 /// What is known of the changes before any is made.
@@ -67,18 +65,13 @@ impl Gateway {
             self.config.services = after.services;
         }
         self.edit_rules(patches)?;
-        if patches.iter().any(is_of_neighbours) {
-            self.edit_neighbours(patches);
-            let input: Input = self.input_in_force().map_err(Fault::refused)?;
-            config::check_lines(input.policy.lines()).map_err(Fault::refused)?;
-            return self.compile_with_neighbours(input, routes).map_err(Fault::refused);
-        }
         let policy = policy::policy(&self.config, &mut self.compiler).map_err(Fault::refused)?;
         config::check_lines(policy.lines()).map_err(Fault::refused)?;
-        let mut retired = Vec::new();
-        if !routes.is_empty() {
-            // On an error nothing has changed; what follows cannot fail.
-            retired.push(self.compiler.change_routes(routes).map_err(Fault::refused)?);
+        // On an error nothing has changed; what follows cannot fail.
+        let neighbours = self.neighbours_after(patches);
+        let mut retired = self.compile_neighbours_and_routes(neighbours.as_deref(), routes)?;
+        if let Some(neighbours) = neighbours {
+            self.config.neighbours = neighbours;
         }
         retired.push(self.compiler.change_policy(Arc::new(policy)));
         Ok(retired)

@@ -23,8 +23,10 @@ mod routes;
 mod rules;
 mod services;
 mod show;
+mod spent;
 pub mod temporary;
 pub mod tenants;
+mod undo;
 mod watch;
 
 use std::io;
@@ -49,6 +51,7 @@ use crate::packet::hash::Key;
 use crate::replay::NEIGHBOUR_CAPACITY;
 use crate::tables::compile::{CompileError, Compiler, Input, InterfaceSpec, MAX_INTERFACES, Retired};
 use crate::tables::meaning::{self, PortFacts};
+use crate::tables::policy::Policy;
 use crate::telemetry::add;
 use crate::time::Nanos;
 use crate::worker::{Node, QueueStatus, Worker};
@@ -62,6 +65,7 @@ use inspect::{BackendHistory, Inspector, PoolHistory};
 use pair::PairThread;
 use preview::Preview;
 use revisions::History;
+pub use spent::Spent;
 use temporary::{Leases, Temporary};
 
 /// How long an idle worker keeps spinning before it blocks: longer than the gaps of busy traffic, short
@@ -297,6 +301,7 @@ pub struct Gateway {
     preview: Preview,
     /// Whether the node is about to leave.
     leaving: drain::Leaving,
+    spent: Spent,
 }
 
 /// A random number, from the system's entropy by way of the standard library's SipHash.
@@ -364,6 +369,7 @@ impl Gateway {
             pair,
             preview: Preview::default(),
             leaving: drain::Leaving::default(),
+            spent: Spent::default(),
         };
         gateway.reconfigure(config, true)?;
         if let Err(why) = gateway.may_be_committed(gateway.compiler.tables(), &gateway.config) {
@@ -467,6 +473,13 @@ impl Gateway {
     /// Puts the compiler's tables before the workers, waits until none uses older ones, frees those here. False if a
     /// worker did not take them in time: it goes on with older ones until it does, see [`Gateway::not_in_use`].
     pub(crate) fn publish(&mut self, retired: impl IntoIterator<Item = Retired>) -> bool {
+        let begun = Instant::now();
+        let is_used = self.put_before_workers(retired);
+        Spent::add(&mut self.spent.publish, begun);
+        is_used
+    }
+
+    fn put_before_workers(&mut self, retired: impl IntoIterator<Item = Retired>) -> bool {
         self.compiler.take_over();
         let tables = Arc::clone(self.compiler.tables());
         let generation = tables.generation;
@@ -755,16 +768,23 @@ impl Gateway {
         }
     }
 
-    /// Compiles the config in force anew, with the routes there are, and publishes.
+    /// Compiles what depends on links anew, with the routes and the policy there are, and publishes.
     fn recompile(&mut self) -> Result<(), CompileError> {
-        let input = self.input_in_force()?;
+        let policy = Arc::clone(&self.compiler.tables().policy);
+        let input = self.input_in_force(Some(policy))?;
         let retired = self.compiler.recompile(input)?;
         self.publish([retired]);
         Ok(())
     }
 
-    fn input_in_force(&mut self) -> Result<Input, CompileError> {
-        meaning::input(&self.config, &facts(&self.ports), &mut self.compiler)
+    /// `policy`: the one compiled from the config in force, if there is one.
+    fn input_in_force(&mut self, policy: Option<Arc<Policy>>) -> Result<Input, CompileError> {
+        meaning::input_with(&self.config, &facts(&self.ports), policy, &mut self.compiler)
+    }
+
+    /// Where the time of the last commit went.
+    pub fn spent(&self) -> Spent {
+        self.spent
     }
 
     // ---- what it is doing

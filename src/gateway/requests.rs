@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahash::AHashSet;
-use ipnet::IpNet;
 
 use super::gate::RouteChange;
 use super::{Gateway, deterministic, groups, rules, services, temporary, tenants};
@@ -15,7 +14,7 @@ use crate::control::{
     TemporaryMember,
 };
 use crate::neighbours::addr_key;
-use crate::tables::compile::{CompileError, Input, Retired};
+use crate::tables::compile::Retired;
 use crate::tables::meaning;
 use crate::tables::policy::{self, Policy, Touched};
 use crate::time::Nanos;
@@ -165,28 +164,26 @@ impl Gateway {
         self.check_patches(patches)?;
         let after = groups::changed(&self.config.groups, &self.temporary, patches)?;
         let routes = self.routes_of(patches)?;
-        let has_neighbours = patches.iter().any(is_of_neighbours);
+        let neighbours = self.neighbours_after(patches);
         let now = self.now();
         let temporary = after.as_ref().map(|after| after.temporary.clone()).unwrap_or_default();
-        if has_neighbours {
-            self.commit_with_neighbours(patches, after.map(|after| after.groups), routes)?;
-        } else {
-            let before = self.before(&routes);
-            let policy = after.as_ref().map(|after| self.policy_after(after)).transpose()?.flatten();
-            let mut retired = Vec::new();
-            if !routes.is_empty() {
-                // On an error nothing has changed; what follows cannot fail.
-                retired.push(self.compiler.change_routes(routes).map_err(Fault::refused)?);
-            }
-            retired.extend(policy.map(|(policy, touched)| self.compiler.put_policy(policy, &touched)));
-            if let Some(after) = after {
-                self.config.groups = after.groups;
-            }
-            // Once for all of it: no packet meets the new routes with the old groups.
-            if !retired.is_empty() {
-                let retired = self.admitted(retired, before, None)?;
-                self.publish(retired);
-            }
+        let mut before = self.before(&routes);
+        let policy = after.as_ref().map(|after| self.policy_after(after)).transpose()?.flatten();
+        if let (Some(before), Some(after)) = (&mut before, &after) {
+            before.note_members(&after.changes);
+        }
+        // On an error nothing has changed; what follows cannot fail.
+        let mut retired = self.compile_neighbours_and_routes(neighbours.as_deref(), routes)?;
+        retired.extend(policy.map(|(policy, touched)| self.compiler.put_policy(policy, &touched)));
+        if let Some(after) = after {
+            self.config.groups = after.groups;
+        }
+        self.config.neighbours = neighbours.unwrap_or_else(|| std::mem::take(&mut self.config.neighbours));
+        // Once for all of it: no packet meets the new routes with the old groups.
+        if !retired.is_empty() {
+            let retired = self.admitted(retired, before, None)?;
+            self.forget_deleted(patches);
+            self.publish(retired);
         }
         for (key, ttl) in temporary {
             self.temporary.set(key, ttl.map(|ttl| now.plus(ttl)));
@@ -270,86 +267,57 @@ impl Gateway {
         group.temporary = of.into_iter().map(entry).collect();
     }
 
-    /// The same, where neighbours are compiled anew, and groups with them. On an error nothing has changed.
-    fn commit_with_neighbours(
-        &mut self,
-        patches: &[Patch],
-        groups: Option<Vec<Arc<config::Group>>>,
-        routes: Vec<RouteChange>,
-    ) -> Result<(), Fault> {
-        let before = self.before(&routes);
-        let old_neighbours = self.config.neighbours.clone();
-        let old_groups = groups.map(|groups| std::mem::replace(&mut self.config.groups, groups));
-        self.edit_neighbours(patches);
-        let input = self.input_in_force();
-        match input.and_then(|input| self.compile_with_neighbours(input, routes)) {
-            Ok(retired) => {
-                let retired = self.admitted(retired, before, None)?;
-                self.forget_deleted(patches);
-                self.publish(retired);
-                Ok(())
-            }
-            Err(error) => {
-                self.config.neighbours = old_neighbours;
-                if let Some(groups) = old_groups {
-                    self.config.groups = groups;
-                }
-                Err(Fault::refused(error))
-            }
-        }
-    }
-
-    /// Makes those of these changes that are of neighbours in the config alone.
-    pub(super) fn edit_neighbours(&mut self, patches: &[Patch]) {
+    /// The operator's neighbours after these changes; `None`: none of them is of neighbours.
+    pub(super) fn neighbours_after(&self, patches: &[Patch]) -> Option<Vec<Neighbour>> {
+        let mut after: Option<Vec<Neighbour>> = None;
         for patch in patches {
-            match patch {
-                Patch::NeighbourAdd(added) => change_neighbours(&mut self.config.neighbours, added, &[]),
-                Patch::NeighbourDel(deleted) => change_neighbours(&mut self.config.neighbours, &[], deleted),
-                Patch::RouteAdd(_)
-                | Patch::RouteDel(_)
-                | Patch::GroupAdd(_)
-                | Patch::GroupDel(_)
-                | Patch::RuleAdd(_)
-                | Patch::RuleDel(_)
-                | Patch::ServiceSetBackends(_)
-                | Patch::ServiceDelBackends(_)
-                | Patch::ServiceSetBackend(_) => {}
-            }
+            let (added, deleted): (&[Neighbour], &[NeighbourKey]) = match patch {
+                Patch::NeighbourAdd(added) => (added, &[]),
+                Patch::NeighbourDel(deleted) => (&[], deleted),
+                _ => continue,
+            };
+            let neighbours = after.get_or_insert_with(|| self.config.neighbours.clone());
+            change_neighbours(neighbours, added, deleted);
         }
+        after
     }
 
-    /// Compiles everything, with these routes beside those there are. On an error nothing has changed.
-    pub(super) fn compile_with_neighbours(
+    /// Compiles the operator's neighbours, if they are to be others than the config in force has, and changes of routes.
+    /// On an error nothing has changed.
+    pub(super) fn compile_neighbours_and_routes(
         &mut self,
-        input: Input,
+        neighbours: Option<&[Neighbour]>,
         routes: Vec<RouteChange>,
-    ) -> Result<Vec<Retired>, CompileError> {
+    ) -> Result<Vec<Retired>, Fault> {
         let mut retired = Vec::new();
-        let mut undo = Vec::new();
+        if let Some(neighbours) = neighbours {
+            let specs = meaning::neighbours(&self.config, neighbours);
+            retired.push(self.compiler.change_neighbours(specs).map_err(Fault::refused)?);
+        }
         if !routes.is_empty() {
-            let rib = self.compiler.rib();
-            let before = |vrf: u16, net: IpNet| rib.get(vrf, net).map(|target| rib.target(target).clone());
-            // The first of several changes of one prefix is undone last.
-            undo = routes.iter().rev().map(|(vrf, net, _)| (*vrf, *net, before(*vrf, *net))).collect();
-            retired.push(self.compiler.change_routes(routes)?);
-        }
-        match self.compiler.recompile(input) {
-            Ok(last) => {
-                retired.push(last);
-                Ok(retired)
-            }
-            Err(error) => {
-                if !undo.is_empty() {
-                    match self.compiler.change_routes(undo) {
-                        Ok(back) => retired.push(back),
-                        Err(error) => tracing::error!(%error, "cannot take back routes of a refused commit"),
-                    }
-                    // What the tables in use say, made anew: frees what the attempt held.
-                    self.publish(retired);
+            match self.compiler.change_routes(routes) {
+                Ok(new) => retired.push(new),
+                Err(error) => {
+                    self.take_neighbours_back(retired);
+                    return Err(Fault::refused(error));
                 }
-                Err(error)
             }
         }
+        Ok(retired)
+    }
+
+    /// Neighbours of a commit that something else refuses: those of the config in force hold again.
+    fn take_neighbours_back(&mut self, mut retired: Vec<Retired>) {
+        if retired.is_empty() {
+            return;
+        }
+        let specs = meaning::neighbours(&self.config, &self.config.neighbours);
+        match self.compiler.change_neighbours(specs) {
+            Ok(back) => retired.push(back),
+            Err(error) => tracing::error!(%error, "cannot take back neighbours of a refused commit"),
+        }
+        // What the tables in use say, made anew: frees what the attempt held.
+        self.publish(retired);
     }
 
     /// Deleted neighbours are asked for again, also those that were learned.
@@ -448,11 +416,6 @@ impl Gateway {
 
 pub(super) fn is_key(neighbour: &Neighbour, key: &NeighbourKey) -> bool {
     neighbour.interface == key.interface && neighbour.address == key.address
-}
-
-/// True if it changes neighbours.
-pub(super) fn is_of_neighbours(patch: &Patch) -> bool {
-    matches!(patch, Patch::NeighbourAdd(_) | Patch::NeighbourDel(_))
 }
 
 /// One pass over what is there, however many change.

@@ -6,8 +6,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::requests::changed;
+use super::undo::Undo;
 use super::watch::{FAILED_FLOWS, Found, Ills, Sample, Watch};
-use super::{Gateway, StartError};
+use super::{Gateway, Spent, StartError};
 use crate::config::{Fate, Name};
 use crate::control::revisions::store::Staged;
 use crate::control::revisions::{Author, Confirm, Document, Revision, Source, Store, StoreError};
@@ -80,11 +81,14 @@ pub(super) struct History {
     reading: Option<(u64, Reading)>,
     tidied: Nanos,
     watch: Watch,
+    /// What takes the last commits back.
+    pub(super) undo: Undo,
     /// Which of the config's nodes this is.
     node: Option<Name>,
 }
 
 /// What a change of the config is in its document.
+#[derive(Clone)]
 pub(super) enum Durable {
     /// The same.
     Same,
@@ -310,6 +314,7 @@ impl Gateway {
     }
 
     fn commit_staged(&mut self, (revision, sources, staged): Kept) -> std::io::Result<()> {
+        self.history.undo.note(revision.number, None);
         self.history.current = revision.clone();
         match (&mut self.history.store, staged) {
             (Some(store), Some(staged)) => store.commit_whole(staged, revision, sources),
@@ -332,6 +337,8 @@ impl Gateway {
         }
         let changes: u64 = patches.iter().map(Patch::changes).sum();
         let found = self.found_before(terms);
+        self.spent = Spent::default();
+        let undo = self.undo_of(&patches, &durable);
         self.change(&patches)?;
         let applied_in = begun.elapsed();
         let generation = self.node().tables.load().generation;
@@ -353,11 +360,13 @@ impl Gateway {
         let revision =
             self.with_confirm(self.history.next(&terms.asked, changes, terms.message.clone()), terms);
         self.history.current = revision.clone();
+        self.history.undo.note(revision.number, undo);
         if let Some(store) = &mut self.history.store {
-            let number = revision.number;
+            let (number, writes) = (revision.number, Instant::now());
             if let Err(error) = store.commit_patches(revision, kept) {
                 warnings.push(unwritten(number, &error));
             }
+            Spent::add(&mut self.spent.write, writes);
         }
         self.await_confirmation(terms, found);
         Ok(self.answer(generation, changes, applied_in, warnings, terms))
@@ -428,8 +437,46 @@ impl Gateway {
         }
         // Going back is what a commit that waits can always be answered with.
         self.is_as_expected(terms)?;
+        if let Some(answer) = self.undo_to(number, terms, begun) {
+            return Ok(answer);
+        }
         let document = self.document(number)?;
         self.put_in_force(document, None, terms, begun)
+    }
+
+    /// Goes back by what undoes the commits since, where that is known: at the price of a commit of theirs. `None`: it
+    /// cannot be, and nothing has changed.
+    fn undo_to(&mut self, number: u64, terms: &Terms, begun: Instant) -> Option<Reply> {
+        let store = self.history.store.as_ref()?;
+        if !store.can_go_back(number) {
+            return None;
+        }
+        let patches = self.small_way_back(number)?;
+        let found = self.found_before(terms);
+        self.spent = Spent::default();
+        let undo = self.undo_of(&patches, &vec![Durable::Same; patches.len()]);
+        if let Err(fault) = self.change(&patches) {
+            // Whoever reads the document says it better.
+            tracing::debug!(%fault, revision = number, "the commits since cannot be undone one by one");
+            return None;
+        }
+        let applied_in = begun.elapsed();
+        let generation = self.node().tables.load().generation;
+        let revision = self.with_confirm(self.history.next(&terms.asked, 1, terms.message.clone()), terms);
+        self.history.current = revision.clone();
+        self.history.undo.note(revision.number, undo);
+        let mut warnings = Vec::new();
+        if let Some(store) = &mut self.history.store {
+            let (made, writes) = (revision.number, Instant::now());
+            if let Err(error) = store.commit_back(revision, number) {
+                warnings.push(unwritten(made, &error));
+            }
+            Spent::add(&mut self.spent.write, writes);
+        }
+        // It answers for what waited before.
+        self.history.pending = None;
+        self.await_confirmation(terms, found);
+        Some(self.answer(generation, 1, applied_in, warnings, terms))
     }
 
     fn document(&mut self, number: u64) -> Result<Document, Fault> {

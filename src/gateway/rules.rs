@@ -6,7 +6,7 @@ use super::Gateway;
 use crate::config::{self, Config, Rule, RuleName};
 use crate::control::{Fault, FaultKind, Patch, RuleAddition};
 use crate::tables::compile::Retired;
-use crate::tables::policy::{self, RuleChange};
+use crate::tables::policy::{self, RuleChange, Touched};
 
 /// Rules that a transaction may change: more are a new config.
 const MOST: usize = 256;
@@ -36,19 +36,12 @@ impl Gateway {
         self.check_rules(patches)?;
         let before = self.before(&[]);
         let slots = self.compiler.policy_slots.rules.len();
-        let retired = match patches {
-            [Patch::RuleAdd(addition)] => self.change_rule(|gateway| gateway.addition(addition))?,
-            [Patch::RuleDel(names)] if names.len() == 1 => {
-                self.change_rule(|gateway| gateway.removal(&names[0]).map(Some))?
-            }
-            _ => None,
-        };
-        let retired = match retired {
+        let retired = match self.change_singly(patches)? {
             Some(retired) => retired,
-            None => self.compile_rules(patches)?,
+            None => vec![self.compile_rules(patches)?],
         };
         self.name_rules(slots);
-        let retired = self.admitted(vec![retired], before, None)?;
+        let retired = self.admitted(retired, before, None)?;
         self.publish(retired);
         Ok(())
     }
@@ -75,12 +68,70 @@ impl Gateway {
         }
     }
 
+    /// One rule after the other, without compiling the others. `None`: that cannot be, and nothing has changed.
+    fn change_singly(&mut self, patches: &[Patch]) -> Result<Option<Vec<Retired>>, Fault> {
+        let is_one = match patches {
+            [Patch::RuleAdd(addition)] => {
+                addition.before.is_none() || self.place_of(&addition.rule.name).is_none()
+            }
+            [Patch::RuleDel(names)] => names.len() == 1,
+            _ => false,
+        };
+        // A single change that fails leaves nothing to take back.
+        let rules = (!is_one).then(|| (self.config.admin_rules.clone(), self.config.rules.clone()));
+        let policy = Arc::clone(&self.compiler.tables().policy);
+        let mut retired = Vec::new();
+        let done = self.change_each(patches, &mut retired);
+        if !matches!(done, Ok(true)) && !retired.is_empty() {
+            // No worker has seen what is taken back here.
+            self.compiler.put_policy(policy, &Touched::default());
+            if let Some(rules) = rules {
+                (self.config.admin_rules, self.config.rules) = rules;
+            }
+        }
+        done.map(|is_done| is_done.then_some(retired))
+    }
+
+    /// False: one of them cannot be made so.
+    fn change_each(&mut self, patches: &[Patch], retired: &mut Vec<Retired>) -> Result<bool, Fault> {
+        for patch in patches {
+            match patch {
+                Patch::RuleAdd(addition) => {
+                    let name = &addition.rule.name;
+                    if addition.before.is_some()
+                        && let Some(place) = self.place_of(name)
+                    {
+                        same_kind(name, place, addition.admin)?;
+                        let Some(moves) = self.change_rule(|gateway| gateway.removal(name))? else {
+                            return Ok(false);
+                        };
+                        retired.push(moves);
+                    }
+                    let came = self
+                        .change_rule(|gateway| added(addition, |of| gateway.place_of(of), &gateway.config));
+                    let Some(came) = came? else { return Ok(false) };
+                    retired.push(came);
+                }
+                Patch::RuleDel(names) => {
+                    for name in names {
+                        let Some(went) = self.change_rule(|gateway| gateway.removal(name))? else {
+                            return Ok(false);
+                        };
+                        retired.push(went);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(true)
+    }
+
     /// One rule, without compiling the others. `None`: that cannot be, and nothing has changed.
     fn change_rule(
         &mut self,
-        edit: impl FnOnce(&Gateway) -> Result<Option<Edit>, Fault>,
+        edit: impl FnOnce(&Gateway) -> Result<Edit, Fault>,
     ) -> Result<Option<Retired>, Fault> {
-        let Some(edit) = edit(self)? else { return Ok(None) };
+        let edit = edit(self)?;
         let admin_rules = if edit.place.is_admin { 0 } else { self.config.admin_rules.len() };
         let at = (admin_rules + edit.place.at) as u32;
         let change = match (edit.goes, &edit.comes) {
@@ -141,14 +192,6 @@ impl Gateway {
             }
         }
         Ok(())
-    }
-
-    /// `None`: the rule moves, which is more than one change.
-    fn addition(&self, addition: &RuleAddition) -> Result<Option<Edit>, Fault> {
-        if addition.before.is_some() && self.place_of(&addition.rule.name).is_some() {
-            return Ok(None);
-        }
-        added(addition, |name| self.place_of(name), &self.config).map(Some)
     }
 
     fn removal(&self, name: &RuleName) -> Result<Edit, Fault> {

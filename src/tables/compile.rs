@@ -6,6 +6,7 @@
 //! specific route takes over.
 
 mod branch;
+mod neighbours;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -819,7 +820,7 @@ impl Compiler {
             return;
         }
         let bridges = Arc::clone(&self.tables.bridges);
-        self.apply_static_neighbours(&self.input, &self.tables.overlays);
+        self.apply_static_neighbours();
         for (number, before) in (0..self.bridges.len() as u16).map(|n| (n, self.taken.1.get(n))) {
             if let (Some(before), Some(now)) = (before, bridges.get(number))
                 && now.renumbers(before)
@@ -828,43 +829,6 @@ impl Compiler {
             }
         }
         self.taken = (self.input.neighbours.clone(), bridges);
-    }
-
-    fn apply_static_neighbours(&self, input: &Input, overlays: &Overlays) {
-        let before = &self.taken.0;
-        let remotes = overlays.all().iter().flat_map(|overlay| overlay.remotes().iter().copied());
-        let mut remotes: Vec<u128> = remotes.collect();
-        remotes.extend(input.neighbours.iter().filter_map(|neighbour| neighbour.remote.map(addr_key)));
-        remotes.sort_unstable();
-        remotes.dedup();
-        // The config check has bounded them to what the table has room for.
-        self.neighbours.vteps.pin(&remotes, Nanos(0));
-        let find = |neighbour: &NeighbourSpec| {
-            let interface = self.interfaces.get(&neighbour.interface)?;
-            self.neighbours.find(interface, addr_key(neighbour.address))
-        };
-        for old in before.iter().filter(|old| {
-            !input.neighbours.iter().any(|new| new.interface == old.interface && new.address == old.address)
-        }) {
-            if let Some(slot) = find(old) {
-                self.neighbours.forget(slot, Nanos(0));
-            }
-        }
-        let station = |neighbour: &NeighbourSpec| {
-            Some((self.interfaces.get(&neighbour.interface)?, mac_to_u64(neighbour.mac)))
-        };
-        for (segment, mac) in before.iter().filter(|old| old.remote.is_some()).filter_map(station) {
-            self.neighbours.macs.forget(segment, mac);
-        }
-        for new in &input.neighbours {
-            if let Some(slot) = find(new) {
-                self.neighbours.set_permanent(slot, new.mac, Nanos(0));
-            }
-            let remote = new.remote.and_then(|remote| self.neighbours.vteps.find(addr_key(remote)));
-            if let (Some(remote), Some((segment, mac))) = (remote, station(new)) {
-                self.neighbours.macs.set_permanent(segment, mac, Location::remote(remote, 0));
-            }
-        }
     }
 
     fn build_interfaces(&self, input: &Input) -> Result<Arc<[Interface]>, CompileError> {

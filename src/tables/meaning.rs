@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ahash::AHashMap;
+
 use crate::config::{self, Config, RouteTarget, RouterAdvertisements, Vlan};
 use crate::neighbours::mac_to_u64;
 use crate::packet::Tags;
@@ -14,7 +16,7 @@ use crate::tables::compile::{
     BridgeSpec, CompileError, Compiler, Input, InterfaceSpec, NeighbourSpec, PortSpec,
 };
 use crate::tables::overlay::OverlaySpec;
-use crate::tables::policy::{self, NO_ZONE};
+use crate::tables::policy::{self, NO_ZONE, Policy};
 use crate::tables::relay::RelaySpec;
 use crate::tables::rib::{Hop, Rib, Target};
 use crate::tables::virtual_router::VirtualRouter;
@@ -38,6 +40,16 @@ impl PortFacts {
 
 /// Everything but the routes. `facts` are in the order of the config's ports.
 pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> Result<Input, CompileError> {
+    input_with(config, facts, None, compiler)
+}
+
+/// The same where the policy has been compiled from this config already: no port, link or route matters to it.
+pub fn input_with(
+    config: &Config,
+    facts: &[PortFacts],
+    policy: Option<Arc<Policy>>,
+    compiler: &mut Compiler,
+) -> Result<Input, CompileError> {
     let ends = config.ends();
     let mut zones = Vec::with_capacity(ends.len());
     for config::End { interface, .. } in &ends {
@@ -48,7 +60,10 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
     for config::End { interface, .. } in &ends {
         routers.push(virtual_routers(config, interface, compiler)?);
     }
-    let policy = Arc::new(policy::policy(config, compiler)?);
+    let policy = match policy {
+        Some(policy) => policy,
+        None => Arc::new(policy::policy(config, compiler)?),
+    };
     let ports = config.ports.iter().zip(facts).map(|(port, facts)| PortSpec {
         name: port.name.to_string(),
         lag: match port.lag {
@@ -122,21 +137,35 @@ pub fn input(config: &Config, facts: &[PortFacts], compiler: &mut Compiler) -> R
             routers,
         }
     });
-    let neighbours = config.neighbours.iter().map(|neighbour| NeighbourSpec {
-        interface: neighbour.interface.to_string(),
-        address: neighbour.address,
-        mac: neighbour.mac.bytes(),
-        remote: remote_of(config, neighbour),
-    });
     Ok(Input {
         settings: settings(config),
         ports: ports.collect(),
         interfaces: interfaces.collect(),
         bridges: config.bridges.iter().map(bridge).collect(),
         vrfs: config.vrf_names().iter().map(ToString::to_string).collect(),
-        neighbours: neighbours.collect(),
+        neighbours: neighbours(config, &config.neighbours),
         policy,
     })
+}
+
+/// These neighbours on the interfaces of a config.
+pub fn neighbours(config: &Config, neighbours: &[config::Neighbour]) -> Vec<NeighbourSpec> {
+    let overlays: AHashMap<_, _> = config
+        .interfaces
+        .iter()
+        .filter(|interface| interface.vni.is_some())
+        .map(|interface| (&interface.name, interface))
+        .collect();
+    let spec = |neighbour: &config::Neighbour| NeighbourSpec {
+        interface: neighbour.interface.to_string(),
+        address: neighbour.address,
+        mac: neighbour.mac.bytes(),
+        // The only one, if none is named.
+        remote: overlays
+            .get(&neighbour.interface)
+            .and_then(|interface| neighbour.remote.or_else(|| interface.remotes.first().copied())),
+    };
+    neighbours.iter().map(spec).collect()
 }
 
 /// The virtual routers of an interface, with places in the table of roles from `compiler`.
@@ -255,13 +284,6 @@ fn rate(limit: config::RateLimit) -> Rate {
 
 fn is_own_source(interface: &config::Interface, vrf: &config::VrfName, source: IpAddr) -> bool {
     *vrf == interface.vrf && interface.addresses.iter().any(|own| own.address() == source)
-}
-
-/// The tunnel end point that a static neighbour is behind: the only one, if none is named.
-pub fn remote_of(config: &Config, neighbour: &config::Neighbour) -> Option<IpAddr> {
-    let interface = config.interfaces.iter().find(|interface| interface.name == neighbour.interface)?;
-    interface.vni?;
-    neighbour.remote.or_else(|| interface.remotes.first().copied())
 }
 
 /// The key of whatever nodes and runs must agree on.

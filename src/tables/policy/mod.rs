@@ -379,6 +379,11 @@ impl Policy {
         Policy { services: Arc::new(services), ..self.clone() }
     }
 
+    /// The same with the compiled members of groups of another policy, which has the same groups.
+    pub fn with_members_of(&self, other: &Policy) -> Policy {
+        Policy { groups: Arc::clone(&other.groups), ..self.clone() }
+    }
+
     /// What is done to the source of an allowed session.
     pub fn source(&self, asked: &Asked<'_>) -> SourceNat {
         let rule = self.sources.find(asked, &self.groups).map(|at| &self.source_rules[at as usize]);
