@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use super::{Trouble, connect, load_config, print, print_json};
 use crate::config::{Config, PacketText};
 use crate::control::{
-    ExplainQuery, Explained, Explanation, NeighbourEntry, NeighbourState, Outcome, Request, Version,
+    ExplainQuery, Explained, Explanation, NeighbourEntry, NeighbourState, Outcome, PortStatus, Request,
+    Version,
 };
 use crate::explain::{self, Explainer, Live, View};
 use crate::io::pcap;
@@ -114,8 +115,27 @@ pub(super) fn by_gateway(asked: &Asked, socket: &Path) -> Result<Explained, Trou
     Ok(connect(socket)?.call(&Request::Explain(query))?)
 }
 
+/// Interfaces without an address of their own have those of the devices that the gateway has: captured packets are to
+/// those.
+fn take_macs(config: &mut Config, ports: &[PortStatus]) {
+    let macs: Vec<_> = config
+        .interfaces
+        .iter()
+        .map(|interface| {
+            let port = match &interface.bridge {
+                Some(bridge) => config.port_of_bridge(bridge),
+                None => interface.port_around(&config.interfaces),
+            };
+            interface.mac.or_else(|| ports.iter().find(|known| Some(&known.name) == port)?.mac)
+        })
+        .collect();
+    for (interface, mac) in config.interfaces.iter_mut().zip(macs) {
+        interface.mac = mac;
+    }
+}
+
 pub(super) fn by_config(file: &Path, asked: &Asked, socket: Option<&Path>) -> Result<Explained, Trouble> {
-    by(&load_config(file)?, asked, socket)
+    by(load_config(file)?, asked, socket)
 }
 
 /// By what was in force then, as this node had it.
@@ -128,12 +148,15 @@ fn by_revision(revision: u64, asked: &Asked, socket: &Path) -> Result<Explained,
         Some(node) => config.on_node(node, &document.file_name)?,
         None => config,
     };
-    by(&config, asked, Some(socket))
+    by(config, asked, Some(socket))
 }
 
-fn by(config: &Config, asked: &Asked, socket: Option<&Path>) -> Result<Explained, Trouble> {
+fn by(mut config: Config, asked: &Asked, socket: Option<&Path>) -> Result<Explained, Trouble> {
+    if let Some(socket) = socket {
+        take_macs(&mut config, &connect(socket)?.call::<Vec<PortStatus>>(&Request::ShowPorts {})?);
+    }
     let unable = |error: String| Trouble::Unable(format!("softgate explain: {error}"));
-    let compiler = replay::compile_tables(config, NEIGHBOUR_CAPACITY)
+    let compiler = replay::compile_tables(&config, NEIGHBOUR_CAPACITY)
         .map_err(|error| Trouble::Wrong(error.to_string()))?;
     if let Some(socket) = socket {
         let known: Vec<NeighbourEntry> =
@@ -148,7 +171,7 @@ fn by(config: &Config, asked: &Asked, socket: Option<&Path>) -> Result<Explained
             }
         }
     }
-    let view = View::new(&compiler, config);
+    let view = View::new(&compiler, &config);
     let mut explainer =
         Explainer::new(view, explain::START, false).map_err(|error| unable(error.to_string()))?;
     let packets = match asked {
