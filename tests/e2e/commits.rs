@@ -1,11 +1,14 @@
 //! Commits that do harm, under traffic.
 
-use std::process::Stdio;
+use std::fs;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use etherparse::PacketBuilder;
+
 use crate::gateway::{Config, Gateway, binary};
-use crate::lab::Lab;
-use crate::sessions::{Server, python, zoned};
+use crate::lab::{Lab, repository, text};
+use crate::sessions::{Server, python, python_says, zoned};
 use crate::{CLIENT_A, CLIENT_B, NET};
 
 #[test]
@@ -249,4 +252,221 @@ fn a_commit_says_what_becomes_of_live_sessions() {
     let output = client.wait_with_output().expect("our own child");
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     assert_eq!(said, "y ConnectionResetError");
+}
+
+/// A section of the manual, up to the next one.
+fn section(title: &str) -> String {
+    let manual = fs::read_to_string(repository().join("README.md")).expect("the manual");
+    let (_, behind) = manual.split_once(&format!("### {title}\n")).expect("the section is there");
+    behind.split("\n## ").next().unwrap_or_default().to_owned()
+}
+
+/// What stands in the fences of one kind.
+fn fenced(section: &str, kind: &str) -> Vec<String> {
+    let fence = format!("```{kind}\n");
+    let blocks = section.split(&fence).skip(1);
+    blocks.map(|block| block.split("```").next().unwrap_or_default().to_owned()).collect()
+}
+
+/// Whether a line is as the manual has it; `...` stands for anything.
+fn is_as(line: &str, written: &str) -> bool {
+    let mut parts = written.split("...");
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = line.strip_prefix(first) else { return false };
+    let mut is_open = false;
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+        is_open = part.is_empty();
+    }
+    is_open || rest.is_empty()
+}
+
+/// Frames as client `a` sends them, recorded where they come in.
+fn monday(mac: [u8; 6]) -> Vec<u8> {
+    let mut file = pcap_file::pcap::PcapWriter::new(Vec::new()).expect("a capture");
+    let head = || {
+        let vlan = etherparse::VlanId::try_new(100).expect("an id");
+        PacketBuilder::ethernet2([2, 0, 0, 0, 1, 0x10], mac).single_vlan(vlan).ipv4(
+            [10, 0, 1, 10],
+            [198, 51, 100, 1],
+            64,
+        )
+    };
+    let (mut query, mut web) = (Vec::new(), Vec::new());
+    head().udp(40000, 53).write(&mut query, &[0; 20]).expect("memory");
+    head().tcp(40001, 443, 1, 64000).syn().write(&mut web, &[]).expect("memory");
+    for (n, frame) in [query, web].into_iter().enumerate() {
+        let packet =
+            pcap_file::pcap::PcapPacket::new(Duration::from_millis(n as u64), frame.len() as u32, &frame);
+        file.write_packet(&packet).expect("memory");
+    }
+    file.into_writer()
+}
+
+/// The manual's story: its config, its commands, and what they say.
+#[test]
+fn the_story_in_the_manual_is_true() {
+    let Some(lab) = Lab::up("the_story_in_the_manual_is_true", &[]) else { return };
+    let story = section("Three mistakes, and what catches each");
+    let zones = ["inside", "servers", "outside"];
+    let config = Config { zones, ..Config::default() }.with(&fenced(&story, "toml").concat());
+    let state = lab.path("state");
+    let gateway = Gateway::start_binary(&lab, &config, &binary(), &format!("--state {}", state.display()));
+    let folder = lab.path("story");
+    fs::create_dir(&folder).expect("a folder");
+    fs::write(folder.join("gw.toml"), config.text(gateway.socket())).expect("a file");
+    let mac = lab.must("gw", "cat /sys/class/net/eth1/address");
+    let bytes: Vec<u8> =
+        mac.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a MAC")).collect();
+    fs::write(folder.join("monday.pcap"), monday(bytes.try_into().expect("six bytes"))).expect("a file");
+    // As an operator types it.
+    let socket = gateway.socket().display();
+    let head = format!("softgate() {{ {} \"$@\" --socket {socket}; }}\n", binary().display());
+    for block in fenced(&story, "console") {
+        for command in block.split("$ ").skip(1) {
+            let (command, written) = command.split_once('\n').expect("a line");
+            let mut shell = Command::new("sh");
+            shell.arg("-c").arg(format!("{head}{command}")).current_dir(&folder).stdin(Stdio::null());
+            let said = text(&shell.output().expect("a shell"));
+            let mut lines = said.lines();
+            for wanted in written.lines().filter(|line| !line.is_empty()) {
+                assert!(lines.any(|line| is_as(line, wanted)), "$ {command}\nnot there: {wanted}\n{said}");
+            }
+        }
+    }
+    // What was refused, and what was taken back, has left nothing behind.
+    assert!(gateway.ask("show revisions").contains("revision 2 is taken back"));
+    assert!(!gateway.ask("show rules").contains("anything"));
+}
+
+/// Numbered datagrams to an echo server, as fast as they come back, and a TCP connection beside them; until a file is
+/// there. Prints how many came back, and whether all of the stream did.
+const STREAMS: &str = r"
+import os, socket, sys, threading, time
+def echo_udp():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind(('0.0.0.0', 7001))
+    while True:
+        data, peer = s.recvfrom(2048)
+        s.sendto(data, peer)
+def echo_tcp():
+    s = socket.create_server(('0.0.0.0', 7001))
+    peer, _ = s.accept()
+    while data := peer.recv(65536):
+        peer.sendall(data)
+role, flag = sys.argv[1:3]
+if role == 'server':
+    threading.Thread(target=echo_udp, daemon=True).start()
+    print('ready', flush=True)
+    echo_tcp()
+    time.sleep(60)
+";
+
+/// The other end of [`STREAMS`].
+const CLIENT: &str = r"
+import os, socket, time
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+u.connect(('198.51.100.1', 7001))
+u.settimeout(2)
+t = socket.create_connection(('198.51.100.1', 7001))
+t.settimeout(10)
+sent = back = streamed = 0
+while not os.path.exists('FLAG'):
+    data = sent.to_bytes(8, 'big')
+    u.send(data)
+    sent += 1
+    try:
+        back += u.recv(64) == data
+    except TimeoutError:
+        pass
+    t.sendall(data)
+    got = b''
+    while len(got) < 8:
+        got += t.recv(8 - len(got))
+    assert got == data, (got, data)
+    streamed += 1
+t.close()
+print(sent, back, streamed)
+";
+
+/// Commits of every kind, a few hundred of them, while flows are on their way: none of their packets is lost.
+#[test]
+fn commits_of_all_kinds_cost_established_flows_nothing() {
+    let Some(lab) = Lab::up("commits_of_all_kinds", &[]) else { return };
+    let extra = "[[rule]]\nname = \"all\"\naction = \"allow\"\nfrom = { zone = \"inside\" }\n\
+                 to = { zone = \"outside\" }\n[[group]]\nname = \"blocked\"\nmembers = []\n\
+                 [[rule]]\nname = \"blocked\"\naction = \"deny\"\nfrom = { zone = \"inside\", group = \"blocked\" }\n\
+                 [[service]]\nname = \"shop\"\naddress = \"203.0.113.10\"\nservice = \"tcp/443\"\n\
+                 backends = [{ address = \"10.0.2.10:443\" }]\n";
+    let config = Config { zones: ["inside", "servers", "outside"], ..Config::default() }.with(extra);
+    let state = lab.path("state");
+    let gateway = Gateway::start_binary(&lab, &config, &binary(), &format!("--state {}", state.display()));
+    lab.ping("a", NET[0], "");
+    let (flag, server) = (lab.path("flag"), lab.path("server.py"));
+    fs::write(&server, STREAMS).expect("a file");
+    let command = format!("python3 -u {} server {}", server.display(), flag.display());
+    let mut child = lab.command("net", &command).stdout(Stdio::piped()).spawn().expect("python3 starts");
+    let mut ready = String::new();
+    let out = child.stdout.take().expect("it is piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut ready).expect("it says something");
+    let _server = crate::sessions::Server(child);
+    let drops = || {
+        gateway.drops().into_iter().filter(|(reason, _)| reason != "multicast-not-routed").collect::<Vec<_>>()
+    };
+    let before = drops();
+    let said = std::thread::scope(|scope| {
+        let client =
+            scope.spawn(|| python_says(&lab, "a", &CLIENT.replace("FLAG", &flag.display().to_string())));
+        let mut wire = softgate::control::Client::connect(gateway.socket()).expect("it listens");
+        for n in 0..40 {
+            for line in [
+                format!(
+                    r#"{{"method":"rule.add","params":{{"rule":{{"name":"r{n}","action":"deny","from":{{"zone":"inside"}},"to":{{"zone":"outside"}},"service":"tcp/{}"}},"before":"all"}}}}"#,
+                    9000 + n
+                ),
+                format!(
+                    r#"{{"method":"route.add","params":{{"routes":[["100.64.{n}.0/24","198.51.100.1"]]}}}}"#
+                ),
+                format!(
+                    r#"{{"method":"group.add","params":{{"group":"blocked","members":["172.16.0.{n}"]}}}}"#
+                ),
+                format!(
+                    r#"{{"method":"neighbour.add","params":{{"neighbours":[{{"interface":"outside","address":"198.51.100.{}","mac":"02:00:00:00:09:09"}}]}}}}"#,
+                    100 + n
+                ),
+                format!(
+                    r#"{{"method":"service.set-backends","params":{{"service":"shop","backends":[{{"address":"10.0.2.{}:443"}}]}}}}"#,
+                    10 + n
+                ),
+                format!(r#"{{"method":"rule.del","params":{{"rules":["r{n}"]}}}}"#),
+                format!(
+                    r#"{{"method":"neighbour.del","params":{{"neighbours":[{{"interface":"outside","address":"198.51.100.{}"}}]}}}}"#,
+                    100 + n
+                ),
+            ] {
+                let request: softgate::control::Request = serde_json::from_str(&line).expect("a request");
+                let _: softgate::control::Changed =
+                    wire.call(&request).unwrap_or_else(|error| panic!("{line}: {error}"));
+            }
+            if n % 8 == 7 {
+                let revisions = gateway.show("revisions");
+                let back = revisions["current"].as_u64().expect("a number") - 1;
+                let request =
+                    softgate::control::Request::Rollback { revision: back, terms: Default::default() };
+                let _: softgate::control::Changed = wire.call(&request).expect("it goes back");
+            }
+        }
+        fs::write(&flag, "").expect("a file");
+        client.join().expect("the client is well")
+    });
+    let counts: Vec<u64> = said.split_whitespace().map(|word| word.parse().expect("a number")).collect();
+    let full: u64 = gateway
+        .show("ports")
+        .as_array()
+        .map_or(0, |ports| ports.iter().filter_map(|port| port["rx_ring_full"].as_u64()).sum());
+    assert_eq!(drops(), before, "no packet was dropped for a commit");
+    let &[sent, back, streamed] = counts.as_slice() else { panic!("{said}") };
+    assert!(sent > 50 && streamed == sent, "{said}");
+    assert!(sent - back <= full, "{} of {sent} did not come back, {full} met a full ring", sent - back);
 }
