@@ -479,9 +479,12 @@ impl NeighbourTable {
         now: Nanos,
         mut reprobe: impl FnMut(Reprobe),
     ) {
-        for index in from..(from + count).min(self.slots.len() as u32) {
-            let line = &self.slots[index as usize];
+        let end = (from + count).min(self.slots.len() as u32);
+        for (index, line) in (from..end).zip(&self.slots[from.min(end) as usize..end as usize]) {
             let word = Word(line.word.load(Ordering::Acquire));
+            if word.0 == 0 {
+                continue; // Never used, as most are.
+            }
             let since = Nanos(line.since.load(Ordering::Relaxed));
             let age = now.since(since);
             let used = Nanos::from_secs(u64::from(line.used_s.load(Ordering::Relaxed)));

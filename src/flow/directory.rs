@@ -275,6 +275,9 @@ impl Directory {
         let end = (from + count).min(self.words.len());
         for word in &self.words[from.min(end)..end] {
             let seen = Word(word.load(Relaxed));
+            if seen.0 == Word::FREE.0 {
+                continue; // As most are.
+            }
             if seen.state() == CLAIMED && seen.age(now) > CLAIM_SECONDS {
                 // Meanwhile held, or gone: then it is not ours to forget.
                 let _ = word.compare_exchange(seen.0, Word::FREE.0, SeqCst, Relaxed);

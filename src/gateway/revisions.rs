@@ -56,7 +56,7 @@ struct Pending {
 #[derive(Debug)]
 enum Reading {
     Begun(JoinHandle<Result<Document, StoreError>>),
-    Done { document: Arc<Document>, since: Nanos, asked: Nanos },
+    Done { document: Arc<Document>, since: Nanos, asked: Nanos, is_told: bool },
 }
 
 impl Reading {
@@ -64,7 +64,10 @@ impl Reading {
     fn is_in_use(&self, now: Nanos) -> bool {
         match self {
             Reading::Begun(_) => true,
-            Reading::Done { since, asked, .. } => now.since(*asked) < IDLE && now.since(*since) < BUSY,
+            // Whoever has had the last piece needs no more.
+            Reading::Done { since, asked, is_told, .. } => {
+                !is_told && now.since(*asked) < IDLE && now.since(*since) < BUSY
+            }
         }
     }
 }
@@ -667,9 +670,11 @@ impl Gateway {
         };
         match &mut self.history.reading {
             Some((of, Reading::Begun(_))) if *of == number => Ok(waits()),
-            Some((of, Reading::Done { document, asked, .. })) if *of == number => {
+            Some((of, Reading::Done { document, asked, is_told, .. })) if *of == number => {
                 *asked = now;
-                piece(document, number, after)
+                let piece = piece(document, number, after)?;
+                *is_told = piece.next.is_none();
+                Ok(piece)
             }
             other => {
                 let store = self.history.store.as_ref().ok_or_else(no_history)?;
@@ -690,7 +695,8 @@ impl Gateway {
             Some((of, Reading::Begun(thread))) if thread.is_finished() => {
                 let read = thread.join().map_err(|_| Fault::new(FaultKind::Internal, "reading has ended"))?;
                 let document = Arc::new(read.map_err(not_there)?);
-                self.history.reading = Some((of, Reading::Done { document, since: now, asked: now }));
+                self.history.reading =
+                    Some((of, Reading::Done { document, since: now, asked: now, is_told: false }));
             }
             other => self.history.reading = other,
         }
