@@ -13,7 +13,7 @@ MILLISECOND, TENTH, SECOND, THREE_SECONDS, HALF_MINUTE, TEN_MINUTES = range(2, 8
 MANY = 1
 # What differs in many frames.
 IDENTIFICATION, SOURCE_PORT, OFFSET, DESTINATION_PORT, SOURCE = range(5)
-SUCCESSION = bytes([MANY << 1, 0, 0, 0xFF])
+SUCCESSION, RESETTING, KEEPING = (bytes([MANY << 1, 0, fate, 0xFF]) for fate in range(3))
 HURRY, STOP = 0x40, 0xB8
 
 
@@ -210,6 +210,8 @@ def sessions():
         "shed": (2, [many(32, IDENTIFICATION, udp4(IN, OUT)), many(32, IDENTIFICATION, udp4(IN, OUT)),
                      many(32, SOURCE_PORT, tcp4(OUT, SERVER, SYN), 1)]),
         "fates": (0, live + [wait()] + live + [SUCCESSION, wait()] + live),
+        "fates-reset": (0, live + [wait()] + live + [RESETTING, wait()] + live),
+        "fates-kept": (0, live + [wait()] + live + [KEEPING, wait()] + live),
         "other-family": (0, [record(udp6(six, stays6)), wait()] + [
             many(32, DESTINATION_PORT, udp4(STAYS, (10, 0, 2, 70), 5000, port), 1) for port in (FIRST_PORT, FIRST_PORT + 32)
         ] + [SUCCESSION]),

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | 0 | bit 0: cable; bits 1-3: time that passes before it ([`STEPS_MS`]), or [`MANY`]; bits 4-7: [`mend`] |
 //! | 1 | length of the bytes that follow (what is there, if the input ends) |
-//! | 2 | padding behind them, in units of 40 bytes: 0 to 10,200 |
+//! | 2 | padding behind them, in units of 40 bytes: 0 to 10,200; of a succession its fate, in `FATES` |
 //! | 3 | with [`MANY`]: bits 0-2: what is different in each ([`vary`]); bits 3-7: how many more. Or [`SUCCESSION`] |
 //! | 3.. | the frame from its first byte |
 //!
@@ -40,12 +40,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use libfuzzer_sys::fuzz_target;
-use softgate::config::Config;
+use softgate::config::{Config, Fate};
 use softgate::flow::Capacity;
 use softgate::mem::{ChunkSize, PacketMemory};
 use softgate::neighbours::NeighbourTable;
 use softgate::packet::DropReason;
 use softgate::packet::hash::Key;
+use softgate::roles::Part;
 use softgate::tables::compile::{Compiler, MAX_INTERFACES, Retired};
 use softgate::tables::meaning::{self, PortFacts};
 use softgate::tables::overlay::NO_OVERLAY;
@@ -73,6 +74,9 @@ const STEPS_MS: [u64; 8] = [0, 0, 1, 100, 1_001, 3_001, 31_000, 601_000];
 const MANY: u8 = 1;
 /// Instead of a number of frames: the other config takes over, before the frames since time passed last come in.
 const SUCCESSION: u8 = 0xff;
+
+/// What becomes of sessions that the next config does not allow.
+const FATES: [Fate; 3] = [Fate::ReDecide, Fate::Reset, Fate::Keep];
 /// The gateway's second byte: time passes when one worker has turned once.
 const HURRY: u8 = 0x40;
 /// It is stopped in the midst of work. Several bits: inputs that nobody meant to should not.
@@ -133,7 +137,7 @@ impl Gateway {
         compile(&configs[0], &mut compiler).release(&neighbours);
         // The Active of the first of its virtual routers, a Backup of the others.
         let routers = compiler.tables().interfaces.iter().flat_map(|interface| &interface.info.routers);
-        routers.for_each(|router| neighbours.roles.set(router.role, router.vrid == 1));
+        routers.for_each(|router| neighbours.roles.set(router.role, Part::from(router.vrid == 1), Nanos(0)));
         let count = choice.workers;
         let sessions = configs[0].flows.capacity.get();
         let capacity = Capacity::of(if sessions > 1_000 { SESSIONS } else { sessions }, count, false);
@@ -170,8 +174,9 @@ impl Gateway {
     }
 
     /// The other config takes over, as in replay::reload.
-    fn succeed(&mut self) {
+    fn succeed(&mut self, fate: Fate) {
         self.in_force ^= 1;
+        self.compiler.fate = fate;
         let retired = compile(&self.configs[self.in_force], &mut self.compiler);
         self.node.reserve_rules(&self.compiler.policy_slots);
         self.node.tables.store(Arc::clone(self.compiler.tables()));
@@ -268,7 +273,7 @@ impl Gateway {
             if step == MANY && many == SUCCESSION {
                 rest = bytes;
                 if may_succeed {
-                    self.succeed();
+                    self.succeed(FATES[usize::from(*padding) % FATES.len()]);
                 }
                 continue;
             }
@@ -297,7 +302,7 @@ impl Gateway {
             return false;
         }
         if self.in_force != 0 {
-            self.succeed();
+            self.succeed(Fate::ReDecide);
         }
         self.rest();
         self.check();

@@ -25,6 +25,7 @@ use libfuzzer_sys::fuzz_target;
 use softgate::ha::vrrp::machine::Heard;
 use softgate::ha::vrrp::{Advert, Centiseconds, Engine, Output, Plan, RouterPlan, Settings, State};
 use softgate::packet::view::ethertype;
+use softgate::roles::Part;
 use softgate::time::Nanos;
 
 /// Times that pass, in milliseconds.
@@ -83,8 +84,8 @@ impl Told {
     fn take(&mut self, out: &mut Vec<Output>) {
         for output in out.drain(..) {
             match output {
-                Output::Role { role, is_active, .. } => {
-                    self.active.insert(role, is_active);
+                Output::Role { role, part, .. } => {
+                    self.active.insert(role, part == Part::Active);
                 }
                 Output::Send(frame) if frame.ethertype == ethertype::ARP => {}
                 Output::Send(frame) => {
