@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 
+use super::lists::Lists;
 use super::{Gateway, Spent};
 use crate::config::{Config, Fate};
-use crate::control::Fault;
+use crate::control::{Fault, Patch};
 use crate::explain::{View, assert};
 use crate::tables::Tables;
 use crate::tables::compile::{CompileError, Retired};
@@ -22,7 +23,7 @@ pub(super) type RouteChange = (u16, IpNet, Option<Target>);
 
 /// What was in force, to go back to.
 pub(super) struct Before {
-    config: Config,
+    lists: Lists,
     /// All routes, where all may be others.
     rib: Option<Rib>,
     /// What else takes routes back.
@@ -55,8 +56,8 @@ impl Gateway {
         !config.asserts.is_empty() && !self.is_taking_back()
     }
 
-    /// To be called before these routes, or anything else, are changed.
-    pub(super) fn before(&self, routes: &[RouteChange]) -> Option<Before> {
+    /// To be called before these changes are made. `routes`: what they are to routes.
+    pub(super) fn before(&self, patches: &[Patch], routes: &[RouteChange]) -> Option<Before> {
         if !self.has_gate(&self.config) {
             return None;
         }
@@ -65,13 +66,14 @@ impl Gateway {
         // The first of several changes of one prefix is undone last.
         let undo = routes.iter().rev().map(|(vrf, net, _)| (*vrf, *net, was(*vrf, *net))).collect();
         let policy = Arc::clone(&self.compiler.tables().policy);
-        Some(Before { config: self.config.clone(), rib: None, undo, policy, members: Vec::new() })
+        let lists = Lists::of(&self.config, patches);
+        Some(Before { lists, rib: None, undo, policy, members: Vec::new() })
     }
 
-    /// To be called before everything becomes as `new` says.
+    /// To be called before everything is compiled as `new` says, which is not in force yet.
     pub(super) fn before_all(&self, new: &Config) -> Option<Before> {
         self.has_gate(new).then(|| Before {
-            config: self.config.clone(),
+            lists: Lists::default(),
             rib: Some(self.compiler.rib().clone()),
             undo: Vec::new(),
             policy: Arc::clone(&self.compiler.tables().policy),
@@ -102,7 +104,7 @@ impl Gateway {
 
     /// The candidate has been before no worker: no session was decided by it, and none has to be decided anew.
     fn go_back(&mut self, before: Before, retired: &mut Vec<Retired>) -> Result<(), CompileError> {
-        self.config = before.config;
+        before.lists.put_back(&mut self.config);
         // What it has said of sessions goes with it.
         self.compiler.fate = Fate::default();
         if let Some(rib) = before.rib {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::Gateway;
 use super::gate::RouteChange;
+use super::lists::Lists;
 use super::{groups, services};
 use crate::config;
 use crate::control::{Fault, Patch};
@@ -21,8 +22,8 @@ struct Checked {
 }
 
 impl Gateway {
-    /// Makes all of these changes, or none.
-    pub(super) fn change_mixed(&mut self, patches: &[Patch]) -> Result<(), Fault> {
+    /// Makes all of these changes, or none. What undoes those of rules.
+    pub(super) fn change_mixed(&mut self, patches: &[Patch]) -> Result<Vec<Patch>, Fault> {
         self.check_patches(patches)?;
         self.check_rules(patches)?;
         let mut checked = Checked {
@@ -33,12 +34,12 @@ impl Gateway {
         let temporary = checked.groups.as_mut().map(|after| std::mem::take(&mut after.temporary));
         let concerns_checks = checked.services.as_ref().is_some_and(|after| after.concerns_checks);
 
-        let before = self.before(&checked.routes);
-        let (old, slots) = (self.config.clone(), self.compiler.policy_slots.rules.len());
-        let retired = match self.compile_mixed(patches, checked) {
-            Ok(retired) => retired,
+        let before = self.before(patches, &checked.routes);
+        let (old, slots) = (Lists::of(&self.config, patches), self.compiler.policy_slots.rules.len());
+        let (retired, undo) = match self.compile_mixed(patches, checked) {
+            Ok(made) => made,
             Err(fault) => {
-                self.config = old;
+                old.put_back(&mut self.config);
                 return Err(fault);
             }
         };
@@ -52,11 +53,16 @@ impl Gateway {
         for (key, ttl) in temporary.into_iter().flatten() {
             self.temporary.set(key, ttl.map(|ttl| now.plus(ttl)));
         }
-        Ok(())
+        Ok(undo)
     }
 
-    /// On an error the config is half changed, and nothing else is.
-    fn compile_mixed(&mut self, patches: &[Patch], checked: Checked) -> Result<Vec<Retired>, Fault> {
+    /// What was replaced in the tables, and what undoes the changes of rules. On an error the config is half changed, and
+    /// nothing else is.
+    fn compile_mixed(
+        &mut self,
+        patches: &[Patch],
+        checked: Checked,
+    ) -> Result<(Vec<Retired>, Vec<Patch>), Fault> {
         let Checked { groups, services, routes } = checked;
         if let Some(after) = groups {
             self.config.groups = after.groups;
@@ -64,7 +70,7 @@ impl Gateway {
         if let Some(after) = services {
             self.config.services = after.services;
         }
-        self.edit_rules(patches)?;
+        let undo = self.edit_rules(patches)?;
         let policy = policy::policy(&self.config, &mut self.compiler).map_err(Fault::refused)?;
         config::check_lines(policy.lines()).map_err(Fault::refused)?;
         // On an error nothing has changed; what follows cannot fail.
@@ -74,6 +80,6 @@ impl Gateway {
             self.config.neighbours = neighbours;
         }
         retired.push(self.compiler.change_policy(Arc::new(policy)));
-        Ok(retired)
+        Ok((retired, undo))
     }
 }

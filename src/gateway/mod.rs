@@ -13,6 +13,7 @@ pub mod groups;
 pub mod ha;
 pub mod health;
 pub mod inspect;
+mod lists;
 mod mixed;
 mod pair;
 mod preview;

@@ -148,13 +148,15 @@ impl Gateway {
         told.map(|(_, what)| format!("{what} changes at the next start")).collect()
     }
 
-    /// All of these changes, or none.
-    pub(super) fn change(&mut self, patches: &[Patch]) -> Result<(), Fault> {
+    /// All of these changes, or none. What undoes those of rules; for the others see [`Gateway::change_noting`].
+    pub(super) fn change(&mut self, patches: &[Patch]) -> Result<Vec<Patch>, Fault> {
         let (of_rules, of_services) = (rules::is_of_rules, services::is_of_services);
         match patches {
             [] => {}
             patches if patches.iter().all(of_rules) => return self.change_rules(patches),
-            patches if patches.iter().all(of_services) => return self.change_services(patches),
+            patches if patches.iter().all(of_services) => {
+                return self.change_services(patches).map(|()| Vec::new());
+            }
             patches if patches.iter().any(|patch| of_rules(patch) || of_services(patch)) => {
                 return self.change_mixed(patches);
             }
@@ -167,7 +169,7 @@ impl Gateway {
         let neighbours = self.neighbours_after(patches);
         let now = self.now();
         let temporary = after.as_ref().map(|after| after.temporary.clone()).unwrap_or_default();
-        let mut before = self.before(&routes);
+        let mut before = self.before(patches, &routes);
         let policy = after.as_ref().map(|after| self.policy_after(after)).transpose()?.flatten();
         if let (Some(before), Some(after)) = (&mut before, &after) {
             before.note_members(&after.changes);
@@ -188,7 +190,7 @@ impl Gateway {
         for (key, ttl) in temporary {
             self.temporary.set(key, ttl.map(|ttl| now.plus(ttl)));
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// The changes of routes among these, in their order.
@@ -248,7 +250,7 @@ impl Gateway {
             return;
         }
         match self.change(&temporary::removal(&due)) {
-            Ok(()) => {
+            Ok(_) => {
                 tracing::info!(target: "softgate::audit", members = due.len(), "temporary members are gone")
             }
             Err(fault) => {

@@ -341,8 +341,7 @@ impl Gateway {
         let changes: u64 = patches.iter().map(Patch::changes).sum();
         let found = self.found_before(terms);
         self.spent = Spent::default();
-        let undo = self.undo_of(&patches, &durable);
-        self.change(&patches)?;
+        let undo = self.change_noting(&patches, &durable)?;
         let applied_in = begun.elapsed();
         let generation = self.node().tables.load().generation;
         let kept = durable.into_iter().zip(patches).filter_map(|(durable, patch)| match durable {
@@ -457,12 +456,14 @@ impl Gateway {
         let patches = self.small_way_back(number)?;
         let found = self.found_before(terms);
         self.spent = Spent::default();
-        let undo = self.undo_of(&patches, &vec![Durable::Same; patches.len()]);
-        if let Err(fault) = self.change(&patches) {
-            // Whoever reads the document says it better.
-            tracing::debug!(%fault, revision = number, "the commits since cannot be undone one by one");
-            return None;
-        }
+        let undo = match self.change_noting(&patches, &vec![Durable::Same; patches.len()]) {
+            Ok(undo) => undo,
+            Err(fault) => {
+                // Whoever reads the document says it better.
+                tracing::debug!(%fault, revision = number, "the commits since cannot be undone one by one");
+                return None;
+            }
+        };
         let applied_in = begun.elapsed();
         let generation = self.node().tables.load().generation;
         let revision = self.with_confirm(self.history.next(&terms.asked, 1, terms.message.clone()), terms);

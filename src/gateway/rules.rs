@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Gateway;
+use super::lists::Lists;
 use crate::config::{self, Config, Rule, RuleName};
 use crate::control::{Fault, FaultKind, Patch, RuleAddition};
 use crate::tables::compile::Retired;
@@ -25,25 +26,28 @@ struct Edit {
     comes: Option<Arc<Rule>>,
 }
 
+/// What changes of rules have replaced in the tables, and what undoes them.
+type Made = (Vec<Retired>, Vec<Patch>);
+
 /// True if it changes rules.
 pub(super) fn is_of_rules(patch: &Patch) -> bool {
     matches!(patch, Patch::RuleAdd(_) | Patch::RuleDel(_))
 }
 
 impl Gateway {
-    /// Makes all of these changes, which are of rules alone, or none.
-    pub(super) fn change_rules(&mut self, patches: &[Patch]) -> Result<(), Fault> {
+    /// Makes all of these changes, which are of rules alone, or none. What undoes them.
+    pub(super) fn change_rules(&mut self, patches: &[Patch]) -> Result<Vec<Patch>, Fault> {
         self.check_rules(patches)?;
-        let before = self.before(&[]);
+        let before = self.before(patches, &[]);
         let slots = self.compiler.policy_slots.rules.len();
-        let retired = match self.change_singly(patches)? {
-            Some(retired) => retired,
-            None => vec![self.compile_rules(patches)?],
+        let (retired, undo) = match self.change_singly(patches)? {
+            Some(made) => made,
+            None => self.compile_rules(patches)?,
         };
         self.name_rules(slots);
         let retired = self.admitted(retired, before, None)?;
         self.publish(retired);
-        Ok(())
+        Ok(undo)
     }
 
     /// What can be said of the changes that are of rules before any is made.
@@ -69,7 +73,7 @@ impl Gateway {
     }
 
     /// One rule after the other, without compiling the others. `None`: that cannot be, and nothing has changed.
-    fn change_singly(&mut self, patches: &[Patch]) -> Result<Option<Vec<Retired>>, Fault> {
+    fn change_singly(&mut self, patches: &[Patch]) -> Result<Option<Made>, Fault> {
         let is_one = match patches {
             [Patch::RuleAdd(addition)] => {
                 addition.before.is_none() || self.place_of(&addition.rule.name).is_none()
@@ -78,22 +82,23 @@ impl Gateway {
             _ => false,
         };
         // A single change that fails leaves nothing to take back.
-        let rules = (!is_one).then(|| (self.config.admin_rules.clone(), self.config.rules.clone()));
+        let lists = (!is_one).then(|| Lists::of(&self.config, patches));
         let policy = Arc::clone(&self.compiler.tables().policy);
-        let mut retired = Vec::new();
-        let done = self.change_each(patches, &mut retired);
-        if !matches!(done, Ok(true)) && !retired.is_empty() {
+        let mut made = Made::default();
+        let done = self.change_each(patches, &mut made);
+        if !matches!(done, Ok(true)) && !made.0.is_empty() {
             // No worker has seen what is taken back here.
             self.compiler.put_policy(policy, &Touched::default());
-            if let Some(rules) = rules {
-                (self.config.admin_rules, self.config.rules) = rules;
+            if let Some(lists) = lists {
+                lists.put_back(&mut self.config);
             }
         }
-        done.map(|is_done| is_done.then_some(retired))
+        made.1.reverse();
+        done.map(|is_done| is_done.then_some(made))
     }
 
-    /// False: one of them cannot be made so.
-    fn change_each(&mut self, patches: &[Patch], retired: &mut Vec<Retired>) -> Result<bool, Fault> {
+    /// False: one of them cannot be made so. What undoes the last comes last.
+    fn change_each(&mut self, patches: &[Patch], made: &mut Made) -> Result<bool, Fault> {
         for patch in patches {
             match patch {
                 Patch::RuleAdd(addition) => {
@@ -102,22 +107,21 @@ impl Gateway {
                         && let Some(place) = self.place_of(name)
                     {
                         same_kind(name, place, addition.admin)?;
-                        let Some(moves) = self.change_rule(|gateway| gateway.removal(name))? else {
+                        if !self.change_rule(|gateway| gateway.removal(name), made)? {
                             return Ok(false);
-                        };
-                        retired.push(moves);
+                        }
                     }
-                    let came = self
-                        .change_rule(|gateway| added(addition, |of| gateway.place_of(of), &gateway.config));
-                    let Some(came) = came? else { return Ok(false) };
-                    retired.push(came);
+                    let came =
+                        |gateway: &Gateway| added(addition, |of| gateway.place_of(of), &gateway.config);
+                    if !self.change_rule(came, made)? {
+                        return Ok(false);
+                    }
                 }
                 Patch::RuleDel(names) => {
                     for name in names {
-                        let Some(went) = self.change_rule(|gateway| gateway.removal(name))? else {
+                        if !self.change_rule(|gateway| gateway.removal(name), made)? {
                             return Ok(false);
-                        };
-                        retired.push(went);
+                        }
                     }
                 }
                 _ => {}
@@ -126,11 +130,12 @@ impl Gateway {
         Ok(true)
     }
 
-    /// One rule, without compiling the others. `None`: that cannot be, and nothing has changed.
+    /// One rule, without compiling the others. False: that cannot be, and nothing has changed.
     fn change_rule(
         &mut self,
         edit: impl FnOnce(&Gateway) -> Result<Edit, Fault>,
-    ) -> Result<Option<Retired>, Fault> {
+        made: &mut Made,
+    ) -> Result<bool, Fault> {
         let edit = edit(self)?;
         let admin_rules = if edit.place.is_admin { 0 } else { self.config.admin_rules.len() };
         let at = (admin_rules + edit.place.at) as u32;
@@ -140,35 +145,37 @@ impl Gateway {
             (_, None) => RuleChange::Remove(at),
         };
         let changed = self.compiler.with_rule(&self.config, &change).map_err(Fault::refused)?;
-        let Some((policy, touched)) = changed else { return Ok(None) };
+        let Some((policy, touched)) = changed else { return Ok(false) };
         config::check_lines(policy.lines()).map_err(Fault::refused)?;
-        let retired = self.compiler.put_policy(policy, &touched);
-        edit.make(&mut self.config);
-        Ok(Some(retired))
+        made.0.push(self.compiler.put_policy(policy, &touched));
+        made.1.extend(edit.make(&mut self.config));
+        Ok(true)
     }
 
     /// Several rules: everything is compiled.
-    fn compile_rules(&mut self, patches: &[Patch]) -> Result<Retired, Fault> {
-        let before = (self.config.admin_rules.clone(), self.config.rules.clone());
+    fn compile_rules(&mut self, patches: &[Patch]) -> Result<Made, Fault> {
+        let before = Lists::of(&self.config, patches);
         let compiled = self.compiled_with_rules(patches);
         match compiled {
-            Ok(policy) => Ok(self.compiler.change_policy(Arc::new(policy))),
+            Ok((policy, undo)) => Ok((vec![self.compiler.change_policy(Arc::new(policy))], undo)),
             Err(fault) => {
-                (self.config.admin_rules, self.config.rules) = before;
+                before.put_back(&mut self.config);
                 Err(fault)
             }
         }
     }
 
-    fn compiled_with_rules(&mut self, patches: &[Patch]) -> Result<policy::Policy, Fault> {
-        self.edit_rules(patches)?;
+    fn compiled_with_rules(&mut self, patches: &[Patch]) -> Result<(policy::Policy, Vec<Patch>), Fault> {
+        let undo = self.edit_rules(patches)?;
         let policy = policy::policy(&self.config, &mut self.compiler).map_err(Fault::refused)?;
         config::check_lines(policy.lines()).map_err(Fault::refused)?;
-        Ok(policy)
+        Ok((policy, undo))
     }
 
-    /// Makes those of these changes that are of rules in the config alone. On an error some of them are made.
-    pub(super) fn edit_rules(&mut self, patches: &[Patch]) -> Result<(), Fault> {
+    /// Makes those of these changes that are of rules in the config alone: what undoes them. On an error some of them
+    /// are made.
+    pub(super) fn edit_rules(&mut self, patches: &[Patch]) -> Result<Vec<Patch>, Fault> {
+        let mut undo = Vec::new();
         for patch in patches {
             match patch {
                 Patch::RuleAdd(addition) => {
@@ -177,21 +184,22 @@ impl Gateway {
                         && let Some(place) = place_in(&self.config, name)
                     {
                         same_kind(name, place, addition.admin)?;
-                        Edit { place, goes: true, comes: None }.make(&mut self.config);
+                        undo.extend(Edit { place, goes: true, comes: None }.make(&mut self.config));
                     }
-                    added(addition, |name| place_in(&self.config, name), &self.config)?
-                        .make(&mut self.config);
+                    let came = added(addition, |name| place_in(&self.config, name), &self.config)?;
+                    undo.extend(came.make(&mut self.config));
                 }
                 Patch::RuleDel(names) => {
                     for name in names {
                         let place = place_in(&self.config, name).ok_or_else(|| unknown(name))?;
-                        Edit { place, goes: true, comes: None }.make(&mut self.config);
+                        undo.extend(Edit { place, goes: true, comes: None }.make(&mut self.config));
                     }
                 }
                 _ => {}
             }
         }
-        Ok(())
+        undo.reverse();
+        Ok(undo)
     }
 
     fn removal(&self, name: &RuleName) -> Result<Edit, Fault> {
@@ -210,9 +218,21 @@ impl Gateway {
 }
 
 impl Edit {
-    fn make(self, config: &mut Config) {
-        let rules = if self.place.is_admin { &mut config.admin_rules } else { &mut config.rules };
-        rules.splice(self.place.at..self.place.at + usize::from(self.goes), self.comes);
+    /// Makes it in the config: what undoes it.
+    fn make(self, config: &mut Config) -> Option<Patch> {
+        let Edit { place: Place { is_admin: admin, at }, goes, comes } = self;
+        let rules = if admin { &mut config.admin_rules } else { &mut config.rules };
+        let new = comes.as_ref().map(|rule| rule.name.clone());
+        let old = rules.splice(at..at + usize::from(goes), comes).next();
+        match (old, new) {
+            // It came in the place of the one of its name.
+            (Some(rule), Some(_)) => Some(Patch::RuleAdd(RuleAddition { rule, before: None, admin })),
+            (Some(rule), None) => {
+                let before = rules.get(at).map(|next| next.name.clone());
+                Some(Patch::RuleAdd(RuleAddition { rule, before, admin }))
+            }
+            (None, new) => new.map(|name| Patch::RuleDel(vec![name])),
+        }
     }
 }
 

@@ -100,7 +100,7 @@ impl Gateway {
     /// Makes all of these changes, or none: all backends of all services change in one moment.
     pub(super) fn change_services(&mut self, patches: &[Patch]) -> Result<(), Fault> {
         let Some(after) = self.services_after(patches)? else { return Ok(()) };
-        let gate = self.before(&[]);
+        let gate = self.before(patches, &[]);
         let before = std::mem::replace(&mut self.config.services, after.services);
         let compiled = policy::services(&self.config, &mut self.compiler);
         match compiled {

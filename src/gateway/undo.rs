@@ -3,15 +3,14 @@
 //! that go by themselves, are not undone so: a rollback across them reads the document.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use ahash::AHashMap;
 
 use super::Gateway;
 use super::requests::is_key;
 use super::revisions::Durable;
-use crate::config::{self, Member, Name, NextHop, Route, RouteTarget, Rule, RuleName};
-use crate::control::{GroupMembers, NeighbourKey, Patch, RouteKey, RuleAddition, ServiceBackends};
+use crate::config::{self, Member, Name, NextHop, Route, RouteTarget, RuleName};
+use crate::control::{Fault, GroupMembers, NeighbourKey, Patch, RouteKey, ServiceBackends};
 use crate::tables::rib::Target;
 
 /// Commits that can be undone, one after the other.
@@ -57,68 +56,24 @@ fn bytes_of(patches: &[Patch]) -> usize {
     patches.iter().map(|patch| size_of::<Patch>() + patch.memory_bytes()).sum()
 }
 
-/// Rules, some of them admin rules.
-struct Rules {
-    admin: Vec<Arc<Rule>>,
-    others: Vec<Arc<Rule>>,
-}
-
-impl Rules {
-    fn list(&mut self, admin: bool) -> &mut Vec<Arc<Rule>> {
-        if admin { &mut self.admin } else { &mut self.others }
-    }
-
-    /// Takes a rule out, and says what puts it back.
-    fn remove(&mut self, name: &RuleName) -> Option<Patch> {
-        for admin in [true, false] {
-            let list = self.list(admin);
-            if let Some(at) = list.iter().position(|rule| rule.name == *name) {
-                let rule = list.remove(at);
-                let before = list.get(at).map(|next| next.name.clone());
-                return Some(Patch::RuleAdd(RuleAddition { rule, before, admin }));
-            }
-        }
-        None
-    }
-
-    /// Makes a change, and pushes what undoes it, in the order in which it was made.
-    fn change(&mut self, patch: &Patch, undo: &mut Vec<Patch>) -> Option<()> {
-        match patch {
-            Patch::RuleDel(names) => {
-                for name in names {
-                    undo.push(self.remove(name)?);
-                }
-            }
-            Patch::RuleAdd(RuleAddition { rule, before, admin }) => {
-                let list = self.list(*admin);
-                let known = list.iter().position(|known| known.name == rule.name);
-                match (known, before) {
-                    (Some(at), None) => {
-                        let rule = std::mem::replace(&mut list[at], Arc::clone(rule));
-                        undo.push(Patch::RuleAdd(RuleAddition { rule, before: None, admin: *admin }));
-                        return Some(());
-                    }
-                    (Some(_), Some(_)) => undo.push(self.remove(&rule.name)?),
-                    (None, _) => {}
-                }
-                let list = self.list(*admin);
-                let at = match before {
-                    Some(before) => list.iter().position(|known| known.name == *before)?,
-                    None => list.len(),
-                };
-                list.insert(at, Arc::clone(rule));
-                undo.push(Patch::RuleDel(vec![rule.name.clone()]));
-            }
-            _ => {}
-        }
-        Some(())
-    }
-}
-
 impl Gateway {
-    /// What undoes these changes, which are about to be made; `None`: only the document does. `durable`: what of them is
+    /// Makes all of these changes, or none: what undoes them; `None`: only the document does. `durable`: what of them is
     /// config.
-    pub(super) fn undo_of(&self, patches: &[Patch], durable: &[Durable]) -> Option<Vec<Patch>> {
+    pub(super) fn change_noting(
+        &mut self,
+        patches: &[Patch],
+        durable: &[Durable],
+    ) -> Result<Option<Vec<Patch>>, Fault> {
+        let undo = self.undo_of(patches, durable);
+        let of_rules = self.change(patches)?;
+        Ok(undo.map(|mut undo| {
+            undo.extend(of_rules);
+            undo
+        }))
+    }
+
+    /// What undoes these changes, which are about to be made, but for those of rules, which say it as they are made.
+    fn undo_of(&self, patches: &[Patch], durable: &[Durable]) -> Option<Vec<Patch>> {
         let changes = patches.iter().map(Patch::changes).sum::<u64>();
         if changes > MOST_CHANGES || !durable.iter().all(|durable| matches!(durable, Durable::Same)) {
             return None;
@@ -127,7 +82,6 @@ impl Gateway {
         self.undo_routes(patches, &mut undo)?;
         self.undo_neighbours(patches, &mut undo);
         self.undo_members(patches, &mut undo)?;
-        self.undo_rules(patches, &mut undo)?;
         self.undo_services(patches, &mut undo)?;
         Some(undo)
     }
@@ -246,21 +200,6 @@ impl Gateway {
             undo.extend((!came.is_empty()).then(|| Patch::GroupDel(change(came))));
             undo.extend((!went.is_empty()).then(|| Patch::GroupAdd(change(went))));
         }
-        Some(())
-    }
-
-    fn undo_rules(&self, patches: &[Patch], undo: &mut Vec<Patch>) -> Option<()> {
-        let of_rules = |patch: &&Patch| matches!(patch, Patch::RuleAdd(_) | Patch::RuleDel(_));
-        if !patches.iter().any(|patch| of_rules(&patch)) {
-            return Some(());
-        }
-        let (admin, others) = (self.config.admin_rules.clone(), self.config.rules.clone());
-        let mut rules = Rules { admin, others };
-        let mut made = Vec::new();
-        for patch in patches.iter().filter(of_rules) {
-            rules.change(patch, &mut made)?;
-        }
-        undo.extend(made.into_iter().rev());
         Some(())
     }
 
