@@ -8,7 +8,9 @@ use etherparse::PacketBuilder;
 
 use crate::gateway::{Config, Gateway, binary};
 use crate::lab::{Lab, repository, text};
+use crate::proving::ANSWERS;
 use crate::sessions::{Server, python, python_says, zoned};
+use crate::vrrp::wait_for;
 use crate::{CLIENT_A, CLIENT_B, NET};
 
 #[test]
@@ -201,16 +203,6 @@ except OSError as error:
 print(first, second)
 ";
 
-const ECHO: &str = "import socket, threading
-def serve(c):
-    while c.recv(1000):
-        c.sendall(b'y')
-s = socket.create_server(('0.0.0.0', 7000))
-print('ready')
-while True:
-    threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
-";
-
 /// `--fate keep` leaves a connection to its end though no new one gets through; `--fate reset` ends it, and its silent client
 /// hears of it at once.
 #[test]
@@ -218,7 +210,7 @@ fn a_commit_says_what_becomes_of_live_sessions() {
     let Some(lab) = Lab::up("a_commit_says_what_becomes", &[]) else { return };
     let config = zoned();
     let gateway = Gateway::start(&lab, &config);
-    let _server = python(&lab, "net", "echo.py", ECHO);
+    let _server = python(&lab, "net", "answers.py", ANSWERS);
     let file = lab.path("talks.py");
     std::fs::write(&file, TALKS).expect("the program can be written");
     let client = lab
@@ -366,7 +358,7 @@ if role == 'server':
     time.sleep(60)
 ";
 
-/// The other end of [`STREAMS`].
+/// The other end of [`STREAMS`]; says in a file that the first datagram has come back.
 const CLIENT: &str = r"
 import os, socket, time
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -376,6 +368,8 @@ t = socket.create_connection(('198.51.100.1', 7001))
 t.settimeout(10)
 sent = back = streamed = 0
 while not os.path.exists('FLAG'):
+    if sent == 1:
+        open('FLAG.begun', 'w').close()
     data = sent.to_bytes(8, 'big')
     u.send(data)
     sent += 1
@@ -422,7 +416,11 @@ fn commits_of_all_kinds_cost_established_flows_nothing() {
         let client =
             scope.spawn(|| python_says(&lab, "a", &CLIENT.replace("FLAG", &flag.display().to_string())));
         let mut wire = softgate::control::Client::connect(gateway.socket()).expect("it listens");
+        let begun = lab.path("flag.begun");
+        wait_for("the client's first datagram comes back", || begun.exists());
         for n in 0..40 {
+            // A commit takes less than half a millisecond here: the flows are to meet all of them.
+            std::thread::sleep(Duration::from_millis(25));
             for line in [
                 format!(
                     r#"{{"method":"rule.add","params":{{"rule":{{"name":"r{n}","action":"deny","from":{{"zone":"inside"}},"to":{{"zone":"outside"}},"service":"tcp/{}"}},"before":"all"}}}}"#,

@@ -116,7 +116,7 @@ time.sleep(600)
 ";
 
 /// A server that answers to all there is.
-const ANSWERS: &str = "import socket, threading
+pub const ANSWERS: &str = "import socket, threading
 def serve(c):
     while c.recv(1000):
         c.sendall(b'y')
