@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use softgate::ha::vrrp::machine::Heard;
-use softgate::ha::vrrp::{Advert, Centiseconds, Engine, Output, Plan, RouterPlan, Settings, State};
+use softgate::ha::vrrp::{Advert, Centiseconds, Engine, Leave, Output, Plan, RouterPlan, Settings, State};
 use softgate::packet::view::ethertype;
 use softgate::roles::Part;
 use softgate::time::Nanos;
@@ -104,13 +104,14 @@ impl Told {
 
     fn compare(&self, engine: &Engine) {
         let status = engine.status();
+        // Who is about to leave serves until another does, each of a group for itself.
+        let serves = |state: State| matches!(state, State::Active | State::Leaving);
         for router in &status {
             let told = self.active.get(&router.plan.role).copied().unwrap_or(false);
-            assert_eq!(told, router.state == State::Active, "{}", router.plan.name);
+            assert_eq!(told, serves(router.state), "{}", router.plan.name);
             let together = status.iter().filter(|other| other.plan.group == router.plan.group);
-            for other in together {
-                let is_active = other.state == State::Active;
-                assert_eq!(is_active, router.state == State::Active, "a group moves together");
+            for other in together.filter(|_| engine.leaving() == Leave::Stays) {
+                assert_eq!(serves(other.state), serves(router.state), "a group moves together");
             }
         }
     }
@@ -122,6 +123,7 @@ fuzz_target!(|input: &[u8]| {
     let (mut engine, mut told, mut out, mut now) =
         (Engine::default(), Told::default(), Vec::new(), Nanos::from_secs(1));
     engine.set_plan(plan.clone(), now, &mut out);
+    let (mut leaves, mut holds_back) = (false, false);
     while let Some((head, behind)) = rest.split_first() {
         let Some((len, behind)) = behind.split_first() else { break };
         let (bytes, behind) = behind.split_at(usize::from(*len).min(behind.len()));
@@ -129,6 +131,14 @@ fuzz_target!(|input: &[u8]| {
         now = now.plus(Duration::from_millis(STEPS_MS[usize::from(head >> 4)]));
         let link = u16::from(head & 3);
         match head >> 2 & 3 {
+            0 if bytes.is_empty() => {
+                leaves = !leaves;
+                engine.leave(leaves, now, &mut out);
+            }
+            1 if bytes.is_empty() => {
+                holds_back = !holds_back;
+                engine.hold_back(holds_back);
+            }
             0 => engine.receive(link, bytes, now, &mut out),
             3 => {
                 let routers = plan.routers.iter_mut().filter(|router| router.link == link);
@@ -141,6 +151,9 @@ fuzz_target!(|input: &[u8]| {
         told.take(&mut out);
         told.compare(&engine);
     }
+    engine.leave(false, now, &mut out);
+    engine.hold_back(false);
+    told.take(&mut out);
     // As long as something is due, in its time.
     let end = now.plus(LONGEST_SILENCE);
     while let Some(due) = engine.next_deadline().filter(|due| *due <= end) {

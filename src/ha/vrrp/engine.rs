@@ -265,7 +265,17 @@ impl Engine {
 
     /// Whether the node is to leave all routers, each as soon as another is heard to have it, or to take part after all.
     pub fn leave(&mut self, leaves: bool, now: Nanos, out: &mut Vec<Output>) {
+        let came_back = self.leaves && !leaves;
         self.leaves = leaves;
+        for group in self.groups.iter().filter(|_| came_back) {
+            let is = |index: &usize, state: State| self.routers[*index].machine.state() == state;
+            let has_gone = group.iter().any(|index| is(index, State::Initialize));
+            let first = group.iter().copied().find(|index| is(index, State::Leaving));
+            // Another node has part of the group: it is to have the rest as well.
+            if let Some(first) = first.filter(|_| has_gone) {
+                self.routers[first].stood_back = true;
+            }
+        }
         self.settle(now, out);
     }
 
