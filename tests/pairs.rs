@@ -20,6 +20,8 @@ use softgate::reader::{Found, Place, Task};
 use softgate::replay;
 use softgate::tables::compile::{Compiler, Retired};
 use softgate::tables::meaning::{self, PortFacts};
+use softgate::tables::policy::{MemberChange, RuleChange};
+use softgate::tables::rib::Target;
 use softgate::tables::{Epochs, Tables};
 use softgate::telemetry::{Totals, WorkerCounters};
 use softgate::time::Nanos;
@@ -144,6 +146,12 @@ impl Lab {
     fn publish(&mut self, rules: &str) -> Retired {
         let config = config(rules);
         let retired = compile(&mut self.compiler, &config);
+        self.show();
+        retired
+    }
+
+    /// What the compiler has made is before the workers.
+    fn show(&mut self) {
         self.node.reserve_rules(&self.compiler.policy_slots);
         let made = self.compiler.tables();
         let tables = if self.one_epoch {
@@ -154,6 +162,42 @@ impl Lab {
             Arc::clone(made)
         };
         self.node.tables.store(tables);
+    }
+
+    /// A host comes into a group or leaves it, and nothing else is compiled, if that can be.
+    fn change_member(&mut self, (was, is): (&str, &str), group: &str, host: &str, more: i32) -> Retired {
+        let groups = config(is).groups;
+        let (group, range) = (group.parse().expect("a name"), host.parse().expect("an address"));
+        let Some((policy, touched)) =
+            self.compiler.with_members(&groups, &[MemberChange { group, range, more }])
+        else {
+            panic!("only a member is another:\n{was}\n{is}");
+        };
+        let retired = self.compiler.put_policy(policy, &touched);
+        self.show();
+        retired
+    }
+
+    /// The first rule has come, or the one that was first has gone, and nothing else is compiled.
+    fn change_rule(&mut self, rules: &str, comes: bool) -> Retired {
+        let config = config(rules);
+        let change = match comes {
+            true => RuleChange::Insert(0, Arc::clone(&config.rules[0])),
+            false => RuleChange::Remove(0),
+        };
+        let Some((policy, touched)) = self.compiler.with_rule(&config, &change).expect("slots") else {
+            panic!("one rule only:\n{rules}");
+        };
+        let retired = self.compiler.put_policy(policy, &touched);
+        self.show();
+        retired
+    }
+
+    /// A route comes or goes, and nothing else is compiled.
+    fn change_route(&mut self, prefix: &str, target: Option<Target>) -> Retired {
+        let change = (0, prefix.parse().expect("a prefix"), target);
+        let retired = self.compiler.change_routes(vec![change]).expect("a route");
+        self.show();
         retired
     }
 
@@ -165,13 +209,14 @@ impl Lab {
     }
 
     fn settle(&mut self) {
-        for _ in 0..1000 {
+        // Between two rounds of the review there may be a rest.
+        for _ in 0..2 {
             let now = self.now;
-            if !self.workers.iter().fold(false, |worked, worker| worker.borrow_mut().turn(now) | worked) {
-                return;
-            }
+            let turns = |worked: bool, worker: &RefCell<Worker>| worker.borrow_mut().turn(now) | worked;
+            let is_quiet = (0..1000).any(|_| !self.workers.iter().fold(false, turns));
+            assert!(is_quiet, "the workers do not come to rest");
+            self.now = now.plus(Duration::from_millis(2));
         }
-        panic!("the workers do not come to rest");
     }
 
     fn send(&mut self, queue: usize, datagram: Datagram) {
@@ -320,6 +365,44 @@ fn a_change_reviews_the_sessions_of_its_zones_only() {
     }
 }
 
+/// A member and a route are the affair of the sessions with an address in the same network, whatever else there is.
+#[test]
+fn a_small_change_reviews_the_sessions_of_its_addresses_only() {
+    let rules = [
+        allow("a", "b"),
+        rule("a-c", "allow", "group = \"g\", zone = \"a\"", "zone = \"c\""),
+        allow("b", "c"),
+    ];
+    let of_group =
+        |members: &str| format!("[[group]]\nname = \"g\"\nmembers = [{members}]\n{}", rules.concat());
+    let (was, is) = (of_group("\"10.0.0.10\""), of_group("\"10.0.0.10\", \"10.9.9.9\""));
+    for workers in [1, 2, 4] {
+        let mut lab = Lab::new(&was, workers, false);
+        thirty(&mut lab);
+        let mut retired = vec![lab.change_member((&was, &is), "g", "10.9.9.9", 1)];
+        lab.settle();
+        assert_eq!(lab.reviewed(), [0, 0, 0], "nobody has such an address");
+        retired.push(lab.change_route("10.0.1.64/26", Some(Target::Blackhole)));
+        for worker in &lab.workers {
+            let mut worker = worker.borrow_mut();
+            assert!(
+                !worker.turn(Nanos(0)) && worker.next_deadline() < lab.now,
+                "it knows when its rest is over"
+            );
+        }
+        lab.settle();
+        assert_eq!(lab.reviewed(), [20, 0, 0], "those of b, to whom it makes no difference");
+        retired.push(lab.change_member((&was, &was), "g", "10.0.0.10", -1));
+        lab.settle();
+        assert_eq!(lab.reviewed(), [30, 0, 10], "those of a, of which half are not allowed any more");
+        retired.push(lab.change_route("0.0.0.0/0", Some(Target::Blackhole)));
+        lab.settle();
+        assert_eq!(lab.reviewed(), [50, 0, 10], "all, but for those who are condemned already");
+        retired.into_iter().for_each(|retired| retired.release(&lab.node.neighbours));
+        lab.end();
+    }
+}
+
 /// A condemned session of one pair stays condemned through a change of another, and its next packet ends it.
 #[test]
 fn a_change_of_another_pair_acquits_nobody() {
@@ -344,9 +427,44 @@ enum Step {
     /// The answer to what was sent the how-manieth time before.
     Answer(usize, usize),
     Reload(Vec<String>),
+    /// A host (of its network) is no more in the group if it was, or is from now on.
+    Member(&'static str, u8),
+    /// The same of a route of [`ROUTES`].
+    Route(usize),
+    /// The same of [`RULE`], before all others.
+    Rule,
     /// Turns of some workers while things are under way.
     Turns(Vec<usize>),
     Wait,
+}
+
+/// Routes that lose what is for them.
+const ROUTES: [&str; 3] = ["10.0.0.12/30", "10.0.1.10/32", "10.0.2.11/32"];
+
+/// A rule that a few sessions can meet.
+const RULE: &str = "[[rule]]\nname = \"first\"\naction = \"deny\"\nfrom = { prefix = \"10.0.1.10\" }\n";
+
+/// The groups after a host has come into one or left it, if it was a member; and how many more it then has.
+fn toggled(groups: &str, group: &str, host: &str) -> (String, i32) {
+    let mut more = 0;
+    let mut lines: Vec<String> = groups.lines().map(str::to_owned).collect();
+    let at = lines.iter().position(|line| *line == format!("name = \"{group}\"")).expect("both are there");
+    let members = lines[at + 1].strip_prefix("members = [").and_then(|line| line.strip_suffix("]"));
+    let mut members: Vec<String> =
+        members.expect("a list").split(", ").filter(|member| !member.is_empty()).map(str::to_owned).collect();
+    let host = format!("\"{host}\"");
+    match members.iter().position(|member| *member == host) {
+        Some(at) => {
+            members.remove(at);
+            more -= 1;
+        }
+        None => {
+            members.insert(0, host);
+            more += 1;
+        }
+    }
+    lines[at + 1] = format!("members = [{}]", members.join(", "));
+    (lines.join("\n") + "\n", more)
 }
 
 fn side() -> impl Strategy<Value = String> {
@@ -431,6 +549,9 @@ fn steps() -> impl Strategy<Value = (Vec<String>, Vec<Step>)> {
         4 => (0usize..4, 0usize..20).prop_map(|(queue, back)| Step::Answer(queue, back)),
         // Which section is another, and what it says then.
         3 => (0usize..4, sections()).prop_map(|(at, mut new)| Step::Reload(vec![at.to_string(), new.swap_remove(at)])),
+        3 => (prop::sample::select(vec!["g", "h"]), 10..10 + HOSTS).prop_map(|(group, host)| Step::Member(group, host)),
+        2 => (0..ROUTES.len()).prop_map(Step::Route),
+        2 => Just(Step::Rule),
         2 => prop::collection::vec(0usize..4, 1..6).prop_map(Step::Turns),
         1 => Just(Step::Wait),
     ];
@@ -439,6 +560,13 @@ fn steps() -> impl Strategy<Value = (Vec<String>, Vec<Step>)> {
 
 fn run(lab: &mut Lab, first: &[String], steps: &[Step]) -> Vec<Outcome> {
     let mut config = first.to_vec();
+    let (mut routes, mut has_rule) = (Vec::new(), false);
+    let whole = |config: &[String], routes: &[&str], has_rule: bool| {
+        let routes =
+            routes.iter().map(|prefix| format!("[[route]]\nprefix = \"{prefix}\"\nblackhole = true\n"));
+        let rule = if has_rule { RULE } else { "" };
+        rule.to_owned() + &config.concat() + &routes.collect::<String>()
+    };
     let mut sent: Vec<Datagram> = Vec::new();
     let mut outcomes = Vec::new();
     let mut retired = Vec::new();
@@ -458,7 +586,35 @@ fn run(lab: &mut Lab, first: &[String], steps: &[Step]) -> Vec<Outcome> {
                 outcomes.push(lab.outcome());
                 let at: usize = change[0].parse().expect("a number");
                 config[at].clone_from(&change[1]);
-                retired.push(lab.publish(&config.concat()));
+                retired.push(lab.publish(&whole(&config, &routes, has_rule)));
+            }
+            Step::Member(group, host) => {
+                outcomes.push(lab.outcome());
+                let (was, net) = (whole(&config, &routes, has_rule), u8::from(*group == "h"));
+                let host = format!("10.0.{net}.{host}");
+                let (groups, more) = toggled(&config[0], group, &host);
+                config[0] = groups;
+                retired.push(lab.change_member(
+                    (&was, &whole(&config, &routes, has_rule)),
+                    group,
+                    &host,
+                    more,
+                ));
+            }
+            Step::Route(number) => {
+                outcomes.push(lab.outcome());
+                let prefix = ROUTES[*number];
+                let known = routes.iter().position(|known| *known == prefix);
+                match known {
+                    Some(at) => _ = routes.remove(at),
+                    None => routes.push(prefix),
+                }
+                retired.push(lab.change_route(prefix, known.is_none().then_some(Target::Blackhole)));
+            }
+            Step::Rule => {
+                outcomes.push(lab.outcome());
+                has_rule = !has_rule;
+                retired.push(lab.change_rule(&whole(&config, &routes, has_rule), has_rule));
             }
             Step::Turns(turns) => {
                 for worker in turns {

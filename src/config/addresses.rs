@@ -33,6 +33,11 @@ impl AddressRange {
         Ok(AddressRange { first, last })
     }
 
+    /// First and last address.
+    pub fn ends(self) -> (IpAddr, IpAddr) {
+        (self.first, self.last)
+    }
+
     /// First address.
     pub const fn first(self) -> IpAddr {
         self.first

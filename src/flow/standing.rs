@@ -2,11 +2,14 @@
 //! that a worker can hand it to another thread without allocating. Workers judge their own sessions by it, and a preview
 //! of a commit everybody's.
 
+use std::net::IpAddr;
+
 use super::flow_record::Name;
 use super::{
     Address, FlowTable, Handle, Holdings, NextHop, Record, Tuple, flow_flags, is_untouched, record_flags,
 };
 use crate::neighbours::{addr_key, ip_of};
+use crate::tables::news::Bearing;
 
 /// A session as policy is asked about it again. Addresses are neutral ([`addr_key`]), so that one judge does for both tables.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +44,26 @@ pub struct Standing {
     pub is_untouched: bool,
 }
 
+/// Addresses of the packets of a session in use, as [`Bearing::addresses`].
+#[inline]
+pub fn addresses<A: Address>(table: &FlowTable<A>, session: u32) -> Option<[IpAddr; 4]> {
+    let forward = table.flow(Handle::new(session, 0));
+    let all = || [forward.tuple.src, forward.tuple.dst, forward.new_src, forward.new_dst].map(Address::ip);
+    // The backend's own address stands outside the packet.
+    (!forward.next_hop.is_delivery()).then(all)
+}
+
+/// What of a session in use changes may bear on.
+pub fn bearing<A: Address>(table: &FlowTable<A>, session: u32) -> Bearing {
+    let record = table.record(session);
+    Bearing {
+        from_zone: record.from_zone,
+        to_zone: record.to_zone,
+        backend: record.backend(),
+        addresses: addresses(table, session),
+    }
+}
+
 impl Standing {
     /// Of a session in use.
     pub fn of<A: Address>(table: &FlowTable<A>, nat: &Holdings, session: u32) -> Standing {
@@ -64,6 +87,17 @@ impl Standing {
             knows_peer,
             is_kept: forward.has(flow_flags::KEPT),
             is_untouched: is_untouched(table, session),
+        }
+    }
+
+    /// What of it changes may bear on.
+    pub fn bearing(&self) -> Bearing {
+        let all = || [self.tuple.src, self.tuple.dst, self.new_src, self.new_dst].map(ip_of);
+        Bearing {
+            from_zone: self.record.from_zone,
+            to_zone: self.record.to_zone,
+            backend: self.record.backend(),
+            addresses: (!self.next_hop.is_delivery()).then(all),
         }
     }
 

@@ -274,6 +274,12 @@ impl<A: Address> FlowTable<A> {
         prefetch::prefetch(&self.rests, session as usize);
     }
 
+    /// Fetches the flow of a session's first packets; harmless if there is no such session.
+    #[inline]
+    pub fn prefetch_flow(&self, session: u32) {
+        prefetch::prefetch_ends(&self.flows, Handle::new(session, 0).0 as usize);
+    }
+
     /// Fetches the index's lines of a session.
     pub fn prefetch_places(&self, session: u32) {
         for direction in 0..2 {

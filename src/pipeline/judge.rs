@@ -66,9 +66,7 @@ impl From<DropReason> for Ends {
 
 /// True if nothing has changed that a session's decision follows from: it is as good as made by these tables.
 pub fn still_holds(tables: &Tables, standing: &Standing) -> bool {
-    let Standing { epoch, record, .. } = standing;
-    *epoch == tables.flow_epoch()
-        || tables.still_holds(*epoch, record.from_zone, record.to_zone, record.backend())
+    standing.epoch == tables.flow_epoch() || tables.still_holds(standing.epoch, &standing.bearing())
 }
 
 /// What becomes of a session for what has happened to its backend since it was decided in `epoch`.
@@ -147,7 +145,7 @@ fn unless_kept(
 /// last to say anything new between its zones has said that what there is stays, and it was there.
 fn keeps(tables: &Tables, standing: &Standing, ruling: Ruling) -> bool {
     let Standing { record, epoch, is_kept, .. } = standing;
-    let since = tables.pairs.of(record.from_zone, record.to_zone);
+    let since = tables.ruled_in(&standing.bearing());
     let is_older = (epoch.wrapping_sub(since as u32) as i32) < 0;
     *is_kept && record.rule == ruling.rule
         // What a commit before has ended no later one brings back.

@@ -10,7 +10,7 @@ use crate::config::Filtering;
 use crate::flow::directory::NotHeld;
 use crate::flow::nat::Refused;
 use crate::flow::proxy::{Proxy, Said};
-use crate::flow::standing::Standing;
+use crate::flow::standing::{Standing, bearing};
 use crate::flow::steering::{Loan, Request, Steering};
 use crate::flow::{
     Address, Class, Flow, FlowTable, Flows, Full, Handle, Holdings, NextHop, Record, Tick, Tuple, due,
@@ -917,8 +917,7 @@ fn note_lost<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) {
 
 /// Counts what has become of a session, for the change that it was decided again for.
 fn note_fate<A: Table>(session: u32, became: Became, cx: &Context<'_>, flows: &Flows) {
-    let record = A::shared(flows).record(session);
-    let generation = cx.tables.decided_for(record.from_zone, record.to_zone, record.backend());
+    let generation = cx.tables.decided_for(&bearing(A::shared(flows), session));
     cx.counters.fates.note(generation, became);
 }
 
@@ -1010,8 +1009,7 @@ fn is_current<A: Address>(session: u32, tables: &Tables, table: &mut FlowTable<A
     if epoch == newest {
         return true;
     }
-    let record = table.record(session);
-    let holds = tables.still_holds(epoch, record.from_zone, record.to_zone, record.backend());
+    let holds = tables.still_holds(epoch, &bearing(table, session));
     if holds {
         for direction in [0, 1] {
             table.flow_mut(Handle::new(session, direction)).epoch = newest;

@@ -19,6 +19,7 @@ use super::bridge::{Bridge, Bridges, MAX_BRIDGES, Member, NO_BRIDGE, Snooping};
 use super::ecmp::Group;
 use super::fib4::Fib4;
 use super::fib6::Fib6;
+use super::news::News;
 use super::on_commit::OnCommit;
 use super::overlay::{NO_OVERLAY, Overlay, OverlaySpec, Overlays};
 use super::relay::{Relay, RelaySpec, Relays};
@@ -302,6 +303,7 @@ impl Compiler {
             relays: Arc::default(),
             virtual_addresses: Arc::default(),
             on_commit: Arc::default(),
+            news: Arc::default(),
         });
         let mut vrfs = Slots::default();
         // The default VRF is slot 0 for ever.
@@ -502,6 +504,7 @@ impl Compiler {
             relays: Arc::new(relays),
             virtual_addresses: Arc::new(virtual_addresses),
             on_commit: self.on_commit_in(generation),
+            news: Arc::clone(&self.tables.news),
         });
         // No worker uses tables before these any more: the caller has waited for that.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -596,9 +599,15 @@ impl Compiler {
         }
         let (pins, groups) = (build.pins, build.groups);
         let retired = self.keep_pins(pins);
+        let prefixes = touched.values().flatten();
+        let ranges: Vec<_> = prefixes.map(|prefix| (prefix.network(), prefix.broadcast())).collect();
+        let (routes, news) = match self.news_after(Some(&ranges), generation) {
+            Some(news) => (tables.epochs.routes, news),
+            None => (generation, Arc::clone(&tables.news)),
+        };
         self.tables = Arc::new(Tables {
             generation,
-            epochs: Epochs { routes: generation, ..tables.epochs },
+            epochs: Epochs { routes, ..tables.epochs },
             ports: Arc::clone(&tables.ports),
             interfaces: Arc::clone(&tables.interfaces),
             vrfs: vrfs.into(),
@@ -612,6 +621,7 @@ impl Compiler {
             relays: Arc::clone(&tables.relays),
             virtual_addresses: Arc::clone(&tables.virtual_addresses),
             on_commit: self.on_commit_in(generation),
+            news,
         });
         Ok(Retired(retired))
     }
@@ -620,6 +630,13 @@ impl Compiler {
     fn on_commit_in(&self, generation: u64) -> Arc<OnCommit> {
         let before = &self.tables.on_commit;
         if self.fate.is_usual() { Arc::clone(before) } else { Arc::new(before.with(generation, self.fate)) }
+    }
+
+    /// The news with a change about these addresses; `None`: it matters to everybody, for there are too many of them, or for
+    /// what the commit says of sessions.
+    fn news_after(&self, ranges: Option<&[(IpAddr, IpAddr)]>, generation: u64) -> Option<Arc<News>> {
+        let ranges = ranges.filter(|_| self.fate.is_usual())?;
+        self.tables.news.with(ranges, generation).map(Arc::new)
     }
 
     /// The epochs with another policy.
@@ -727,7 +744,10 @@ impl Compiler {
     pub fn put_policy(&mut self, policy: Arc<Policy>, touched: &Touched) -> Retired {
         let tables = Arc::clone(&self.tables);
         let generation = tables.generation + 1;
-        let (newest, pairs) = self.epochs_after(touched, generation);
+        let ((newest, pairs), news) = match self.news_after(touched.ranges(), generation) {
+            Some(news) => ((tables.epochs.policy, Arc::clone(&tables.pairs)), news),
+            None => (self.epochs_after(touched, generation), Arc::clone(&tables.news)),
+        };
         let (backends, backends_epoch) = self.backends_after(&policy, generation);
         self.tables = Arc::new(Tables {
             generation,
@@ -745,6 +765,7 @@ impl Compiler {
             relays: Arc::clone(&tables.relays),
             virtual_addresses: Arc::clone(&tables.virtual_addresses),
             on_commit: self.on_commit_in(generation),
+            news,
         });
         // As in `compile`: addresses of the policy still in use stay known.
         let (kept, claims) = (Arc::clone(&self.input.policy), Arc::clone(&self.claims));
@@ -802,6 +823,7 @@ impl Compiler {
             relays: Arc::clone(&tables.relays),
             virtual_addresses: Arc::clone(&tables.virtual_addresses),
             on_commit: self.on_commit_in(generation),
+            news: Arc::clone(&tables.news),
         });
         self.input = input;
         Ok(Retired(retired))

@@ -16,6 +16,7 @@ mod fib_tree;
 #[cfg(test)]
 mod fib_twin;
 pub mod meaning;
+pub mod news;
 pub mod on_commit;
 pub mod overlay;
 pub mod policy;
@@ -36,6 +37,7 @@ use crate::packet::{DropReason, Tags};
 use ecmp::Group;
 use fib4::Fib4;
 use fib6::Fib6;
+use news::Bearing;
 
 /// No interface: a slot number that is never given out.
 pub const NO_INTERFACE: u16 = u16::MAX;
@@ -76,9 +78,11 @@ pub struct Tables {
     pub virtual_addresses: Arc<virtual_router::VirtualAddresses>,
     /// What commits have said of sessions that they would end.
     pub on_commit: Arc<on_commit::OnCommit>,
+    /// What changes were about that are not everybody's.
+    pub news: Arc<news::News>,
 }
 
-/// Generation in which each part of the tables was made.
+/// Generation in which each part of the tables last changed for everybody; small changes are noted in [`news`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epochs {
     /// Ports and interfaces.
@@ -91,6 +95,15 @@ pub struct Epochs {
     pub policy: u64,
     /// Backends: the newest failure that flows have to follow.
     pub backends: u64,
+}
+
+impl Epochs {
+    /// The newest of those that a decision looks at.
+    #[inline]
+    pub fn newest(&self) -> u64 {
+        let Epochs { interfaces, routes, policy, backends, settings: _ } = *self;
+        interfaces.max(routes).max(policy).max(backends)
+    }
 }
 
 /// Node-wide behaviour.
@@ -353,30 +366,33 @@ impl Tables {
     /// What flows were decided by: changes with every part that a decision looks at.
     #[inline]
     pub fn flow_epoch(&self) -> u32 {
-        let Epochs { interfaces, routes, policy, backends, settings: _ } = self.epochs;
-        interfaces.max(routes).max(policy).max(backends) as u32
+        self.epochs.newest().max(self.news.newest()) as u32
     }
 
-    /// True if a session from one zone to another, with the backend in this slot if it has one, that was decided in
-    /// `epoch` would be decided the same today. Asked where `epoch` is not [`Tables::flow_epoch`]; the flow then gets
-    /// that.
-    pub fn still_holds(&self, epoch: u32, from_zone: u8, to_zone: u8, backend: Option<u32>) -> bool {
-        let newest = self.newest_for(from_zone, to_zone) as u32;
+    /// True if a session that was decided in `epoch` would be decided the same today. Asked where `epoch` is not
+    /// [`Tables::flow_epoch`]; the flow then gets that.
+    pub fn still_holds(&self, epoch: u32, of: &Bearing) -> bool {
         // Lower halves of generations: what is behind is less than half a turn behind.
-        epoch.wrapping_sub(newest) as i32 >= 0
-            && backend.is_none_or(|backend| self.backends.still_holds(backend, epoch))
+        epoch.wrapping_sub(self.newest_for(of) as u32) as i32 >= 0
+            && of.backend.is_none_or(|backend| self.backends.still_holds(backend, epoch))
     }
 
-    /// The generation that was the newest to matter to sessions from one zone to another.
-    fn newest_for(&self, from_zone: u8, to_zone: u8) -> u64 {
+    /// The generation that was the newest to matter to a session, its backend aside.
+    fn newest_for(&self, of: &Bearing) -> u64 {
         let Epochs { interfaces, routes, policy: _, backends: _, settings: _ } = self.epochs;
-        interfaces.max(routes).max(self.pairs.of(from_zone, to_zone))
+        interfaces.max(routes).max(self.ruled_in(of))
     }
 
-    /// The same for one with the backend in this slot, if it has one: what a session is decided again for.
-    pub fn decided_for(&self, from_zone: u8, to_zone: u8, backend: Option<u32>) -> u64 {
-        let since = backend.map_or(0, |backend| self.backends.state(backend).since);
-        self.newest_for(from_zone, to_zone).max(since)
+    /// The generation that was the newest to say something new of what a session is allowed.
+    pub fn ruled_in(&self, of: &Bearing) -> u64 {
+        let about = of.addresses.map_or(self.news.newest(), |addresses| self.news.about(&addresses));
+        self.pairs.of(of.from_zone, of.to_zone).max(about)
+    }
+
+    /// The same with its backend: what a session is decided again for.
+    pub fn decided_for(&self, of: &Bearing) -> u64 {
+        let since = of.backend.map_or(0, |backend| self.backends.state(backend).since);
+        self.newest_for(of).max(since)
     }
 
     /// The interface in `slot`.

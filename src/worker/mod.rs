@@ -275,8 +275,9 @@ impl Worker {
 
     /// When something is due without a packet.
     pub fn next_deadline(&self) -> Nanos {
-        let Engine { slow, flows, replication, .. } = &self.engine;
-        slow.next_deadline().min(flows.next_deadline()).min(replication.next_deadline())
+        let Engine { slow, flows, replication, review, .. } = &self.engine;
+        let due = slow.next_deadline().min(flows.next_deadline()).min(replication.next_deadline());
+        due.min(review.next_deadline())
     }
 
     /// Switches to the null pipeline: receive and put back, nothing else. For benchmarks.

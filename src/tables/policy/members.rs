@@ -138,6 +138,7 @@ impl Compiler {
         names.sort_unstable();
         names.dedup();
         let touched = policy.said.touched_by(names.into_iter().flat_map(|name| members.around(name)));
+        let touched = touched.about(changes.iter().map(|change| change.range.ends()));
         self.members = Some(members);
         let said = policy.said.with_groups(groups);
         let new = Policy { groups: compiled, said: Arc::new(said), ..(*policy).clone() };

@@ -5,10 +5,12 @@
 //! What was said before and what is said now are compared rule by rule: the longest run of rules that stand in the
 //! same order in both is as it was, every other rule is a change of the pairs it is for.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ahash::{AHashMap, AHashSet};
 
+use super::super::news;
 use super::compile::PolicySlots;
 use super::rules::ANY;
 use crate::config::{Config, Group, GroupName, Member, Nat, NatSource, Rule, Side};
@@ -93,6 +95,10 @@ impl Said {
         let mut touched = Touched::default();
         touched.pairs.extend(goes.then(|| pair_of(&rules[place], slots)));
         touched.pairs.extend(comes.map(|rule| pair_of(rule, slots)));
+        let changed = [goes.then(|| &rules[place]), comes].into_iter().flatten();
+        if let Some(ranges) = changed.map(|rule| ranges_of(rule)).collect::<Option<Vec<_>>>() {
+            touched = touched.about(ranges.into_iter().flatten());
+        }
         rules.splice(place..place + usize::from(goes), comes.cloned());
         // One that has grown becomes two, one that is empty none.
         let halves = if rules.len() > 2 * PART { rules.len().div_ceil(2) } else { rules.len().max(1) };
@@ -145,6 +151,14 @@ impl Said {
         }
         touched
     }
+}
+
+/// Addresses one of which a session has to have for a rule to match it, if they are few: those of one of its sides.
+fn ranges_of(rule: &Rule) -> Option<Vec<(IpAddr, IpAddr)>> {
+    let sides = [&rule.from, &rule.to].into_iter().filter_map(|side| side.prefix.as_ref());
+    let ranges = sides.map(|prefixes| prefixes.iter().map(|range| range.ends()).collect::<Vec<_>>());
+    let few = ranges.filter_map(|ranges| Some((news::networks_of(&ranges)?, ranges)));
+    few.min_by_key(|(networks, _)| *networks).map(|(_, ranges)| ranges)
 }
 
 /// The pair that a rule is for.
@@ -239,18 +253,33 @@ pub struct Touched {
     all: bool,
     /// [`ANY`] stands for every zone.
     pairs: AHashSet<(u16, u16)>,
+    /// Ranges of addresses, one of which a session has to have; none: any will do.
+    about: Vec<(IpAddr, IpAddr)>,
 }
 
 impl Touched {
     /// Every pair.
     pub fn everything() -> Touched {
-        Touched { all: true, pairs: AHashSet::new() }
+        Touched { all: true, ..Touched::default() }
+    }
+
+    /// Of these, the sessions with an address in one of these ranges.
+    pub fn about(self, ranges: impl Iterator<Item = (IpAddr, IpAddr)>) -> Touched {
+        Touched { about: ranges.collect(), ..self }
+    }
+
+    /// The ranges of addresses, if it is about some.
+    pub fn ranges(&self) -> Option<&[(IpAddr, IpAddr)]> {
+        Some(self.about.as_slice()).filter(|ranges| !ranges.is_empty() && !self.is_nothing())
     }
 
     /// These pairs.
     #[cfg(test)]
     pub fn pairs(pairs: &[(u8, u8)]) -> Touched {
-        Touched { all: false, pairs: pairs.iter().map(|(from, to)| ((*from).into(), (*to).into())).collect() }
+        Touched {
+            pairs: pairs.iter().map(|(from, to)| ((*from).into(), (*to).into())).collect(),
+            ..Touched::default()
+        }
     }
 
     /// True if no session is decided otherwise.
@@ -344,7 +373,8 @@ mod tests {
 
     #[test]
     fn an_epoch_is_that_of_the_pair_a_side_or_everything() {
-        let touched = |pairs: &[(u16, u16)]| Touched { all: false, pairs: pairs.iter().copied().collect() };
+        let touched =
+            |pairs: &[(u16, u16)]| Touched { pairs: pairs.iter().copied().collect(), ..Touched::default() };
         let none = PairEpochs::default();
         let epochs = none.after(&touched(&[(1, 2), (3, ANY)]), 5).after(&touched(&[(ANY, 4)]), 6);
         let of = |from, to| epochs.of(from, to);

@@ -1,5 +1,6 @@
 //! Policy against its twin: the config's rules, read one after the other.
 
+use std::iter;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -9,6 +10,7 @@ use crate::config::{AddressRange, Config, Member, Rule, Service};
 use crate::neighbours::NeighbourTable;
 use crate::packet::hash::Key;
 use crate::tables::compile::Compiler;
+use crate::tables::news::News;
 
 const INTERFACES: &str = r#"
 schema = 1
@@ -468,7 +470,9 @@ pool = ["198.51.100.1"]
         Arc::make_mut(changed).members.push(Member::Addresses(range));
         let change = MemberChange { group: name, range, more: 1 };
         let (new, touched) = compiler.with_members(&after.groups, &[change]).expect("members only");
-        assert_eq!(touched, expected, "{group}");
+        let range: AddressRange = member.parse().expect("a range");
+        assert_eq!(touched, expected.clone().about(iter::once(range.ends())), "{group}");
+        assert_eq!(touched.ranges().is_some(), group != "unused", "{group}");
         let whole = policy(&after, &mut compiler).expect("a policy");
         // A member that is there twice is no news to the sessions, but to the list.
         let old = Arc::clone(&compiler.tables().policy);
@@ -585,6 +589,19 @@ proptest! {
                 let (now, wanted) = (policy_.permit(&asked), whole.permit(&asked));
                 prop_assert_eq!(name(&compiler, now.rule), name(&fresh, wanted.rule), "{:?} {:?}", change, asked);
                 prop_assert_eq!((now.action, now.log, now.limit), (wanted.action, wanted.log, wanted.limit));
+                let was = before.permit(&asked);
+                // One of too many is everybody's.
+                let news = touched.ranges().and_then(|ranges| News::default().with(ranges, 1));
+                if let Some(news) = news
+                    && (was.rule, was.action) != (now.rule, now.action)
+                {
+                    // What is decided otherwise has an address that the change is about.
+                    let through = match question.dst {
+                        IpAddr::V6(dst) if nat64 => IpAddr::V4(Ipv4Addr::from(u128::from(dst) as u32)),
+                        dst => dst,
+                    };
+                    prop_assert_eq!(news.about(&[question.src, question.dst, through]), 1, "{:?} {:?}", change, asked);
+                }
             }
             let shadowed = |policy_: &Policy, compiler: &Compiler| {
                 let mut pairs: Vec<_> = policy_.shadowed().expect("few").iter()
@@ -596,7 +613,8 @@ proptest! {
             prop_assert_eq!(policy_.lines(), whole.lines());
             if is_new {
                 let again = policy(&config, &mut fresh).expect("a policy");
-                prop_assert_eq!(before.touched(&again, &compiler.policy_slots), touched.clone());
+                let everywhere = touched.clone().about(iter::empty());
+                prop_assert_eq!(before.touched(&again, &compiler.policy_slots), everywhere);
                 prop_assert_eq!(policy_.touched(&again, &compiler.policy_slots), Touched::default());
             }
             compiler.put_policy(policy_, &touched);
