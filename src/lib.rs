@@ -11,7 +11,8 @@
 //! remote      etcd and HTTP: processes of their own, clients of the socket
 //! control     the socket: requests, framing, transactions; revisions of the config on disk; never touches a packet
 //! worker      the run-to-completion loop; the only place that moves frames between ports and pipeline
-//! reader      how commands read and end what belongs to a worker; `replica`, how its sessions get to the peer
+//! reader      how commands read and end what belongs to a worker; `replica`, how its sessions get to the peer, and
+//!             `journal`, how they get to the next process
 //! pipeline    the packet path, one stage per file; sees no socket, file, lock or clock
 //! flow        sessions of a worker: flow table, timers, TCP tracker, NAT mappings
 //! ha          VRRP: which node answers for the addresses of both; without I/O and clock
@@ -78,6 +79,8 @@ pub mod ha;
 #[cfg(not(foundations))]
 pub mod host;
 pub mod io;
+#[cfg(not(foundations))]
+pub mod journal;
 pub mod listeners;
 pub mod macs;
 pub mod mem;

@@ -18,6 +18,7 @@ use crate::flow::changes::Gone;
 use crate::flow::flow_record::{FlowRecord, InTable, Name};
 use crate::flow::steering::{Loan, Steering};
 use crate::flow::{Flows, Handle, Tick, Tuple, flow_flags, timeout};
+use crate::journal::{Journal, Keeper};
 use crate::neighbours::ip_of;
 use crate::pipeline::replica::Round;
 use crate::pipeline::{Context, Table, replica};
@@ -71,6 +72,8 @@ pub struct Desk {
     changes: ArrayQueue<Change>,
     inbound: ArrayQueue<Inbound>,
     is_on: AtomicBool,
+    /// What an earlier process has left is installed: the worker takes what it is told, and tells nothing.
+    is_restoring: AtomicBool,
     /// The worker has seen that it is on: what it was given before is gone.
     takes: AtomicBool,
     is_overrun: AtomicBool,
@@ -89,6 +92,7 @@ impl Default for Desk {
             changes: ArrayQueue::new(CHANGES),
             inbound: ArrayQueue::new(INBOUND),
             is_on: AtomicBool::new(false),
+            is_restoring: AtomicBool::new(false),
             takes: AtomicBool::new(false),
             is_overrun: AtomicBool::new(false),
             has_lost: AtomicBool::new(false),
@@ -103,6 +107,11 @@ impl Desk {
     /// Has the worker tell of what changes, or not.
     pub fn set_on(&self, is_on: bool) {
         self.is_on.store(is_on, Relaxed);
+    }
+
+    /// Has the worker take what it is told without telling anything, or not.
+    pub fn set_restoring(&self, is_restoring: bool) {
+        self.is_restoring.store(is_restoring, Relaxed);
     }
 
     /// Has the worker tell of all its sessions; [`Change::Resynced`] of this number comes behind the last. Not 0.
@@ -252,6 +261,9 @@ struct Look {
 #[derive(Debug, Default)]
 pub struct Replication {
     is_on: bool,
+    /// Changes are noted, for whomever.
+    notes: bool,
+    keeper: Keeper,
     looks: [Option<Look>; 3],
     /// The last resync that was asked for.
     asked: u32,
@@ -265,19 +277,20 @@ pub struct Replication {
 impl Replication {
     /// When something is due without a packet.
     pub fn next_deadline(&self) -> Nanos {
-        match self.is_on {
+        let due = match self.is_on {
             true if self.looks.iter().any(Option::is_some) => Nanos(0),
             true => self.refresh_due,
             false => Nanos(u64::MAX),
-        }
+        };
+        due.min(self.keeper.next_deadline())
     }
 
-    /// What is to be told and done at the end of a turn. `desks`: those of all workers, with this one's at `id`. `busy`:
-    /// packets wait. True if it did something.
+    /// What is to be told, kept and done at the end of a turn. `desks`: those of all workers, with this one's at `id`.
+    /// `journal`: where sessions are kept. `busy`: packets wait. True if it did something.
     pub fn step(
         &mut self,
         id: usize,
-        desks: &[Desk],
+        (desks, journal): (&[Desk], Option<&Journal>),
         busy: bool,
         cx: &Context<'_>,
         flows: &mut Flows,
@@ -286,24 +299,33 @@ impl Replication {
         let is_on = desk.is_on.load(Relaxed);
         if self.is_on != is_on {
             self.is_on = is_on;
-            flows.v4.changes.set_wanted(is_on);
-            flows.v6.changes.set_wanted(is_on);
             flows.nat.gone.set_wanted(is_on);
             self.looks = [None; 3];
             self.refresh_due = cx.now.plus(REFRESH);
         }
-        if !is_on {
+        let notes = is_on || journal.is_some();
+        if self.notes != notes {
+            self.notes = notes;
+            flows.v4.changes.set_wanted(notes);
+            flows.v6.changes.set_wanted(notes);
+        }
+        if journal.is_some() && !self.keeper.has_begun() {
+            self.keeper.begin(cx.now, flows);
+        }
+        let journal = journal.map(|journal| (id, journal));
+        if !is_on && !desk.is_restoring.load(Relaxed) {
             while let Some(inbound) = desk.inbound.pop() {
                 if let Inbound::Install(_, Some(loan), _) = inbound {
                     flows.nat.loans.returns.push(loan);
                 }
             }
             desk.takes.store(false, Release);
-            return Stepped::default();
+            let worked = journal.is_some_and(|journal| self.keep(journal, busy, cx, flows));
+            return Stepped { worked, wake: None };
         }
         desk.takes.store(true, Release);
         let mut stepped = Stepped::default();
-        self.tell(desk, cx, flows);
+        self.tell((desk, journal), cx, flows);
         let pick = |(idle, busy_turn): (usize, usize)| if busy { busy_turn } else { idle };
         for _ in 0..pick(INSTALLED) {
             let Some(inbound) = desk.inbound.pop() else { break };
@@ -325,7 +347,7 @@ impl Replication {
                 self.begin(0, Why::Resync(wanted));
             }
         }
-        if self.refresh_due <= cx.now {
+        if self.is_on && self.refresh_due <= cx.now {
             self.refresh_due = cx.now.plus(REFRESH);
             self.refreshes = self.refreshes.wrapping_add(1);
             if self.looks[1].is_none() {
@@ -334,6 +356,9 @@ impl Replication {
         }
         for at in 0..self.looks.len() {
             stepped.worked |= self.look(at, pick(LOOKED_AT), desk, cx, flows);
+        }
+        if let Some(journal) = journal {
+            stepped.worked |= self.keeper.step(journal, busy, cx.now, flows);
         }
         let answered = flows.v4.answered() + flows.v6.answered();
         desk.answered.store(answered.into(), Relaxed);
@@ -345,8 +370,29 @@ impl Replication {
         self.looks[at] = Some(Look { why, next: 1 });
     }
 
-    /// Tells of what has changed in the turn. Ends first: a new session on an old tuple is told of behind that.
-    fn tell(&mut self, desk: &Desk, cx: &Context<'_>, flows: &mut Flows) {
+    /// Keeps what has changed in the turn: nobody else wants to know.
+    fn keep(&mut self, journal: (usize, &Journal), busy: bool, cx: &Context<'_>, flows: &mut Flows) -> bool {
+        let now = Tick::of(cx.now);
+        while let Some(session) = flows.v4.changes.pop() {
+            self.keeper.keep::<u32>(session, journal, now, flows);
+        }
+        while let Some(session) = flows.v6.changes.pop() {
+            self.keeper.keep::<u128>(session, journal, now, flows);
+        }
+        if flows.v4.changes.take_overrun() | flows.v6.changes.take_overrun() {
+            self.keeper.is_overrun();
+        }
+        self.keeper.step(journal, busy, cx.now, flows)
+    }
+
+    /// Tells of what has changed in the turn, and keeps it. Ends first: a new session on an old tuple is told of behind
+    /// that.
+    fn tell(
+        &mut self,
+        (desk, journal): (&Desk, Option<(usize, &Journal)>),
+        cx: &Context<'_>,
+        flows: &mut Flows,
+    ) {
         let now = Tick::of(cx.now);
         let lost = |pushed: bool| {
             if !pushed {
@@ -357,12 +403,21 @@ impl Replication {
             lost(desk.changes.push(Change::Gone(gone)).is_ok());
         }
         while let Some(session) = flows.v4.changes.pop() {
-            lost(tell::<u32>(session, desk, now, flows));
+            lost(!self.is_on || tell::<u32>(session, desk, now, flows));
+            if let Some(journal) = journal {
+                self.keeper.keep::<u32>(session, journal, now, flows);
+            }
         }
         while let Some(session) = flows.v6.changes.pop() {
-            lost(tell::<u128>(session, desk, now, flows));
+            lost(!self.is_on || tell::<u128>(session, desk, now, flows));
+            if let Some(journal) = journal {
+                self.keeper.keep::<u128>(session, journal, now, flows);
+            }
         }
-        lost(!flows.v4.changes.take_overrun() && !flows.v6.changes.take_overrun());
+        if flows.v4.changes.take_overrun() | flows.v6.changes.take_overrun() {
+            lost(false);
+            self.keeper.is_overrun();
+        }
         lost(!flows.nat.gone.take_overrun());
     }
 

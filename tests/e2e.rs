@@ -26,6 +26,8 @@ mod pressure;
 mod proving;
 #[path = "e2e/remote.rs"]
 mod remote;
+#[path = "e2e/restart.rs"]
+mod restart;
 #[path = "e2e/services.rs"]
 mod services;
 #[path = "e2e/sessions.rs"]

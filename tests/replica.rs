@@ -11,7 +11,9 @@ use etherparse::{
 };
 use proptest::prelude::*;
 use softgate::config::Config;
+use softgate::flow::{FlowTable, Tick};
 use softgate::io::memory::Cable;
+use softgate::journal::{Header, Journal, Left, Slot};
 use softgate::mem::{ChunkSize, PacketMemory};
 use softgate::replay;
 use softgate::replica::Change;
@@ -280,6 +282,44 @@ impl Lab {
         }
     }
 
+    /// Has sessions kept in a file from now on.
+    fn keep(&mut self) -> std::fs::File {
+        let file = tempfile::tempfile().expect("a file");
+        let header = Header {
+            workers: self.workers.len() as u32,
+            slots: FlowTable::<u32>::places_for(self.node.capacity.sessions),
+            boot: [1, 2],
+            node: 3,
+            run: 4,
+            epoch_ms: 0,
+        };
+        let journal = Journal::create(&file, header).expect("memory");
+        assert!(self.node.journal.set(journal).is_ok());
+        self.settle();
+        file
+    }
+
+    /// Goes on with what another has left in a file.
+    fn inherit(&mut self, file: &std::fs::File, time: Nanos) {
+        let left = Left::open(file).expect("a mapping").expect("a file of sessions");
+        let now = left.clock(time.0 / 1_000_000);
+        assert_eq!(now, Tick::of(time));
+        for place in 0..left.places() {
+            match left.read(place, now) {
+                Slot::Empty => {}
+                Slot::Is(record) => {
+                    let _ = self.node.dispatch().install(record, false).expect("room");
+                    self.settle();
+                }
+                other => panic!("place {place}: {other:?}"),
+            }
+        }
+    }
+
+    fn kept(&self) -> u64 {
+        self.node.journal.get().map_or(0, Journal::kept)
+    }
+
     fn sum(&self, field: fn(&ReplicaCounters) -> u64) -> u64 {
         self.node.counters.iter().map(|counters| field(&counters.replicas)).sum()
     }
@@ -496,6 +536,76 @@ proptest! {
         }
         labs.into_iter().for_each(Lab::stop);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn the_next_process_does_the_same(
+        plans in plans(),
+        workers in [1usize..5, 1usize..5],
+        is_late in any::<bool>(),
+        has_peer in any::<bool>(),
+    ) {
+        let mut labs = [Lab::new(workers[0], &config(), 1000), Lab::new(workers[1], &config(), 50)];
+        let [one, other] = &mut labs;
+        one.node.replicas().iter().for_each(|desk| desk.set_on(has_peer));
+        let mut flows = flows_of(&plans);
+        // Kept from the first packet on, or all at once.
+        let early = (!is_late).then(|| one.keep());
+        flows.iter_mut().for_each(|flow| flow.establish(one));
+        let file = early.unwrap_or_else(|| one.keep());
+        one.node.journal.get().expect("it was made").ask_all();
+        one.settle();
+        prop_assert!(one.node.journal.get().expect("it was made").is_whole());
+        prop_assert_eq!(one.kept(), flows.len() as u64);
+        other.inherit(&file, one.now);
+        prop_assert_eq!(other.refused(), 0);
+        prop_assert_eq!(other.sessions(), flows.len() as u64);
+        flows.iter_mut().for_each(|flow| flow.goes_on(&mut labs));
+        for lab in &labs {
+            let totals = Totals::of(lab.node.counters.iter().map(|counters| &**counters));
+            prop_assert_eq!(totals.drops, []);
+        }
+        for lab in &mut labs {
+            (0..3).for_each(|_| lab.pass(Duration::from_secs(8000)));
+            prop_assert_eq!(lab.sessions(), 0);
+            prop_assert_eq!(lab.kept(), 0);
+        }
+        let mut third = Lab::new(1, &config(), 1);
+        third.inherit(&file, labs[0].now);
+        prop_assert_eq!(third.sessions(), 0);
+        labs.into_iter().chain([third]).for_each(Lab::stop);
+    }
+}
+
+/// What opens, and what nobody has answered to, is not kept; what ends is kept no more, at once.
+#[test]
+fn what_is_kept_is_what_would_be_missed() {
+    let mut lab = Lab::new(1, &config(), 1000);
+    lab.node.replicas().iter().for_each(|desk| desk.set_on(false));
+    let file = lab.keep();
+    for port in 0..200 {
+        assert_eq!(lab.send(&flow(2, port).packet(0, SYN, 0), 0).len(), 1);
+    }
+    lab.send(&flow(0, 0).packet(0, 0, 10), 0);
+    assert_eq!((lab.sessions(), lab.kept()), (201, 0));
+    let mut ping = flow(1, 1);
+    ping.establish(&mut lab);
+    lab.settle();
+    assert_eq!(lab.kept(), 1);
+    // Its packets are noted in time for it not to be taken for over.
+    for _ in 0..20 {
+        lab.pass(Duration::from_secs(20));
+        ping.send(&mut lab, 0, 0, 10);
+    }
+    let mut next = Lab::new(2, &config(), 1);
+    next.inherit(&file, lab.now);
+    assert_eq!(next.sessions(), 1);
+    next.pass(Duration::from_secs(20));
+    assert_eq!(next.sessions(), 1, "its time has not begun anew, nor was it over");
+    lab.pass(Duration::from_secs(100));
+    assert_eq!((lab.sessions(), lab.kept()), (0, 0));
 }
 
 /// Everything that happens in the name of a plain flow from inside, through NAT.

@@ -16,6 +16,7 @@ mod drops;
 mod explain;
 #[cfg(all(feature = "remote", not(fuzzing)))]
 mod http;
+mod kept;
 mod migrate;
 mod nat;
 mod preview;

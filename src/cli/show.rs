@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::drain::says;
+use super::kept::kept;
 use super::table::{list, or_dash, page_text, table, text};
 use super::{Trouble, bridges, connect, print, print_json, revisions, services, sessions};
 use crate::config::{GroupName, InterfaceName, Lag, Name, PortMode, Prefix, RuleName, VrfName};
@@ -462,8 +463,9 @@ fn ha(list_of: &HaList) -> String {
         count => format!("\nframes that no device took: {count}\n"),
     };
     let pair = list_of.pair.as_deref().map(pair).unwrap_or_default();
+    let kept = list_of.kept.as_deref().map(kept).unwrap_or_default();
     let drain = list_of.drain.as_ref().map(|entry| format!("\ndrain: {}\n", says(entry)));
-    format!("{}{strays}{not_sent}{pair}{}", text(&table), drain.unwrap_or_default())
+    format!("{}{strays}{not_sent}{pair}{kept}{}", text(&table), drain.unwrap_or_default())
 }
 
 fn pair(entry: &PairEntry) -> String {

@@ -174,6 +174,9 @@ impl<'a> Checks<'a, '_> {
             let allowed = format!("not over udp_s, which is {}", flows.udp_s);
             self.fault("flows.udp_unreplied_s".into(), flows.udp_unreplied_s, allowed);
         }
+        if let Some(folder) = flows.keep.as_ref().filter(|folder| !folder.is_absolute()) {
+            self.fault("flows.keep".into(), folder.display(), "an absolute path, as /dev/shm/softgate");
+        }
         for (key, limit) in [
             ("per_host_sessions", flows.per_host_sessions),
             ("half_open", flows.half_open),

@@ -1,6 +1,7 @@
 //! The tables of sessions, firewall and NAT, one struct each, exactly as typed.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv6Net};
 use schemars::JsonSchema;
@@ -48,6 +49,9 @@ pub struct Flows {
     pub icmp_s: Seconds,
     /// Idle time of everything else. 600: Linux's `nf_conntrack_generic_timeout`.
     pub other_s: Seconds,
+    /// Folder in memory (tmpfs) in which sessions outlive the process, for this node alone; absent: they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<PathBuf>,
     /// Takes TCP connections up in the middle: for the time after a change of routing, not for ever.
     pub loose_tcp: bool,
     /// Sessions one inside host may have (IPv6: one /64), RFC 6888 REQ-5; absent: all.
@@ -74,6 +78,7 @@ impl Default for Flows {
             udp_unreplied_s: Ranged::constant(30),
             icmp_s: Ranged::constant(60),
             other_s: Ranged::constant(600),
+            keep: None,
             loose_tcp: false,
             per_host_sessions: None,
             half_open: None,

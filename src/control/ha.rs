@@ -1,6 +1,7 @@
 //! What `show ha` says.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,9 +22,35 @@ pub struct HaList {
     /// The other node, if the config has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair: Option<Box<PairEntry>>,
+    /// Sessions that outlive the process, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Box<KeptEntry>>,
     /// How far the node is on its way out of service, or why it has come back; absent: it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainEntry>,
+}
+
+/// Sessions that outlive the process (`flows.keep`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeptEntry {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Sessions that are kept.
+    pub sessions: u64,
+    /// Bytes of memory for all that may be.
+    pub bytes: u64,
+    /// Sessions that the process before this one has left and that went on at the start.
+    pub restored: u64,
+    /// How long that took, in milliseconds.
+    pub took_ms: u64,
+    /// From when the process before was known to be alive until then, in milliseconds; absent: it has left nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away_ms: Option<u64>,
+    /// Sessions that it had left and that could not go on, by cause; only what has counted.
+    pub not_restored: Vec<AdvertErrors>,
+    /// Why none are kept, or what was left could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// How a node is taken out of service.

@@ -524,6 +524,9 @@ fn retire<A: Address>(
         let idle = Tick::of(now).0.saturating_sub(last.max(other).0);
         nat.gone.note(Gone { name: flow_record::Name::of(&tuples[0]), idle });
     }
+    if table.is_kept(session) {
+        table.changes.note(session);
+    }
     // The peer logs what no packet came of here.
     if table.flags(session) & record_flags::LOGGED != 0 && !is_untouched(table, session) {
         nat.session_events.push(record_of(table, session, event, now));

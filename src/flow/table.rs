@@ -43,6 +43,8 @@ pub struct FlowTable<A> {
     pub changes: Changes<u32>,
     /// Sessions that both this node and its peer know of.
     told: u32,
+    /// Sessions that the next process would find, a bit for each; empty: none is kept.
+    kept: Vec<u64>,
     key: Key,
     /// Sessions that ended, in a list through `Connection::mapping`.
     free: u32,
@@ -82,6 +84,7 @@ impl<A: Address> FlowTable<A> {
             said: Vec::with_capacity(MOST_SAID),
             changes: Changes::default(),
             told: 0,
+            kept: Vec::new(),
             key,
             free: 0,
             ended: 0,
@@ -449,6 +452,29 @@ impl<A: Address> FlowTable<A> {
     /// Those that the peer was told of or has told of.
     pub fn told(&self) -> u32 {
         self.told
+    }
+
+    /// Places in a table for `capacity` sessions: their numbers lie below.
+    pub fn places_for(capacity: u32) -> u32 {
+        Self::numbers_for(capacity) + 1
+    }
+
+    /// Notes from now on which sessions the next process would find: none yet.
+    #[cold]
+    pub fn begin_keeping(&mut self) {
+        self.kept = vec![0; (self.numbers as usize + 1).div_ceil(64)];
+    }
+
+    /// True if the next process would find the session.
+    pub fn is_kept(&self, session: u32) -> bool {
+        self.kept.get(session as usize / 64).is_some_and(|bits| bits >> (session % 64) & 1 != 0)
+    }
+
+    /// Notes whether the next process would find the session.
+    pub fn set_kept(&mut self, session: u32, is_kept: bool) {
+        if let Some(bits) = self.kept.get_mut(session as usize / 64) {
+            *bits = *bits & !(1 << (session % 64)) | u64::from(is_kept) << (session % 64);
+        }
     }
 
     fn is_told(&self, session: u32) -> bool {

@@ -13,6 +13,7 @@ pub mod groups;
 pub mod ha;
 pub mod health;
 pub mod inspect;
+mod keeping;
 mod lists;
 mod mixed;
 mod pair;
@@ -63,6 +64,7 @@ use gaps::RunQueue;
 use ha::Ha;
 use health::Health;
 use inspect::{BackendHistory, Inspector, PoolHistory};
+use keeping::Keeping;
 use pair::PairThread;
 use preview::Preview;
 use revisions::History;
@@ -298,6 +300,8 @@ pub struct Gateway {
     history: History,
     /// The other node.
     pair: PairThread,
+    /// Sessions for the next process.
+    keeping: Keeping,
     /// What a commit would do to sessions.
     preview: Preview,
     /// Whether the node is about to leave.
@@ -368,6 +372,7 @@ impl Gateway {
             ha,
             history: History::default(),
             pair,
+            keeping: Keeping::default(),
             preview: Preview::default(),
             leaving: drain::Leaving::default(),
             spent: Spent::default(),
@@ -443,6 +448,10 @@ impl Gateway {
             tracing::error!(%error, "no thread for the pair: sessions are this node's alone");
         }
         self.check_backends();
+        if must_bind {
+            // Before the first packet comes.
+            self.keep_sessions();
+        }
         let mut failed = None;
         for port in 0..self.ports.len() {
             for member in 0..self.ports[port].members.len() {
@@ -486,6 +495,7 @@ impl Gateway {
         let generation = tables.generation;
         self.late.extend(retired);
         self.pair.note_names(&self.compiler);
+        self.keeping.note_names(&self.compiler);
         self.node.reserve_rules(&self.compiler.policy_slots);
         self.node.reserve_relays(&tables);
         let old = self.node.tables.swap(tables);
@@ -823,6 +833,7 @@ impl Gateway {
         self.backend_history.note(now, backends, &self.node);
         self.watch_commits(now);
         self.preview.tidy(now);
+        self.keeping.tend(now, &self.node);
     }
 
     /// How long [`Gateway::expire_members`] and [`Gateway::handle_health`] have nothing to do, at most `limit`.

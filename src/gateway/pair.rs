@@ -196,18 +196,7 @@ impl PairThread {
             return;
         }
         let before = self.names.len();
-        let policy = &compiler.policy_slots;
-        for (kind, slots) in [
-            (Kind::Interface, &compiler.interfaces),
-            (Kind::Vrf, &compiler.vrfs),
-            (Kind::Zone, &policy.zones),
-            (Kind::Rule, &policy.rules),
-            (Kind::NatRule, &policy.nat_rules),
-            (Kind::Pool, &policy.pools),
-            (Kind::Backend, &policy.backends),
-        ] {
-            self.names.extend(kind, slots.names().iter().map(String::as_str));
-        }
+        learn_names(&mut self.names, compiler);
         if self.names.len() > before {
             self.ask(Request::Names(Arc::new(self.names.clone())));
         }
@@ -465,6 +454,22 @@ impl Runner {
                 answered.saturating_sub(known) + desk.waiting() as u64
             })
             .sum()
+    }
+}
+
+/// Adds the names of slots that are not there yet.
+pub(super) fn learn_names(names: &mut Names, compiler: &Compiler) {
+    let policy = &compiler.policy_slots;
+    for (kind, slots) in [
+        (Kind::Interface, &compiler.interfaces),
+        (Kind::Vrf, &compiler.vrfs),
+        (Kind::Zone, &policy.zones),
+        (Kind::Rule, &policy.rules),
+        (Kind::NatRule, &policy.nat_rules),
+        (Kind::Pool, &policy.pools),
+        (Kind::Backend, &policy.backends),
+    ] {
+        names.extend(kind, slots.names().iter().map(String::as_str));
     }
 }
 

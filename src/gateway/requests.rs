@@ -143,6 +143,7 @@ impl Gateway {
             (old.system.frames != new.system.frames, "system.frames"),
             (old.control != new.control, "control"),
             (old.flows.capacity != new.flows.capacity, "flows.capacity"),
+            (old.flows.keep != new.flows.keep, "flows.keep"),
         ];
         let told = differs.iter().filter(|(differs, _)| *differs);
         told.map(|(_, what)| format!("{what} changes at the next start")).collect()

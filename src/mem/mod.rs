@@ -10,6 +10,7 @@ mod mapping;
 mod packet_memory;
 mod pool;
 pub mod prefetch;
+mod shared;
 pub mod simd;
 
 pub mod tsc;
@@ -18,6 +19,7 @@ pub use frame::{Frame, HEADROOM};
 pub use mapping::{HugeSlice, available_bytes};
 pub use packet_memory::{ChunkSize, MemoryError, PacketMemory, PageKind};
 pub use pool::FramePool;
+pub use shared::{SharedWords, is_in_memory};
 
 /// Packets of one burst: what a worker takes from one queue at a time.
 /// 64: two-stage prefetching gains nothing beyond it, and a burst of metadata stays in L1.

@@ -209,10 +209,11 @@ impl Engine {
         is_more
     }
 
-    /// Tells the peer what has changed, and does what it tells. True if it got anywhere.
+    /// Tells the peer what has changed, keeps it, and does what the peer tells. True if it got anywhere.
     pub(super) fn replicate(&mut self, busy: bool, cx: &Context<'_>, node: &Node) -> bool {
         let Some(desks) = node.replicas.get() else { return false };
-        let stepped = self.replication.step(self.id, desks, busy, cx, &mut self.flows);
+        let told = (&**desks, node.journal.get());
+        let stepped = self.replication.step(self.id, told, busy, cx, &mut self.flows);
         stepped.wake.inspect(|worker| node.wake_if_asleep(*worker));
         stepped.worked
     }

@@ -15,6 +15,7 @@ use crate::flow::nat::BlockClaims;
 use crate::flow::steering::{Loan, Request, Steering};
 use crate::host::probe::exchange::Exchange;
 use crate::io::waker::Waker;
+use crate::journal::Journal;
 use crate::mem::{BURST, Frame};
 use crate::neighbours::NeighbourTable;
 use crate::packet::hash::Key;
@@ -101,6 +102,8 @@ pub struct Node {
     pub desks: Box<[Desk]>,
     /// By worker, once the node has a peer: what the peer is told and tells.
     pub replicas: OnceLock<Box<[replica::Desk]>>,
+    /// Where sessions are kept for the next process, if they are. Not without `replicas`.
+    pub journal: OnceLock<Journal>,
     /// By worker: set while it blocks or is about to.
     pub(super) asleep: Box<[CachePadded<AtomicBool>]>,
     /// By port and member: the workers that have a queue there, one bit each (the first 64 workers).
@@ -164,6 +167,7 @@ impl Node {
             stopped: AtomicUsize::new(0),
             desks: (0..workers).map(|_| Desk::default()).collect(),
             replicas: OnceLock::new(),
+            journal: OnceLock::new(),
             wakers,
             asleep: (0..workers).map(|_| CachePadded::new(AtomicBool::new(false))).collect(),
             senders: (0..MAX_PORTS * MAX_MEMBERS).map(|_| AtomicU64::new(0)).collect(),

@@ -11,7 +11,7 @@ use crate::sessions::{Server, python};
 use crate::vrrp::{Pair, becomes, config, wait_for};
 
 /// Connections of each kind.
-const CONNECTIONS: usize = 20;
+pub const CONNECTIONS: usize = 20;
 
 /// Both nodes have this. The addresses of NAT are in the network of the far side, where the virtual router answers for
 /// them.
@@ -49,7 +49,7 @@ backends = [{ address = "10.8.1.10:7002" }]
 "#;
 
 /// Gives everything back.
-const ECHO: &str = r#"
+pub const ECHO: &str = r#"
 import socket, sys, threading
 def serve(conn):
     while data := conn.recv(65536):

@@ -152,6 +152,7 @@ impl Gateway {
             strays: errors(&status.strays),
             not_sent: status.not_sent,
             pair: self.show_pair().map(Box::new),
+            kept: self.keeping.show(&self.node),
             drain: Some(self.show_drain()).filter(DrainEntry::is_worth_showing),
         }
     }

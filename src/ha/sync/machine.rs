@@ -623,7 +623,7 @@ fn is_silent(peer: &Peer, now: Nanos) -> bool {
 }
 
 /// The slot that has the name here which a slot of the peer's has there.
-fn own_slot(kind: Kind, slot: u32, theirs: &Names, own: &Names) -> Option<u32> {
+pub fn own_slot(kind: Kind, slot: u32, theirs: &Names, own: &Names) -> Option<u32> {
     match kind {
         // Numbers of zones are slots and one; the gateway itself is the same everywhere.
         Kind::Zone if slot == u32::from(SELF) => Some(slot),

@@ -22,6 +22,6 @@ mod seal;
 mod stream;
 pub mod wire;
 
-pub use machine::{Link, Machine, Status, Told};
+pub use machine::{Link, Machine, Status, Told, own_slot};
 pub use names::Names;
 pub use seal::{BadDatagram, PairKey};

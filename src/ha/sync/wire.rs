@@ -351,7 +351,8 @@ const HAS_BOUND: u8 = 8;
 const IS_TCP: u8 = 16;
 const IS_PROXIED: u8 = 32;
 
-fn emit_record(record: &FlowRecord, out: &mut Vec<u8>) {
+/// Appends a session, without kind and length.
+pub fn emit_record(record: &FlowRecord, out: &mut Vec<u8>) {
     let FlowRecord { name, new, new_ports, reply_vrf, ingress, dscp, opened_with, .. } = record;
     let upper = match record.upper {
         Upper::Answered => 0,
@@ -386,6 +387,11 @@ fn emit_record(record: &FlowRecord, out: &mut Vec<u8>) {
             out.extend(proxy.to_replica());
         }
     }
+}
+
+/// The session that [`emit_record`] has written. What a later version has appended is passed over.
+pub fn parse_record(bytes: &[u8]) -> Option<FlowRecord> {
+    read_record(&mut Read(bytes))
 }
 
 fn read_record(read: &mut Read<'_>) -> Option<FlowRecord> {

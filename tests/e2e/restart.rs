@@ -1,0 +1,211 @@
+//! A lone node that is killed, ended or upgraded: connections through NAT, to a published server and to a service go on by
+//! the next process, and a UDP socket keeps its outside port.
+
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::NET;
+use crate::gateway::{Config, Gateway};
+use crate::lab::Lab;
+use crate::pair::{CONNECTIONS, ECHO, Talk};
+use crate::sessions::{Server, python, zoned};
+use crate::vrrp::wait_for;
+
+const MORE: &str = r#"
+[[rule]]
+name = "to-the-shop"
+action = "allow"
+from = { zone = "outside" }
+to = { zone = "inside" }
+service = "tcp/8081"
+[[service]]
+name = "shop"
+address = "198.51.100.85"
+service = "tcp/81"
+backends = [{ address = "10.0.1.10:8081" }]
+"#;
+
+/// Tells whoever sends it a datagram from where that came.
+const MIRROR: &str = r#"
+import socket
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("0.0.0.0", 7001))
+print("ready", flush=True)
+while True:
+    data, peer = sock.recvfrom(100)
+    sock.sendto(b"%s %d" % (data, peer[1]), peer)
+"#;
+
+/// Asks it again and again by one socket; writes how often it was told, and which ports.
+const ASK: &str = r#"
+import os, socket, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.settimeout(0.2)
+sock.connect(("HOST", 7001))
+ports, heard, number = set(), 0, 0
+print("ready", flush=True)
+while True:
+    number += 1
+    try:
+        sock.send(b"%d" % number)
+        ports.add(int(sock.recv(100).split()[1]))
+        heard += 1
+    except OSError:
+        pass
+    with open("FILE.new", "w") as file:
+        file.write(f"{heard} {len(ports)}")
+    os.rename("FILE.new", "FILE")
+    time.sleep(0.02)
+"#;
+
+/// A folder in memory of this test; gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Folder {
+        Folder(PathBuf::from(format!("/dev/shm/softgate-{test}-{}", std::process::id())))
+    }
+
+    /// The file of sessions.
+    fn sessions(&self) -> PathBuf {
+        let files = std::fs::read_dir(&self.0).expect("the folder").flatten().map(|entry| entry.path());
+        let is = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sessions."))
+        };
+        let found: Vec<PathBuf> = files.filter(is).collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].clone()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What has to go on.
+struct Traffic {
+    talks: [Talk; 3],
+    ports: PathBuf,
+    _programs: [Server; 4],
+}
+
+impl Traffic {
+    fn new(lab: &Lab) -> Traffic {
+        let ports = lab.path("ports");
+        let ask = ASK.replace("HOST", NET[0]).replace("FILE", &ports.display().to_string());
+        let programs = [
+            python(lab, "net", "far.py", &ECHO.replace("PORTS", "[7000]")),
+            python(lab, "a", "near.py", &ECHO.replace("PORTS", "[8080, 8081]")),
+            python(lab, "net", "mirror.py", MIRROR),
+            python(lab, "a", "ask.py", &ask),
+        ];
+        let talks = [
+            Talk::new(lab, "a", (NET[0], 7000)),
+            Talk::new(lab, "net", ("198.51.100.80", 80)),
+            Talk::new(lab, "net", ("198.51.100.85", 81)),
+        ];
+        let traffic = Traffic { talks, ports, _programs: programs };
+        traffic.goes_on();
+        traffic
+    }
+
+    /// How often the mirror was heard, and of how many ports it has told.
+    fn heard(&self) -> (u64, u64) {
+        let text = std::fs::read_to_string(&self.ports).unwrap_or_default();
+        let mut words = text.split(' ').filter_map(|word| word.parse().ok());
+        (words.next().unwrap_or(0), words.next().unwrap_or(0))
+    }
+
+    fn goes_on(&self) {
+        self.talks.iter().for_each(Talk::goes_on);
+        let (before, _) = self.heard();
+        wait_for("the mirror answers", || self.heard().0 > before + 5);
+        assert_eq!(self.heard().1, 1, "the socket has kept its port");
+    }
+}
+
+fn keeping(folder: &Path) -> Config {
+    zoned().with(MORE).with(&format!("[flows]\ncapacity = 20000\nkeep = \"{}\"\n", folder.display()))
+}
+
+fn kept(gateway: &Gateway) -> Value {
+    gateway.show("ha")["kept"].clone()
+}
+
+/// Sessions of the traffic.
+const SESSIONS: usize = 3 * CONNECTIONS + 1;
+
+#[test]
+fn sessions_of_a_lone_node_outlive_it() {
+    let Some(lab) = Lab::up("sessions_of_a_lone_node_outlive_it", &[]) else { return };
+    let folder = Folder::new("outlive");
+    let config = keeping(&folder.0);
+    let gateway = Gateway::start(&lab, &config);
+    assert_eq!(kept(&gateway)["restored"], 0);
+    let traffic = Traffic::new(&lab);
+    wait_for("all are kept", || kept(&gateway)["sessions"] == SESSIONS);
+
+    // Killed, twice: the second time before anything has been said.
+    gateway.kill();
+    let gateway = Gateway::start(&lab, &config);
+    let entry = kept(&gateway);
+    assert_eq!((&entry["restored"], &entry["not_restored"]), (&json!(SESSIONS), &json!([])), "{entry:#}");
+    gateway.kill();
+    let gateway = Gateway::start(&lab, &config);
+    let entry = kept(&gateway);
+    assert_eq!((&entry["restored"], &entry["not_restored"]), (&json!(SESSIONS), &json!([])), "{entry:#}");
+    traffic.goes_on();
+    let said = gateway.ask("show ha");
+    assert!(said.contains("KEPT FOR A RESTART") && said.contains("not restored: none"), "{said}");
+
+    // Ended as it should be.
+    wait_for("what was left before is gone", || std::fs::read_dir(&folder.0).expect("it").count() == 3);
+    gateway.stop();
+    let path = folder.sessions();
+
+    // Spoiled here and there: what is whole goes on.
+    let file = std::fs::File::options().read(true).write(true).open(&path).expect("the file");
+    let mut spoiled = 0;
+    for session in 1..SESSIONS as u64 + 1 {
+        let mut place = [0; 128];
+        let at = 4096 + session * 128;
+        file.read_exact_at(&mut place, at).expect("it is that long");
+        // UDP's: the mirror has to answer.
+        if spoiled < 3 && place[4] != 0 && place[24 + 1] == 6 {
+            file.write_all_at(&[place[40] ^ 1], at + 40).expect("it is written");
+            spoiled += 1;
+        }
+    }
+    let gateway = Gateway::start(&lab, &config);
+    let entry = kept(&gateway);
+    let torn = json!([{ "kind": "torn", "count": 3 }]);
+    assert_eq!((&entry["restored"], &entry["not_restored"]), (&json!(SESSIONS - 3), &torn), "{entry:#}");
+    gateway.stop();
+
+    // Garbage from the first byte on: it starts, and says so.
+    let path = folder.sessions();
+    let garbage: Vec<u8> = (0..1u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    std::fs::write(&path, garbage).expect("it is written");
+    let gateway = Gateway::start(&lab, &config);
+    let entry = kept(&gateway);
+    assert!(
+        entry["restored"] == 0
+            && entry["trouble"].as_str().is_some_and(|why| why.contains("no file of sessions"))
+    );
+    gateway.stop();
+}
+
+#[test]
+fn a_folder_that_will_not_do_is_said_and_the_gateway_serves() {
+    let Some(lab) = Lab::up("a_folder_that_will_not_do_is_said_and_the_gateway_serves", &[]) else { return };
+    let gateway = Gateway::start(&lab, &keeping(Path::new("/var/tmp")));
+    let entry = kept(&gateway);
+    let trouble = entry["trouble"].as_str().unwrap_or_default();
+    assert!(trouble.contains("not ours alone") || trouble.contains("not in memory"), "{entry:#}");
+    lab.ping("a", NET[0], "");
+    gateway.stop();
+}
