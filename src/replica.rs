@@ -8,6 +8,7 @@
 //!
 //! A session that lives for long is told of again in each third of the time that it may be idle, as long as packets come.
 
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::Duration;
@@ -15,12 +16,14 @@ use std::time::Duration;
 use crossbeam::queue::ArrayQueue;
 
 use crate::flow::changes::Gone;
+use crate::flow::digest::{Digest, SLICES, Slices};
 use crate::flow::flow_record::{FlowRecord, InTable, Name};
 use crate::flow::steering::{Loan, Steering};
 use crate::flow::{Flows, Handle, Tick, Tuple, flow_flags, timeout};
 use crate::journal::{Journal, Keeper};
 use crate::neighbours::ip_of;
-use crate::pipeline::replica::Round;
+use crate::packet::hash::Key;
+use crate::pipeline::replica::{NotInstalled, Round};
 use crate::pipeline::{Context, Table, replica};
 use crate::telemetry::add;
 use crate::time::Nanos;
@@ -35,6 +38,14 @@ const RESYNC_ROOM: usize = CHANGES / 2;
 const LOOKED_AT: (usize, usize) = (1024, 32);
 /// Records installed in a turn, likewise: each is a decision and some cache misses.
 const INSTALLED: (usize, usize) = (128, 8);
+/// Share of a loaded worker's time that audits may take, in percent.
+const AUDIT_SHARE: u64 = 2;
+/// What a look at one session is taken to last: two flows and a record, read in order, and two hashes.
+const AUDIT_STEP: Duration = Duration::from_nanos(100);
+/// Sessions looked at for audits in a turn at most: without packets, and with some, however long none was.
+const AUDITED: (usize, usize) = (256, 32);
+/// A session is fetched so many before its turn.
+const AHEAD: u32 = 2;
 /// Time between two looks at all sessions.
 const REFRESH: Duration = Duration::from_secs(30);
 
@@ -49,6 +60,8 @@ pub enum Change {
     Begins(u32),
     /// They have been.
     Resynced(u32),
+    /// [`Desk::sums`] are those of the look of this number.
+    Summed(u32),
 }
 
 /// What a worker is told.
@@ -64,6 +77,12 @@ pub enum Inbound {
     Begin,
     /// It has: to end sessions that it has not told of.
     Sweep,
+    /// It has, and began with nothing: what it has not told of is this node's alone.
+    Disown,
+    /// The peer tells of everything in some slices from now on.
+    BeginPart,
+    /// It has: to end sessions in them that it has not told of.
+    SweepPart(Slices),
 }
 
 /// Where one worker and the thread meet.
@@ -79,11 +98,25 @@ pub struct Desk {
     is_overrun: AtomicBool,
     /// Something that the peer has told is lost.
     has_lost: AtomicBool,
+    /// Something that the peer has told can be had once tables have what they lack.
+    is_early: AtomicBool,
     /// The resync that is wanted; 0: none was.
     wanted: AtomicU32,
+    /// Slices that are to be told again, with the number to say it by.
+    repairs: ArrayQueue<(u32, Slices)>,
+    /// The look that is wanted for an audit; 0: none was.
+    audit: AtomicU32,
+    /// What it is keyed with, and its sums by slice: there once somebody audits.
+    sums: OnceLock<Sums>,
     /// Sessions that would be missed, and those of them that the peer was told of or has told of.
     answered: AtomicU64,
     told: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Sums {
+    key: [AtomicU64; 2],
+    by_slice: Box<[AtomicU64]>,
 }
 
 impl Default for Desk {
@@ -96,7 +129,11 @@ impl Default for Desk {
             takes: AtomicBool::new(false),
             is_overrun: AtomicBool::new(false),
             has_lost: AtomicBool::new(false),
+            is_early: AtomicBool::new(false),
             wanted: AtomicU32::new(0),
+            repairs: ArrayQueue::new(1),
+            audit: AtomicU32::new(0),
+            sums: OnceLock::new(),
             answered: AtomicU64::new(0),
             told: AtomicU64::new(0),
         }
@@ -119,6 +156,33 @@ impl Desk {
         self.wanted.store(number, Release);
     }
 
+    /// Has the worker tell of what it has in these slices, between [`Change::Begins`] and [`Change::Resynced`] of this number.
+    /// False: it is still at others.
+    #[must_use]
+    pub fn repair(&self, number: u32, slices: Slices) -> bool {
+        self.repairs.push((number, slices)).is_ok()
+    }
+
+    /// What audits are keyed with. Before the first of them, and before a peer is spoken with: a worker makes no memory.
+    pub fn set_audit_key(&self, key: Key) {
+        let zeros = || (0..SLICES).map(|_| AtomicU64::new(0)).collect();
+        let sums = self.sums.get_or_init(|| Sums { key: Default::default(), by_slice: zeros() });
+        let [first, second] = &sums.key;
+        first.store(key.0, Relaxed);
+        second.store(key.1, Relaxed);
+    }
+
+    /// Has the worker sum up its sessions; [`Change::Summed`] of this number comes behind the last. Not 0.
+    pub fn audit(&self, number: u32) {
+        self.audit.store(number, Release);
+    }
+
+    /// Adds the worker's sums, by slice.
+    pub fn add_sums(&self, all: &mut [u64]) {
+        let by_slice = self.sums.get().map(|sums| &*sums.by_slice).unwrap_or_default();
+        all.iter_mut().zip(by_slice).for_each(|(sum, own)| *sum = sum.wrapping_add(own.load(Relaxed)));
+    }
+
     /// True if something was lost since this was asked last.
     pub fn take_overrun(&self) -> bool {
         self.is_overrun.swap(false, AcqRel)
@@ -127,6 +191,11 @@ impl Desk {
     /// True if something that the peer has told was lost since this was asked last.
     pub fn take_lost(&self) -> bool {
         self.has_lost.swap(false, AcqRel)
+    }
+
+    /// True if something that the peer has told was too early for the tables since this was asked last.
+    pub fn take_early(&self) -> bool {
+        self.is_early.swap(false, AcqRel)
     }
 
     /// The next change.
@@ -218,6 +287,21 @@ impl<'a> Dispatch<'a> {
         self.all(Inbound::Sweep)
     }
 
+    /// The same of a peer that began with nothing.
+    pub fn disown(&self) -> Result<(), usize> {
+        self.all(Inbound::Disown)
+    }
+
+    /// The peer tells of everything in some slices from now on.
+    pub fn begin_part(&self) -> Result<(), usize> {
+        self.all(Inbound::BeginPart)
+    }
+
+    /// It has: ends sessions in them that it has not told of.
+    pub fn sweep_part(&self, slices: Slices) -> Result<(), usize> {
+        self.all(Inbound::SweepPart(slices))
+    }
+
     fn all(&self, inbound: Inbound) -> Result<(), usize> {
         (0..self.desks.len()).try_for_each(|worker| self.give(worker, inbound).map(drop).ok_or(worker))
     }
@@ -248,6 +332,24 @@ enum Why {
     Refresh,
     /// Those go that the peer's resync did not have.
     Sweep,
+    /// Those are this node's alone that the peer's resync did not have.
+    Disown,
+    /// All in some slices are told of.
+    Repair(u32),
+    /// Those in some slices go that were not told of in the peer's.
+    SweepPart,
+    /// All are summed up.
+    Audit(u32),
+}
+
+/// Places of [`Replication::looks`]: of those that share one, one takes the place of the other.
+mod place {
+    pub const RESYNC: usize = 0;
+    pub const REFRESH: usize = 1;
+    pub const SWEEP: usize = 2;
+    pub const REPAIR: usize = 3;
+    pub const AUDIT: usize = 4;
+    pub const COUNT: usize = 5;
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -264,9 +366,16 @@ pub struct Replication {
     /// Changes are noted, for whomever.
     notes: bool,
     keeper: Keeper,
-    looks: [Option<Look>; 3],
-    /// The last resync that was asked for.
+    looks: [Option<Look>; place::COUNT],
+    /// The last resync that was asked for, and the last look for an audit.
     asked: u32,
+    asked_audit: u32,
+    /// Slices that are told again, and those that are swept.
+    repaired: Option<Slices>,
+    swept: Option<Slices>,
+    /// When an audit went on last, and the time that it may take, in nanoseconds.
+    audited: Nanos,
+    credit: u64,
     /// Number of the peer's resync, modulo 8: so many may be broken off in a row.
     round: u8,
     /// When the next refresh begins, and how many there were.
@@ -300,7 +409,7 @@ impl Replication {
         if self.is_on != is_on {
             self.is_on = is_on;
             flows.nat.gone.set_wanted(is_on);
-            self.looks = [None; 3];
+            self.looks = [None; place::COUNT];
             self.refresh_due = cx.now.plus(REFRESH);
         }
         let notes = is_on || journal.is_some();
@@ -319,6 +428,7 @@ impl Replication {
                     flows.nat.loans.returns.push(loan);
                 }
             }
+            while desk.repairs.pop().is_some() {}
             desk.takes.store(false, Release);
             let worked = journal.is_some_and(|journal| self.keep(journal, busy, cx, flows));
             return Stepped { worked, wake: None };
@@ -344,18 +454,21 @@ impl Replication {
             stepped.worked = true;
             if desk.changes.push(Change::Begins(wanted)).is_ok() {
                 self.asked = wanted;
-                self.begin(0, Why::Resync(wanted));
+                self.begin(place::RESYNC, Why::Resync(wanted));
             }
         }
+        self.begin_repair(desk);
+        stepped.worked |= self.begin_audit(desk);
         if self.is_on && self.refresh_due <= cx.now {
             self.refresh_due = cx.now.plus(REFRESH);
             self.refreshes = self.refreshes.wrapping_add(1);
-            if self.looks[1].is_none() {
-                self.begin(1, Why::Refresh);
+            if self.looks[place::REFRESH].is_none() {
+                self.begin(place::REFRESH, Why::Refresh);
             }
         }
         for at in 0..self.looks.len() {
-            stepped.worked |= self.look(at, pick(LOOKED_AT), desk, cx, flows);
+            let places = if at == place::AUDIT { self.audit_places(busy, cx.now) } else { pick(LOOKED_AT) };
+            stepped.worked |= self.look(at, places, desk, cx, flows);
         }
         if let Some(journal) = journal {
             stepped.worked |= self.keeper.step(journal, busy, cx.now, flows);
@@ -364,6 +477,46 @@ impl Replication {
         desk.answered.store(answered.into(), Relaxed);
         desk.told.store(u64::from(flows.v4.told()) + u64::from(flows.v6.told()), Relaxed);
         stepped
+    }
+
+    /// Begins to tell slices again: what was told before lies before it.
+    fn begin_repair(&mut self, desk: &Desk) {
+        if self.looks[place::REPAIR].is_some() || desk.repairs.is_empty() || desk.changes.is_full() {
+            return;
+        }
+        if let Some((number, slices)) = desk.repairs.pop() {
+            // There was room, and nobody else puts anything in.
+            let _ = desk.changes.push(Change::Begins(number));
+            self.repaired = Some(slices);
+            self.begin(place::REPAIR, Why::Repair(number));
+        }
+    }
+
+    fn begin_audit(&mut self, desk: &Desk) -> bool {
+        let wanted = desk.audit.load(Acquire);
+        if wanted == self.asked_audit {
+            return false;
+        }
+        self.asked_audit = wanted;
+        if let Some(sums) = desk.sums.get() {
+            sums.by_slice.iter().for_each(|sum| sum.store(0, Relaxed));
+            self.begin(place::AUDIT, Why::Audit(wanted));
+        }
+        true
+    }
+
+    /// Sessions that an audit may look at in this turn: with packets, a share of the time.
+    fn audit_places(&mut self, busy: bool, now: Nanos) -> usize {
+        let passed = now.since(self.audited).as_nanos().min(1 << 32) as u64;
+        self.audited = now;
+        const STEP: u64 = AUDIT_STEP.as_nanos() as u64;
+        self.credit = (self.credit + passed * AUDIT_SHARE / 100).min(STEP * AUDITED.1 as u64);
+        if !busy {
+            return AUDITED.0;
+        }
+        let places = self.credit / STEP;
+        self.credit -= places * STEP;
+        places as usize
     }
 
     fn begin(&mut self, at: usize, why: Why) {
@@ -436,6 +589,9 @@ impl Replication {
                     InTable::V4 => replica::install::<u32>(&record, loan, round, cx, flows),
                     InTable::V6 => replica::install::<u128>(&record, loan, round, cx, flows),
                 };
+                if result == Err(NotInstalled::Early) {
+                    desks[id].is_early.store(true, Release);
+                }
                 replica::note(&result, cx.counters);
                 None
             }
@@ -465,16 +621,33 @@ impl Replication {
                 None
             }
             Inbound::Begin => {
-                // What is left of a sweep is left to the next.
-                self.looks[2] = None;
-                self.round = (self.round + 1) % 8;
+                self.begin_round();
                 None
             }
             Inbound::Sweep => {
-                self.begin(2, Why::Sweep);
+                self.begin(place::SWEEP, Why::Sweep);
+                None
+            }
+            Inbound::Disown => {
+                self.begin(place::SWEEP, Why::Disown);
+                None
+            }
+            Inbound::BeginPart => {
+                self.begin_round();
+                None
+            }
+            Inbound::SweepPart(slices) => {
+                self.swept = Some(slices);
+                self.begin(place::SWEEP, Why::SweepPart);
                 None
             }
         }
+    }
+
+    /// The peer tells of something once more: what is left of a sweep is left to the next, or to an audit.
+    fn begin_round(&mut self) {
+        self.looks[place::SWEEP] = None;
+        self.round = (self.round + 1) % 8;
     }
 
     /// Goes on with a look at all sessions. True if it got anywhere.
@@ -490,7 +663,7 @@ impl Replication {
         let now = Tick::of(cx.now);
         let mut worked = false;
         while places > 0 {
-            if look.why != Why::Sweep && desk.changes.len() >= RESYNC_ROOM {
+            if look.why.tells() && desk.changes.len() >= RESYNC_ROOM {
                 // The thread takes some of it first.
                 break;
             }
@@ -503,8 +676,11 @@ impl Replication {
                 self.look_at::<u128>(look.next - of_v4, look.why, desk, (cx, now), flows);
             } else {
                 match look.why {
-                    Why::Resync(number) => drop(desk.changes.push(Change::Resynced(number))),
-                    Why::Sweep | Why::Refresh => {}
+                    Why::Resync(number) | Why::Repair(number) => {
+                        let _ = desk.changes.push(Change::Resynced(number));
+                    }
+                    Why::Audit(number) => drop(desk.changes.push(Change::Summed(number))),
+                    Why::Sweep | Why::Disown | Why::SweepPart | Why::Refresh => {}
                 }
                 self.looks[at] = None;
                 return true;
@@ -513,6 +689,13 @@ impl Replication {
         }
         self.looks[at] = Some(look);
         worked
+    }
+
+    /// Ends a session that the peer was to tell of, and has not. False: there is nothing to tell.
+    fn sweep<A: Table>(&self, session: u32, cx: &Context<'_>, flows: &mut Flows) -> bool {
+        let swept = replica::sweep::<A>(session, self.round, cx, flows);
+        add(&cx.counters.replicas.swept, u64::from(swept));
+        false
     }
 
     fn look_at<A: Table>(
@@ -526,9 +709,25 @@ impl Replication {
         let is_meant = match why {
             Why::Resync(_) => true,
             Why::Refresh => is_due::<A>(session, self.refreshes, (cx, now), flows),
-            Why::Sweep => {
-                let swept = replica::sweep::<A>(session, self.round, cx, flows);
-                add(&cx.counters.replicas.swept, u64::from(swept));
+            Why::Sweep => self.sweep::<A>(session, cx, flows),
+            Why::Disown => {
+                replica::disown::<A>(session, self.round, flows);
+                false
+            }
+            Why::Repair(_) => is_in::<A>(session, self.repaired.as_ref(), desk, (cx, flows)),
+            Why::SweepPart => {
+                is_in::<A>(session, self.swept.as_ref(), desk, (cx, flows))
+                    && self.sweep::<A>(session, cx, flows)
+            }
+            Why::Audit(_) => {
+                A::shared(flows).prefetch_session(session.saturating_add(AHEAD));
+                if let (Some(sums), Some(digest)) =
+                    (desk.sums.get(), digest_of::<A>(session, desk, cx, flows))
+                {
+                    // Nobody else writes it.
+                    let sum = &sums.by_slice[usize::from(digest.slice)];
+                    sum.store(sum.load(Relaxed).wrapping_add(digest.sum), Relaxed);
+                }
                 false
             }
         };
@@ -537,6 +736,35 @@ impl Replication {
             tell::<A>(session, desk, now, flows);
         }
     }
+}
+
+impl Why {
+    /// Something comes of it for the thread.
+    fn tells(self) -> bool {
+        match self {
+            Why::Resync(_) | Why::Refresh | Why::Repair(_) | Why::Audit(_) => true,
+            Why::Sweep | Why::Disown | Why::SweepPart => false,
+        }
+    }
+}
+
+/// A session's part in the sums, if the peer knows of it.
+fn digest_of<A: Table>(session: u32, desk: &Desk, cx: &Context<'_>, flows: &Flows) -> Option<Digest> {
+    let (table, sums) = (A::shared(flows), desk.sums.get()?);
+    let key = Key(sums.key[0].load(Relaxed), sums.key[1].load(Relaxed));
+    let mark = |vrf: u16| cx.tables.vrfs.get(usize::from(vrf)).map_or(0, |vrf| vrf.mark);
+    table.is_live(session).then(|| Digest::of(table, session, key, mark))?
+}
+
+/// True if a session that the peer knows of is in one of these slices.
+fn is_in<A: Table>(
+    session: u32,
+    slices: Option<&Slices>,
+    desk: &Desk,
+    (cx, flows): (&Context<'_>, &Flows),
+) -> bool {
+    let digest = digest_of::<A>(session, desk, cx, flows);
+    digest.is_some_and(|digest| slices.is_some_and(|slices| slices.has(digest.slice)))
 }
 
 /// What a step has done.

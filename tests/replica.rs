@@ -11,10 +11,12 @@ use etherparse::{
 };
 use proptest::prelude::*;
 use softgate::config::Config;
+use softgate::flow::digest::{SLICES, Slices};
 use softgate::flow::{FlowTable, Tick};
 use softgate::io::memory::Cable;
 use softgate::journal::{Header, Journal, Left, Slot};
 use softgate::mem::{ChunkSize, PacketMemory};
+use softgate::packet::hash::Key;
 use softgate::replay;
 use softgate::replica::Change;
 use softgate::tables::compile::Compiler;
@@ -276,10 +278,33 @@ impl Lab {
                     Change::Gone(gone) => dispatch.end(gone).expect("room"),
                     Change::Begins(_) => {}
                     Change::Resynced(_) => resynced += 1,
+                    Change::Summed(_) => {}
                 }
                 other.settle();
             }
         }
+    }
+
+    /// Looks at all sessions: sums by slice.
+    fn sums(&mut self, number: u32) -> Vec<u64> {
+        for desk in self.node.replicas() {
+            desk.set_audit_key(Key(3, 4));
+            desk.audit(number);
+        }
+        self.settle();
+        let mut sums = vec![0; SLICES];
+        self.node.replicas().iter().for_each(|desk| desk.add_sums(&mut sums));
+        sums
+    }
+
+    /// Tells the other node all that is in some slices.
+    fn repair(&mut self, other: &mut Lab, slices: &[u16]) {
+        let slices = Slices::of(slices.iter().copied());
+        other.node.dispatch().begin_part().expect("room");
+        self.node.replicas().iter().for_each(|desk| assert!(desk.repair(7, slices)));
+        assert_eq!(self.tell(other) as usize, self.workers.len(), "every worker comes to an end");
+        other.node.dispatch().sweep_part(slices).expect("room");
+        other.settle();
     }
 
     /// Has sessions kept in a file from now on.
@@ -658,6 +683,73 @@ fn a_resync_tells_everything_and_ends_the_rest() {
         assert_eq!(other.sessions(), 2);
         assert_eq!(other.sum(|replicas| replicas.swept.load(Ordering::Relaxed)), 1);
         flows.remove(1);
+        flows.iter_mut().for_each(|flow| flow.goes_on(&mut labs));
+        labs.into_iter().for_each(Lab::stop);
+    }
+}
+
+fn differing(one: &[u64], other: &[u64]) -> Vec<u16> {
+    (0..=u16::MAX).filter(|slice| one[usize::from(*slice)] != other[usize::from(*slice)]).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+    /// Both nodes find the same sums, whatever the flows, the workers and what each of them knows; they differ where one
+    /// has ended what the other has not heard of, and what is told again makes them equal.
+    #[test]
+    fn audits_see_what_has_drifted(plans in plans(), workers in [1usize..5, 1usize..5], tells_first: bool) {
+        let mut labs = [Lab::new(workers[0], &config(), 1000), Lab::new(workers[1], &config(), 50)];
+        let mut flows = flows_of(&plans);
+        flows.iter_mut().for_each(|flow| flow.establish(&mut labs[0]));
+        let [one, other] = &mut labs;
+        one.tell(other);
+        prop_assert!(differing(&one.sums(1), &other.sums(1)).is_empty());
+        // A ping is over, here or there, and nobody says so.
+        let [is_over, stays] = if tells_first { [one, other] } else { [other, one] };
+        is_over.node.replicas().iter().for_each(|desk| desk.set_on(false));
+        is_over.pass(Duration::from_secs(200));
+        is_over.node.replicas().iter().for_each(|desk| desk.set_on(true));
+        let pings = flows.iter().filter(|flow| matches!(flow.there.upper, Upper::Ping { .. })).count();
+        let apart = differing(&is_over.sums(2), &stays.sums(2));
+        prop_assert_eq!(apart.len(), pings);
+        if pings > 0 {
+            // The first node has seen packets of it: its word counts.
+            let sessions = flows.len() as u64 - if tells_first { pings as u64 } else { 0 };
+            let [one, other] = if tells_first { [is_over, stays] } else { [stays, is_over] };
+            one.repair(other, &apart);
+            prop_assert_eq!((one.sessions(), other.sessions()), (sessions, sessions));
+            prop_assert!(differing(&one.sums(3), &other.sums(3)).is_empty());
+        }
+        let totals = |lab: &Lab| Totals::of(lab.node.counters.iter().map(|counters| &**counters)).drops;
+        prop_assert!(labs.iter().all(|lab| totals(lab).is_empty()));
+        labs.into_iter().for_each(Lab::stop);
+    }
+}
+
+/// What a node knows only from another one that has lost it is not ended when that one comes back with nothing.
+#[test]
+fn who_comes_back_with_nothing_ends_nothing() {
+    for workers in [[1, 2], [3, 1]] {
+        let (labs, mut flows) = told(workers, &config());
+        let [dead, mut other] = labs;
+        dead.stop();
+        let mut back = Lab::new(workers[0], &config(), 1);
+        // It tells of everything, which is nothing.
+        other.node.dispatch().begin().expect("room");
+        other.node.dispatch().disown().expect("room");
+        other.settle();
+        assert_eq!(other.sessions(), 3);
+        other.node.replicas().iter().for_each(|desk| desk.resync(1));
+        other.tell(&mut back);
+        assert_eq!((back.sessions(), back.refused()), (3, 0));
+        // From now on it has heard of them: what it does not tell of is over.
+        back.node.replicas().iter().for_each(|desk| desk.resync(2));
+        other.node.dispatch().begin().expect("room");
+        back.tell(&mut other);
+        other.node.dispatch().sweep().expect("room");
+        other.settle();
+        assert_eq!(other.sessions(), 3);
+        let mut labs = [back, other];
         flows.iter_mut().for_each(|flow| flow.goes_on(&mut labs));
         labs.into_iter().for_each(Lab::stop);
     }

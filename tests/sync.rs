@@ -8,8 +8,10 @@ use proptest::prelude::*;
 
 use softgate::flow::Tuple;
 use softgate::flow::changes::Gone;
+use softgate::flow::digest::SLICES;
 use softgate::flow::flow_record::{FlowRecord, InTable, Kind, Name, Port, Upper};
 use softgate::flow::tcp::{Segment, SynOptions, Tcp, flags};
+use softgate::ha::sync::audit::PAUSE;
 use softgate::ha::sync::machine::{BLOCK_RECORDS, HEARTBEAT, SILENCE};
 use softgate::ha::sync::wire::{Item, items};
 use softgate::ha::sync::{BadDatagram, Link, Machine, Names, PairKey, Told};
@@ -83,6 +85,8 @@ struct Heard {
     sessions: BTreeMap<u16, (u32, u32)>,
     round: u32,
     room: usize,
+    /// How often the other had begun with nothing.
+    births: u32,
 }
 
 impl Link for Heard {
@@ -102,8 +106,29 @@ impl Link for Heard {
             Told::Gone(gone) => drop(self.sessions.remove(&gone.name.tuple.src_port)),
             Told::Begin => self.round += 1,
             Told::End => self.sessions.retain(|_, (_, round)| *round == self.round),
+            Told::EndOfFirst => self.births += 1,
+            Told::BeginPart => self.round += 1,
+            Told::EndPart(slices) => {
+                let round = self.round;
+                self.sessions.retain(|session, (_, told)| !slices.has(slice_of(*session)) || *told == round);
+            }
         }
     }
+}
+
+/// Some sessions share a slice.
+fn slice_of(session: u16) -> u16 {
+    (session / 3).wrapping_mul(1021)
+}
+
+fn sums<'a>(sessions: impl Iterator<Item = (&'a u16, u32)>) -> Vec<u64> {
+    let mut sums = vec![0_u64; SLICES];
+    for (session, version) in sessions {
+        let sum = (u64::from(*session) << 32 | u64::from(version)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let slice = &mut sums[usize::from(slice_of(*session))];
+        *slice = slice.wrapping_add(sum);
+    }
+    sums
 }
 
 /// What the link does to a datagram.
@@ -122,6 +147,8 @@ enum Step {
     /// Something found no room and was lost: the session is there, and nobody said so.
     Overrun(u16, u32),
     Pass(u8),
+    /// The time between some looks.
+    Wait,
     /// The receiver starts again, with nothing.
     Restart,
 }
@@ -178,6 +205,7 @@ impl Pair {
                 (0..WORKERS).for_each(|worker| self.receiver.end_resync(worker, number));
             })
         });
+        self.audit();
         for (way, sent) in sent.into_iter().enumerate() {
             let late = std::mem::take(&mut self.wire[way]);
             for datagram in sent {
@@ -193,6 +221,30 @@ impl Pair {
             }
             late.iter().for_each(|datagram| self.arrive(way, datagram));
         }
+    }
+
+    /// Both look at what they have, and tell again what has drifted.
+    fn audit(&mut self) {
+        if let Some(number) = self.sender.take_look(self.now) {
+            let all = sums(self.has.iter().map(|(session, version)| (session, *version)));
+            self.sender.audited(number, all, self.now);
+        }
+        if let Some(number) = self.receiver.take_look(self.now) {
+            let all = sums(self.heard.sessions.iter().map(|(session, (version, _))| (session, *version)));
+            self.receiver.audited(number, all, self.now);
+        }
+        let has: Vec<(u16, u32)> = self.has.iter().map(|(session, version)| (*session, *version)).collect();
+        let heard = self.heard.sessions.iter().map(|(session, (version, _))| (*session, *version)).collect();
+        let tell = |machine: &mut Machine, all: Vec<(u16, u32)>, now: Nanos| {
+            let Some((number, slices)) = machine.take_repair(now) else { return };
+            (0..WORKERS).for_each(|worker| machine.begin_stream(worker, number));
+            for (session, version) in all.into_iter().filter(|(session, _)| slices.has(slice_of(*session))) {
+                machine.tell(session % WORKERS, &record(session, version));
+            }
+            (0..WORKERS).for_each(|worker| machine.end_resync(worker, number));
+        };
+        tell(&mut self.sender, has, self.now);
+        tell(&mut self.receiver, heard, self.now);
     }
 
     fn arrive(&mut self, way: usize, datagram: &[u8]) {
@@ -248,6 +300,7 @@ impl Pair {
                 self.resync();
             }
             Step::Pass(turns) => (0..turns).for_each(|_| self.turn(false)),
+            Step::Wait => (0..turns_in(3 * PAUSE)).for_each(|_| self.turn(false)),
             Step::Restart => {
                 self.runs += 1;
                 self.receiver = Machine::new(key(), self.runs, WORKERS, 10_000_000, self.now);
@@ -272,6 +325,10 @@ impl Pair {
     }
 }
 
+fn turns_in(time: Duration) -> u128 {
+    time.as_millis() / 5
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         20 => (0_u16..300, any::<u32>()).prop_map(|(session, version)| Step::Is(session, version)),
@@ -279,6 +336,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0_u16..300, any::<u32>()).prop_map(|(session, version)| Step::Overrun(session, version)),
         6 => (0_u8..30).prop_map(Step::Pass),
         1 => Just(Step::Restart),
+        1 => Just(Step::Wait),
     ];
     prop::collection::vec(step, 1..200)
 }
@@ -294,7 +352,7 @@ fn fates() -> impl Strategy<Value = Vec<Fate>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn whatever_the_link_does_both_end_up_with_the_same(steps in steps(), fates in fates()) {
         let mut pair = Pair::new(fates);
@@ -303,6 +361,43 @@ proptest! {
         }
         pair.settle();
         pair.compare();
+        // Whatever was under way: nothing of it was drift.
+        for machine in [&pair.sender, &pair.receiver] {
+            prop_assert_eq!(machine.status(pair.now).drift.found, 0);
+        }
+    }
+
+    /// Sessions that one node has lost, or has not heard the end of, and nobody said so: the audits find them.
+    #[test]
+    fn what_has_drifted_is_found_and_told_again(
+        steps in steps(), fates in fates(), lost in prop::collection::vec(0_u16..300, 1..20),
+        stays in prop::collection::vec((0_u16..300, any::<u32>()), 1..20),
+    ) {
+        let mut pair = Pair::new(fates);
+        steps.into_iter().for_each(|step| pair.step(step));
+        pair.settle();
+        let round = pair.heard.round.wrapping_sub(1);
+        pair.heard.sessions.retain(|session, _| !lost.contains(session));
+        for (session, version) in stays {
+            pair.heard.sessions.insert(session, (version, round));
+        }
+        let heard: Vec<(u16, u32)> = pair.heard.sessions.iter().map(|(at, (version, _))| (*at, *version)).collect();
+        let apart = heard != pair.has.iter().map(|(at, version)| (*at, *version)).collect::<Vec<_>>();
+        // While datagrams are lost as before.
+        for _ in 0..turns_in(8 * PAUSE) {
+            pair.turn(false);
+        }
+        pair.settle();
+        pair.compare();
+        for _ in 0..turns_in(3 * PAUSE) {
+            pair.turn(true);
+        }
+        for machine in [&pair.sender, &pair.receiver] {
+            let drift = machine.status(pair.now).drift;
+            prop_assert_eq!(drift.left, 0, "{:?}", drift);
+            prop_assert!(drift.found == drift.repaired);
+        }
+        prop_assert_eq!(pair.sender.status(pair.now).drift.found > 0, apart);
     }
 
     /// A record is on the other side what it was, or is none.
@@ -403,6 +498,31 @@ fn what_was_recorded_in_another_run_changes_nothing() {
     pair.step(Step::Is(1001, 1));
     pair.settle();
     pair.compare();
+}
+
+#[test]
+fn who_was_silent_goes_on_and_who_begins_anew_is_told_from_that() {
+    let mut pair = connected();
+    pair.back.births = 0;
+    // The cable is cut: both know that the other has what it had.
+    pair.fates = vec![Fate::Lost];
+    (0..turns_in(2 * SILENCE)).for_each(|_| pair.turn(false));
+    assert!(!pair.sender.is_there());
+    pair.step(Step::Is(400, 1));
+    pair.settle();
+    pair.compare();
+    assert_eq!(pair.back.births, 0);
+    pair.step(Step::Restart);
+    pair.settle();
+    pair.compare();
+    assert_eq!(pair.back.births, 1);
+    // What it tells later is all that it has.
+    pair.receiver.ask_again();
+    let number = pair.receiver.begin_resync().expect("the other is there");
+    (0..WORKERS).for_each(|worker| pair.receiver.begin_stream(worker, number));
+    (0..WORKERS).for_each(|worker| pair.receiver.end_resync(worker, number));
+    pair.settle();
+    assert_eq!(pair.back.births, 1);
 }
 
 #[test]

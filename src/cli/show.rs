@@ -494,6 +494,13 @@ fn pair(entry: &PairEntry) -> String {
         ("lag", format!("{} ms, {} records", entry.lag_ms, entry.lag_records)),
         ("resyncs", format!("{} begun here, {} there", entry.resyncs[0], entry.resyncs[1])),
         (
+            "audits",
+            format!(
+                "{} looks, drift: {} slices found, {} repaired, {} left",
+                entry.drift.looks, entry.drift.found, entry.drift.repaired, entry.drift.left
+            ),
+        ),
+        (
             "records",
             format!(
                 "{} sent, {} received, {} blocks sent again",

@@ -116,6 +116,9 @@ pub struct PairEntry {
     pub lag_records: u64,
     /// Resyncs.
     pub resyncs: [u64; 2],
+    /// What audits have found.
+    #[serde(default)]
+    pub drift: DriftEntry,
     /// Datagrams.
     pub datagrams: [u64; 2],
     /// Bytes of them.
@@ -143,6 +146,20 @@ pub struct PairEntry {
     /// Why there is no socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Whether both nodes have the same sessions: they compare sums over slices of them. Numbers are of slices, of which there are
+/// 65,536.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DriftEntry {
+    /// Looks at all sessions of this node.
+    pub looks: u64,
+    /// Slices that had drifted apart.
+    pub found: u64,
+    /// Of these, those that were the same again after they were told once more.
+    pub repaired: u64,
+    /// Of these, those that are not yet.
+    pub left: u64,
 }
 
 /// A virtual router of one family.

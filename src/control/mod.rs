@@ -53,7 +53,9 @@ pub use explain::{
     ExplainQuery, ExplainStep, Explained, ExplainedFrame, Explanation, Outcome, ReachQuery, Reachable,
     Reached,
 };
-pub use ha::{AdvertErrors, DrainEntry, DrainQuery, HaList, KeptEntry, PairEntry, VirtualRouterEntry};
+pub use ha::{
+    AdvertErrors, DrainEntry, DrainQuery, DriftEntry, HaList, KeptEntry, PairEntry, VirtualRouterEntry,
+};
 pub use inspect::{
     ClearQuery, Cleared, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,
     Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery, TemporaryMember,

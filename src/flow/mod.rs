@@ -11,6 +11,7 @@
 //! tcp      the connection tracker
 //! backend  which flows show that a backend does not answer
 //! changes  what the peer may have to know of a turn
+//! digest   what both nodes must have alike, as sums
 //! cookie, proxy   connections whose client has to prove itself first
 //! nat      mappings of inside endpoints to external ports
 //! fragments   datagrams of which fragments are under way
@@ -29,6 +30,7 @@ pub mod backend;
 pub mod changes;
 pub mod cookie;
 pub mod counted;
+pub mod digest;
 pub mod directory;
 pub mod flow_record;
 pub mod fragments;

@@ -487,6 +487,13 @@ impl<A: Address> FlowTable<A> {
         self.flow_mut(Handle::new(session, 0)).flags |= how;
     }
 
+    /// Notes that a session is this node's, whoever has told of it.
+    pub fn disown(&mut self, session: u32) {
+        let was_told = self.is_told(session);
+        self.flow_mut(Handle::new(session, 0)).flags &= !flow_flags::FROM_PEER;
+        self.told -= u32::from(was_told && !self.is_told(session));
+    }
+
     // ---- proxied connections
 
     /// A proxied connection.

@@ -514,6 +514,7 @@ impl Gateway {
         }
         drop(old);
         self.node.forget_clients(self.compiler.tables(), self.now());
+        self.pair.note_published();
         self.late.drain(..).for_each(|retired| retired.release(&self.node.neighbours));
         self.compiler.policy_slots.keep_addresses = false;
         tracing::info!(generation, applied_us = begun.elapsed().as_micros() as u64, "published");

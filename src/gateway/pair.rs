@@ -14,7 +14,8 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use super::Gateway;
 use super::readiness::{Fresh, Readiness};
 use crate::config;
-use crate::control::{AdvertErrors, PairEntry};
+use crate::control::{AdvertErrors, DriftEntry, PairEntry};
+use crate::flow::digest::SLICES;
 use crate::flow::flow_record::Kind;
 use crate::ha::sync::{BadDatagram, Link, Machine, Names, PairKey, Status, Told};
 use crate::io::waker::{Waker, wait};
@@ -97,6 +98,8 @@ fn read_key(path: &Path) -> Result<Vec<u8>, BadKeyFile> {
 
 enum Request {
     Names(Arc<Names>),
+    /// All workers use other tables than before.
+    Published,
     Status(Sender<Answer>),
     Stop,
 }
@@ -127,6 +130,8 @@ pub(super) struct PairThread {
     names: Names,
     running: Option<Running>,
     readiness: Arc<Readiness>,
+    /// Which life of the process this is.
+    life: u64,
 }
 
 impl PairThread {
@@ -137,6 +142,7 @@ impl PairThread {
             names: Names::default(),
             running: None,
             readiness: Arc::default(),
+            life: super::random().max(1),
         })
     }
 
@@ -163,6 +169,7 @@ impl PairThread {
         let rate = u64::from(plan.config.bandwidth_mbps.get()) * 1_000_000 / 8;
         let now = Nanos(self.started.elapsed().as_nanos() as u64);
         let machine = Machine::new(plan.key.clone(), super::random(), self.workers(), rate, now);
+        let machine = machine.in_life(self.life);
         let mut runner = Runner {
             node: Arc::clone(&self.node),
             waker: Arc::clone(&waker),
@@ -178,7 +185,10 @@ impl PairThread {
             tells_again: false,
             readiness: Arc::clone(&self.readiness),
             fresh: Fresh::default(),
+            audit: Summed::default(),
         };
+        let audit_key = runner.machine.audit_key();
+        self.node.replicas().iter().for_each(|desk| desk.set_audit_key(audit_key));
         let thread = std::thread::Builder::new().name("pair".into()).spawn(move || runner.run(&asked))?;
         self.running = Some(Running { plan, requests, waker, thread });
         self.names = Names::default();
@@ -200,6 +210,11 @@ impl PairThread {
         if self.names.len() > before {
             self.ask(Request::Names(Arc::new(self.names.clone())));
         }
+    }
+
+    /// Workers use the tables that were published last: what was too early for those before is asked for again.
+    pub fn note_published(&self) {
+        self.ask(Request::Published);
     }
 
     fn ask(&self, request: Request) {
@@ -248,6 +263,30 @@ struct Runner {
     tells_again: bool,
     readiness: Arc<Readiness>,
     fresh: Fresh,
+    audit: Summed,
+}
+
+/// Which workers have summed up their sessions, for the audit of this number.
+#[derive(Debug, Default)]
+struct Summed {
+    number: u32,
+    workers: Vec<bool>,
+}
+
+impl Summed {
+    fn note(&mut self, worker: u16, number: u32) {
+        if let Some(done) = self.workers.get_mut(usize::from(worker))
+            && number == self.number
+        {
+            *done = true;
+        }
+    }
+
+    /// The number, once, if all have.
+    fn take_done(&mut self, workers: usize) -> Option<u32> {
+        let is_done = workers > 0 && self.workers.len() == workers && self.workers.iter().all(|done| *done);
+        is_done.then(|| std::mem::take(self).number)
+    }
 }
 
 /// What is told goes to the workers.
@@ -276,6 +315,9 @@ impl Link for Workers<'_> {
             Told::Gone(gone) => all(self.dispatch.end(gone)),
             Told::Begin => all(self.dispatch.begin()),
             Told::End => all(self.dispatch.sweep()),
+            Told::EndOfFirst => all(self.dispatch.disown()),
+            Told::BeginPart => all(self.dispatch.begin_part()),
+            Told::EndPart(slices) => all(self.dispatch.sweep_part(slices)),
         };
         self.is_overrun |= !given;
     }
@@ -293,6 +335,11 @@ impl Runner {
             for request in asked.try_iter() {
                 match request {
                     Request::Names(names) => self.machine.set_names(names),
+                    // Who has refused something for what tables lack has said so before it took these.
+                    Request::Published => {
+                        self.asks_again |=
+                            node.replicas().iter().filter(|desk| desk.take_early()).count() > 0;
+                    }
                     Request::Status(answer) => drop(answer.send(self.status())),
                     Request::Stop => {
                         self.set_on(false);
@@ -319,6 +366,7 @@ impl Runner {
             if std::mem::take(&mut self.asks_again) {
                 self.machine.ask_again();
             }
+            self.audit();
             self.speak(&mut workers);
             self.note_readiness();
         }
@@ -388,6 +436,7 @@ impl Runner {
             desk.take_lost();
         }
         self.tells_again = false;
+        self.audit = Summed::default();
         self.node.wake_all();
     }
 
@@ -415,8 +464,35 @@ impl Runner {
                     Some(Change::Gone(gone)) => self.machine.tell_gone(worker, &gone),
                     Some(Change::Begins(number)) => self.machine.begin_stream(worker, number),
                     Some(Change::Resynced(number)) => self.machine.end_resync(worker, number),
+                    Some(Change::Summed(number)) => self.audit.note(worker, number),
                 }
             }
+        }
+    }
+
+    /// Has the workers look at all sessions when it is time, and tell again what has drifted.
+    fn audit(&mut self) {
+        let now = self.now();
+        let desks = self.node.replicas();
+        if let Some(number) = self.audit.take_done(desks.len()) {
+            let mut sums = vec![0; SLICES];
+            desks.iter().for_each(|desk| desk.add_sums(&mut sums));
+            self.machine.audited(number, sums, now);
+        }
+        if let Some(number) = self.machine.take_look(now) {
+            self.audit = Summed { number, workers: vec![false; desks.len()] };
+            desks.iter().for_each(|desk| desk.audit(number));
+            self.node.wake_all();
+        }
+        if let Some((number, slices)) = self.machine.take_repair(now) {
+            // Who is still at others, though all have ended them, is another gateway's worker.
+            let given = desks.iter().filter(|desk| desk.repair(number, slices)).count();
+            tracing::warn!(
+                slices = slices.all().len(),
+                "sessions of both nodes had drifted apart: told again"
+            );
+            self.tells_again |= given != desks.len();
+            self.node.wake_all();
         }
     }
 
@@ -514,6 +590,12 @@ impl Gateway {
             lag_ms: status.lag.as_millis() as u64,
             lag_records: status.pending,
             resyncs: status.resyncs,
+            drift: DriftEntry {
+                looks: status.drift.looks,
+                found: status.drift.found,
+                repaired: status.drift.repaired,
+                left: status.drift.left,
+            },
             datagrams: status.datagrams,
             bytes: status.bytes,
             records: status.records,

@@ -50,14 +50,16 @@ pub enum NotInstalled {
     Port(NotRestored),
     /// It is none that a node like this one would tell.
     Senseless,
+    /// Its interface or VRF has a slot, and tables have it only from the next commit on.
+    Early,
 }
 
 impl NotInstalled {
     /// Number of causes.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
     /// As commands print them, by [`NotInstalled::index`].
     pub const NAMES: [&'static str; NotInstalled::COUNT] =
-        ["conflict", "table-full", "port-taken", "port-not-in-pool", "senseless"];
+        ["conflict", "table-full", "port-taken", "port-not-in-pool", "senseless", "early"];
 
     /// Its place among them.
     pub fn index(self) -> usize {
@@ -67,6 +69,7 @@ impl NotInstalled {
             NotInstalled::Port(NotRestored::Taken) => 2,
             NotInstalled::Port(NotRestored::NotInPool) => 3,
             NotInstalled::Senseless => 4,
+            NotInstalled::Early => 5,
         }
     }
 }
@@ -137,7 +140,7 @@ fn install_with<A: Table>(
         || !has_vrf(record.name.tuple.vrf)
         || !has_vrf(record.reply_vrf)
     {
-        return Err(NotInstalled::Senseless);
+        return Err(NotInstalled::Early);
     }
     let (tuple, leaves) = tuples_of::<A>(record).ok_or(NotInstalled::Senseless)?;
     if (tuple.protocol == protocol::TCP) == matches!(record.upper, Upper::Answered) {
@@ -409,11 +412,23 @@ pub fn end<A: Table>(name: &Name, idle_there: u32, cx: &Context<'_>, flows: &mut
     is_meant
 }
 
-/// Ends a session that the peer has told of before its resync, but not in it. False: it stays.
-pub fn sweep<A: Table>(session: u32, round: u8, cx: &Context<'_>, flows: &mut Flows) -> bool {
+/// True if the peer has told of a session before its resync, but not in it, and no packet of it has come here since.
+fn is_missed<A: Table>(session: u32, round: u8, flows: &Flows) -> bool {
     let table = A::shared(flows);
     let was_told = table.flow(Handle::new(session, 1)).flags >> flow_flags::ROUND_SHIFT == round;
-    let goes = table.is_live(session) && crate::flow::is_untouched(table, session) && !was_told;
+    table.is_live(session) && crate::flow::is_untouched(table, session) && !was_told
+}
+
+/// Takes a session of which the peer does not know any more for this node's own.
+pub fn disown<A: Table>(session: u32, round: u8, flows: &mut Flows) {
+    if is_missed::<A>(session, round, flows) {
+        A::table(flows).disown(session);
+    }
+}
+
+/// Ends a session that the peer has told of before its resync, but not in it. False: it stays.
+pub fn sweep<A: Table>(session: u32, round: u8, cx: &Context<'_>, flows: &mut Flows) -> bool {
+    let goes = is_missed::<A>(session, round, flows);
     if goes {
         session::end::<A>(session, cx, flows);
     }

@@ -799,6 +799,7 @@ impl Compiler {
             let actions = build.actions(&self.states[slot], &[])?;
             vrfs.push(Arc::new(Vrf {
                 name: old.name.clone(),
+                mark: old.mark,
                 epoch: if actions == old.actions { old.epoch } else { generation },
                 fib4: Arc::clone(&old.fib4),
                 fib6: Arc::clone(&old.fib6),
@@ -1383,7 +1384,7 @@ impl Build<'_> {
                 Arc::new(Fib6::compile(state.routes6.iter().map(|(net, leaf)| (net, *leaf)))),
             ),
         };
-        Ok(Vrf { name: state.name.clone(), epoch, fib4, fib6, actions })
+        Ok(Vrf { name: state.name.clone(), mark: super::mark_of(&state.name), epoch, fib4, fib6, actions })
     }
 }
 

@@ -321,6 +321,8 @@ pub struct Advertisements {
 pub struct Vrf {
     /// Name.
     pub name: String,
+    /// What other nodes know it by, whatever its slot is there: [`mark_of`] its name.
+    pub mark: u64,
     /// Generation in which it was made.
     pub epoch: u64,
     /// IPv4 routes.
@@ -329,6 +331,12 @@ pub struct Vrf {
     pub fib6: Arc<Fib6>,
     /// What the FIBs' leaves mean; entry 0 is "no route".
     pub actions: Box<[Action]>,
+}
+
+/// A number in place of a name, the same on every node.
+pub fn mark_of(name: &str) -> u64 {
+    let words: Vec<u64> = name.bytes().map(u64::from).collect();
+    crate::packet::siphash::of(Key::default(), &words)
 }
 
 /// What a route does.

@@ -146,7 +146,7 @@ pub struct ReplicaCounters {
     /// Ended because a resync did not have them.
     pub swept: AtomicU64,
     /// They cannot be had here, by cause.
-    pub refused: [AtomicU64; 5],
+    pub refused: [AtomicU64; 6],
 }
 
 /// Counters of one worker.

@@ -7,14 +7,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::audit::{Audit, Drift};
 use super::names::Names;
 use super::seal::{BadDatagram, PairKey, Past, Window};
 use super::stream::{Incoming, Outgoing};
 use super::wire::{
-    Block, DATA_BYTES, DATAGRAM_BYTES, HEADER_BYTES, Header, Item, TAG_BYTES, VERSIONS, blocks, items,
+    AUDITS, Block, DATA_BYTES, DATAGRAM_BYTES, HEADER_BYTES, Header, Item, TAG_BYTES, VERSIONS, blocks,
+    items, sums,
 };
 use crate::flow::changes::Gone;
+use crate::flow::digest::Slices;
 use crate::flow::flow_record::{FlowRecord, Kind};
+use crate::packet::hash::Key;
 use crate::tables::policy::SELF;
 use crate::time::Nanos;
 
@@ -35,6 +39,10 @@ const OF_NAMES: u16 = 0;
 /// Bytes that may be sent at once: less than a socket holds whose reader is a moment late (the kernel's default is 208 KiB,
 /// and a datagram counts for more than its bytes).
 const BURST_BYTES: u64 = 96 * 1024;
+/// Blocks of sums sent at a time.
+const SUM_BLOCKS: usize = 8;
+/// Who lags by more than this says nothing about drift.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What the peer has told, in this node's slots.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +58,15 @@ pub enum Told {
     Gone(Gone),
     /// From here on it tells of everything.
     Begin,
-    /// It has told of everything.
+    /// It has told of everything: what it has not told of is to end.
     End,
+    /// It has told of everything, and began with nothing: what an earlier life of its has told of and this one has not, this
+    /// node alone has now.
+    EndOfFirst,
+    /// From here on it tells of everything in some slices.
+    BeginPart,
+    /// It has: what is in these slices and was not told of is to end.
+    EndPart(Slices),
 }
 
 /// What the thread can do with what is told.
@@ -85,6 +100,8 @@ pub struct Status {
     pub bytes: [u64; 2],
     /// Records told and heard.
     pub records: [u64; 2],
+    /// What the audits have found.
+    pub drift: Drift,
     /// Blocks that had to be sent again.
     pub resent: u64,
     /// Records of which a name is not known here.
@@ -99,6 +116,12 @@ pub struct Status {
 struct Peer {
     /// Which run of it.
     run: u64,
+    /// The version that it speaks.
+    version: u8,
+    /// Which life of it; 0: it does not say.
+    life: u64,
+    /// It has come back with nothing since this node has last heard all of it.
+    is_reborn: bool,
     heard: Nanos,
     window: Window,
     outgoing: Vec<Outgoing>,
@@ -109,15 +132,29 @@ struct Peer {
     /// The resync of ours, and which streams have ended it.
     resync: u32,
     ended: Vec<bool>,
+    /// Since when nothing is told again.
+    whole_since: Option<Nanos>,
+    /// The last repair of ours, of which slices, and which streams have ended it.
+    repair: Option<Repair>,
     /// The peer's, and which of its streams have ended it.
     theirs: u32,
     /// Which of its streams have begun it: one may be behind another.
     theirs_begun: Vec<bool>,
     theirs_ended: Vec<bool>,
+    /// If it is a repair: of these slices.
+    theirs_part: Option<Slices>,
     has_all: bool,
     /// Names were missing: when they are there, everything has to be told again.
     lacks_names: bool,
     asks_again: bool,
+}
+
+/// Slices that are told again.
+#[derive(Debug)]
+struct Repair {
+    number: u32,
+    slices: Slices,
+    ended: Vec<bool>,
 }
 
 /// A node's side of the pair.
@@ -125,12 +162,17 @@ struct Peer {
 pub struct Machine {
     key: PairKey,
     run: u64,
+    /// Of this process.
+    life: u64,
     workers: u16,
     names: Arc<Names>,
     number: u64,
     /// A run that was heard and has not heard us yet.
     stranger: u64,
     past: Past,
+    /// The peer's life that has told everything last; 0: none has said.
+    their_life: u64,
+    audit: Audit,
     peer: Option<Peer>,
     next_heartbeat: Nanos,
     wants_resync: bool,
@@ -151,11 +193,14 @@ impl Machine {
         Machine {
             key,
             run,
+            life: run,
             workers: workers.min(STREAMS - 1),
             names: Arc::default(),
             number: 0,
             stranger: 0,
             past: Past::default(),
+            their_life: 0,
+            audit: Audit::default(),
             peer: None,
             next_heartbeat: now,
             wants_resync: false,
@@ -166,6 +211,16 @@ impl Machine {
             turn: 0,
             status: Status::default(),
         }
+    }
+
+    /// In this life of the process: with a new one its sessions began with nothing. Without, the run is one.
+    pub fn in_life(self, life: u64) -> Machine {
+        Machine { life, ..self }
+    }
+
+    /// What the sums of audits are keyed with.
+    pub fn audit_key(&self) -> Key {
+        self.key.audit_key()
     }
 
     /// What this node's slots are called now: those that there were, and more.
@@ -199,18 +254,29 @@ impl Machine {
         self.resync = self.resync.wrapping_add(1).max(1);
         peer.resync = self.resync;
         peer.ended = vec![false; workers];
+        peer.repair = None;
+        self.audit.begin_anew();
         self.status.resyncs[0] += 1;
         Some(peer.resync)
     }
 
-    /// True if a resync has begun, and not every worker has told everything.
+    /// True if a resync has begun, or slices are told again, and not every worker has told everything.
     pub fn is_resyncing(&self) -> bool {
-        self.peer.as_ref().is_some_and(|peer| peer.resync != 0 && peer.ended.iter().any(|ended| !ended))
+        self.peer.as_ref().is_some_and(|peer| {
+            let is_repairing =
+                peer.repair.as_ref().is_some_and(|repair| repair.ended.iter().any(|ended| !ended));
+            is_repairing || peer.resync != 0 && peer.ended.iter().any(|ended| !ended)
+        })
     }
 
     /// A worker tells everything from now on. The caller has asked [`Machine::has_room`].
     pub fn begin_stream(&mut self, worker: u16, number: u32) {
-        if self.peer.as_ref().is_some_and(|peer| peer.resync == number) {
+        let Some(peer) = &self.peer else { return };
+        let repair = peer.repair.as_ref().filter(|repair| repair.number == number);
+        if let Some(Repair { slices, .. }) = repair {
+            let slices = *slices;
+            self.offer_marker(worker, &Item::Part { number, slices });
+        } else if peer.resync == number {
             self.offer_marker(worker, &Item::Begin(number));
         }
     }
@@ -225,8 +291,13 @@ impl Machine {
 
     /// A worker has told everything.
     pub fn end_resync(&mut self, worker: u16, number: u32) {
-        let Some(peer) = self.peer.as_mut().filter(|peer| peer.resync == number) else { return };
-        if let Some(ended) = peer.ended.get_mut(usize::from(worker)) {
+        let Some(peer) = &mut self.peer else { return };
+        let ended = match &mut peer.repair {
+            Some(repair) if repair.number == number => &mut repair.ended,
+            _ if peer.resync == number => &mut peer.ended,
+            _ => return,
+        };
+        if let Some(ended) = ended.get_mut(usize::from(worker)) {
             *ended = true;
             self.offer_marker(worker, &Item::End(number));
         }
@@ -267,6 +338,47 @@ impl Machine {
         }
     }
 
+    // ---- audits
+
+    /// True if nothing is under way for long: sums can be compared. What was told more than [`QUIET`] ago has arrived, and so
+    /// have the markers of the last resync.
+    fn is_quiet(&self, now: Nanos) -> bool {
+        let is_old = |peer: &Peer| {
+            let lag = peer.outgoing.iter().map(|outgoing| outgoing.age(now)).max().unwrap_or_default();
+            lag < QUIET && peer.whole_since.is_some_and(|since| now.since(since) > 2 * QUIET)
+        };
+        self.peer.as_ref().is_some_and(|peer| peer.version >= AUDITS && peer.has_all && is_old(peer))
+            && !self.is_resyncing()
+    }
+
+    /// The number of a look at all sessions that is due: the caller has the workers take it, and gives the sums of all of
+    /// them together to [`Machine::audited`].
+    pub fn take_look(&mut self, now: Nanos) -> Option<u32> {
+        if self.is_quiet(now) { self.audit.take_look(now) } else { None }
+    }
+
+    /// A look is done: sums by slice.
+    pub fn audited(&mut self, number: u32, sums: Vec<u64>, now: Nanos) {
+        self.audit.looked(number, sums, now);
+    }
+
+    /// Slices are to be told again: which, and the number, to be given back as that of a resync.
+    pub fn take_repair(&mut self, now: Nanos) -> Option<(u32, Slices)> {
+        if !self.is_quiet(now) {
+            return None;
+        }
+        if self.audit.take_wants_all() {
+            self.wants_resync = true;
+            return None;
+        }
+        let slices = self.audit.take_repair()?;
+        let peer = self.peer.as_mut()?;
+        self.resync = self.resync.wrapping_add(1).max(1);
+        let ended = vec![false; usize::from(self.workers)];
+        peer.repair = Some(Repair { number: self.resync, slices, ended });
+        Some((self.resync, slices))
+    }
+
     // ---- in
 
     /// A datagram has come. What it tells is taken by `link`, as far as that has room.
@@ -302,6 +414,7 @@ impl Machine {
             return Err(BadDatagram::Replayed);
         }
         peer.heard = now;
+        peer.version = header.versions.0;
         self.status.datagrams[1] += 1;
         self.status.bytes[1] += datagram.len() as u64;
         for block in blocks(body) {
@@ -318,8 +431,12 @@ impl Machine {
             self.past.note(old.run);
         }
         let streams = usize::from(self.workers) + 1;
+        self.audit.meet();
         self.peer = Some(Peer {
             run,
+            version: 0,
+            life: 0,
+            is_reborn: false,
             heard: now,
             window: Window::default(),
             outgoing: (0..streams).map(|_| Outgoing::default()).collect(),
@@ -328,9 +445,12 @@ impl Machine {
             told: [0; Kind::ALL.len()],
             resync: 0,
             ended: Vec::new(),
+            whole_since: None,
+            repair: None,
             theirs: 0,
             theirs_begun: Vec::new(),
             theirs_ended: Vec::new(),
+            theirs_part: None,
             has_all: false,
             lacks_names: false,
             asks_again: false,
@@ -343,7 +463,7 @@ impl Machine {
     fn block(&mut self, block: &Block<'_>, now: Nanos) -> Option<()> {
         let peer = self.peer.as_mut()?;
         match *block {
-            Block::Hello { streams } => {
+            Block::Hello { streams, life } => {
                 let streams = usize::from(streams);
                 if !(2..=usize::from(STREAMS)).contains(&streams)
                     || !peer.incoming.is_empty() && peer.incoming.len() != streams
@@ -351,6 +471,8 @@ impl Machine {
                     return None;
                 }
                 peer.incoming.resize_with(streams, Incoming::default);
+                peer.is_reborn = life != 0 && self.their_life != 0 && life != self.their_life;
+                peer.life = life;
             }
             Block::Data { stream, seq, names, records } => {
                 // Without a greeting before it: it will be sent again.
@@ -367,6 +489,11 @@ impl Machine {
                 }
             }
             Block::Again => self.wants_resync = true,
+            Block::Sums { round, slices, sums: bytes } => {
+                let sums = sums(bytes, slices).filter(|_| slices.0 <= slices.1)?;
+                let is_quiet = self.is_quiet(now);
+                self.audit.hear(round, slices, &sums, now, is_quiet);
+            }
         }
         Some(())
     }
@@ -418,6 +545,7 @@ impl Machine {
                             let is_first = peer.theirs == 0 || number.wrapping_sub(peer.theirs) as i32 > 0;
                             if is_first {
                                 peer.theirs = number;
+                                peer.theirs_part = None;
                                 peer.theirs_begun = vec![false; peer.incoming.len()];
                                 peer.theirs_ended = vec![false; peer.incoming.len()];
                             }
@@ -428,6 +556,7 @@ impl Machine {
                                 continue;
                             }
                             self.status.resyncs[1] += 1;
+                            self.audit.begin_anew();
                             Told::Begin
                         }
                         Some(Item::End(number)) => {
@@ -438,8 +567,13 @@ impl Machine {
                             if peer.theirs_ended[1..].iter().any(|ended| !ended) {
                                 continue;
                             }
-                            peer.has_all = true;
-                            Told::End
+                            peer.end_theirs(&mut self.their_life)
+                        }
+                        Some(Item::Part { number, slices }) => {
+                            match peer.begin_part(stream, number, slices) {
+                                true => Told::BeginPart,
+                                false => continue,
+                            }
                         }
                     };
                     link.take(told);
@@ -476,6 +610,7 @@ impl Machine {
         }
         self.acknowledge(&mut out, send);
         self.send_blocks(now, &mut out, send);
+        self.send_sums(now, &mut out, send);
         self.flush(&mut out, send);
     }
 
@@ -494,7 +629,7 @@ impl Machine {
     }
 
     fn greet(&mut self, out: &mut Out, send: &mut impl FnMut(&[u8])) {
-        self.put(&Block::Hello { streams: self.workers + 1 }, out, send);
+        self.put(&Block::Hello { streams: self.workers + 1, life: self.life }, out, send);
         let Some(peer) = &mut self.peer else { return };
         peer.incoming.iter_mut().for_each(|incoming| incoming.owes = true);
         let asks_again = std::mem::take(&mut peer.asks_again);
@@ -559,6 +694,26 @@ impl Machine {
         }
     }
 
+    /// Sums last: they are told again anyway.
+    fn send_sums(&mut self, now: Nanos, out: &mut Out, send: &mut impl FnMut(&[u8])) {
+        let is_whole = !self.is_resyncing();
+        if let Some(peer) = &mut self.peer {
+            let since = peer.whole_since.unwrap_or(now);
+            peer.whole_since = (is_whole && peer.has_told_all()).then_some(since);
+        }
+        if !self.is_quiet(now) {
+            return;
+        }
+        for _ in 0..SUM_BLOCKS {
+            if self.credit < DATAGRAM_BYTES as u64 {
+                return;
+            }
+            let Some(block) = self.audit.next_block() else { return };
+            self.credit -= block.len() as u64;
+            self.put_bytes(&block, out, send);
+        }
+    }
+
     fn put(&mut self, block: &Block<'_>, out: &mut Out, send: &mut impl FnMut(&[u8])) {
         let mut bytes = Vec::with_capacity(block.bytes());
         block.emit(&mut bytes);
@@ -592,7 +747,7 @@ impl Machine {
         let Some(peer) = &self.peer else { return self.status.clone() };
         let streams = peer.outgoing.iter();
         let pending = streams.clone().map(Outgoing::pending).sum();
-        let has_ended = peer.resync != 0 && peer.ended.iter().all(|ended| *ended);
+        let has_ended = peer.has_told_all();
         Status {
             is_there: true,
             silent: Some(now.since(peer.heard)),
@@ -601,6 +756,7 @@ impl Machine {
             is_synced: has_ended && pending == 0,
             has_all: peer.has_all,
             resent: streams.map(|outgoing| outgoing.resent).sum(),
+            drift: self.audit.drift(),
             ..self.status.clone()
         }
     }
@@ -609,6 +765,39 @@ impl Machine {
     pub fn has_told_all(&self, worker: u16) -> bool {
         let peer = self.peer.as_ref().filter(|peer| peer.resync != 0);
         peer.and_then(|peer| peer.ended.get(usize::from(worker)).copied()).unwrap_or(false)
+    }
+}
+
+impl Peer {
+    /// All of our streams have ended the resync.
+    fn has_told_all(&self) -> bool {
+        self.resync != 0 && self.ended.iter().all(|ended| *ended)
+    }
+
+    /// A stream of the peer's begins to tell of slices: true if it is the first. One that comes while not everything has been
+    /// told yet is none: all of it is under way.
+    fn begin_part(&mut self, stream: usize, number: u32, slices: Slices) -> bool {
+        let is_first = self.has_all && number.wrapping_sub(self.theirs) as i32 > 0;
+        if is_first {
+            self.theirs = number;
+            self.theirs_part = Some(slices);
+            self.theirs_begun = vec![false; self.incoming.len()];
+            self.theirs_ended = vec![false; self.incoming.len()];
+        }
+        if number == self.theirs {
+            self.theirs_begun[stream] = true;
+        }
+        is_first
+    }
+
+    /// All streams of the peer's have told what they were to.
+    fn end_theirs(&mut self, their_life: &mut u64) -> Told {
+        if let Some(slices) = self.theirs_part {
+            return Told::EndPart(slices);
+        }
+        self.has_all = true;
+        *their_life = self.life;
+        if std::mem::take(&mut self.is_reborn) { Told::EndOfFirst } else { Told::End }
     }
 }
 

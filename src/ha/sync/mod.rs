@@ -5,6 +5,7 @@
 //! names    the dictionary of slots
 //! stream   blocks in order, each once
 //! seal     who may speak: authentication, and nothing is heard twice
+//! audit    whether the other node has the same
 //! machine  the node's side of it all
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! Without I/O and clock: datagrams and the time come in, datagrams and what was told come out. The thread `pair`
 //! (`gateway::pair`) has the socket.
 
+pub mod audit;
 pub mod machine;
 mod names;
 mod seal;

@@ -7,6 +7,7 @@
 use ring::hmac;
 
 use super::wire::{HEADER_BYTES, Header, TAG_BYTES, VERSIONS};
+use crate::packet::hash::Key;
 
 /// Numbers behind the highest that are still taken, once: as many as a link may reorder.
 const WINDOW: u64 = 1024;
@@ -85,6 +86,14 @@ impl PairKey {
     pub(super) fn next_run(&self, run: u64) -> u64 {
         let next = hmac::sign(&self.0, &run.to_be_bytes());
         next.as_ref()[..8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte)).max(1)
+    }
+
+    /// What the sums of audits are keyed with: the same on both nodes, and nobody else can tell.
+    pub(super) fn audit_key(&self) -> Key {
+        let sum = hmac::sign(&self.0, b"softgate audit");
+        let word =
+            |at: usize| sum.as_ref()[at..at + 8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        Key(word(0), word(8))
     }
 
     /// Appends the tag.
@@ -213,7 +222,9 @@ mod tests {
     #[test]
     fn versions_that_do_not_overlap_are_refused() {
         let key = PairKey::new(&[7; 32]).expect("long enough");
-        for (versions, fits) in [((1, 1), true), ((2, 1), true), ((2, 2), false), ((0, 0), false)] {
+        for (versions, fits) in
+            [((1, 1), true), ((2, 1), true), ((3, 2), true), ((3, 3), false), ((0, 0), false)]
+        {
             let mut datagram = Header { versions, from: 1, to: 2, number: 3 }.emit().to_vec();
             key.seal(&mut datagram);
             assert_eq!(key.open(&datagram).is_ok(), fits, "{versions:?}");

@@ -9,13 +9,17 @@
 
 use crate::flow::Tuple;
 use crate::flow::changes::Gone;
+use crate::flow::digest::{MOST, Slices};
 use crate::flow::flow_record::{FlowRecord, InTable, Kind, Name, Port, Upper};
 use crate::flow::proxy::Proxy;
 use crate::flow::tcp::Tcp;
 use crate::neighbours::is_v4_key;
 
-/// The version that this node speaks, and the oldest that it understands.
-pub const VERSIONS: (u8, u8) = (1, 1);
+/// The version that this node speaks, and the oldest that it understands. Since 2 nodes say which life they are in, and audit
+/// each other ([`Block::Sums`]).
+pub const VERSIONS: (u8, u8) = (2, 1);
+/// The first version that audits.
+pub const AUDITS: u8 = 2;
 /// Longest datagram: with IPv6 and UDP headers it fits a link of 1,500 bytes.
 pub const DATAGRAM_BYTES: usize = 1452;
 /// Bytes of the header.
@@ -28,6 +32,11 @@ pub const DATA_BYTES: usize = DATAGRAM_BYTES - HEADER_BYTES - TAG_BYTES - BLOCK_
 pub const DATA_HEADER_BYTES: usize = 2 + 8 + 4;
 /// Longest name; what is longer goes by its hash.
 pub const NAME_BYTES: usize = 200;
+
+/// Bytes of a slice's number and its sum.
+const SUM_BYTES: usize = 2 + 8;
+/// Sums in a block of them at most.
+pub const SUMS: usize = (DATAGRAM_BYTES - HEADER_BYTES - TAG_BYTES - BLOCK_BYTES - 8) / SUM_BYTES;
 
 const MAGIC: [u8; 4] = *b"SGPR";
 const BLOCK_BYTES: usize = 3;
@@ -77,6 +86,9 @@ pub enum Block<'a> {
     Hello {
         /// That many.
         streams: u16,
+        /// Which life of the process it is, a random number; 0: its version does not say. A run is over when the peer was
+        /// not heard for a while; sessions are gone when a life is.
+        life: u64,
     },
     /// Records of a stream.
     Data {
@@ -107,6 +119,36 @@ pub enum Block<'a> {
     },
     /// Please tell everything again.
     Again,
+    /// Sums over slices of the sender's sessions ([`crate::flow::digest`]), as a look at all of them has found them.
+    Sums {
+        /// Which look.
+        round: u32,
+        /// The first and the last slice that this is about.
+        slices: (u16, u16),
+        /// Those that are not 0, in ascending order: number and sum of each.
+        sums: &'a [u8],
+    },
+}
+
+/// Slices and their sums, in a block of them. `None`: they are not in order, or not those that the block is about.
+pub fn sums(bytes: &[u8], slices: (u16, u16)) -> Option<Vec<(u16, u64)>> {
+    let mut read = Read(bytes);
+    let mut sums: Vec<(u16, u64)> = Vec::with_capacity(bytes.len() / SUM_BYTES);
+    while !read.0.is_empty() {
+        let (slice, sum) = (read.u16()?, read.u64()?);
+        let is_next = sums.last().is_none_or(|(before, _)| *before < slice);
+        if !is_next || slice < slices.0 || slice > slices.1 {
+            return None;
+        }
+        sums.push((slice, sum));
+    }
+    Some(sums)
+}
+
+/// Appends a slice and its sum.
+pub fn emit_sum(slice: u16, sum: u64, out: &mut Vec<u8>) {
+    out.extend(slice.to_be_bytes());
+    out.extend(sum.to_be_bytes());
 }
 
 impl Block<'_> {
@@ -114,11 +156,12 @@ impl Block<'_> {
     pub fn bytes(&self) -> usize {
         BLOCK_BYTES
             + match self {
-                Block::Hello { .. } => 2,
+                Block::Hello { .. } => 10,
                 Block::Data { records, .. } => DATA_HEADER_BYTES + records.len(),
                 Block::Ack { .. } => 18,
                 Block::State { .. } => 10,
                 Block::Again => 0,
+                Block::Sums { sums, .. } => 8 + sums.len(),
             }
     }
 
@@ -128,7 +171,10 @@ impl Block<'_> {
         out.push(kind);
         out.extend(len.to_be_bytes());
         match self {
-            Block::Hello { streams } => out.extend(streams.to_be_bytes()),
+            Block::Hello { streams, life } => {
+                out.extend(streams.to_be_bytes());
+                out.extend(life.to_be_bytes());
+            }
             Block::Data { stream, seq, names, records } => {
                 out.extend(stream.to_be_bytes());
                 out.extend(seq.to_be_bytes());
@@ -145,6 +191,11 @@ impl Block<'_> {
                 out.extend(next.to_be_bytes());
             }
             Block::Again => {}
+            Block::Sums { round, slices, sums } => {
+                out.extend(round.to_be_bytes());
+                [slices.0, slices.1].iter().for_each(|slice| out.extend(slice.to_be_bytes()));
+                out.extend(*sums);
+            }
         }
     }
 
@@ -155,6 +206,7 @@ impl Block<'_> {
             Block::Ack { .. } => 3,
             Block::State { .. } => 4,
             Block::Again => 5,
+            Block::Sums { .. } => 6,
         }
     }
 }
@@ -188,7 +240,8 @@ fn block(kind: u8, body: &[u8]) -> Result<Option<Block<'_>>, Cut> {
     let mut read = Read(body);
     let mut known = || {
         Some(match kind {
-            1 => Block::Hello { streams: read.u16()? },
+            // Before version 2 it ends here.
+            1 => Block::Hello { streams: read.u16()?, life: read.u64().unwrap_or(0) },
             2 => {
                 let (stream, seq, names) = (read.u16()?, read.u64()?, read.u32()?);
                 Block::Data { stream, seq, names, records: read.0 }
@@ -196,12 +249,16 @@ fn block(kind: u8, body: &[u8]) -> Result<Option<Block<'_>>, Cut> {
             3 => Block::Ack { stream: read.u16()?, next: read.u64()?, until: read.u64()? },
             4 => Block::State { stream: read.u16()?, next: read.u64()? },
             5 => Block::Again,
+            6 => {
+                let (round, slices) = (read.u32()?, (read.u16()?, read.u16()?));
+                Block::Sums { round, slices, sums: read.0 }
+            }
             _ => return None,
         })
     };
     match (known(), kind) {
         (Some(block), _) => Ok(Some(block)),
-        (None, 1..=5) => Err(Cut),
+        (None, 1..=6) => Err(Cut),
         (None, _) => Ok(None),
     }
 }
@@ -230,6 +287,13 @@ pub enum Item<'a> {
     Begin(u32),
     /// Everything has been told.
     End(u32),
+    /// From here on everything in some slices is told.
+    Part {
+        /// As of [`Item::Begin`], and ended in the same way.
+        number: u32,
+        /// The slices.
+        slices: Slices,
+    },
 }
 
 impl Item<'_> {
@@ -260,6 +324,11 @@ impl Item<'_> {
             Item::End(number) => {
                 out.extend(number.to_be_bytes());
                 5
+            }
+            Item::Part { number, slices } => {
+                out.extend(number.to_be_bytes());
+                slices.all().iter().for_each(|slice| out.extend(slice.to_be_bytes()));
+                6
             }
         };
         out[at + 1] = (out.len() - at - 2) as u8;
@@ -297,6 +366,14 @@ fn parse_item(kind: u8, body: &[u8]) -> Option<Item<'_>> {
         }
         4 => Item::Begin(read.u32()?),
         5 => Item::End(read.u32()?),
+        6 => {
+            let number = read.u32()?;
+            let (slices, rest) = read.0.as_chunks::<2>();
+            if !rest.is_empty() || slices.len() > MOST {
+                return None;
+            }
+            Item::Part { number, slices: Slices::of(slices.iter().map(|slice| u16::from_be_bytes(*slice))) }
+        }
         _ => return None,
     })
 }
