@@ -90,9 +90,10 @@ fn until<T>(what: &str, mut there: impl FnMut() -> Option<T>, otherwise: impl Fn
     }
 }
 
-/// The binary under test.
+/// The binary with the feature `remote`: `SOFTGATE_REMOTE`, else as everywhere.
 fn softgate() -> String {
-    std::env::var("SOFTGATE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_softgate").to_owned())
+    let given = std::env::var("SOFTGATE_REMOTE").or_else(|_| std::env::var("SOFTGATE"));
+    given.unwrap_or_else(|_| env!("CARGO_BIN_EXE_softgate").to_owned())
 }
 
 /// etcd on `gw`, over plain HTTP or with certificates on both sides.
