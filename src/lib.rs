@@ -15,7 +15,8 @@
 //!             `journal`, how they get to the next process
 //! pipeline    the packet path, one stage per file; sees no socket, file, lock or clock
 //! flow        sessions of a worker: flow table, timers, TCP tracker, NAT mappings
-//! ha          VRRP: which node answers for the addresses of both; without I/O and clock
+//! ha          VRRP: which node answers for the addresses of both, and BFD: whether neighbours are reached; without I/O and
+//!             clock
 //! host        what the gateway says for itself: ARP, ND, ICMP; pure functions; health checks, without I/O and clock
 //! tables      immutable lookup tables, compiled from the config
 //! neighbours  a shared table that changes under the workers: a slot is an atomic word; with it `macs` and `vteps`,

@@ -3,6 +3,8 @@
 //! All of it is sans-I/O: frames and the time come in, frames and changed roles go out. The gateway's HA thread
 //! (`gateway::ha`) has the sockets and the clock.
 
+pub mod bfd;
 pub mod drain;
+pub mod neighbour;
 pub mod sync;
 pub mod vrrp;
