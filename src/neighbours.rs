@@ -291,6 +291,12 @@ impl NeighbourTable {
         Word(self.slots[slot as usize].word.load(Ordering::Acquire))
     }
 
+    /// When the neighbour in `slot` was heard last, if that was lately.
+    pub fn confirmed(&self, slot: u32) -> Option<Nanos> {
+        let since = Nanos(self.slots[slot as usize].since.load(Ordering::Relaxed));
+        (self.word(slot).state() == State::Reachable).then_some(since)
+    }
+
     /// Notes that a packet was sent to `slot`.
     #[inline]
     pub fn mark_used(&self, slot: u32, now: Nanos) {

@@ -51,6 +51,7 @@ pub struct Args {
 const LINKS: usize = 0;
 const SIGNALS: usize = 1;
 const HEALTH: usize = 2;
+const PATHS: usize = 3;
 
 /// Runs the command; `socket` instead of the config's if it was given.
 pub fn run(args: &Args, socket: Option<PathBuf>) -> ExitCode {
@@ -118,6 +119,7 @@ fn serve(beginning: Beginning, args: &Args, socket: Option<PathBuf>) -> Result<E
     register(&mut server, gateway.watcher().as_raw_fd(), LINKS)?;
     register(&mut server, signals.as_raw_fd(), SIGNALS)?;
     register(&mut server, gateway.checks_descriptor(), HEALTH)?;
+    register(&mut server, gateway.paths_descriptor(), PATHS)?;
     tracing::info!(socket = %path.display(), workers = ?gateway.worker_cpus(), "softgate ready");
     let mut is_told = false;
     loop {
@@ -136,6 +138,7 @@ fn serve(beginning: Beginning, args: &Args, socket: Option<PathBuf>) -> Result<E
             break;
         }
         gateway.handle_links();
+        gateway.handle_paths();
         gateway.handle_health();
         gateway.expire_members();
         gateway.tend_revisions();

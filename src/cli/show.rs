@@ -15,9 +15,9 @@ use super::table::{list, or_dash, page_text, table, text};
 use super::{Trouble, bridges, connect, print, print_json, revisions, services, sessions};
 use crate::config::{GroupName, InterfaceName, Lag, Name, PortMode, Prefix, RuleName, VrfName};
 use crate::control::{
-    AdvertErrors, BridgeEntry, Counter, DhcpRelayEntry, DropEntry, GroupEntry, HaList, InterfaceStatus,
-    LinkState, NeighbourEntry, NeighbourState, PairEntry, PortStatus, Request, RouteEntry, RouteKind,
-    RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
+    AdvertErrors, BfdList, BridgeEntry, Counter, DhcpRelayEntry, DropEntry, GroupEntry, HaList,
+    InterfaceStatus, LinkState, NeighbourEntry, NeighbourState, PairEntry, PortStatus, Request, RouteEntry,
+    RouteKind, RouteSource, RoutesQuery, Version, ViaEntry, WorkerStatus,
 };
 use crate::ha::vrrp::State;
 
@@ -98,6 +98,8 @@ enum What {
     /// Virtual routers (VRRP): who has their addresses
     #[command(alias = "vrrp")]
     Ha,
+    /// BFD sessions: which neighbours are reached
+    Bfd,
     /// Commits of the config that are kept
     Revisions,
     /// The config in force, with the changes since it was applied in it
@@ -137,6 +139,7 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<(), Trouble> {
         What::Workers => ask(socket, Request::ShowWorkers {}, json, workers),
         What::DhcpRelays => ask(socket, Request::ShowDhcpRelays {}, json, dhcp_relays),
         What::Ha => ask(socket, Request::ShowHa {}, json, ha),
+        What::Bfd => show_bfd(socket, json),
         What::Revisions => ask(socket, Request::ShowRevisions {}, json, revisions::show),
         What::Config { revision } => revisions::show_config(revision, socket, json),
         What::Version => ask(socket, Request::ShowVersion {}, json, version),
@@ -422,22 +425,27 @@ fn ha(list_of: &HaList) -> String {
         ">FOR",
         ">PRIORITY",
         ">INTERVAL-CS",
+        "TRACKED",
         "ACTIVE",
         ">BECAME-ACTIVE",
         ">SENT",
         ">RECEIVED",
         "ERRORS",
     ]);
-    let errors = |list: &[AdvertErrors]| {
-        let words: Vec<String> = list.iter().map(|error| format!("{} {}", error.kind, error.count)).collect();
-        if words.is_empty() { String::from("-") } else { words.join(", ") }
-    };
     for router in &list_of.routers {
         let state = router.state.name();
         let active = if router.state == State::Active { Some(router.source) } else { router.active };
         let priority = match router.priority == router.configured_priority {
             true => router.priority.to_string(),
             false => format!("{} of {}", router.priority, router.configured_priority),
+        };
+        // What takes something off; the rest is well.
+        let takes = router.tracked.iter().filter(|track| track.taken > 0);
+        let takes: Vec<String> = takes.map(|track| format!("{} -{}", track.what, track.taken)).collect();
+        let tracked = match (router.tracked.is_empty(), takes.is_empty()) {
+            (true, _) => String::from("-"),
+            (false, true) => String::from("well"),
+            (false, false) => takes.join(", "),
         };
         table.add_row([
             format!("{}/{}", router.interface, router.id),
@@ -447,25 +455,85 @@ fn ha(list_of: &HaList) -> String {
             humantime::format_duration(Duration::from_secs(router.since_s)).to_string(),
             priority,
             router.interval_cs.to_string(),
+            tracked,
             or_dash(active.as_ref()),
             router.became_active.to_string(),
             router.sent.to_string(),
             router.received.to_string(),
-            errors(&router.errors),
+            fault_counts(&router.errors),
         ]);
     }
     let strays = match list_of.strays.is_empty() {
         true => String::new(),
-        false => format!("\nadvertisements about none of them: {}\n", errors(&list_of.strays)),
+        false => format!("\nadvertisements about none of them: {}\n", fault_counts(&list_of.strays)),
     };
     let not_sent = match list_of.not_sent {
         0 => String::new(),
         count => format!("\nframes that no device took: {count}\n"),
     };
+    let sessions =
+        list_of.bfd.as_deref().map(|list_of| format!("\nBFD\n{}", bfd(list_of))).unwrap_or_default();
     let pair = list_of.pair.as_deref().map(pair).unwrap_or_default();
     let kept = list_of.kept.as_deref().map(kept).unwrap_or_default();
     let drain = list_of.drain.as_ref().map(|entry| format!("\ndrain: {}\n", says(entry)));
-    format!("{}{strays}{not_sent}{pair}{kept}{}", text(&table), drain.unwrap_or_default())
+    format!("{}{strays}{not_sent}{sessions}{pair}{kept}{}", text(&table), drain.unwrap_or_default())
+}
+
+fn show_bfd(socket: &Path, json: bool) -> Result<(), Trouble> {
+    let list_of: HaList = connect(socket)?.call(&Request::ShowHa {})?;
+    let list_of = list_of.bfd.map(|list_of| *list_of).unwrap_or_default();
+    if json { print_json(&list_of) } else { print(&bfd(&list_of)) }
+}
+
+fn bfd(list_of: &BfdList) -> String {
+    let mut table = table([
+        "PEER",
+        "INTERFACE",
+        "STATE",
+        ">FOR",
+        "WHY",
+        "REMOTE",
+        ">SENDS-EVERY",
+        ">DETECTS-IN",
+        "ROUTES",
+        ">WENT-DOWN",
+        ">SENT",
+        ">RECEIVED",
+        "ERRORS",
+    ]);
+    let millis = |micros: u64| format!("{}ms", micros as f64 / 1000.0);
+    for session in &list_of.sessions {
+        table.add_row([
+            session.peer.to_string(),
+            session.interface.to_string(),
+            session.state.name().to_owned(),
+            humantime::format_duration(Duration::from_secs(session.since_s)).to_string(),
+            session.diagnostic.clone(),
+            session.remote_state.name().to_owned(),
+            millis(session.transmit_interval_us),
+            millis(session.detection_time_us),
+            if session.withdraws_routes { "not used" } else { "used" }.to_owned(),
+            session.went_down.to_string(),
+            session.sent.to_string(),
+            session.received.to_string(),
+            fault_counts(&session.errors),
+        ]);
+    }
+    let strays = match list_of.strays.is_empty() {
+        true => String::new(),
+        false => format!("\nBFD packets of none of them: {}\n", fault_counts(&list_of.strays)),
+    };
+    let unresolved = match list_of.unresolved {
+        0 => String::new(),
+        count => format!("\nBFD packets not sent, the peer's MAC address was not known: {count}\n"),
+    };
+    format!("{}{strays}{unresolved}", text(&table))
+}
+
+/// Faults and how often each was, or a dash.
+fn fault_counts(list: &[AdvertErrors]) -> String {
+    let words: Vec<String> = list.iter().map(|error| format!("{} {}", error.kind, error.count)).collect();
+    if words.is_empty() { String::from("-") } else { words.join(", ") }
 }
 
 fn pair(entry: &PairEntry) -> String {

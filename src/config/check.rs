@@ -45,6 +45,7 @@ pub(crate) fn check(config: &Config, report: &mut dyn FnMut(Fault)) {
     checks.policy();
     checks.roles();
     checks.virtual_routers();
+    checks.bfd();
     checks.asserts();
     config.check_nodes(checks.report);
     checks.pair();

@@ -7,7 +7,7 @@ use ahash::AHashMap;
 use super::check::{Checks, is_link_local, is_network_or_broadcast, list};
 use super::sections::Interface;
 use super::value::{InterfaceName, VrfName};
-use super::vrrp::{Track, Vrrp};
+use super::vrrp::Vrrp;
 
 impl Checks<'_, '_> {
     pub(super) fn virtual_routers(&mut self) {
@@ -122,33 +122,6 @@ impl Checks<'_, '_> {
                     self.fault(key, address, allowed);
                 }
                 Some(_) => {}
-            }
-        }
-    }
-
-    fn tracked(&mut self, key: &str, track: &Track) {
-        let config = self.config;
-        match (&track.port, &track.service) {
-            (Some(port), None) => {
-                if !config.ports.iter().any(|known| known.name == *port) {
-                    let known = list(config.ports.iter().map(|port| &port.name));
-                    self.fault(format!("{key}.port"), port, format!("no such port; known: {known}"));
-                }
-            }
-            (None, Some(service)) => match config.services.iter().find(|known| known.name == *service) {
-                None => {
-                    let known = list(config.services.iter().map(|service| &service.name));
-                    self.fault(format!("{key}.service"), service, format!("no such service; known: {known}"));
-                }
-                Some(known) if known.health.is_none() => {
-                    let allowed =
-                        "without health checks nobody knows how the service is: give it health = { ... }";
-                    self.fault(format!("{key}.service"), service, allowed);
-                }
-                Some(_) => {}
-            },
-            (None, None) | (Some(_), Some(_)) => {
-                self.table_fault(key.to_owned(), "what is tracked is one of: port, service");
             }
         }
     }
@@ -297,7 +270,7 @@ group = "main"
             (
                 "port = \"uplink\", weight",
                 "weight",
-                "vrrp[0].track[0]: what is tracked is one of: port, service",
+                "vrrp[0].track[0]: what is tracked is one of: port, service, bfd, neighbour",
             ),
             ("weight = 60", "weight = 0", "vrrp[0].track[0].weight: 0: allowed is 1 to 253"),
         ] {

@@ -8,9 +8,11 @@ mod assert;
 mod balance;
 #[cfg(test)]
 mod balance_tests;
+mod bfd;
 mod bridge;
 mod check;
 mod check_balance;
+mod check_bfd;
 mod check_bridge;
 mod check_dhcp;
 mod check_overlay;
@@ -53,6 +55,7 @@ pub use balance::{
     Affinity, Backend, BackendAdmin, BackendKey, BackendTunnel, BalanceMode, OnFailure, PassiveChecks,
     VirtualService,
 };
+pub use bfd::{Bfd, BfdInterval};
 pub use bridge::{Bridge, BridgeMember, End, UnknownMulticast};
 pub use check::{Links, check_neighbour};
 pub use check_balance::{check_service, check_services};
@@ -86,7 +89,7 @@ pub use value::{
     DeviceName, GroupName, HashKey, InterfaceAddress, InterfaceName, Mac, Mtu, Name, NextHop, NotAllowed,
     PortName, Prefix, Ranged, RuleName, Tpid, Vlan, VlanId, VrfName, ZoneName,
 };
-pub use vrrp::{BadInterval, Centiseconds, Track, Vrrp, virtual_mac};
+pub use vrrp::{BadInterval, Centiseconds, Percent, Track, Vrrp, virtual_mac};
 
 /// Largest config or route file read from disk: 64 M routes of 16 bytes, more than any table holds.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -160,6 +163,9 @@ pub struct Config {
     /// `[[vrrp]]`
     #[serde(rename = "vrrp", skip_serializing_if = "Vec::is_empty")]
     pub vrrp: Vec<Vrrp>,
+    /// `[[bfd]]`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bfd: Vec<Bfd>,
     /// `[[assert]]`
     #[serde(rename = "assert", skip_serializing_if = "Vec::is_empty")]
     pub asserts: Vec<Assert>,
@@ -169,7 +175,7 @@ pub struct Config {
 }
 
 /// The top-level keys, in the order of the manual.
-const KEYS: [&str; 26] = [
+const KEYS: [&str; 27] = [
     "schema",
     "system",
     "control",
@@ -194,6 +200,7 @@ const KEYS: [&str; 26] = [
     "service",
     "role",
     "vrrp",
+    "bfd",
     "assert",
     "node",
 ];
@@ -226,6 +233,7 @@ impl Default for Config {
             services: Vec::new(),
             roles: Vec::new(),
             vrrp: Vec::new(),
+            bfd: Vec::new(),
             asserts: Vec::new(),
             nodes: BTreeMap::new(),
         }
@@ -318,6 +326,7 @@ impl Config {
             services: source.list("service", e),
             roles: source.list("role", e),
             vrrp: source.list("vrrp", e),
+            bfd: source.list("bfd", e),
             asserts: source.list("assert", e),
             nodes: source.single("node", e).unwrap_or_default(),
         };

@@ -321,7 +321,7 @@ fn each_error_names_file_line_key_value_and_what_is_allowed() {
             "[pair]\n",
             "[peer]\n",
             &[
-                "gw.toml:9: peer: unknown key; known here: schema, system, control, commit, log, pair, icmp, neighbours, port, vrf, interface, bridge, neighbour, route, route_file, flows, zone, group, admin_rule, rule, nat, service, role, vrrp, assert, node",
+                "gw.toml:9: peer: unknown key; known here: schema, system, control, commit, log, pair, icmp, neighbours, port, vrf, interface, bridge, neighbour, route, route_file, flows, zone, group, admin_rule, rule, nat, service, role, vrrp, bfd, assert, node",
             ],
         ),
         (

@@ -10,7 +10,7 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use super::health::Period;
-use super::value::{GroupName, InterfaceName, NotAllowed, PortName, Ranged, RuleName, from_text};
+use super::value::{GroupName, InterfaceName, NextHop, NotAllowed, PortName, Ranged, RuleName, from_text};
 
 /// `[[vrrp]]`: a virtual router on an interface; with addresses of both families it is two, which move together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ impl Vrrp {
     }
 }
 
-/// One of `track`: exactly one of `port` and `service`.
+/// One of `track`: exactly one of `port`, `service`, `bfd` and `neighbour`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Track {
@@ -81,8 +81,59 @@ pub struct Track {
     /// A service with health checks: the weight is taken in proportion to the backends that are down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<RuleName>,
+    /// All of the weight instead, and only while a smaller share of the backends than this is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<Percent>,
+    /// The peer of a [`super::Bfd`] session, which has to be up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<NextHop>,
+    /// A neighbour that has to answer ARP or ND.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbour: Option<NextHop>,
     /// How much is taken off the priority, which stays 1 at least.
     pub weight: Ranged<1, 253>,
+}
+
+/// A share: `"1%"` to `"100%"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Percent(u8);
+
+impl Percent {
+    const ALLOWED: &str = "a share is \"1%\" to \"100%\"";
+
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0.into()
+    }
+}
+
+impl FromStr for Percent {
+    type Err = NotAllowed;
+    fn from_str(text: &str) -> Result<Percent, NotAllowed> {
+        let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
+        match number {
+            Some(share @ 1..=100) => Ok(Percent(share)),
+            _ => Err(NotAllowed::new(Self::ALLOWED)),
+        }
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+impl Serialize for Percent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
+        from_text(deserializer, Percent::ALLOWED)
+    }
 }
 
 /// A time between advertisements, in hundredths of a second: 1 to 4095 (RFC 9568 section 5.2.7). Written `"10cs"`,

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{GroupName, InterfaceName, Mac, Seconds};
+use crate::ha::bfd;
 use crate::ha::drain::Phase;
 use crate::ha::vrrp::State;
 
@@ -19,6 +20,9 @@ pub struct HaList {
     pub strays: Vec<AdvertErrors>,
     /// Frames that no device took.
     pub not_sent: u64,
+    /// BFD sessions, if the config has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<Box<BfdList>>,
     /// The other node, if the config has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair: Option<Box<PairEntry>>,
@@ -184,6 +188,9 @@ pub struct VirtualRouterEntry {
     pub priority: u8,
     /// Priority as configured.
     pub configured_priority: u8,
+    /// What is tracked for its group, and what it takes off that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tracked: Vec<TrackEntry>,
     /// Time between advertisements, in hundredths of a second.
     pub interval_cs: u16,
     /// How long a Backup waits for an advertisement, in milliseconds.
@@ -207,7 +214,74 @@ pub struct VirtualRouterEntry {
     pub errors: Vec<AdvertErrors>,
 }
 
-/// Advertisements with one fault.
+/// Something that is tracked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TrackEntry {
+    /// As in the config: `port uplink`, `bfd 198.51.100.1`.
+    pub what: String,
+    /// What it takes off the priority at most.
+    pub weight: u8,
+    /// What it takes off now; 0: it is well.
+    pub taken: u8,
+}
+
+/// The BFD sessions of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BfdList {
+    /// In configured order.
+    pub sessions: Vec<BfdEntry>,
+    /// Control packets that are of none of them, or cannot be read, by what is wrong with them; only what has counted.
+    pub strays: Vec<AdvertErrors>,
+    /// Control packets that were not sent because the peer's MAC address was not known.
+    pub unresolved: u64,
+}
+
+/// A BFD session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BfdEntry {
+    /// Where it is.
+    pub interface: InterfaceName,
+    /// Our address.
+    pub local: IpAddr,
+    /// The other end's.
+    pub peer: IpAddr,
+    /// Its state.
+    pub state: bfd::State,
+    /// How long it has been that, in seconds.
+    pub since_s: u64,
+    /// Why it left Up last, in the words of RFC 5880 section 4.1.
+    pub diagnostic: String,
+    /// The other end's state, as it has said last.
+    pub remote_state: bfd::State,
+    /// Why its session left Up last.
+    pub remote_diagnostic: String,
+    /// Our number of the session.
+    pub discriminator: u32,
+    /// The other end's; 0: not heard.
+    pub remote_discriminator: u32,
+    /// Time between packets as configured, in microseconds.
+    pub interval_us: u32,
+    /// How many packets of ours may be missing.
+    pub multiplier: u8,
+    /// Time between our packets, without jitter, in microseconds.
+    pub transmit_interval_us: u64,
+    /// After how long a silence it is Down, in microseconds.
+    pub detection_time_us: u64,
+    /// Routes by the peer are not used.
+    pub withdraws_routes: bool,
+    /// How often it has come Up.
+    pub came_up: u64,
+    /// How often it has left Up.
+    pub went_down: u64,
+    /// Control packets sent.
+    pub sent: u64,
+    /// Valid ones received.
+    pub received: u64,
+    /// What was wrong with others from the peer; only what has counted.
+    pub errors: Vec<AdvertErrors>,
+}
+
+/// Advertisements, or other packets, with one fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AdvertErrors {
     /// What is wrong with them.

@@ -54,7 +54,8 @@ pub use explain::{
     Reached,
 };
 pub use ha::{
-    AdvertErrors, DrainEntry, DrainQuery, DriftEntry, HaList, KeptEntry, PairEntry, VirtualRouterEntry,
+    AdvertErrors, BfdEntry, BfdList, DrainEntry, DrainQuery, DriftEntry, HaList, KeptEntry, PairEntry,
+    TrackEntry, VirtualRouterEntry,
 };
 pub use inspect::{
     ClearQuery, Cleared, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,

@@ -10,7 +10,7 @@ use crate::packet::DropReason;
 use crate::pipeline::route::Route;
 use crate::tables::balance::delivery::number_of;
 use crate::tables::bridge::number_of_scope;
-use crate::tables::compile::{Compiler, on_link};
+use crate::tables::compile::Compiler;
 use crate::tables::policy::{DEFAULT_RULE, SELF};
 use crate::tables::rib::{Rib, Target};
 use crate::tables::{NO_INTERFACE, Tables};
@@ -154,9 +154,7 @@ impl<'a> View<'a> {
         }
         let rib = self.rib;
         let is_active = |target: &Target| match target {
-            Target::Via(hops) => hops
-                .iter()
-                .any(|hop| on_link(&tables.interfaces, hop).is_some_and(|slot| tables.interface(slot).up)),
+            Target::Via(hops) => hops.iter().any(|hop| self.compiler.is_usable(&tables.interfaces, hop)),
             Target::Vrf(_) | Target::Blackhole | Target::Unreachable => true,
         };
         let says = |target: &Target| match target {

@@ -45,7 +45,9 @@ impl Gateway {
     /// Whether candidate tables, compiled from `config`, may be published. What stands in the way of a commit though it is
     /// well formed belongs here: assertions of the config.
     pub(super) fn may_be_committed(&self, tables: &Tables, config: &Config) -> Result<(), Fault> {
-        let is_port_down = self.ports().iter().any(|port| port.members_up() == 0);
+        // The same of a next hop that BFD has given up.
+        let is_port_down =
+            self.ports().iter().any(|port| port.members_up() == 0) || !self.compiler.failed_hops().is_empty();
         let view = View { compiler: &self.compiler, config, tables, rib: self.compiler.rib() };
         assert::uphold(view, is_port_down).map_err(Fault::refused)
     }

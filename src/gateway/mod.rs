@@ -348,8 +348,8 @@ impl Gateway {
         let checks =
             Checks::new(&node, started, random()).map_err(system("make a pipe for the health checks"))?;
         let pair = PairThread::new(&node, started).map_err(system("make an eventfd for the pair"))?;
-        let ha = Ha::new(&node, pair.readiness(), started)
-            .map_err(system("make an eventfd for the virtual routers"))?;
+        let ha = Ha::new(&node, pair.readiness(), started, random())
+            .map_err(system("make an eventfd and a pipe for the virtual routers"))?;
         let mut gateway = Gateway {
             config: Config::default(),
             file_name: file_name.to_owned(),

@@ -171,11 +171,11 @@ impl Gateway {
         }
     }
 
-    /// The interface a next hop is reached by, and whether it is up.
+    /// The interface a next hop is reached by, and whether it is up and BFD has nothing against the next hop.
     fn egress(&self, hop: &Hop) -> Option<(u16, bool)> {
         let tables = self.node().tables.load();
         let slot = on_link(&tables.interfaces, hop)?;
-        Some((slot, tables.interface(slot).up))
+        Some((slot, self.compiler.is_usable(&tables.interfaces, hop)))
     }
 
     pub(super) fn interface_name(&self, slot: u16) -> Option<InterfaceName> {
@@ -235,7 +235,9 @@ impl Gateway {
                         })
                         .collect();
                     if !active {
-                        entry.why = Some(String::from("none of its next hops is reachable: interface down"));
+                        entry.why = Some(String::from(
+                            "none of its next hops is reachable: interface or BFD session down",
+                        ));
                     }
                 }
             },

@@ -371,6 +371,7 @@ impl Gateway {
             value: totals.drops.iter().find(|(other, _)| *other == reason).map_or(0, |(_, count)| *count),
             explanation: reason.explanation().to_owned(),
         }));
+        counters.extend(self.bfd_counters());
         let xdp = self.ports().iter().flat_map(|port| &port.members).filter_map(|member| {
             let counters = member.xdp.as_ref()?.counters().ok()?;
             Some((member.device.clone(), counters))

@@ -3,6 +3,7 @@
 //! A [`Port`] here is one queue of a port, as one worker holds it. The worker and the pipeline cannot
 //! tell the implementations apart. `io` knows no protocol above the frame.
 
+pub mod descriptors;
 pub mod link;
 pub mod memory;
 pub mod packet_socket;

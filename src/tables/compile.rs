@@ -249,6 +249,8 @@ pub struct Compiler {
     noted: AHashSet<u32>,
     /// What the tables shared with the workers follow: static neighbours, and bridges.
     taken: (Vec<NeighbourSpec>, Arc<Bridges>),
+    /// Next hops, by interface and address, that are known not to get packets any more: no route goes by them.
+    failed_hops: AHashSet<(u16, IpAddr)>,
     /// They do not follow what was compiled last yet.
     is_due: bool,
     defers: bool,
@@ -323,6 +325,7 @@ impl Compiler {
             orphans: AHashMap::new(),
             noted: AHashSet::new(),
             taken: Default::default(),
+            failed_hops: AHashSet::new(),
             is_due: false,
             defers: false,
             fate: Fate::default(),
@@ -431,6 +434,7 @@ impl Compiler {
             interfaces: &interfaces,
             neighbours: &self.neighbours,
             rib,
+            failed_hops: &self.failed_hops,
             pins: AHashMap::new(),
             groups: Vec::new(),
         };
@@ -560,6 +564,7 @@ impl Compiler {
             interfaces: &tables.interfaces,
             neighbours: &self.neighbours,
             rib: &self.rib,
+            failed_hops: &self.failed_hops,
             pins: AHashMap::new(),
             groups: tables.groups.to_vec(),
         };
@@ -577,6 +582,7 @@ impl Compiler {
             interfaces: &tables.interfaces,
             neighbours: &self.neighbours,
             rib: &self.rib,
+            failed_hops: &self.failed_hops,
             pins: AHashMap::new(),
             groups: tables.groups.to_vec(),
         };
@@ -791,6 +797,7 @@ impl Compiler {
             interfaces: &interfaces,
             neighbours: &self.neighbours,
             rib: &self.rib,
+            failed_hops: &self.failed_hops,
             pins: AHashMap::new(),
             groups: tables.groups.to_vec(),
         };
@@ -828,6 +835,32 @@ impl Compiler {
         });
         self.input = input;
         Ok(Retired(retired))
+    }
+
+    /// Next hops that no route goes by, by interface and address.
+    pub fn failed_hops(&self) -> &AHashSet<(u16, IpAddr)> {
+        &self.failed_hops
+    }
+
+    /// True if routes go by a next hop: its interface is up, and it has not failed.
+    pub fn is_usable(&self, interfaces: &[Interface], hop: &Hop) -> bool {
+        on_link(interfaces, hop).is_some_and(|slot| {
+            interfaces[usize::from(slot)].up && !self.failed_hops.contains(&(slot, hop.address))
+        })
+    }
+
+    /// Next hops have failed or have come back: the quick first answer, as of [`Compiler::change_links`].
+    pub fn change_failed_hops(&mut self, failed: AHashSet<(u16, IpAddr)>) -> Result<Retired, CompileError> {
+        self.failed_hops = failed;
+        let ports = self.input.ports.clone();
+        self.change_links(&ports)
+    }
+
+    /// As [`Compiler::recompile`] with what there is, after next hops have failed or have come back: routes that lost their
+    /// last one give way to less specific ones.
+    pub fn recompile_routes_anew(&mut self) -> Result<Retired, CompileError> {
+        let rib = Arc::clone(&self.rib);
+        self.compile_all(self.input.clone(), &rib, false)
     }
 
     /// From now on [`Compiler::take_over`] has to be called before tables are published: whoever may throw away what was
@@ -1111,6 +1144,7 @@ struct Build<'a> {
     interfaces: &'a [Interface],
     neighbours: &'a NeighbourTable,
     rib: &'a Rib,
+    failed_hops: &'a AHashSet<(u16, IpAddr)>,
     pins: AHashMap<(u16, u128), u32>,
     groups: Vec<Arc<Group>>,
 }
@@ -1158,6 +1192,7 @@ impl Build<'_> {
         for hop in hops {
             if let Some(interface) = self.on_link(hop)
                 && self.interfaces[usize::from(interface)].up
+                && !self.failed_hops.contains(&(interface, hop.address))
             {
                 let neighbour = self.pin(interface, hop.address)?;
                 live.push((NextHop { interface, neighbour }, self.hop_key(hop)));

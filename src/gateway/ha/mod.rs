@@ -2,13 +2,15 @@
 //! A thread runs them beside the workers, with packet sockets of its own, so that no flood of data keeps it from
 //! speaking and hearing.
 
+mod bfd;
 mod filter;
+mod paths;
 mod runner;
+mod sockets;
+mod track;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-
-use ahash::AHashMap;
 
 use super::{Gateway, LivePort};
 use crate::config::{Mac, Vrrp, virtual_mac};
@@ -18,7 +20,8 @@ use crate::tables::Interface;
 use crate::tables::policy::Policy;
 pub(super) use runner::Ha;
 pub use runner::HaStatus;
-use runner::{NodePlan, PlannedDevice};
+use runner::NodePlan;
+use sockets::PlannedDevice;
 
 /// Addresses of NAT announced with a virtual router at most: its MAC address stays, so that neighbours need none of it.
 const MAX_ALSO: usize = 1024;
@@ -28,7 +31,8 @@ const SHORTEST_PREFIX: u8 = 20;
 impl Gateway {
     /// Has the virtual routers follow the config, the links and what is tracked.
     pub(super) fn follow_virtual_routers(&mut self) {
-        if self.config.vrrp.is_empty() && self.ha.plan.plan.routers.is_empty() {
+        let has_any = !self.config.vrrp.is_empty() || !self.config.bfd.is_empty();
+        if !has_any && self.ha.plan == NodePlan::default() {
             return;
         }
         let plan = self.plan_virtual_routers();
@@ -39,7 +43,6 @@ impl Gateway {
 
     fn plan_virtual_routers(&self) -> NodePlan {
         let tables = self.compiler.tables();
-        let lowered = self.lowered();
         let mut routers = Vec::new();
         let mut links = Vec::new();
         for vrrp in &self.config.vrrp {
@@ -47,7 +50,6 @@ impl Gateway {
             let Some(interface) = tables.interfaces.get(usize::from(link)) else { continue };
             links.push(link);
             let (name, group) = (name_of(vrrp), group_of(vrrp));
-            let lowered = lowered.get(&group).copied().unwrap_or(0);
             let configured = vrrp.priority.get() as u8;
             for router in
                 interface.info.routers.iter().filter(|router| u32::from(router.vrid) == vrrp.id.get())
@@ -64,7 +66,7 @@ impl Gateway {
                     group: group.clone(),
                     priority: configured,
                     settings: Settings {
-                        priority: configured.saturating_sub(lowered).max(1),
+                        priority: configured,
                         interval: vrrp.interval,
                         preempt: vrrp.preempt,
                         preempt_delay: vrrp.preempt_delay.map_or(Duration::ZERO, |delay| delay.duration()),
@@ -77,51 +79,32 @@ impl Gateway {
                 });
             }
         }
+        NodePlan {
+            devices: self.devices_of(links),
+            plan: Plan { routers },
+            paths: self.plan_paths(),
+            trackers: self.trackers(),
+        }
+    }
+
+    /// The devices of links, once for each of them.
+    fn devices_of(&self, mut links: Vec<u16>) -> Vec<PlannedDevice> {
         links.sort_unstable();
         links.dedup();
+        let tables = self.compiler.tables();
         let devices = links.into_iter().flat_map(|link| {
             let interface = &tables.interfaces[usize::from(link)];
             let port = self.ports.iter().find(|port| port.slot == interface.port);
             port.into_iter().flat_map(move |port| devices(port, link, interface))
         });
-        NodePlan { devices: devices.collect(), plan: Plan { routers } }
-    }
-
-    /// What is taken off the priorities of each group for what is not well; who names no group is one by himself.
-    fn lowered(&self) -> AHashMap<String, u8> {
-        let mut lowered: AHashMap<String, u8> = AHashMap::new();
-        for vrrp in &self.config.vrrp {
-            let sum = lowered.entry(group_of(vrrp)).or_default();
-            for track in &vrrp.track {
-                let weight = track.weight.get();
-                let off = match (&track.port, &track.service) {
-                    (Some(port), _) => {
-                        let port = self.ports.iter().find(|live| live.name == port.as_str());
-                        if port.is_some_and(|port| port.members_up() != 0) { 0 } else { weight }
-                    }
-                    (None, Some(service)) => self.share_down(service.as_str(), weight),
-                    (None, None) => 0,
-                };
-                *sum = sum.saturating_add(off as u8);
-            }
-        }
-        lowered
-    }
-
-    /// `weight` in proportion to the backends of a service that are down, rounded up.
-    fn share_down(&self, service: &str, weight: u32) -> u32 {
-        let Some(service) = self.config.services.iter().find(|known| known.name.as_str() == service) else {
-            return 0;
-        };
-        let down = self.backends_down(service);
-        let all = service.backends.len().max(1) as u32;
-        (weight * down as u32).div_ceil(all)
+        devices.collect()
     }
 }
 
 impl Gateway {
     pub(super) fn show_ha(&self) -> HaList {
         let status = self.ha.status();
+        let trackers = &self.ha.plan.trackers;
         let entry = |router: &Status| {
             let Status { plan, state, active, active_down, since, counters } = router;
             let vrrp = self.config.vrrp.iter().find(|vrrp| name_of(vrrp) == plan.name)?;
@@ -135,6 +118,11 @@ impl Gateway {
                 since_s: status.now.since(*since).as_secs(),
                 priority: plan.settings.priority,
                 configured_priority: plan.priority,
+                tracked: trackers
+                    .iter()
+                    .find(|(group, _)| *group == plan.group)
+                    .map(|(_, trackers)| track::entries(trackers, &status.paths))
+                    .unwrap_or_default(),
                 interval_cs: plan.settings.interval.get(),
                 active_down_ms: active_down.as_millis() as u64,
                 source: plan.settings.primary,
@@ -150,7 +138,8 @@ impl Gateway {
         HaList {
             routers: status.routers.iter().filter_map(entry).collect(),
             strays: errors(&status.strays),
-            not_sent: status.not_sent,
+            not_sent: status.not_sent + status.paths.not_sent,
+            bfd: self.show_bfd(&status),
             pair: self.show_pair().map(Box::new),
             kept: self.keeping.show(&self.node),
             drain: Some(self.show_drain()).filter(DrainEntry::is_worth_showing),
@@ -169,8 +158,13 @@ fn group_of(vrrp: &Vrrp) -> String {
 }
 
 fn errors(counted: &[u64; BadAdvert::ALL.len()]) -> Vec<AdvertErrors> {
-    let all = BadAdvert::ALL.iter().zip(counted).filter(|(_, count)| **count > 0);
-    all.map(|(bad, count)| AdvertErrors { kind: bad.name().to_owned(), count: *count }).collect()
+    errors_of(&BadAdvert::ALL.map(BadAdvert::name), counted)
+}
+
+/// Those that have counted.
+fn errors_of(names: &[&str], counted: &[u64]) -> Vec<AdvertErrors> {
+    let all = names.iter().zip(counted).filter(|(_, count)| **count > 0);
+    all.map(|(name, count)| AdvertErrors { kind: (*name).to_owned(), count: *count }).collect()
 }
 
 /// Those of a port that are there, for one of its links.

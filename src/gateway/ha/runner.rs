@@ -1,40 +1,38 @@
 //! The thread: sockets, timers and what the state machines want done.
 
-use std::io;
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::io::{self, Write as _};
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ahash::AHashMap;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use super::super::readiness::{Patience, Readiness};
-use super::filter::{ETHERNET_BYTES, filter, header_bytes};
+use super::filter;
+use super::paths::{PathPlan, PathStatus, Paths};
+use super::sockets::{PlannedDevice, RETRY, Sockets};
+use super::track::{Tracker, taken};
 use crate::ha::vrrp::engine::Frame;
 use crate::ha::vrrp::{BadAdvert, Engine, Leave, Output, Plan, RouterPlan, Status};
 use crate::host::nd;
-use crate::io::packet_socket::PacketSocket;
+use crate::io::descriptors;
 use crate::io::waker::{Waker, wait};
 use crate::neighbours::mac_from_u64;
-use crate::packet::Tags;
 use crate::roles::Part;
 use crate::time::Nanos;
 use crate::worker::Node;
 
-/// Frames taken from a device before timers are looked at again.
-const BATCH: usize = 64;
-/// Longest frame that is worth reading: the longest advertisement, with options and tags.
-const BUFFER_BYTES: usize = 2048;
 /// Pause after a device had more than that: what floods us gets no more than some of a CPU.
 const FLOOD_PAUSE: Duration = Duration::from_millis(1);
-/// How often a device that could not be listened to is tried again.
-const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked whether the other node's sessions are here, while it is waited for them.
 const WAIT_STEP: Duration = Duration::from_millis(50);
 /// Who did not run for so long may have been given up by the pair's peer; it sleeps no longer than [`RETRY`].
 const ABSENCE: Duration = Duration::from_millis(1500);
+/// What the rest of the node may have open: rings, programs, maps, files, and those who ask the control socket.
+const OTHER_DESCRIPTORS: u64 = 512;
 /// How long it may take to say what it knows.
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 
@@ -47,33 +45,25 @@ enum Request {
     Stop,
 }
 
-/// The virtual routers and the devices that they speak by.
+/// The virtual routers, the devices that they speak by, and what they go by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct NodePlan {
+    /// Of whole priorities, of which the thread takes off what is tracked.
     pub plan: Plan,
     /// Devices of ports with virtual routers, once for each link with some.
     pub devices: Vec<PlannedDevice>,
-}
-
-/// A device that is listened to for one link.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PlannedDevice {
-    pub name: String,
-    pub ifindex: u32,
-    /// Interface slot.
-    pub link: u16,
-    pub tags: Tags,
-    /// The tags as they are on the wire.
-    pub tag_bytes: Vec<u8>,
-    /// What leaves by the port leaves by it: of a LAG one device does.
-    pub sends: bool,
+    pub paths: PathPlan,
+    /// What takes off the priorities of a group, by its name.
+    pub trackers: Vec<(String, Vec<Tracker>)>,
 }
 
 /// What the thread knows.
 #[derive(Clone, Debug, Default)]
 pub struct HaStatus {
-    /// Virtual routers, in configured order.
+    /// Virtual routers, in configured order, with the priorities in force.
     pub routers: Vec<Status>,
+    /// BFD sessions and neighbours that are tracked.
+    pub(in crate::gateway) paths: PathStatus,
     /// Advertisements that are about none of them or cannot be read, by position in [`BadAdvert::ALL`].
     pub strays: [u64; BadAdvert::ALL.len()],
     /// Frames that a device did not take.
@@ -95,13 +85,23 @@ pub(in crate::gateway) struct Ha {
     /// Such requests.
     leaves: u32,
     readiness: Arc<Readiness>,
+    /// Readable when a path has become good or bad.
+    pub(super) news: UnixStream,
+    tell_news: Arc<UnixStream>,
+    seed: u64,
+    /// How many descriptors the process may have; `None`: any number.
+    descriptors: Option<u64>,
     /// What it follows.
     pub(super) plan: NodePlan,
 }
 
 impl Ha {
-    pub fn new(node: &Arc<Node>, readiness: &Arc<Readiness>, started: Instant) -> io::Result<Ha> {
+    /// `seed`: what BFD sessions draw their numbers from; it should not be guessed.
+    pub fn new(node: &Arc<Node>, readiness: &Arc<Readiness>, started: Instant, seed: u64) -> io::Result<Ha> {
         let (requests, asked) = unbounded();
+        let (news, tell_news) = UnixStream::pair()?;
+        news.set_nonblocking(true)?;
+        tell_news.set_nonblocking(true)?;
         Ok(Ha {
             node: Arc::clone(node),
             started,
@@ -112,6 +112,10 @@ impl Ha {
             leaving: Arc::default(),
             leaves: 0,
             readiness: Arc::clone(readiness),
+            news,
+            tell_news: Arc::new(tell_news),
+            seed,
+            descriptors: descriptors::raise(),
             plan: NodePlan::default(),
         })
     }
@@ -125,19 +129,38 @@ impl Ha {
             let run = move || runner.run(&asked);
             self.thread = Some(std::thread::Builder::new().name("ha".into()).spawn(run)?);
         }
+        let needed = (plan.devices.len() + plan.paths.devices.len()) as u64 + OTHER_DESCRIPTORS;
+        if let Some(allowed) = self.descriptors.filter(|allowed| *allowed < needed) {
+            tracing::error!(
+                needed,
+                allowed,
+                "too few descriptors for VRRP and BFD on so many links, some of which will take no part: raise the hard \
+                 limit (LimitNOFILE of the systemd unit, or ulimit -Hn) and start again"
+            );
+        }
         self.plan = plan.clone();
         self.ask(Request::Plan(plan));
         Ok(())
     }
 
-    /// What the thread knows; nothing if it is too busy to say, or there is no virtual router.
+    /// What the thread knows; nothing if it is too busy to say, or there is nothing for it to do.
     pub fn status(&self) -> HaStatus {
+        self.ask_status().unwrap_or_default()
+    }
+
+    /// The same; `None`: it is too busy to say.
+    pub(super) fn ask_status(&self) -> Option<HaStatus> {
         if self.thread.is_none() {
-            return HaStatus::default();
+            return Some(HaStatus::default());
         }
         let (sender, answer) = bounded(1);
         self.ask(Request::Status(sender));
-        answer.recv_timeout(ANSWER_LIMIT).unwrap_or_default()
+        answer.recv_timeout(ANSWER_LIMIT).ok()
+    }
+
+    /// Has [`Ha::news`] be readable once more.
+    pub(super) fn remind(&self) {
+        let _ = (&*self.tell_news).write(&[1]);
     }
 
     /// Whether all virtual routers are to be left to others.
@@ -184,11 +207,6 @@ impl Drop for Ha {
     }
 }
 
-struct Socket {
-    device: PlannedDevice,
-    socket: PacketSocket,
-}
-
 /// The thread's own.
 struct Runner {
     node: Arc<Node>,
@@ -197,10 +215,10 @@ struct Runner {
     engine: Engine,
     /// What is followed, as far as there are sockets for it.
     plan: Plan,
-    sockets: Vec<Socket>,
-    /// Those that could not be opened, and when they are tried again.
-    missing: Vec<PlannedDevice>,
-    retry: Nanos,
+    sockets: Sockets,
+    paths: Paths,
+    trackers: Vec<(String, Vec<Tracker>)>,
+    tell_news: Arc<UnixStream>,
     not_sent: u64,
     leaving: Arc<AtomicU32>,
     /// The last request to leave, or not to.
@@ -226,9 +244,10 @@ impl Runner {
             last_turn: Nanos(ha.started.elapsed().as_nanos() as u64),
             engine: Engine::default(),
             plan: Plan::default(),
-            sockets: Vec::new(),
-            missing: Vec::new(),
-            retry: Nanos(0),
+            sockets: Sockets::new("virtual routers", filter::vrrp),
+            paths: Paths::new(&ha.node, ha.seed),
+            trackers: Vec::new(),
+            tell_news: Arc::clone(&ha.tell_news),
             not_sent: 0,
         }
     }
@@ -255,6 +274,7 @@ impl Runner {
                     Request::Status(answer) => {
                         let _ = answer.send(HaStatus {
                             routers: self.engine.status(),
+                            paths: self.paths.status(),
                             strays: *self.engine.strays(),
                             not_sent: self.not_sent,
                             now: self.now(),
@@ -263,18 +283,25 @@ impl Runner {
                     Request::Stop => {
                         self.engine.stop(self.now(), &mut out);
                         self.perform(&mut out);
+                        self.paths.stop(self.now());
                         return;
                     }
                 }
             }
-            if !self.missing.is_empty() && self.now() >= self.retry {
-                let missing = std::mem::take(&mut self.missing);
-                self.open(missing, true);
+            if self.sockets.try_again(self.now()) {
                 self.set_plan(&mut out);
             }
+            self.paths.try_again(self.now());
             // First what has come in: whoever was kept from running must not take that for silence.
             let unread = self.receive(&mut out);
+            let unread_paths = self.paths.receive(self.now());
             let now = self.now();
+            self.paths.poll(now, &unread_paths);
+            if self.paths.take_news() {
+                self.set_plan(&mut out);
+                // A full pipe wakes as well as one byte does.
+                let _ = (&*self.tell_news).write(&[1]);
+            }
             for router in &self.plan.routers {
                 if self.node.neighbours.roles.take_conflict(router.role) {
                     self.engine.note_conflict(router.role, now);
@@ -284,9 +311,9 @@ impl Runner {
             self.perform(&mut out);
             let leaving = self.asked_to_leave << 2 | self.engine.leaving() as u32;
             self.leaving.store(leaving, Ordering::Release);
-            match unread[..] {
-                [] => self.sleep(),
-                [..] => std::thread::sleep(FLOOD_PAUSE),
+            match (&unread[..], &unread_paths[..]) {
+                ([], []) => self.sleep(),
+                _ => std::thread::sleep(FLOOD_PAUSE),
             }
         }
     }
@@ -308,36 +335,25 @@ impl Runner {
 
     fn sleep(&mut self) {
         let mut limit = if self.holds_back { WAIT_STEP } else { RETRY };
-        if let Some(due) = self.engine.next_deadline() {
-            limit = limit.min(due.since(self.now()));
+        let now = self.now();
+        let deadlines = self.engine.next_deadline().into_iter().chain(self.paths.next_deadline(now));
+        if let Some(due) = deadlines.min() {
+            limit = limit.min(due.since(now));
         }
-        let fds: Vec<RawFd> =
-            self.sockets.iter().map(|socket| socket.socket.as_raw_fd()).chain([self.waker.fd()]).collect();
+        let fds: Vec<RawFd> = self.sockets.fds().chain(self.paths.fds()).chain([self.waker.fd()]).collect();
         if limit > Duration::ZERO {
             wait(&fds, limit);
         }
     }
 
     fn follow(&mut self, plan: NodePlan, out: &mut Vec<Output>) {
-        let NodePlan { plan, devices } = plan;
+        let NodePlan { plan, devices, paths, trackers } = plan;
         // By the links as they were: who leaves says so.
         self.engine.leave_others(&plan, self.now(), out);
         self.perform(out);
-        let key = |device: &PlannedDevice| (device.ifindex, device.tags);
-        let mut old: AHashMap<_, Socket> = std::mem::take(&mut self.sockets)
-            .into_iter()
-            .map(|socket| (key(&socket.device), socket))
-            .collect();
-        let mut new = Vec::new();
-        for device in devices {
-            match old.remove(&key(&device)) {
-                Some(socket) => self.sockets.push(Socket { device, ..socket }),
-                None => new.push(device),
-            }
-        }
-        self.missing.clear();
-        self.open(new, false);
-        self.plan = plan;
+        self.sockets.follow(devices, self.now());
+        self.paths.follow(paths, self.now());
+        (self.plan, self.trackers) = (plan, trackers);
         self.set_plan(out);
     }
 
@@ -345,52 +361,19 @@ impl Runner {
     fn set_plan(&mut self, out: &mut Vec<Output>) {
         let mut plan = self.plan.clone();
         for router in &mut plan.routers {
-            router.up &= self.sender(router.link).is_some();
+            router.up &= self.sockets.can_send(router.link);
+            let trackers = self.trackers.iter().find(|(group, _)| *group == router.group);
+            let off = trackers.map_or(0, |(_, trackers)| taken(trackers, |path| self.paths.is_good(path)));
+            router.settings.priority = router.settings.priority.saturating_sub(off).max(1);
         }
         self.engine.set_plan(plan, self.now(), out);
         self.perform(out);
     }
 
-    /// What leaves by a link leaves by it.
-    fn sender(&self, link: u16) -> Option<&Socket> {
-        self.sockets.iter().find(|socket| socket.device.link == link && socket.device.sends)
-    }
-
-    /// What cannot be opened is tried again; the log has it once.
-    fn open(&mut self, devices: Vec<PlannedDevice>, is_retry: bool) {
-        for device in devices {
-            match PacketSocket::open(device.ifindex, &filter(device.tags)) {
-                Ok(socket) => self.sockets.push(Socket { device, socket }),
-                Err(error) => {
-                    if !is_retry {
-                        tracing::warn!(device = device.name, %error, "cannot listen to virtual routers");
-                    }
-                    self.missing.push(device);
-                }
-            }
-        }
-        self.retry = self.now().plus(RETRY);
-    }
-
     /// The links for which a device may have more.
     fn receive(&mut self, out: &mut Vec<Output>) -> Vec<u16> {
-        let mut buffer = [0; BUFFER_BYTES];
-        let now = self.now();
-        let mut unread = Vec::new();
-        for Socket { device, socket } in &self.sockets {
-            let mut taken = 0;
-            while taken < BATCH {
-                // An error says once that the device is down.
-                let Ok(Some(len)) = socket.receive(&mut buffer) else { break };
-                taken += 1;
-                let Some(packet) = buffer[..len].get(header_bytes(device.tags)..) else { continue };
-                self.engine.receive(device.link, packet, now, out);
-            }
-            if taken == BATCH {
-                unread.push(device.link);
-            }
-        }
-        unread
+        let (now, engine) = (self.now(), &mut self.engine);
+        self.sockets.receive(|link, packet| engine.receive(link, packet, now, out))
     }
 
     fn perform(&mut self, out: &mut Vec<Output>) {
@@ -434,21 +417,6 @@ impl Runner {
     }
 
     fn send(&mut self, frame: &Frame) {
-        let sender = self.sender(frame.link);
-        let sent = sender.is_some_and(|Socket { device, socket }| {
-            socket.send(&with_header(frame, &device.tag_bytes)).is_ok()
-        });
-        self.not_sent += u64::from(!sent);
+        self.not_sent += u64::from(!self.sockets.send(frame));
     }
-}
-
-/// The frame as it is on the wire, with the tags of the interface.
-fn with_header(frame: &Frame, tags: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(ETHERNET_BYTES + tags.len() + frame.packet.len());
-    bytes.extend_from_slice(&frame.dst_mac);
-    bytes.extend_from_slice(&frame.src_mac);
-    bytes.extend_from_slice(tags);
-    bytes.extend_from_slice(&frame.ethertype.to_be_bytes());
-    bytes.extend_from_slice(&frame.packet);
-    bytes
 }

@@ -27,6 +27,7 @@ impl Compiler {
             orphans: self.orphans.clone(),
             noted: self.noted.clone(),
             taken: self.taken.clone(),
+            failed_hops: self.failed_hops.clone(),
             is_due: self.is_due,
             // What is shared with workers follows what is published: nothing of this is.
             defers: true,
