@@ -47,7 +47,7 @@ impl Pair {
     }
 
     /// A cable from a host to the switch of a side.
-    fn plug(&self, host: &str, device: &str, side: usize) {
+    pub fn plug(&self, host: &str, device: &str, side: usize) {
         let lab = &self.lab;
         let far = format!("{host}{side}");
         // As in scripts/lab: an index of its own at either end.
