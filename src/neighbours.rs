@@ -458,6 +458,16 @@ impl NeighbourTable {
         });
     }
 
+    /// What was sent to the neighbour has reached it, as somebody knows who has heard so from it: a hint of upper layers
+    /// (RFC 4861 section 7.3.1), by which it need not be asked.
+    pub fn confirm(&self, slot: u32, now: Nanos) {
+        self.change(slot, now, |word| match word.state() {
+            State::Reachable | State::Stale | State::Probe => Some(word.with(word.mac(), State::Reachable)),
+            State::Empty | State::Deleted | State::Claimed | State::Idle => None,
+            State::Incomplete | State::Failed | State::Permanent => None,
+        });
+    }
+
     /// All solicitations went unanswered.
     pub fn fail(&self, slot: u32, now: Nanos) -> bool {
         self.change(slot, now, |word| match word.state() {
@@ -639,6 +649,25 @@ mod tests {
         assert_eq!((table.word(slot).state(), table.word(slot).mac()), (State::Stale, mac_to_u64(MAC)));
         table.mark_used(slot, at(48));
         assert_eq!(sweep(49), 1, "asked again");
+    }
+
+    #[test]
+    fn who_is_heard_of_otherwise_is_not_asked() {
+        let table = table();
+        let slot = table.find_or_insert(0, v4_key(1), 8).expect("room");
+        table.confirm(slot, at(1));
+        assert_eq!(table.word(slot).state(), State::Idle, "its MAC address is not known by that");
+        table.learn(slot, MAC, true, at(10));
+        for second in 10..100 {
+            table.mark_used(slot, at(second));
+            table.confirm(slot, at(second));
+            let reprobe = |_| panic!("it is asked");
+            table.sweep(0, table.capacity(), Duration::from_secs(30), at(second), reprobe);
+        }
+        assert_eq!((table.word(slot).state(), table.word(slot).mac()), (State::Reachable, mac_to_u64(MAC)));
+        table.set_permanent(slot, MAC, at(100));
+        table.confirm(slot, at(101));
+        assert_eq!(table.word(slot).state(), State::Permanent);
     }
 
     #[test]

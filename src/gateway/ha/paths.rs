@@ -242,8 +242,12 @@ impl Paths {
             }
             return;
         };
-        // The workers ask for it again in time.
+        // The workers ask for it again in time, and need not while the peer says that it hears us: where floods fill their
+        // rings, they would not hear the answer.
         table.mark_used(slot, now);
+        if self.engine.path(link, peer) == Some(Path::Good) {
+            table.confirm(slot, now);
+        }
         let dst_mac = mac_from_u64(table.word(slot).mac());
         let tables = self.node.tables.load();
         let Some(interface) = tables.interfaces.get(usize::from(link)) else { return };
