@@ -14,6 +14,8 @@ mod commits;
 mod dhcp;
 #[path = "e2e/failover.rs"]
 mod failover;
+#[path = "e2e/full_rings.rs"]
+mod full_rings;
 #[path = "e2e/gateway.rs"]
 mod gateway;
 #[path = "e2e/health.rs"]
