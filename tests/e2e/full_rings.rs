@@ -41,11 +41,11 @@ fn frames(gateway: &Gateway) -> [u64; 2] {
 fn roles(gateway: &Gateway) -> Vec<(Value, Value)> {
     let shown = gateway.show("ha");
     let of = |list: &Value, keys: [&str; 2]| {
-        let list = list.as_array().unwrap_or_else(|| panic!("{shown:#}")).clone();
-        list.into_iter().map(move |entry| (entry[keys[0]].clone(), entry[keys[1]].clone()))
+        let list = list.as_array().unwrap_or_else(|| panic!("{shown:#}"));
+        list.iter().map(|entry| (entry[keys[0]].clone(), entry[keys[1]].clone())).collect::<Vec<_>>()
     };
-    let routers = of(&shown["routers"], ["state", "became_active"]);
-    routers.chain(of(&shown["bfd"]["sessions"], ["state", "went_down"])).collect()
+    [of(&shown["routers"], ["state", "became_active"]), of(&shown["bfd"]["sessions"], ["state", "went_down"])]
+        .concat()
 }
 
 /// Leaves the workers next to nothing of their CPU.
