@@ -4,6 +4,8 @@
 //! `scripts/test --only e2e` runs them against the release build; one alone:
 //! `cargo test --test e2e -- hot_swap`.
 
+#[path = "e2e/audit.rs"]
+mod audit;
 #[path = "e2e/bfd.rs"]
 mod bfd;
 #[path = "e2e/bridge.rs"]

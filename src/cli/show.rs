@@ -593,7 +593,16 @@ fn pair(entry: &PairEntry) -> String {
         ("refused", counts(&entry.refused)),
     ];
     let lines = lines.map(|(what, says)| format!("{what:<14} {says}\n"));
-    format!("\nPAIR\n{}", lines.concat())
+    let witness = entry.witness.as_ref().map(|witness| {
+        let answers = match witness.answers {
+            None => "not known yet",
+            Some(true) => "answers",
+            Some(false) => "does not answer",
+        };
+        let cut_off = if witness.is_cut_off { ": this node hears nobody, and takes no part" } else { "" };
+        format!("{:<14} {} ({answers}){cut_off}\n", "witness", witness.address)
+    });
+    format!("\nPAIR\n{}{}", lines.concat(), witness.unwrap_or_default())
 }
 
 fn workers(list_of: &Vec<WorkerStatus>) -> String {

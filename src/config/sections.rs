@@ -175,6 +175,10 @@ pub struct Pair {
     /// from one of lower priority.
     #[serde(default = "Pair::default_preempt_wait")]
     pub preempt_wait: Period,
+    /// An address in the VRF `default` that answers pings, best on neither of the ways between the nodes: who hears neither it
+    /// nor the other node takes no part in virtual routers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<IpAddr>,
 }
 
 impl Pair {

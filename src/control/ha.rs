@@ -147,9 +147,24 @@ pub struct PairEntry {
     pub not_installed: Vec<AdvertErrors>,
     /// Datagrams refused, by cause; only what has counted.
     pub refused: Vec<AdvertErrors>,
+    /// The witness, if the config names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<WitnessEntry>,
     /// Why there is no socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Whom the node asks when it does not hear the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WitnessEntry {
+    /// Its address.
+    pub address: IpAddr,
+    /// It answers; absent: it was not asked often enough yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<bool>,
+    /// The node hears neither it nor the other node, and takes no part in virtual routers.
+    pub is_cut_off: bool,
 }
 
 /// Whether both nodes have the same sessions: they compare sums over slices of them. Numbers are of slices, of which there are

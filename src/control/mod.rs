@@ -55,7 +55,7 @@ pub use explain::{
 };
 pub use ha::{
     AdvertErrors, BfdEntry, BfdList, DrainEntry, DrainQuery, DriftEntry, HaList, KeptEntry, PairEntry,
-    TrackEntry, VirtualRouterEntry,
+    TrackEntry, VirtualRouterEntry, WitnessEntry,
 };
 pub use inspect::{
     ClearQuery, Cleared, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,

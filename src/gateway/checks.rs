@@ -1,6 +1,7 @@
 //! The health of services' backends: whom to check, and what follows from what the checks say.
 
 use std::io::{self, Read as _, Write as _};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -11,11 +12,12 @@ use ahash::AHashSet;
 
 use super::Gateway;
 use super::health::Health;
-use crate::config::{Config, VirtualService};
+use super::readiness::Witness;
+use crate::config::{Config, HealthCheck, HealthKind, Period, VirtualService};
 use crate::host::probe::{Status, Target, Verdict};
 use crate::tables::balance::passive::{Counted, Limit, Turn, Watch};
 use crate::tables::balance::{Book, Checked, Health as BackendHealth};
-use crate::tables::compile::Compiler;
+use crate::tables::compile::{Compiler, DEFAULT_VRF};
 use crate::tables::policy;
 use crate::time::Nanos;
 use crate::worker::Node;
@@ -29,7 +31,12 @@ pub(super) struct Checks {
     watch: Watch,
     /// When it is looked at next.
     look_at: Nanos,
+    /// The witness that is asked.
+    witness: Option<IpAddr>,
 }
+
+/// What the checks call the pair's witness: no slot of a backend.
+const WITNESS: u32 = u32::MAX;
 
 /// Time between two looks at what workers count of backends. A look takes nanoseconds for each backend and worker.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -43,7 +50,7 @@ impl Checks {
         let notify = move || _ = (&tell).write(&[1]);
         let thread = Health::new(node, started, seed, notify);
         let (book, watch) = (Book::default(), Watch::default());
-        Ok(Checks { thread, wake, book, watch, look_at: Nanos(0) })
+        Ok(Checks { thread, wake, book, watch, look_at: Nanos(0), witness: None })
     }
 
     /// What is known of all backends that are checked; nothing if the thread is too busy to say.
@@ -127,10 +134,28 @@ fn watched(config: &Config, compiler: &Compiler) -> Vec<(u32, Limit)> {
     watched
 }
 
+/// The pair's witness: silent when it has not answered three times in a row, within 0.75 s.
+fn witness_of(config: &Config, compiler: &Compiler) -> Option<Target> {
+    let addr = config.pair.as_ref()?.witness?;
+    let vrf = compiler.vrfs.get(DEFAULT_VRF)?;
+    let interval = Period::from_millis(200).ok()?;
+    let timeout = Period::from_millis(150).ok();
+    let check = Arc::new(HealthCheck { interval, timeout, ..HealthCheck::of(HealthKind::Icmp) });
+    Some(Target { id: WITNESS, vrf, addr, port: 0, check })
+}
+
 impl Gateway {
     /// Has the backends checked that the config in force names.
     pub(super) fn check_backends(&mut self) {
-        let (targets, checked) = wanted(&self.config, &self.compiler);
+        let (mut targets, checked) = wanted(&self.config, &self.compiler);
+        let witness = witness_of(&self.config, &self.compiler);
+        let addr = witness.as_ref().map(|witness| witness.addr);
+        if addr != self.checks.witness {
+            let known = if addr.is_some() { Witness::Unknown } else { Witness::None };
+            self.checks.witness = addr;
+            self.pair.readiness().set_witness(known);
+        }
+        targets.extend(witness);
         self.checks.watch.set(watched(&self.config, &self.compiler).into_iter());
         let gone = self.checks.book.set_services(checked);
         // Another limit begins anew.
@@ -221,6 +246,18 @@ impl Gateway {
         touched
     }
 
+    fn note_witness(&self, answers: bool) {
+        let known = if answers { Witness::Answers } else { Witness::Silent };
+        if self.pair.readiness().witness() == known || self.checks.witness.is_none() {
+            return;
+        }
+        self.pair.readiness().set_witness(known);
+        match answers {
+            true => tracing::info!("the witness answers"),
+            false => tracing::warn!("the witness does not answer"),
+        }
+    }
+
     /// Acts on what the checks have said since the last call, and on what has become of slow starts.
     pub fn handle_health(&mut self) {
         while matches!((&self.checks.wake).read(&mut [0; 256]), Ok(1..)) {}
@@ -228,6 +265,10 @@ impl Gateway {
         let mut touched: Vec<u32> = Vec::new();
         for event in self.checks.thread.verdicts().try_iter() {
             let up = event.verdict == Verdict::Up;
+            if event.id == WITNESS {
+                self.note_witness(up);
+                continue;
+            }
             let is_first = self.checks.book.verdict(event.id).is_none();
             if !self.checks.book.note(event.id, up, event.at) {
                 continue;
@@ -245,6 +286,10 @@ impl Gateway {
             // Too many at once: the status has what counts.
             for status in self.checks.status() {
                 let Some(verdict) = status.verdict else { continue };
+                if status.id == WITNESS {
+                    self.note_witness(verdict == Verdict::Up);
+                    continue;
+                }
                 if self.checks.book.note(status.id, verdict == Verdict::Up, status.since) {
                     touched.push(status.id);
                 }

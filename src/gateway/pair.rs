@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use super::Gateway;
-use super::readiness::{Fresh, Readiness};
+use super::readiness::{Fresh, Readiness, Witness};
 use crate::config;
-use crate::control::{AdvertErrors, DriftEntry, PairEntry};
+use crate::control::{AdvertErrors, DriftEntry, PairEntry, WitnessEntry};
 use crate::flow::digest::SLICES;
 use crate::flow::flow_record::Kind;
 use crate::ha::sync::{BadDatagram, Link, Machine, Names, PairKey, Status, Told};
@@ -608,6 +608,15 @@ impl Gateway {
             swept: sum(|replicas| replicas.swept.load(Relaxed)),
             not_installed: named(&lost, &lost_counts),
             refused: named(&refused, &refused_counts),
+            witness: config.witness.map(|address| WitnessEntry {
+                address,
+                answers: match self.pair.readiness.witness() {
+                    Witness::None | Witness::Unknown => None,
+                    Witness::Silent => Some(false),
+                    Witness::Answers => Some(true),
+                },
+                is_cut_off: self.pair.readiness.is_cut_off(),
+            }),
             error: socket_error,
         })
     }

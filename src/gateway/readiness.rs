@@ -1,7 +1,7 @@
 //! What the pair's thread says of sessions on the other node, for those who may not wait for it: the control thread and
 //! that of the virtual routers.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::ha::drain::Peer;
@@ -20,6 +20,23 @@ pub(super) struct Readiness {
     unready: AtomicU64,
     /// How long the replica is waited for at most, in nanoseconds.
     preempt_wait_ns: AtomicU64,
+    witness: AtomicU8,
+    /// This node hears neither the other nor the witness.
+    is_cut_off: AtomicBool,
+}
+
+/// What is known of the witness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Witness {
+    /// The config names none.
+    None,
+    /// It was not asked often enough yet.
+    Unknown,
+    /// It does not answer.
+    Silent,
+    /// It does.
+    Answers,
 }
 
 impl Readiness {
@@ -35,6 +52,29 @@ impl Readiness {
         self.has_all.store(has_all, Relaxed);
         self.is_ready.store(is_ready, Relaxed);
         self.unready.store(unready, Relaxed);
+    }
+
+    /// The pair's thread hears the other node.
+    pub fn is_there(&self) -> bool {
+        self.is_there.load(Relaxed)
+    }
+
+    pub fn set_witness(&self, witness: Witness) {
+        self.witness.store(witness as u8, Relaxed);
+    }
+
+    pub fn witness(&self) -> Witness {
+        let all = [Witness::Unknown, Witness::Silent, Witness::Answers];
+        let known = self.witness.load(Relaxed);
+        all.into_iter().find(|witness| *witness as u8 == known).unwrap_or(Witness::None)
+    }
+
+    pub fn set_cut_off(&self, is_cut_off: bool) {
+        self.is_cut_off.store(is_cut_off, Relaxed);
+    }
+
+    pub fn is_cut_off(&self) -> bool {
+        self.is_cut_off.load(Relaxed)
     }
 
     /// The other node, for whoever wants to go.

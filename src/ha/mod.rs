@@ -4,6 +4,7 @@
 //! (`gateway::ha`) has the sockets and the clock.
 
 pub mod bfd;
+pub mod contact;
 pub mod drain;
 pub mod neighbour;
 pub mod sync;

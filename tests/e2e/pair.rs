@@ -180,9 +180,14 @@ pub fn two_nodes(test: &str) -> Option<Pair> {
 
 /// The node with this number: the first has the higher priority.
 pub fn start(lab: &Lab, number: u8) -> Gateway {
+    start_with(lab, number, "")
+}
+
+/// With more lines in `[pair]`.
+pub fn start_with(lab: &Lab, number: u8, more: &str) -> Gateway {
     let key = lab.path("pair.key");
     let priority = [150, 100][usize::from(number) - 1];
-    Gateway::start_on(lab, &format!("n{number}"), |socket| paired(socket, number, priority, &key))
+    Gateway::start_on(lab, &format!("n{number}"), |socket| paired(socket, number, priority, &key) + more)
 }
 
 /// Connections through source NAT, to a published server, to a service, and who answers.

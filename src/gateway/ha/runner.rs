@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
-use super::super::readiness::{Patience, Readiness};
+use super::super::readiness::{Patience, Readiness, Witness};
 use super::filter;
 use super::paths::{PathPlan, PathStatus, Paths};
 use super::sockets::{PlannedDevice, RETRY, Sockets};
 use super::track::{Tracker, taken};
+use crate::ha::contact::{Contact, Heard};
 use crate::ha::vrrp::engine::Frame;
 use crate::ha::vrrp::{BadAdvert, Engine, Leave, Output, Plan, RouterPlan, Status};
 use crate::host::nd;
@@ -226,6 +227,8 @@ struct Runner {
     readiness: Arc<Readiness>,
     patience: Patience,
     holds_back: bool,
+    /// With a witness: what was heard when.
+    contact: Option<Contact>,
     /// When the last turn began.
     last_turn: Nanos,
 }
@@ -241,6 +244,7 @@ impl Runner {
             readiness: Arc::clone(&ha.readiness),
             patience: Patience::default(),
             holds_back: false,
+            contact: None,
             last_turn: Nanos(ha.started.elapsed().as_nanos() as u64),
             engine: Engine::default(),
             plan: Plan::default(),
@@ -307,6 +311,7 @@ impl Runner {
                     self.engine.note_conflict(router.role, now);
                 }
             }
+            self.keep_contact(&mut out);
             self.engine.poll(now, &unread, &mut out);
             self.perform(&mut out);
             let leaving = self.asked_to_leave << 2 | self.engine.leaving() as u32;
@@ -333,8 +338,34 @@ impl Runner {
         }
     }
 
+    /// Who hears neither the other node nor the witness takes no part.
+    fn keep_contact(&mut self, out: &mut Vec<Output>) {
+        let (now, witness) = (self.now(), self.readiness.witness());
+        let is_cut_off = match witness {
+            Witness::None => {
+                self.contact = None;
+                false
+            }
+            Witness::Unknown | Witness::Silent | Witness::Answers => {
+                let contact = self.contact.get_or_insert(Contact::new(now));
+                let peer = self.readiness.is_there() || self.engine.hears_another(now);
+                // Who is Active stays so until it is known how it is.
+                let is_unknown = witness == Witness::Unknown && self.engine.is_active();
+                contact.is_cut_off(Heard { peer, witness: witness == Witness::Answers || is_unknown }, now)
+            }
+        };
+        if is_cut_off != self.readiness.is_cut_off() {
+            self.readiness.set_cut_off(is_cut_off);
+            match is_cut_off {
+                true => tracing::warn!("neither the other node nor the witness is heard: takes no part"),
+                false => tracing::info!("the other node or the witness is heard: takes part"),
+            }
+        }
+        self.engine.cut_off(is_cut_off, now, out);
+    }
+
     fn sleep(&mut self) {
-        let mut limit = if self.holds_back { WAIT_STEP } else { RETRY };
+        let mut limit = if self.holds_back || self.contact.is_some() { WAIT_STEP } else { RETRY };
         let now = self.now();
         let deadlines = self.engine.next_deadline().into_iter().chain(self.paths.next_deadline(now));
         if let Some(due) = deadlines.min() {

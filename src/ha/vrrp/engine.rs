@@ -191,6 +191,10 @@ pub struct Engine {
     leaves: bool,
     /// No router takes over from an Active of lower priority.
     holds_back: bool,
+    /// The node takes no part: it hears nobody.
+    is_cut_off: bool,
+    /// Until when the last advertisement of another is word of it.
+    heard_until: Nanos,
     /// By position in [`BadAdvert::ALL`]: those that are about no router of ours.
     strays: [u64; BadAdvert::ALL.len()],
 }
@@ -263,6 +267,24 @@ impl Engine {
         self.routers.iter_mut().for_each(|router| router.machine.hold_back(holds_back));
     }
 
+    /// Whether the node takes no part for now, since it hears nobody ([`crate::ha::contact`]).
+    pub fn cut_off(&mut self, is_cut_off: bool, now: Nanos, out: &mut Vec<Output>) {
+        if self.is_cut_off != is_cut_off {
+            self.is_cut_off = is_cut_off;
+            self.settle(now, out);
+        }
+    }
+
+    /// True if some router is Active.
+    pub fn is_active(&self) -> bool {
+        self.routers.iter().any(|router| router.machine.state() == State::Active)
+    }
+
+    /// True if an advertisement of another node has come so lately that the next may be on its way.
+    pub fn hears_another(&self, now: Nanos) -> bool {
+        now < self.heard_until
+    }
+
     /// Whether the node is to leave all routers, each as soon as another is heard to have it, or to take part after all.
     pub fn leave(&mut self, leaves: bool, now: Nanos, out: &mut Vec<Output>) {
         let came_back = self.leaves && !leaves;
@@ -301,6 +323,9 @@ impl Engine {
         let counted = match (found, Advert::parse(packet)) {
             (Some(router), Ok(advert)) => {
                 router.receive(&advert, now, out);
+                if advert.heard.source != router.plan.settings.primary && advert.heard.priority != LEAVING {
+                    self.heard_until = self.heard_until.max(now.plus(advert.heard.interval.duration() * 4));
+                }
                 let group = router.group;
                 self.settle_group(group, now, out);
                 return;
@@ -385,7 +410,7 @@ impl Engine {
 
     fn settle_group(&mut self, group: usize, now: Nanos, out: &mut Vec<Output>) {
         let (group, routers) = (&self.groups[group], &mut self.routers);
-        let all_up = group.iter().all(|index| routers[*index].plan.up);
+        let all_up = !self.is_cut_off && group.iter().all(|index| routers[*index].plan.up);
         let event = match all_up {
             false => Event::Shutdown,
             true if self.leaves => Event::Leave,
