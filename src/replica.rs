@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 
 use crate::flow::changes::Gone;
@@ -46,6 +47,8 @@ const AUDIT_STEP: Duration = Duration::from_nanos(100);
 const AUDITED: (usize, usize) = (256, 32);
 /// A session is fetched so many before its turn.
 const AHEAD: u32 = 2;
+/// Sessions passed on to another worker that are remembered: their ends may have come to that one before them.
+const PASSED_ON: usize = 64;
 /// Time between two looks at all sessions.
 const REFRESH: Duration = Duration::from_secs(30);
 
@@ -373,6 +376,9 @@ pub struct Replication {
     /// Slices that are told again, and those that are swept.
     repaired: Option<Slices>,
     swept: Option<Slices>,
+    /// Sessions passed on last with a mapping of this worker's, and to whom; where the next is noted.
+    passed_on: ArrayVec<(Name, u8), PASSED_ON>,
+    next_passed_on: usize,
     /// When an audit went on last, and the time that it may take, in nanoseconds.
     audited: Nanos,
     credit: u64,
@@ -605,6 +611,9 @@ impl Replication {
                         // It is the peer who has to tell it again.
                         desks[id].has_lost.store(true, Relaxed);
                     }
+                    if given {
+                        self.note_passed_on(record.name, worker);
+                    }
                     given.then_some(worker.into())
                 }
                 Err(refused) => {
@@ -618,6 +627,13 @@ impl Replication {
                     InTable::V6 => replica::end::<u128>(&name, idle, cx, flows),
                 };
                 add(&cx.counters.replicas.ended, u64::from(ended));
+                // It may have come to whom it was passed on before the session itself: once more, behind it.
+                let passed_on = self.passed_on.iter().find(|(passed, _)| !ended && *passed == name);
+                let worker = passed_on.map(|(_, worker)| usize::from(*worker))?;
+                if desks[worker].give(Inbound::End(Gone { name, idle })) {
+                    return Some(worker);
+                }
+                desks[id].has_lost.store(true, Relaxed);
                 None
             }
             Inbound::Begin => {
@@ -642,6 +658,14 @@ impl Replication {
                 None
             }
         }
+    }
+
+    fn note_passed_on(&mut self, name: Name, worker: u8) {
+        match self.passed_on.get_mut(self.next_passed_on) {
+            Some(oldest) => *oldest = (name, worker),
+            None => self.passed_on.push((name, worker)),
+        }
+        self.next_passed_on = (self.next_passed_on + 1) % PASSED_ON;
     }
 
     /// The peer tells of something once more: what is left of a sweep is left to the next, or to an audit.

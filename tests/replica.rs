@@ -828,6 +828,47 @@ fn a_change_of_the_second_node_alone_ends_nothing() {
     labs.into_iter().for_each(Lab::stop);
 }
 
+/// An end that is told right behind the beginning does not overtake it, whichever workers it has to pass.
+#[test]
+fn an_end_comes_behind_the_beginning() {
+    for workers in [2, 3, 4] {
+        let mut labs = [Lab::new(1, &config(), 1000), Lab::new(workers, &config(), 50)];
+        let mut hosts: Vec<Flow> = (0..4)
+            .map(|host| {
+                Flow::new(Plan { kind: 0, upper: 0, host, port: 0, remote: 1, queues: [0, 1], later: 0 })
+            })
+            .collect();
+        hosts.iter_mut().for_each(|flow| flow.establish(&mut labs[0]));
+        for (from, to) in hosts.iter().zip(hosts.iter().cycle().skip(1)) {
+            let back = to.back.expect("it was asked");
+            let (Upper::Udp { dst: dst_port, .. }, Upper::Udp { src, .. }) = (back.upper, from.there.upper)
+            else {
+                panic!("UDP")
+            };
+            let there = Sent { dst: back.dst, upper: Upper::Udp { src, dst: dst_port }, ..from.there };
+            Flow { there, back: None, ..from.clone() }.establish(&mut labs[0]);
+        }
+        // All that begins and all that ends, before any worker of the other node has looked at it.
+        let [one, other] = &mut labs;
+        one.settle();
+        let mut changes: Vec<Change> = std::iter::from_fn(|| one.node.replicas()[0].next()).collect();
+        one.pass(Duration::from_secs(1000));
+        changes.extend(std::iter::from_fn(|| one.node.replicas()[0].next()));
+        assert_eq!(one.sessions(), 0);
+        for change in changes {
+            match change {
+                Change::Is(record) => drop(other.node.dispatch().install(record, true).expect("room")),
+                Change::Gone(gone) => other.node.dispatch().end(gone).expect("room"),
+                other => panic!("{other:?}"),
+            }
+        }
+        other.settle();
+        assert_eq!((other.sessions(), other.refused()), (0, 0), "{workers} workers");
+        (0..3).for_each(|_| other.pass(Duration::from_secs(500)));
+        labs.into_iter().for_each(Lab::stop);
+    }
+}
+
 /// One inside host talks to another's outside: what both have is told, and restored by whichever workers keep it.
 #[test]
 fn hairpins_are_told_with_both_mappings() {

@@ -526,6 +526,36 @@ fn who_was_silent_goes_on_and_who_begins_anew_is_told_from_that() {
 }
 
 #[test]
+fn both_say_in_which_sections_their_configs_differ() {
+    let mut pair = connected();
+    let sections = |rule: u64, more: &[(&str, u64)]| -> Vec<(String, u64)> {
+        let all = [("rule", rule), ("zone", 7)].into_iter().chain(more.iter().copied());
+        all.map(|(name, hash)| (name.to_owned(), hash)).collect()
+    };
+    let differs = |pair: &Pair| {
+        [&pair.sender, &pair.receiver]
+            .map(|machine| machine.status(pair.now).differs.map(|names| names.to_vec()))
+    };
+    pair.sender.set_config(sections(1, &[]));
+    pair.settle();
+    assert_eq!(differs(&pair), [None, None], "one of them has not said");
+    pair.receiver.set_config(sections(1, &[]));
+    (0..4).for_each(|_| pair.turn(true));
+    assert_eq!(differs(&pair), [(); 2].map(|()| Some(Vec::new())));
+    pair.sender.set_config(sections(2, &[("vrrp", 1)]));
+    (0..4).for_each(|_| pair.turn(true));
+    let expected = || Some(vec![String::from("rule"), String::from("vrrp")]);
+    assert_eq!(differs(&pair), [expected(), expected()]);
+    // Another life of the one: it has to say again.
+    pair.step(Step::Restart);
+    pair.settle();
+    assert_eq!(differs(&pair), [None, None]);
+    pair.receiver.set_config(sections(2, &[("vrrp", 1)]));
+    (0..4).for_each(|_| pair.turn(true));
+    assert_eq!(differs(&pair), [(); 2].map(|()| Some(Vec::new())));
+}
+
+#[test]
 fn nothing_is_taken_that_there_is_no_room_for_and_nothing_is_lost() {
     let mut pair = connected();
     pair.heard.room = 0;

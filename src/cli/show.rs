@@ -548,6 +548,11 @@ fn pair(entry: &PairEntry) -> String {
     };
     let done = |is_done: bool| if is_done { "all" } else { "not all" };
     let [sent, received] = entry.bytes;
+    let config = match &entry.differs {
+        None => String::from("not known whether it is the same on both"),
+        Some(sections) if sections.is_empty() => String::from("the same on both"),
+        Some(sections) => format!("DIFFERS in {}", sections.join(", ")),
+    };
     let lines = [
         ("peer", format!("{} ({heard})", entry.peer)),
         ("readiness", format!("{} sessions would be lost if it took over now", entry.unready)),
@@ -559,6 +564,7 @@ fn pair(entry: &PairEntry) -> String {
                 done(entry.has_all)
             ),
         ),
+        ("config", config),
         ("lag", format!("{} ms, {} records", entry.lag_ms, entry.lag_records)),
         ("resyncs", format!("{} begun here, {} there", entry.resyncs[0], entry.resyncs[1])),
         (

@@ -37,6 +37,7 @@ pub mod route_file;
 mod schema;
 mod sections;
 mod service;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -68,7 +69,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use health::{
     Bytes, HealthCheck, HealthKind, HttpHost, HttpMethod, HttpPath, OwnAddress, Period, StatusRange,
 };
-pub use node::Node;
+pub use node::{Node, NodePair};
 pub use packet::PacketText;
 pub use policy::{
     BlockSize, Filtering, Flows, Group, Nat, Nat64, NatDestination, NatPrefix, NatSource, NatStatic,

@@ -1,7 +1,8 @@
 //! `[node.NAME]`: what one of several nodes has for itself, so that one document serves a pair, or a fleet. Devices, own
-//! addresses, priority and workers, and nothing else: what nodes do is the same.
+//! addresses, those of its pair, priority and workers, and nothing else: what nodes do is the same.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,9 +25,22 @@ pub struct Node {
     /// The devices of its ports: one, or those of a LAG.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub devices: BTreeMap<PortName, OneOrMore<DeviceName>>,
+    /// Where it and the other node of its pair are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pair: Option<NodePair>,
     /// Its own addresses on its interfaces.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub addresses: BTreeMap<InterfaceName, OneOrMore<InterfaceAddress>>,
+}
+
+/// `pair` of `[node.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodePair {
+    /// As `pair.local`.
+    pub local: SocketAddr,
+    /// As `pair.peer`.
+    pub peer: SocketAddr,
 }
 
 impl Config {
@@ -38,6 +52,9 @@ impl Config {
         }
         if let Some(priority) = own.priority {
             self.vrrp.iter_mut().for_each(|router| router.priority = priority);
+        }
+        if let (Some(pair), Some(NodePair { local, peer })) = (&mut self.pair, own.pair) {
+            (pair.local, pair.peer) = (local, peer);
         }
         for port in &mut self.ports {
             match own.devices.get(&port.name).map(|devices| &**devices) {
@@ -78,6 +95,9 @@ impl Config {
                     allowed: format!("there is no {what} {name}"),
                 });
             };
+            if own.pair.is_some() && self.pair.is_none() {
+                unknown(String::from("pair"), "[pair]", "in it");
+            }
             for name in own.devices.keys() {
                 if !self.ports.iter().any(|port| port.name == *name) {
                     unknown(format!("devices.{name}"), "port", name.as_str());

@@ -120,6 +120,9 @@ pub struct PairEntry {
     pub lag_records: u64,
     /// Resyncs.
     pub resyncs: [u64; 2],
+    /// Sections in which the configs of both nodes differ, apart from what is each node's own; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differs: Option<Vec<String>>,
     /// What audits have found.
     #[serde(default)]
     pub drift: DriftEntry,

@@ -13,12 +13,13 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use super::Gateway;
 use super::readiness::{Fresh, Readiness, Witness};
-use crate::config;
+use crate::config::{self, Config};
 use crate::control::{AdvertErrors, DriftEntry, PairEntry, WitnessEntry};
 use crate::flow::digest::SLICES;
 use crate::flow::flow_record::Kind;
 use crate::ha::sync::{BadDatagram, Link, Machine, Names, PairKey, Status, Told};
 use crate::io::waker::{Waker, wait};
+use crate::packet::hash::Key;
 use crate::pipeline::replica::NotInstalled;
 use crate::replica::{Change, Dispatch};
 use crate::tables::compile::Compiler;
@@ -41,6 +42,9 @@ const KEY_FILE_BYTES: u64 = 64 * 1024;
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 /// How often a socket that could not be had is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Time between two looks at the whole config at least, and so many times as long as one takes.
+const CONFIG_PAUSE: Duration = Duration::from_secs(2);
+const CONFIG_REST: u32 = 100;
 
 /// The key of the pair cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +102,8 @@ fn read_key(path: &Path) -> Result<Vec<u8>, BadKeyFile> {
 
 enum Request {
     Names(Arc<Names>),
+    /// The sections of the config in force.
+    Config(Vec<(String, u64)>),
     /// All workers use other tables than before.
     Published,
     Status(Sender<Answer>),
@@ -120,6 +126,7 @@ struct Running {
     plan: Plan,
     requests: Sender<Request>,
     waker: Arc<Waker>,
+    audit_key: Key,
     thread: JoinHandle<()>,
 }
 
@@ -132,6 +139,11 @@ pub(super) struct PairThread {
     readiness: Arc<Readiness>,
     /// Which life of the process this is.
     life: u64,
+    /// Tables were published since the peer was told of the config, and when that may be next.
+    tells_config: bool,
+    next_config: Nanos,
+    /// Works out what is told, and says how long that took.
+    hashing: Option<JoinHandle<Duration>>,
 }
 
 impl PairThread {
@@ -143,6 +155,9 @@ impl PairThread {
             running: None,
             readiness: Arc::default(),
             life: super::random().max(1),
+            tells_config: false,
+            next_config: Nanos(0),
+            hashing: None,
         })
     }
 
@@ -186,11 +201,13 @@ impl PairThread {
             readiness: Arc::clone(&self.readiness),
             fresh: Fresh::default(),
             audit: Summed::default(),
+            differs: None,
         };
         let audit_key = runner.machine.audit_key();
         self.node.replicas().iter().for_each(|desk| desk.set_audit_key(audit_key));
         let thread = std::thread::Builder::new().name("pair".into()).spawn(move || runner.run(&asked))?;
-        self.running = Some(Running { plan, requests, waker, thread });
+        self.running = Some(Running { plan, requests, waker, audit_key, thread });
+        (self.tells_config, self.next_config) = (true, Nanos(0));
         self.names = Names::default();
         self.note_names(compiler);
         Ok(())
@@ -213,8 +230,37 @@ impl PairThread {
     }
 
     /// Workers use the tables that were published last: what was too early for those before is asked for again.
-    pub fn note_published(&self) {
+    pub fn note_published(&mut self) {
         self.ask(Request::Published);
+        self.tells_config = true;
+    }
+
+    /// Has the other node told of the config, some time after it has changed: a thread works out what is said of a large one.
+    fn tell_config(&mut self, config: &Config, now: Nanos) {
+        if let Some(hashing) = self.hashing.take_if(|hashing| hashing.is_finished()) {
+            let took = hashing.join().unwrap_or_default();
+            self.next_config = now.plus(CONFIG_PAUSE.max(took * CONFIG_REST));
+        }
+        let Some(running) = self.running.as_ref().filter(|_| self.tells_config && self.hashing.is_none())
+        else {
+            return;
+        };
+        if now < self.next_config {
+            return;
+        }
+        self.tells_config = false;
+        let (config, key) = (config.clone(), running.audit_key);
+        let (requests, waker) = (running.requests.clone(), Arc::clone(&running.waker));
+        let hash = move || {
+            let begun = Instant::now();
+            let _ = requests.send(Request::Config(config.sections(key)));
+            waker.wake();
+            begun.elapsed()
+        };
+        match std::thread::Builder::new().name("pair-config".into()).spawn(hash) {
+            Ok(thread) => self.hashing = Some(thread),
+            Err(error) => tracing::warn!(%error, "the other node is not told of the config"),
+        }
     }
 
     fn ask(&self, request: Request) {
@@ -264,6 +310,8 @@ struct Runner {
     readiness: Arc<Readiness>,
     fresh: Fresh,
     audit: Summed,
+    /// As was said last of the other node's config.
+    differs: Option<Arc<[String]>>,
 }
 
 /// Which workers have summed up their sessions, for the audit of this number.
@@ -335,6 +383,7 @@ impl Runner {
             for request in asked.try_iter() {
                 match request {
                     Request::Names(names) => self.machine.set_names(names),
+                    Request::Config(sections) => self.machine.set_config(sections),
                     // Who has refused something for what tables lack has said so before it took these.
                     Request::Published => {
                         self.asks_again |=
@@ -376,10 +425,27 @@ impl Runner {
     fn note_readiness(&mut self) {
         let now = self.now();
         let status = self.machine.status(now);
+        self.note_config(status.differs.as_ref());
         let unready = self.unready() + status.pending;
         let has_told = (0..self.node.replicas().len()).all(|worker| self.machine.has_told_all(worker as u16));
         let is_fresh = self.fresh.is_all(status.records[0], unready, now);
         self.readiness.note(status.is_there, status.has_all, has_told && is_fresh, unready);
+    }
+
+    /// Says that the nodes' configs differ, or do not any more.
+    fn note_config(&mut self, differs: Option<&Arc<[String]>>) {
+        if self.differs.as_ref() == differs {
+            return;
+        }
+        let was_same = self.differs.as_ref().is_none_or(|before| before.is_empty());
+        match differs {
+            Some(sections) if !sections.is_empty() => {
+                tracing::warn!(sections = sections.join(", "), "the config of the other node differs");
+            }
+            Some(_) if !was_same => tracing::info!("the config of the other node is the same again"),
+            Some(_) | None => {}
+        }
+        self.differs = differs.cloned();
     }
 
     fn open(&mut self) {
@@ -554,6 +620,12 @@ fn is_same(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 impl Gateway {
+    /// Has the other node told of the config once it has changed; to be called every second or so.
+    pub(super) fn tell_config(&mut self) {
+        let now = self.now();
+        self.pair.tell_config(&self.config, now);
+    }
+
     pub(super) fn show_pair(&self) -> Option<PairEntry> {
         let config = &self.pair.running.as_ref()?.plan.config;
         let Answer { status, unready, strangers, not_sent, socket_error } = self.pair.answer();
@@ -590,6 +662,7 @@ impl Gateway {
             lag_ms: status.lag.as_millis() as u64,
             lag_records: status.pending,
             resyncs: status.resyncs,
+            differs: status.differs.as_ref().map(|sections| sections.to_vec()),
             drift: DriftEntry {
                 looks: status.drift.looks,
                 found: status.drift.found,

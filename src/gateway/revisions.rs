@@ -536,6 +536,7 @@ impl Gateway {
         }
         if now.since(self.history.tidied) >= TIDY {
             self.history.tidied = now;
+            self.tell_config();
             if let Some(store) = &mut self.history.store {
                 store.tidy();
             }

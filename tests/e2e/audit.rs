@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::gateway::Gateway;
-use crate::pair::{Talk, is_ready, pair_of, start, start_with, talks, two_nodes};
+use crate::pair::{Talk, is_ready, pair_of, paired, start, start_with, talks, two_nodes};
 use crate::vrrp::{becomes, wait_for};
 
 /// Some audits: each takes ten seconds and more.
@@ -28,6 +28,30 @@ fn audits_find(gateway: &Gateway, mut is_so: impl FnMut(&Value) -> bool) {
         std::thread::sleep(Duration::from_millis(100));
     }
     panic!("never found: {last:#}");
+}
+
+/// Each node has the sections named to it in which the other's config is another.
+#[test]
+fn both_nodes_say_where_their_configs_differ() {
+    let Some(pair) = two_nodes("both_nodes_say_where_their_configs_differ") else { return };
+    let lab = &pair.lab;
+    let (first, second) = (start(lab, 1), start(lab, 2));
+    let both_say = |differs: &[&str]| {
+        for node in [&first, &second] {
+            wait_for(&format!("{differs:?}"), || pair_of(node)["differs"] == serde_json::json!(differs));
+        }
+    };
+    both_say(&[]);
+    let text = paired(second.socket(), 2, 100, &lab.path("pair.key"));
+    let (status, said) = second.apply(lab, &format!("{text}[[zone]]\nname = \"more\"\n"));
+    assert!(status.success(), "{said}");
+    both_say(&["zone"]);
+    assert!(first.ask("show ha").contains("DIFFERS in zone"));
+    let (status, said) = second.apply(lab, &text);
+    assert!(status.success(), "{said}");
+    both_say(&[]);
+    first.stop();
+    second.stop();
 }
 
 /// An operator ends sessions on the node that does not carry them: nobody tells of that, and the audits find it.

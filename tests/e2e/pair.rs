@@ -132,7 +132,7 @@ impl Talk {
 }
 
 /// The config of a node: both sides with their zones, and the other node on a cable of their own.
-fn paired(socket: &Path, number: u8, priority: u8, key: &Path) -> String {
+pub fn paired(socket: &Path, number: u8, priority: u8, key: &Path) -> String {
     let text = config(socket, number, priority)
         .replacen("port = \"lan\"\n", "port = \"lan\"\nzone = \"inside\"\n", 1)
         .replacen("port = \"wan\"\n", "port = \"wan\"\nzone = \"outside\"\n", 1);

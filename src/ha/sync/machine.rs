@@ -12,8 +12,8 @@ use super::names::Names;
 use super::seal::{BadDatagram, PairKey, Past, Window};
 use super::stream::{Incoming, Outgoing};
 use super::wire::{
-    AUDITS, Block, DATA_BYTES, DATAGRAM_BYTES, HEADER_BYTES, Header, Item, TAG_BYTES, VERSIONS, blocks,
-    items, sums,
+    self, AUDITS, Block, DATA_BYTES, DATAGRAM_BYTES, HEADER_BYTES, Header, Item, TAG_BYTES, VERSIONS, blocks,
+    emit_section, items, sums,
 };
 use crate::flow::changes::Gone;
 use crate::flow::digest::Slices;
@@ -102,6 +102,8 @@ pub struct Status {
     pub records: [u64; 2],
     /// What the audits have found.
     pub drift: Drift,
+    /// Sections in which the configs of both nodes differ; absent: not known.
+    pub differs: Option<Arc<[String]>>,
     /// Blocks that had to be sent again.
     pub resent: u64,
     /// Records of which a name is not known here.
@@ -144,6 +146,9 @@ struct Peer {
     /// If it is a repair: of these slices.
     theirs_part: Option<Slices>,
     has_all: bool,
+    /// The sections of its config, once it has said.
+    config: Option<Vec<(String, u64)>>,
+    differs: Option<Arc<[String]>>,
     /// Names were missing: when they are there, everything has to be told again.
     lacks_names: bool,
     asks_again: bool,
@@ -173,6 +178,8 @@ pub struct Machine {
     /// The peer's life that has told everything last; 0: none has said.
     their_life: u64,
     audit: Audit,
+    /// The sections of this node's config, as far as it is known.
+    config: Vec<(String, u64)>,
     peer: Option<Peer>,
     next_heartbeat: Nanos,
     wants_resync: bool,
@@ -201,6 +208,7 @@ impl Machine {
             past: Past::default(),
             their_life: 0,
             audit: Audit::default(),
+            config: Vec::new(),
             peer: None,
             next_heartbeat: now,
             wants_resync: false,
@@ -233,6 +241,16 @@ impl Machine {
         {
             peer.asks_again = true;
         }
+    }
+
+    /// The sections of this node's config ([`crate::config::Config::sections`]), with [`Machine::audit_key`].
+    pub fn set_config(&mut self, sections: Vec<(String, u64)>) {
+        self.config = sections;
+        if let Some(peer) = &mut self.peer {
+            peer.compare_configs(&self.config);
+        }
+        // The peer learns it now rather than with the next.
+        self.next_heartbeat = Nanos(0);
     }
 
     /// True if everything has to be told, since this was asked last: then [`Machine::begin_resync`].
@@ -452,6 +470,8 @@ impl Machine {
             theirs_ended: Vec::new(),
             theirs_part: None,
             has_all: false,
+            config: None,
+            differs: None,
             lacks_names: false,
             asks_again: false,
         });
@@ -489,6 +509,13 @@ impl Machine {
                 }
             }
             Block::Again => self.wants_resync = true,
+            Block::Config { sections: bytes } => {
+                let sections = wire::sections(bytes)?;
+                if peer.config.as_ref() != Some(&sections) {
+                    peer.config = Some(sections);
+                    peer.compare_configs(&self.config);
+                }
+            }
             Block::Sums { round, slices, sums: bytes } => {
                 let sums = sums(bytes, slices).filter(|_| slices.0 <= slices.1)?;
                 let is_quiet = self.is_quiet(now);
@@ -633,13 +660,20 @@ impl Machine {
         let Some(peer) = &mut self.peer else { return };
         peer.incoming.iter_mut().for_each(|incoming| incoming.owes = true);
         let asks_again = std::mem::take(&mut peer.asks_again);
+        let peer_version = peer.version;
         let states: Vec<Block<'static>> = (0..)
             .zip(&peer.outgoing)
             .map(|(stream, outgoing)| Block::State { stream, next: outgoing.next() })
             .collect();
         states.iter().for_each(|state| self.put(state, out, send));
+        let speaks = peer_version >= AUDITS && !self.config.is_empty();
         if asks_again {
             self.put(&Block::Again, out, send);
+        }
+        if speaks {
+            let mut sections = Vec::new();
+            self.config.iter().for_each(|(name, hash)| emit_section(name, *hash, &mut sections));
+            self.put(&Block::Config { sections: &sections }, out, send);
         }
     }
 
@@ -757,6 +791,7 @@ impl Machine {
             has_all: peer.has_all,
             resent: streams.map(|outgoing| outgoing.resent).sum(),
             drift: self.audit.drift(),
+            differs: peer.differs.clone(),
             ..self.status.clone()
         }
     }
@@ -769,6 +804,17 @@ impl Machine {
 }
 
 impl Peer {
+    fn compare_configs(&mut self, own: &[(String, u64)]) {
+        let Some(theirs) = self.config.as_ref().filter(|_| !own.is_empty()) else { return };
+        let of =
+            |all: &[(String, u64)], name: &str| all.iter().find(|(of, _)| of == name).map(|(_, hash)| *hash);
+        let mut names: Vec<&String> = own.iter().chain(theirs).map(|(name, _)| name).collect();
+        names.sort_unstable();
+        names.dedup();
+        let differs = names.into_iter().filter(|name| of(own, name) != of(theirs, name));
+        self.differs = Some(differs.cloned().collect());
+    }
+
     /// All of our streams have ended the resync.
     fn has_told_all(&self) -> bool {
         self.resync != 0 && self.ended.iter().all(|ended| *ended)

@@ -128,6 +128,42 @@ pub enum Block<'a> {
         /// Those that are not 0, in ascending order: number and sum of each.
         sums: &'a [u8],
     },
+    /// The sender's config: name and hash of each section ([`crate::config::Config::sections`]).
+    Config {
+        /// As [`emit_section`] writes them.
+        sections: &'a [u8],
+    },
+}
+
+/// Sections of a config at most, and bytes of the name of one.
+const SECTIONS: usize = 40;
+const SECTION_NAME: usize = 20;
+
+/// The sections of a block of them. `None`: it is cut short, or there are too many.
+pub fn sections(bytes: &[u8]) -> Option<Vec<(String, u64)>> {
+    let mut read = Read(bytes);
+    let mut sections = Vec::new();
+    while !read.0.is_empty() {
+        let len = usize::from(read.u8()?);
+        let name = std::str::from_utf8(read.take(len)?).ok()?;
+        if sections.len() == SECTIONS
+            || len > SECTION_NAME
+            || !name.bytes().all(|byte| byte.is_ascii_graphic())
+        {
+            return None;
+        }
+        sections.push((name.to_owned(), read.u64()?));
+    }
+    Some(sections)
+}
+
+/// Appends a section of a config. One that has no place is left out: longer names than ours, or more of them, are a bug.
+pub fn emit_section(name: &str, hash: u64, out: &mut Vec<u8>) {
+    if name.len() <= SECTION_NAME && out.len() <= (SECTIONS - 1) * (1 + SECTION_NAME + 8) {
+        out.push(name.len() as u8);
+        out.extend(name.as_bytes());
+        out.extend(hash.to_be_bytes());
+    }
 }
 
 /// Slices and their sums, in a block of them. `None`: they are not in order, or not those that the block is about.
@@ -162,6 +198,7 @@ impl Block<'_> {
                 Block::State { .. } => 10,
                 Block::Again => 0,
                 Block::Sums { sums, .. } => 8 + sums.len(),
+                Block::Config { sections } => sections.len(),
             }
     }
 
@@ -196,6 +233,7 @@ impl Block<'_> {
                 [slices.0, slices.1].iter().for_each(|slice| out.extend(slice.to_be_bytes()));
                 out.extend(*sums);
             }
+            Block::Config { sections } => out.extend(*sections),
         }
     }
 
@@ -207,6 +245,7 @@ impl Block<'_> {
             Block::State { .. } => 4,
             Block::Again => 5,
             Block::Sums { .. } => 6,
+            Block::Config { .. } => 7,
         }
     }
 }
@@ -253,12 +292,13 @@ fn block(kind: u8, body: &[u8]) -> Result<Option<Block<'_>>, Cut> {
                 let (round, slices) = (read.u32()?, (read.u16()?, read.u16()?));
                 Block::Sums { round, slices, sums: read.0 }
             }
+            7 => Block::Config { sections: read.0 },
             _ => return None,
         })
     };
     match (known(), kind) {
         (Some(block), _) => Ok(Some(block)),
-        (None, 1..=6) => Err(Cut),
+        (None, 1..=7) => Err(Cut),
         (None, _) => Ok(None),
     }
 }
