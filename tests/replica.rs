@@ -329,7 +329,7 @@ impl Lab {
         let left = Left::open(file).expect("a mapping").expect("a file of sessions");
         let now = left.clock(time.0 / 1_000_000);
         assert_eq!(now, Tick::of(time));
-        for place in 0..left.places() {
+        for place in left.places() {
             match left.read(place, now) {
                 Slot::Empty => {}
                 Slot::Is(record) => {
@@ -808,6 +808,20 @@ fn what_is_not_allowed_there_is_stale_and_not_wrong() {
     for (at, flow) in flows.iter_mut().enumerate() {
         assert!(flow.send(&mut labs[1], 0, ACK, 9).is_empty());
         assert_eq!(labs[1].sessions(), 2 - at as u64, "it has ended");
+    }
+    let totals = Totals::of(labs[1].node.counters.iter().map(|counters| &**counters));
+    assert_eq!(totals.drops.iter().map(|(_, count)| count).sum::<u64>(), 3, "{:?}", totals.drops);
+}
+
+/// The same if the server's packets come first: nothing says yet where they come in.
+#[test]
+fn what_is_not_allowed_there_is_stale_for_replies_too() {
+    let other =
+        config().replace("from = { zone = \"inside\" }\n[[rule]]", "from = { zone = \"outside\" }\n[[rule]]");
+    assert_ne!(other, config());
+    let (mut labs, mut flows) = told([1, 1], &other);
+    for flow in &mut flows {
+        assert!(flow.send(&mut labs[1], 1, ACK, 9).is_empty());
     }
     let totals = Totals::of(labs[1].node.counters.iter().map(|counters| &**counters));
     assert_eq!(totals.drops.iter().map(|(_, count)| count).sum::<u64>(), 3, "{:?}", totals.drops);

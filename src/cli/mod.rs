@@ -30,6 +30,7 @@ mod sessions;
 mod shell;
 mod show;
 mod table;
+mod upgrade;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -90,6 +91,8 @@ pub enum Command {
     Clear(Box<sessions::ClearArgs>),
     /// Take the node out of service: the other takes over, and no connection is lost
     Drain(drain::DrainArgs),
+    /// Put a new process in the gateway's place, with its sessions
+    Upgrade(upgrade::UpgradeArgs),
     /// Whose outside ports are whose by a deterministic NAT (RFC 7422)
     Nat(nat::Args),
     /// The latest dropped packets
@@ -149,6 +152,7 @@ impl Cli {
             Command::Service(args) => services::run(args, &socket),
             Command::Clear(args) => sessions::clear(*args, &socket),
             Command::Drain(args) => drain::run(&args, &socket),
+            Command::Upgrade(args) => upgrade::run(&args, &socket),
             Command::Nat(args) => nat::run(args, &socket),
             Command::Drops(args) => drops::run(args, &socket),
             Command::Explain(args) => explain::run(&args, &socket),

@@ -13,8 +13,9 @@ use super::beginning::{self, Beginning};
 use super::report;
 use crate::config::Name;
 use crate::control::{Limits, Server};
-use crate::gateway::{BackEnd, Gateway, StartError};
+use crate::gateway::{BackEnd, Gateway, Predecessor, StartError};
 use crate::io::link::explain_bind_failure;
+use crate::io::supervisor;
 
 /// Runs the gateway in the foreground until SIGTERM or SIGINT
 ///
@@ -42,6 +43,9 @@ pub struct Args {
     #[cfg(feature = "afxdp")]
     #[arg(long)]
     pub afxdp: bool,
+    /// The process that takes another's place: started by that
+    #[arg(long, hide = true)]
+    pub take_over: bool,
     /// What is logged, for example `info` or `softgate=debug`
     #[arg(long, value_name = "FILTER", default_value = "info", env = "SOFTGATE_LOG")]
     pub log: String,
@@ -56,13 +60,30 @@ const PATHS: usize = 3;
 /// Runs the command; `socket` instead of the config's if it was given.
 pub fn run(args: &Args, socket: Option<PathBuf>) -> ExitCode {
     log_to_stderr(&args.log);
+    let predecessor = match args.take_over.then(Predecessor::of_stdin).transpose() {
+        Ok(predecessor) => predecessor,
+        Err(error) => {
+            eprintln!("softgate run: --take-over is for `softgate upgrade`: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut listener = predecessor.as_ref().and_then(|predecessor| predecessor.try_clone().ok());
+    let mut say = |why: &str| {
+        if let Some(listener) = &mut listener {
+            let _ = listener.say(&format!("failed {why}"));
+        }
+    };
     let beginning = match beginning::find(args) {
         Ok(beginning) => beginning,
-        Err(trouble) => return report(Err(trouble)),
+        Err(trouble) => {
+            say("it cannot begin with the config or the revisions; the log says why");
+            return report(Err(trouble));
+        }
     };
-    match serve(beginning, args, socket) {
+    match serve(beginning, args, socket, predecessor) {
         Ok(code) => code,
         Err(error) => {
+            say(&error);
             eprintln!("softgate run: {error}");
             ExitCode::from(2)
         }
@@ -92,22 +113,35 @@ fn back_end(_: &Args) -> BackEnd {
     BackEnd::Own
 }
 
-fn serve(beginning: Beginning, args: &Args, socket: Option<PathBuf>) -> Result<ExitCode, String> {
+fn serve(
+    beginning: Beginning,
+    args: &Args,
+    socket: Option<PathBuf>,
+    predecessor: Option<Predecessor>,
+) -> Result<ExitCode, String> {
     let Beginning { config, file_name, kept, node } = beginning;
     // The socket first: a second gateway with the same config ends here, before it touches a device.
     let path = socket.unwrap_or_else(|| config.control.socket.clone());
-    let mut server = Server::bind(&path, config.control.group.as_deref(), Limits::default())
-        .map_err(|error| error.to_string())?;
-    if let Some(file) = &config.control.audit {
-        server.audit(file.clone()).map_err(|error| error.to_string())?;
-    }
+    let control = config.control.clone();
+    let bind = || {
+        let mut server = Server::bind(&path, control.group.as_deref(), Limits::default())
+            .map_err(|error| error.to_string())?;
+        if let Some(file) = &control.audit {
+            server.audit(file.clone()).map_err(|error| error.to_string())?;
+        }
+        Ok::<_, String>(server)
+    };
+    // Of the process before it is until that has left.
+    let server = if predecessor.is_some() { None } else { Some(bind()?) };
     let (mut signals, tell) = UnixStream::pair().map_err(|error| format!("signals: {error}"))?;
     signals.set_nonblocking(true).map_err(|error| format!("signals: {error}"))?;
     for signal in [SIGTERM, SIGINT] {
         let tell = tell.try_clone().map_err(|error| format!("signals: {error}"))?;
         signal_hook::low_level::pipe::register(signal, tell).map_err(|error| format!("signals: {error}"))?;
     }
-    let mut gateway = Gateway::start(config, &file_name, back_end(args)).map_err(|error| explain(&error))?;
+    let mut gateway = Gateway::start_after(config, &file_name, back_end(args), predecessor)
+        .map_err(|error| explain(&error))?;
+    let mut server = server.map_or_else(bind, Ok)?;
     gateway.is_node(node);
     match kept {
         Some((store, new)) => gateway.keep_revisions(store, new),
@@ -120,6 +154,7 @@ fn serve(beginning: Beginning, args: &Args, socket: Option<PathBuf>) -> Result<E
     register(&mut server, signals.as_raw_fd(), SIGNALS)?;
     register(&mut server, gateway.checks_descriptor(), HEALTH)?;
     register(&mut server, gateway.paths_descriptor(), PATHS)?;
+    supervisor::notify("READY=1");
     tracing::info!(socket = %path.display(), workers = ?gateway.worker_cpus(), "softgate ready");
     let mut is_told = false;
     loop {
@@ -134,6 +169,7 @@ fn serve(beginning: Beginning, args: &Args, socket: Option<PathBuf>) -> Result<E
             gateway.leave();
         }
         gateway.tend_drain();
+        gateway.tend_upgrade();
         if gateway.has_left() {
             break;
         }

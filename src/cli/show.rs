@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use super::drain::says;
 use super::kept::kept;
 use super::table::{list, or_dash, page_text, table, text};
+use super::upgrade::stands;
 use super::{Trouble, bridges, connect, print, print_json, revisions, services, sessions};
 use crate::config::{GroupName, InterfaceName, Lag, Name, PortMode, Prefix, RuleName, VrfName};
 use crate::control::{
@@ -475,8 +476,14 @@ fn ha(list_of: &HaList) -> String {
         list_of.bfd.as_deref().map(|list_of| format!("\nBFD\n{}", bfd(list_of))).unwrap_or_default();
     let pair = list_of.pair.as_deref().map(pair).unwrap_or_default();
     let kept = list_of.kept.as_deref().map(kept).unwrap_or_default();
+    let upgrade = list_of.upgrade.as_ref().map(|entry| format!("\nupgrade: {}\n", stands(entry)));
     let drain = list_of.drain.as_ref().map(|entry| format!("\ndrain: {}\n", says(entry)));
-    format!("{}{strays}{not_sent}{sessions}{pair}{kept}{}", text(&table), drain.unwrap_or_default())
+    format!(
+        "{}{strays}{not_sent}{sessions}{pair}{kept}{}{}",
+        text(&table),
+        drain.unwrap_or_default(),
+        upgrade.unwrap_or_default()
+    )
 }
 
 fn show_bfd(socket: &Path, json: bool) -> Result<(), Trouble> {

@@ -287,6 +287,12 @@ fn errors_of_flows_and_groups() {
             &["gw.toml:#: flows.per_host_sessions: 3000000: not over capacity, which is 2000000"],
         ),
         (
+            "udp_s = 300",
+            "udp_s = 300\nkeep = \"softgate\"",
+            "keep = ",
+            &["gw.toml:#: flows.keep: softgate: an absolute path, as /dev/shm/softgate"],
+        ),
+        (
             "# half_open_per_destination = 1000",
             "half_open_per_destination = 2_000_001",
             "half_open_per",
@@ -303,7 +309,7 @@ fn errors_of_flows_and_groups() {
             "udp = 300",
             "udp = 300",
             &[
-                "gw.toml:#: flows.udp: unknown key; known here: capacity, tcp_established_s, tcp_transitory_s, tcp_opening_s, udp_s, udp_unreplied_s, icmp_s, other_s, loose_tcp, per_host_sessions, half_open, half_open_per_destination",
+                "gw.toml:#: flows.udp: unknown key; known here: capacity, tcp_established_s, tcp_transitory_s, tcp_opening_s, udp_s, udp_unreplied_s, icmp_s, other_s, keep, loose_tcp, per_host_sessions, half_open, half_open_per_destination",
             ],
         ),
         (

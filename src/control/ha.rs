@@ -11,6 +11,8 @@ use crate::ha::bfd;
 use crate::ha::drain::Phase;
 use crate::ha::vrrp::State;
 
+use super::upgrade::UpgradeEntry;
+
 /// To `show.ha`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HaList {
@@ -29,6 +31,9 @@ pub struct HaList {
     /// Sessions that outlive the process, if they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Box<KeptEntry>>,
+    /// A process that takes this one's place, or did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<UpgradeEntry>,
     /// How far the node is on its way out of service, or why it has come back; absent: it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainEntry>,

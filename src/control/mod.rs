@@ -42,6 +42,7 @@ mod session;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 pub use bridges::{
     BridgeChanged, BridgeEntry, ListenerEntry, MacEntry, MacPage, MacsAdded, MacsQuery, MacsRemoved,
@@ -77,6 +78,7 @@ pub use server::{Limits, Server};
 pub use services::{
     BackendChange, BackendEntry, BackendsRemoved, ServiceBackends, ServiceEntry, ServiceList, ServicesQuery,
 };
+pub use upgrade::{UpgradeEntry, UpgradePhase, UpgradeQuery};
 
 pub use terms::{Asked, Terms};
 

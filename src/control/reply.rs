@@ -15,6 +15,7 @@ use super::preview::Previewed;
 use super::request::RouteKey;
 use super::revision_requests::{DocumentPiece, RevisionList};
 use super::services::ServiceList;
+use super::upgrade::UpgradeEntry;
 use crate::config::{
     DeviceName, InterfaceAddress, InterfaceName, Lag, Mac, Name, PortMode, PortName, Prefix, Vlan, Vni,
     VrfName, ZoneName,
@@ -84,6 +85,8 @@ pub enum Reply {
     Previewed(Previewed),
     /// To `drain` and `drain.cancel`.
     Drain(DrainEntry),
+    /// To `upgrade`.
+    Upgrade(UpgradeEntry),
     /// To `begin`, `abort`, `upload` and changes inside a transaction.
     Staged(Staged),
     /// To `apply`, `commit`, `rollback`, `confirm` and changes outside a transaction.

@@ -21,6 +21,7 @@ use super::reply::ConvergenceQuery;
 use super::revision_requests::RevisionQuery;
 use super::services::{BackendChange, BackendsRemoved, ServiceBackends, ServicesQuery};
 use super::terms::{Asked, Terms};
+use super::upgrade::UpgradeQuery;
 use crate::config::route_file::parse_via;
 use crate::config::{
     Backend, BackendKey, GroupName, InterfaceName, Member, Name, Neighbour, NotAllowed, Prefix, Route,
@@ -74,6 +75,9 @@ pub enum Request {
     /// Takes that back.
     #[serde(rename = "drain.cancel")]
     DrainCancel {},
+    /// Has another process take this one's place, with its sessions. Answered at once; `show.ha` has how far it is.
+    #[serde(rename = "upgrade")]
+    Upgrade(UpgradeQuery),
     /// Sessions that match, some at a time; or only how many.
     #[serde(rename = "show.sessions")]
     ShowSessions(SessionsQuery),

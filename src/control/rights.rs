@@ -128,6 +128,7 @@ pub(crate) fn asked_for(request: &Request) -> Option<&'static str> {
         Request::ShowHa {} => "show ha",
         Request::Drain(_) => "drain",
         Request::DrainCancel {} => "drain cancel",
+        Request::Upgrade(_) => "upgrade",
         Request::NatMap(_) => "nat map",
         Request::NatFind(_) => "nat find",
         Request::DropsExport {} => "drops export",

@@ -14,6 +14,7 @@ use super::rights::{self, Object, Peer};
 use super::rpc::{self, Fault, FaultKind};
 use super::server::Limits;
 use super::terms::{Asked, Terms};
+use super::upgrade::UpgradeQuery;
 use crate::config::{CONFIRM_OWN, Name, only_reads};
 
 /// What all sessions share.
@@ -253,6 +254,17 @@ impl Session {
             }
             Request::Drain(_) => self.audited("drain", 1, by, request, backend, shared),
             Request::DrainCancel {} => self.audited("drain.cancel", 1, by, request, backend, shared),
+            // It would be run with all that we may do.
+            Request::Upgrade(UpgradeQuery { binary: Some(_), .. })
+                if ![0, rustix::process::geteuid().as_raw()].contains(&self.peer.uid) =>
+            {
+                Err(Fault::refused("only root, and the user that the gateway runs as, may name a program"))
+            }
+            Request::Upgrade(ref query) => {
+                let binary = query.binary.as_ref().map(|binary| binary.display().to_string());
+                let by = By { about: binary.into_iter().collect(), ..by };
+                self.audited("upgrade", 1, by, request, backend, shared)
+            }
             Request::BridgeOpen(_) => self.audited("bridge.open", 1, by, request, backend, shared),
             Request::Upload { name, text } => self.upload(name, &text, shared, limits),
             Request::Apply { file_name, text, path, terms, .. } => {

@@ -479,6 +479,7 @@ fn every_request_survives_the_wire() {
             stop: true,
         }),
         Request::DrainCancel {},
+        Request::Upgrade(UpgradeQuery { binary: Some("/usr/bin/softgate".into()), force: true }),
         Request::BridgeOpen(MemberOpened { bridge: Name::new("seg").unwrap(), member: "lan".into() }),
         Request::ServiceSetBackend(BackendChange {
             service: Name::new("shop").unwrap(),

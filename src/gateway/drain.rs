@@ -34,6 +34,11 @@ impl Gateway {
         self.tend_drain();
     }
 
+    /// Another process takes our place: nothing is left to do.
+    pub(super) fn end_for_successor(&mut self) {
+        self.leaving.must_stop = true;
+    }
+
     /// True if there is nothing left to do before the process ends.
     pub fn has_left(&self) -> bool {
         self.leaving.must_stop

@@ -17,10 +17,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use ahash::AHashMap;
+
 use super::Gateway;
 use super::pair::learn_names;
 use crate::control::{AdvertErrors, KeptEntry};
-use crate::flow::flow_record::{FlowRecord, Kind, Upper};
+use crate::flow::changes::Gone;
+use crate::flow::flow_record::{FlowRecord, Kind, Name, Upper};
 use crate::flow::{FlowTable, Record, Tick, Timers, timeout};
 use crate::ha::sync::{Names, own_slot};
 use crate::journal::{Header, Journal, Left, Slot, batch_of_names, names_of};
@@ -60,12 +63,31 @@ enum NotKept {
 pub(super) struct Keeping {
     open: Option<Open>,
     entry: Option<KeptEntry>,
+    /// What a process that still runs had left when it was read.
+    copied: Option<Copied>,
+}
+
+/// A file of sessions that is still written, and what was installed of it.
+#[derive(Debug)]
+struct Copied {
+    left: Left,
+    /// Where its names are.
+    names: PathBuf,
+    /// By place: what the place said of itself.
+    heads: Vec<u64>,
+    /// By place: what was installed.
+    installed: AHashMap<usize, Name>,
+    count: Count,
+    began: Instant,
 }
 
 #[derive(Debug)]
 struct Open {
-    /// Held as long as the process.
-    _lock: File,
+    folder: PathBuf,
+    /// Which of the processes that have kept their sessions here this is.
+    number: u64,
+    /// Held as long as the process, but for the time in which another takes over.
+    lock: File,
     names: Names,
     /// Names that are in the file, by kind.
     written: [usize; Kind::ALL.len()],
@@ -110,6 +132,31 @@ impl Keeping {
         }
     }
 
+    /// True if the next process would find our sessions.
+    pub fn can_be_inherited(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Lets a process have the folder that is to take over, or takes it back.
+    pub fn lend(&mut self, is_lent: bool) -> io::Result<()> {
+        match &self.open {
+            None => Ok(()),
+            Some(open) if is_lent => open.lock.unlock(),
+            Some(open) => open.lock.try_lock().map_err(io::Error::from),
+        }
+    }
+
+    /// Removes what a process has begun to write that was to take over and did not.
+    pub fn forget_successors(&mut self) {
+        let Some(open) = &self.open else { return };
+        let Ok((sessions, names)) = files_in(&open.folder) else { return };
+        for (prefix, numbers) in [(SESSIONS, sessions), (NAMES, names)] {
+            for number in numbers.into_iter().filter(|number| *number > open.number) {
+                let _ = std::fs::remove_file(open.folder.join(format!("{prefix}{number}")));
+            }
+        }
+    }
+
     /// For `show ha`.
     pub fn show(&self, node: &Node) -> Option<Box<KeptEntry>> {
         let mut entry = self.entry.clone()?;
@@ -121,34 +168,36 @@ impl Keeping {
 }
 
 /// What becomes of what was left.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Count {
     given: u64,
     torn: u64,
     unreadable: u64,
     unknown_name: u64,
     out_of_date: u64,
-    another_boot: u64,
 }
 
 impl Gateway {
     /// Goes on with the sessions of the process before, and keeps them for the next, if the config says so. Without it
     /// the gateway serves as well.
-    pub(super) fn keep_sessions(&mut self) {
+    ///
+    /// `is_live`: the process before still runs, and what it has changed since is asked for when it does not any more
+    /// ([`Gateway::catch_up_sessions`]).
+    pub(super) fn keep_sessions(&mut self, is_live: bool) {
         let Some(folder) = self.config.flows.keep.clone() else { return };
         let mut entry = KeptEntry { folder: folder.clone(), ..KeptEntry::default() };
         if self.config.pair.is_some() {
             // What we had is older than what the other node has made of it since.
             entry.trouble = Some(String::from("there is a [pair]: sessions come from the other node"));
             tracing::info!("sessions are not kept in memory: the other node has them");
-        } else if let Err(error) = self.begin_keeping(&folder, &mut entry) {
+        } else if let Err(error) = self.begin_keeping(&folder, is_live, &mut entry) {
             tracing::error!(%error, "flows.keep: no session will outlive this process");
             entry.trouble = Some(format!("none are kept: {error}"));
         }
         self.keeping.entry = Some(entry);
     }
 
-    fn begin_keeping(&mut self, folder: &Path, entry: &mut KeptEntry) -> Result<(), NotKept> {
+    fn begin_keeping(&mut self, folder: &Path, is_live: bool, entry: &mut KeptEntry) -> Result<(), NotKept> {
         let began = Instant::now();
         let lock = lock_of(folder)?;
         let listed = |error| NotKept::Io(folder.to_owned(), error);
@@ -158,7 +207,9 @@ impl Gateway {
 
         let file = new_file(&path(NAMES, number))?;
         let written = [0; Kind::ALL.len()];
-        let mut open = Open { _lock: lock, names: Names::default(), written, file, earlier: Vec::new() };
+        let folder = folder.to_owned();
+        let mut open =
+            Open { folder, number, lock, names: Names::default(), written, file, earlier: Vec::new() };
         learn_names(&mut open.names, &self.compiler);
         open.write_names().map_err(|error| NotKept::Io(path(NAMES, number), error))?;
         let journal_path = path(SESSIONS, number);
@@ -181,13 +232,22 @@ impl Gateway {
         self.node.replicas();
         let journal = self.node.journal.get_or_init(|| journal);
 
-        let mut count = Count::default();
-        for number in sessions {
-            let left = path(SESSIONS, number);
-            let names = std::fs::read(path(NAMES, number)).unwrap_or_default();
+        let (mut count, mut copied) = (Count::default(), None);
+        for number in &sessions {
+            let (left, names) = (path(SESSIONS, *number), path(NAMES, *number));
             match File::open(&left).and_then(|file| Left::open(&file)) {
-                Ok(Ok(left)) => {
-                    self.restore(&left, &names_of(&names), &open.names, header, &mut count, entry)
+                Ok(Ok(found)) if found.header.boot != header.boot || found.header.node != header.node => {
+                    // Times cannot be compared, or it is none of our business.
+                    let why = "what was left is of another node, or of before the machine's boot";
+                    entry.trouble = Some(why.to_owned());
+                }
+                Ok(Ok(found)) => {
+                    let heads = vec![0; if is_live { found.header.places() } else { 0 }];
+                    let installed = AHashMap::new();
+                    let mut copy = Copied { left: found, names, heads, installed, count, began };
+                    self.restore(&mut copy, is_live, &open.names, entry);
+                    count = copy.count;
+                    copied = is_live.then_some(copy);
                 }
                 Ok(Err(why)) => entry.trouble = Some(format!("{}: {why}", left.display())),
                 Err(error) => entry.trouble = Some(format!("{}: {error}", left.display())),
@@ -196,32 +256,44 @@ impl Gateway {
         }
         open.earlier.extend(names.into_iter().map(|number| path(NAMES, number)));
         journal.note_alive(Tick::of(self.now()));
-        journal.ask_all();
-        self.node.wake_all();
         self.keeping.open = Some(open);
-        self.tell_restored(&count, entry, began.elapsed());
+        match copied {
+            Some(copied) => self.keeping.copied = Some(Copied { count, ..copied }),
+            None => {
+                self.ask_all();
+                self.tell_restored(&count, entry, began.elapsed());
+            }
+        }
         Ok(())
     }
 
-    /// Installs what a process has left.
-    fn restore(
-        &self,
-        left: &Left,
-        names: &Names,
-        own: &Names,
-        ours: Header,
-        count: &mut Count,
-        entry: &mut KeptEntry,
-    ) {
-        if left.header.boot != ours.boot || left.header.node != ours.node {
-            // Times cannot be compared, or it is none of our business.
-            count.another_boot += 1;
-            entry.trouble =
-                Some(String::from("what was left is of another node, or of before the machine's boot"));
-            return;
+    /// Has the workers write all that they have: then what was left is not needed any more.
+    fn ask_all(&self) {
+        if let Some(journal) = self.node.journal.get() {
+            journal.ask_all();
+            self.node.wake_all();
         }
-        let since_boot = since_boot_ms().unwrap_or(0);
-        let now = left.clock(since_boot);
+    }
+
+    /// The process before has ended: what it has changed since its sessions were read.
+    pub(super) fn catch_up_sessions(&mut self) {
+        let (Some(mut copied), Some(mut entry)) = (self.keeping.copied.take(), self.keeping.entry.take())
+        else {
+            return;
+        };
+        if let Some(open) = &self.keeping.open {
+            self.restore(&mut copied, true, &open.names, &mut entry);
+        }
+        self.ask_all();
+        self.tell_restored(&copied.count, &mut entry, copied.began.elapsed());
+        self.keeping.entry = Some(entry);
+    }
+
+    /// Installs what a process has left; with `is_live`, what is there for the first time, or other than it was.
+    fn restore(&self, copied: &mut Copied, is_live: bool, own: &Names, entry: &mut KeptEntry) {
+        let Copied { left, names, heads, installed, count, .. } = copied;
+        let names = names_of(&std::fs::read(names).unwrap_or_default());
+        let now = left.clock(since_boot_ms().unwrap_or(0));
         entry.away_ms = Some(u64::from(now.0.saturating_sub(left.alive().0)) * 100);
         let timers = self.compiler.tables().policy.timers;
         let dispatch = self.node.dispatch();
@@ -230,7 +302,21 @@ impl Gateway {
         self.node.wake_all();
         let mut flow =
             Flow { node: &self.node, given: count.given, seen: self.done(), since: Instant::now() };
-        for place in 0..left.places() {
+        for place in left.places() {
+            if let Some(head) = heads.get_mut(place) {
+                let is_same = std::mem::replace(head, left.head(place)) == *head;
+                if is_same {
+                    continue;
+                }
+                if let Some(name) = installed.remove(&place) {
+                    // What is there now may be another session: it is installed behind this.
+                    let gone = Gone { name, idle: 0 };
+                    while dispatch.end(gone).is_err() && flow.goes_on(|| self.done()) {
+                        std::thread::sleep(PAUSE);
+                    }
+                    self.node.wake_all();
+                }
+            }
             let mut record = match left.read(place, now) {
                 Slot::Empty => continue,
                 Slot::Torn => {
@@ -243,7 +329,7 @@ impl Gateway {
                 }
                 Slot::Is(record) => record,
             };
-            if !record.translate(|kind, slot| own_slot(kind, slot, names, own)) {
+            if !record.translate(|kind, slot| own_slot(kind, slot, &names, own)) {
                 count.unknown_name += 1;
                 continue;
             }
@@ -265,8 +351,14 @@ impl Gateway {
                 break;
             }
             flow.given += 1;
+            if is_live {
+                installed.insert(place, record.name);
+            }
         }
         flow.wait_below(1, || self.done());
+        while desks.iter().any(|desk| desk.has_inbound()) && flow.goes_on(|| self.done()) {
+            std::thread::sleep(PAUSE);
+        }
         count.given = flow.given;
         desks.iter().for_each(|desk| desk.set_restoring(false));
         self.node.wake_all();
@@ -294,7 +386,7 @@ impl Gateway {
                 |counters: &crate::telemetry::WorkerCounters| counters.replicas.refused[cause].load(Relaxed);
             (*name, self.node.counters.iter().map(|counters| of(counters)).sum())
         });
-        let Count { given: _, torn, unreadable, unknown_name, out_of_date, another_boot: _ } = *count;
+        let Count { given: _, torn, unreadable, unknown_name, out_of_date } = *count;
         let own = [
             ("torn", torn),
             ("unreadable", unreadable),

@@ -29,6 +29,7 @@ mod spent;
 pub mod temporary;
 pub mod tenants;
 mod undo;
+mod upgrade;
 mod watch;
 
 use std::io;
@@ -70,6 +71,8 @@ use preview::Preview;
 use revisions::History;
 pub use spent::Spent;
 use temporary::{Leases, Temporary};
+pub use upgrade::Predecessor;
+use upgrade::Upgrade;
 
 /// How long an idle worker keeps spinning before it blocks: longer than the gaps of busy traffic, short
 /// enough that an idle gateway costs nothing.
@@ -281,6 +284,8 @@ pub struct Gateway {
     ports: Vec<LivePort>,
     workers: Vec<WorkerHandle>,
     watcher: LinkWatcher,
+    /// Queues that a start has bound and no worker has yet, with whose they are.
+    held_queues: Option<Vec<(usize, Command)>>,
     started: Instant,
     pool_history: PoolHistory,
     backend_history: BackendHistory,
@@ -302,6 +307,9 @@ pub struct Gateway {
     pair: PairThread,
     /// Sessions for the next process.
     keeping: Keeping,
+    /// Another process that takes our place, and the one whose place we take.
+    upgrade: Upgrade,
+    predecessor: Option<Predecessor>,
     /// What a commit would do to sessions.
     preview: Preview,
     /// Whether the node is about to leave.
@@ -324,6 +332,17 @@ fn key_of_tables(config: &Config) -> Key {
 impl Gateway {
     /// Binds all devices and starts the workers.
     pub fn start(config: Config, file_name: &str, back_end: BackEnd) -> Result<Gateway, StartError> {
+        Gateway::start_after(config, file_name, back_end, None)
+    }
+
+    /// The same. `predecessor`: the process whose place it takes; everything that can be done without the devices is done
+    /// while that one serves.
+    pub fn start_after(
+        config: Config,
+        file_name: &str,
+        back_end: BackEnd,
+        predecessor: Option<Predecessor>,
+    ) -> Result<Gateway, StartError> {
         let system = |what| move |source| StartError::System { what, source };
         let mut watcher = LinkWatcher::open().map_err(system("watch the links"))?;
         watcher.read().map_err(system("read the links"))?;
@@ -333,6 +352,7 @@ impl Gateway {
         // A commit may be refused when it is compiled.
         compiler.defer();
         let cpus = worker_cpus(&config);
+        let affinity = sched_getaffinity(None).ok();
         let frames = config.system.frames.get() as usize;
         let (memory, pools) = PacketMemory::new(cpus.len(), frames, ChunkSize::Bytes2048)?;
         let capacity = flow::Capacity::checked(config.flows.capacity.get(), cpus.len(), config.has_zones())?;
@@ -361,6 +381,7 @@ impl Gateway {
             ports: Vec::new(),
             workers,
             watcher,
+            held_queues: None,
             started,
             pool_history: PoolHistory::default(),
             backend_history: BackendHistory::default(),
@@ -373,6 +394,8 @@ impl Gateway {
             history: History::default(),
             pair,
             keeping: Keeping::default(),
+            upgrade: Upgrade::new(affinity),
+            predecessor,
             preview: Preview::default(),
             leaving: drain::Leaving::default(),
             spent: Spent::default(),
@@ -447,12 +470,19 @@ impl Gateway {
         if let Err(error) = self.pair.follow(pair, &self.compiler) {
             tracing::error!(%error, "no thread for the pair: sessions are this node's alone");
         }
-        self.check_backends();
         if must_bind {
             // Before the first packet comes.
-            self.keep_sessions();
+            match self.predecessor.take() {
+                None => self.keep_sessions(false),
+                Some(predecessor) => self.take_over(predecessor).map_err(|source| StartError::System {
+                    what: "take over from the process before",
+                    source,
+                })?,
+            }
         }
+        self.check_backends();
         let mut failed = None;
+        self.held_queues = must_bind.then(Vec::new);
         for port in 0..self.ports.len() {
             for member in 0..self.ports[port].members.len() {
                 if let Err(source) = self.bind(port, member) {
@@ -465,6 +495,7 @@ impl Gateway {
         }
         // What binding found out (a device that is not there) is in the tables now as well.
         self.links_changed();
+        self.release_queues();
         self.accept_macs();
         self.tell_programs()?;
         match failed {
@@ -597,10 +628,22 @@ impl Gateway {
             // The same queue of every port goes to the same worker: a flow stays on it both ways.
             let worker = queue % self.workers.len();
             let command = Command::Attach { port: slot, member: member as u8, io };
-            let _ = self.workers[worker].commands.send(command);
+            match &mut self.held_queues {
+                Some(held) => held.push((worker, command)),
+                None => _ = self.workers[worker].commands.send(command),
+            }
         }
         self.node.wake_all();
         self.tell_programs()
+    }
+
+    /// Gives the workers the queues of a start: the first packet finds tables in which the links are up. By others a session
+    /// that was restored would be judged as one whose way is gone.
+    fn release_queues(&mut self) {
+        for (worker, command) in self.held_queues.take().into_iter().flatten() {
+            let _ = self.workers[worker].commands.send(command);
+        }
+        self.node.wake_all();
     }
 
     /// Tells the XDP programs what they pass to the kernel.
@@ -842,6 +885,7 @@ impl Gateway {
         let leases = self.leases.first();
         let deadlines = self.temporary.first().into_iter().chain(leases).chain(self.checks.next_step());
         let deadlines = deadlines.chain(self.next_confirmation()).chain(self.next_drain_step());
+        let deadlines = deadlines.chain(self.next_upgrade_step());
         deadlines.min().map_or(limit, |first| first.since(self.now()).min(limit))
     }
 
@@ -884,6 +928,7 @@ impl Gateway {
 
     /// Detaches everything, stops the workers and counts the frames: the number that leaked.
     pub fn stop(mut self) -> usize {
+        self.hand_over();
         // While the ports still carry: whoever takes over is to hear of it.
         self.ha.stop();
         self.pair.stop();

@@ -37,6 +37,9 @@ impl Backend for Gateway {
     }
 
     fn execute(&mut self, request: Request) -> Result<Reply, Fault> {
+        if self.upgrade.is_under_way() && changes_config(&request) {
+            return Err(Fault::refused("an upgrade is under way: what changes now might be lost"));
+        }
         let before = self.node().tables.load().generation;
         self.compiler.fate = match &request {
             Request::Apply { terms, .. }
@@ -53,6 +56,14 @@ impl Backend for Gateway {
         }
         Ok(reply)
     }
+}
+
+/// True if it changes what the next process begins with.
+fn changes_config(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Apply { .. } | Request::Commit { .. } | Request::Rollback { .. } | Request::Confirm { .. }
+    )
 }
 
 impl Gateway {
@@ -74,6 +85,7 @@ impl Gateway {
             Request::ShowHa {} => Ok(Reply::Ha(self.show_ha())),
             Request::Drain(query) => Ok(Reply::Drain(self.drain(&query)?)),
             Request::DrainCancel {} => Ok(Reply::Drain(self.cancel_drain()?)),
+            Request::Upgrade(query) => Ok(Reply::Upgrade(self.begin_upgrade(&query)?)),
             Request::ShowSessions(query) => Ok(Reply::Sessions(self.inspector().sessions(&query)?)),
             Request::ClearSessions(query) => Ok(Reply::Cleared(self.inspector().clear(&query)?)),
             Request::ShowNat {} => Ok(Reply::Nat(self.inspector().nat()?)),

@@ -148,6 +148,11 @@ impl Gateway {
         self.file_name = file_name;
     }
 
+    /// Lets a process have the revisions that is to take over, or takes them back.
+    pub(super) fn lend_revisions(&self, is_lent: bool) -> std::io::Result<()> {
+        self.history.store.as_ref().map_or(Ok(()), |store| store.lend(is_lent))
+    }
+
     /// Says which of the nodes that configs know this is, for those that are applied from here on.
     pub fn is_node(&mut self, node: Option<Name>) {
         self.history.node = node;

@@ -10,6 +10,7 @@ pub mod packet_socket;
 pub mod pcap;
 pub mod peer;
 pub mod priority;
+pub mod supervisor;
 pub mod waker;
 pub mod xdp;
 

@@ -28,12 +28,22 @@ pub struct Keeper {
     is_behind: bool,
     due: Nanos,
     kept: u64,
+    /// Highest number of a session that was kept, of both tables.
+    highest: [u32; 2],
 }
 
 impl Default for Keeper {
     fn default() -> Keeper {
         let bytes = Vec::with_capacity(super::layout::MOST_BYTES);
-        Keeper { bytes, look: None, asked: 0, is_behind: false, due: Nanos(u64::MAX), kept: 0 }
+        Keeper {
+            bytes,
+            look: None,
+            asked: 0,
+            is_behind: false,
+            due: Nanos(u64::MAX),
+            kept: 0,
+            highest: [0; 2],
+        }
     }
 }
 
@@ -79,6 +89,11 @@ impl Keeper {
             (record.idle, record.age) = (0, now.0.saturating_sub(record.age));
             self.bytes.clear();
             wire::emit_record(&record, &mut self.bytes);
+            let highest = &mut self.highest[usize::from(A::CROSSES)];
+            if session > *highest {
+                *highest = session;
+                journal.note_highest(id, family, session);
+            }
             journal.place(id, family, session).store(&self.bytes, last_seen)
         });
         if was_kept && !is_kept {

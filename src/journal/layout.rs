@@ -1,7 +1,9 @@
 //! The file of sessions: a header, then for each worker a place for every session of IPv4 and one for every session of IPv6.
 //!
 //! ```text
-//! header   512 words (below); then for each worker `slots` places of 16 words and `slots` of 24
+//! header   1,024 words: what `Header` says and its check, the latest sign of life, and from word 512 on the highest number
+//!          of a session that each worker has kept, of both tables; then for each worker `slots` places of 16 words and
+//!          `slots` of 24
 //! place    sequence (32 bits, odd while it is written) and bytes (16, above it) · check · tick of the last packet · bytes
 //! ```
 //!
@@ -19,11 +21,13 @@ use crate::packet::hash::fold;
 
 /// "SGKEPT" and the number of this layout.
 const MAGIC: u64 = u64::from_le_bytes(*b"SGKEPT\0\x01");
-const HEADER_WORDS: usize = 512;
+const HEADER_WORDS: usize = 1024;
 /// Words of the header that its check is of.
 const CHECKED: usize = 9;
 /// Word of the latest sign of life.
 pub(super) const ALIVE: usize = 16;
+/// First of the words with the highest numbers.
+const HIGHEST: usize = 512;
 /// Words of a place before the bytes.
 const HEAD_WORDS: usize = 3;
 /// Words of a place: two cache lines for IPv4, three for IPv6. The longest record of each takes 101 and 149 bytes.
@@ -116,6 +120,11 @@ impl Header {
         if file.len() < header.words() { Err(NotOurs::Unknown) } else { Ok(header) }
     }
 
+    /// The word with the highest number of a session that a worker has kept.
+    pub(super) fn highest<'a>(&self, file: &'a [AtomicU64], worker: usize, table: InTable) -> &'a AtomicU64 {
+        &file[HIGHEST + 2 * worker + usize::from(table == InTable::V6)]
+    }
+
     pub(super) fn place<'a>(
         &self,
         file: &'a [AtomicU64],
@@ -131,6 +140,16 @@ impl Header {
         };
         let at = base + session as usize * words;
         Place { words: &file[at..at + words], salt: mixed(self.run, at as u64) }
+    }
+
+    /// Numbers of the places that anything was ever kept in, among [`Header::places`].
+    pub(super) fn used<'a>(&'a self, file: &'a [AtomicU64]) -> impl Iterator<Item = usize> + 'a {
+        (0..2 * self.workers as usize).flat_map(|at| {
+            let table = if at % 2 == 0 { InTable::V4 } else { InTable::V6 };
+            let highest = self.highest(file, at / 2, table).load(Acquire).min(u64::from(self.slots) - 1);
+            let first = at * self.slots as usize;
+            first..=first + highest as usize
+        })
     }
 
     /// One of [`Header::places`].
@@ -204,6 +223,11 @@ impl Place<'_> {
         self.words[0].store(u64::from(sequence | 1), Relaxed);
         fence(Release);
         u64::from((sequence | 1).wrapping_add(1)) | (bytes as u64) << 32
+    }
+
+    /// Changes whenever something else is there.
+    pub fn head(&self) -> u64 {
+        self.words[0].load(Acquire)
     }
 
     /// Reads what is there.

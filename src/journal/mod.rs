@@ -89,6 +89,10 @@ impl Journal {
         self.words[ALIVE].store(now.0.into(), Relaxed);
     }
 
+    fn note_highest(&self, worker: usize, table: InTable, session: u32) {
+        self.header.highest(&self.words, worker, table).store(session.into(), Release);
+    }
+
     fn place(&self, worker: usize, table: InTable, session: u32) -> Place<'_> {
         self.header.place(&self.words, worker, table, session)
     }

@@ -49,9 +49,14 @@ impl Left {
         Ok(Header::load(&words).map(|header| Left { words, header }))
     }
 
-    /// Number of places.
-    pub fn places(&self) -> usize {
-        self.header.places()
+    /// Numbers of the places in which there may be something.
+    pub fn places(&self) -> impl Iterator<Item = usize> + '_ {
+        self.header.used(&self.words)
+    }
+
+    /// Changes whenever something else is in a place.
+    pub fn head(&self, at: usize) -> u64 {
+        self.header.place_at(&self.words, at).head()
     }
 
     /// When the process was known to be alive last, by its clock.

@@ -939,9 +939,17 @@ pub(super) fn refresh<A: Table>(
     cx: &Context<'_>,
     flows: &mut Flows,
 ) -> Result<(), DropReason> {
-    let table = A::table(flows);
-    let flow = table.flow(handle);
+    let is_undecided = A::table(flows).flow(handle).ingress == NO_INTERFACE;
+    if is_undecided && interface != NO_INTERFACE {
+        // The peer, or the process before, has told of it, and nothing here has allowed it yet: only its decision says where
+        // replies come in.
+        bring_up_to_date::<A>(handle.session(), cx, flows)?;
+    }
+    let flow = A::table(flows).flow(handle);
     if flow.ingress != interface {
+        if flow.ingress == NO_INTERFACE {
+            return Err(DropReason::SourceCheck);
+        }
         // Another way in is taken only in the same zone and VRF; the source stage has passed it.
         let (was, is) = (cx.tables.interface(flow.ingress), cx.tables.interface(interface));
         if was.zone != is.zone || was.vrf != is.vrf {

@@ -172,7 +172,7 @@ fn sessions_of_a_lone_node_outlive_it() {
     let mut spoiled = 0;
     for session in 1..SESSIONS as u64 + 1 {
         let mut place = [0; 128];
-        let at = 4096 + session * 128;
+        let at = 8192 + session * 128;
         file.read_exact_at(&mut place, at).expect("it is that long");
         // UDP's: the mirror has to answer.
         if spoiled < 3 && place[4] != 0 && place[24 + 1] == 6 {
@@ -208,4 +208,106 @@ fn a_folder_that_will_not_do_is_said_and_the_gateway_serves() {
     assert!(trouble.contains("not ours alone") || trouble.contains("not in memory"), "{entry:#}");
     lab.ping("a", NET[0], "");
     gateway.stop();
+}
+
+/// Numbered datagrams through source NAT, a thousand a second: which of them came, and the longest time without one.
+const STREAM: &str = r#"
+import os, socket, threading, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+sock.connect(("HOST", 7001))
+sent, heard, longest, last = 0, 0, 0.0, None
+def hear():
+    global heard, longest, last
+    while True:
+        try:
+            sock.recv(100)
+        except OSError:
+            continue
+        now = time.monotonic()
+        longest = max(longest, now - (last or now))
+        heard, last = heard + 1, now
+threading.Thread(target=hear, daemon=True).start()
+print("ready", flush=True)
+began = time.monotonic()
+while True:
+    due = int((time.monotonic() - began) * 1000)
+    while sent < due:
+        sent += 1
+        try:
+            sock.send(b"%d" % sent)
+        except OSError:
+            pass
+    with open("FILE.new", "w") as file:
+        file.write(f"{sent} {heard} {longest * 1000:.1f}")
+    os.rename("FILE.new", "FILE")
+    time.sleep(0.001)
+"#;
+
+/// Processes that the gateway has started: gone with the test, whatever becomes of it.
+struct Others<'a>(&'a Lab);
+
+impl Drop for Others<'_> {
+    fn drop(&mut self) {
+        let log = std::fs::read_to_string(self.0.path("softgate.log")).unwrap_or_default();
+        for started in log.split("the new process starts").skip(1) {
+            let pid = started.split("pid=").nth(1).unwrap_or_default();
+            let pid: String = pid.chars().take_while(char::is_ascii_digit).collect();
+            let _ = std::process::Command::new("kill")
+                .args(["-KILL", &pid])
+                .stderr(std::process::Stdio::null())
+                .status();
+        }
+    }
+}
+
+#[test]
+fn an_upgrade_keeps_every_session() {
+    let Some(lab) = Lab::alone("an_upgrade_keeps_every_session", &[]) else { return };
+    let folder = Folder::new("upgrade");
+    let state = lab.path("revisions");
+    let config = keeping(&folder.0);
+    let options = format!("--state {}", state.display());
+    let gateway = Gateway::start_binary(&lab, &config, &crate::gateway::binary(), &options);
+    let traffic = Traffic::new(&lab);
+    let figures = lab.path("figures");
+    let program = STREAM.replace("HOST", NET[0]).replace("FILE", &figures.display().to_string());
+    let _stream = python(&lab, "a", "stream.py", &program);
+    wait_for("all are kept", || kept(&gateway)["sessions"] == SESSIONS + 1);
+    let _others = Others(&lab);
+    let process = |gateway: &Gateway| gateway.show("version")["pid"].clone();
+    let first = process(&gateway);
+
+    // What cannot take over leaves the process serving, and nothing behind.
+    let (status, said) = gateway.client("upgrade --binary /bin/false");
+    assert!(status.code() == Some(1) && said.contains("the old one serves on"), "{status}: {said}");
+    let (status, said) = gateway.client("upgrade --binary /nowhere/softgate");
+    assert!(!status.success() && said.contains("/nowhere/softgate"), "{status}: {said}");
+    assert_eq!(process(&gateway), first);
+    traffic.goes_on();
+
+    for round in 0..3 {
+        let before = process(&gateway);
+        let text = std::fs::read_to_string(&figures).expect("figures");
+        let said = gateway.ask("upgrade");
+        assert!(said.contains("from ") && process(&gateway) != before, "{said}");
+        traffic.goes_on();
+        let entry = kept(&gateway);
+        assert_eq!(entry["restored"], SESSIONS + 1, "{entry:#}");
+        assert_eq!(entry["not_restored"], json!([]), "{entry:#}");
+        let after = std::fs::read_to_string(&figures).expect("figures");
+        println!("upgrade {round}: sent, heard, longest ms: {text} -> {after}");
+        // What is committed is known to the next.
+        gateway.ask(&format!("add route 203.0.113.{round}/32 blackhole"));
+    }
+    let routes = gateway.ask("show routes");
+    assert!(routes.contains("203.0.113.0/32") && routes.contains("203.0.113.1/32"), "{routes}");
+    let drops = gateway.show("drops");
+    println!("drops of the last process: {drops}");
+    // Not our child: it ends as any does.
+    let pid = process(&gateway);
+    drop(gateway);
+    let killed = std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status();
+    assert!(killed.expect("kill runs").success());
+    wait_for("it has ended", || !Path::new(&format!("/proc/{pid}")).exists());
 }

@@ -124,7 +124,7 @@ struct Checkpoint {
 pub struct Store {
     folder: PathBuf,
     limits: Limits,
-    _lock: File,
+    lock: File,
     segments: Vec<Segment>,
     /// By number.
     revisions: BTreeMap<u64, Revision>,
@@ -181,7 +181,7 @@ impl Store {
         let mut store = Store {
             folder: folder.to_owned(),
             limits,
-            _lock: lock,
+            lock,
             segments: Vec::new(),
             revisions: BTreeMap::new(),
             confirmed: BTreeMap::new(),
@@ -203,6 +203,11 @@ impl Store {
             ));
         }
         Ok((store, notices))
+    }
+
+    /// Lets a process have the folder that is to take over, or takes it back. Nothing may be written meanwhile.
+    pub fn lend(&self, is_lent: bool) -> io::Result<()> {
+        if is_lent { self.lock.unlock() } else { self.lock.try_lock().map_err(io::Error::from) }
     }
 
     fn read(&mut self) -> Result<Vec<String>, StoreError> {

@@ -142,6 +142,7 @@ impl Gateway {
             bfd: self.show_bfd(&status),
             pair: self.show_pair().map(Box::new),
             kept: self.keeping.show(&self.node),
+            upgrade: self.upgrade.show(),
             drain: Some(self.show_drain()).filter(DrainEntry::is_worth_showing),
         }
     }

@@ -8,6 +8,7 @@ mod assemble;
 mod custody;
 mod device;
 mod error;
+mod links;
 mod netlink;
 mod port;
 mod program;

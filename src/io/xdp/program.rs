@@ -6,7 +6,7 @@
 #![allow(unsafe_code, reason = "layouts shared with the BPF program")]
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use aya::programs::{ProgramError, Xdp, XdpError as AyaXdpError, XdpMode};
 use aya::{Ebpf, Pod};
 
 use super::error::{Call, XdpError};
-use super::netlink;
+use super::{links, netlink};
 
 /// Ports of a node; `MAX_PORTS` in softgate_xdp.c.
 pub const MAX_PORTS: u16 = 64;
@@ -88,12 +88,18 @@ struct Loaded {
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, ProgramCounters>,
     current: Settings,
+    /// Links of a process whose place we take, by device.
+    adopted: std::collections::HashMap<u32, links::Link>,
     /// False on kernels before 5.18: then only the single-buffer program exists.
     has_frags: bool,
 }
 
 /// A program attached to a device; dropping it detaches.
-pub(super) type Attachment = XdpLink;
+pub(super) struct Attachment {
+    _link: Option<XdpLink>,
+    /// In which our program has taken the place of another process'.
+    _adopted: Option<OwnedFd>,
+}
 
 impl XdpProgram {
     /// Loads the program into the kernel. It does nothing until a device is opened with it.
@@ -111,10 +117,48 @@ impl XdpProgram {
             settings: map(&mut ebpf, "settings")?,
             counters: map(&mut ebpf, "counters")?,
             current: Settings::default(),
+            adopted: std::collections::HashMap::new(),
             has_frags,
             ebpf,
         };
         Ok(Arc::new(XdpProgram { loaded: Mutex::new(loaded) }))
+    }
+
+    /// Holds the links that another process of ours has on devices, so that they stay when it ends. A device that is opened
+    /// then has its program replaced, and nothing of what comes goes to the kernel meanwhile.
+    pub fn adopt(&self) {
+        match links::all() {
+            Ok(links) => {
+                // The number of a device is its network namespace's: the program tells which link is ours.
+                let is_here = |link: &links::Link| {
+                    let here = netlink::attached(link.ifindex).ok().flatten();
+                    here.is_some_and(|here| here.id == link.program)
+                        && program_name(link.program).is_some_and(|name| name.starts_with(OUR_PREFIX))
+                };
+                let ours = links.into_iter().filter(is_here).map(|link| (link.ifindex, link));
+                self.loaded().adopted = ours.collect();
+            }
+            Err(error) => {
+                tracing::info!(%error, "links cannot be taken over: programs are detached and attached again")
+            }
+        }
+    }
+
+    /// Takes over the link on a device, if there is one and it will do. Else it is let go of.
+    fn take_over(&self, ifindex: u32, frags: bool, generic: bool) -> Option<Attachment> {
+        let mut loaded = self.loaded();
+        let link = loaded.adopted.remove(&ifindex)?;
+        let is_generic = netlink::attached(ifindex).ok().flatten()?.generic;
+        if is_generic != generic {
+            return None;
+        }
+        match loaded.replace(if frags { FRAGS } else { SINGLE }, &link.fd) {
+            Ok(()) => Some(Attachment { _link: None, _adopted: Some(link.fd) }),
+            Err(error) => {
+                tracing::info!(ifindex, %error, "the link cannot be taken over: the program is attached again");
+                None
+            }
+        }
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -183,10 +227,13 @@ impl XdpProgram {
         generic: bool,
     ) -> Result<Attachment, XdpError> {
         let mode = if generic { XdpMode::Skb } else { XdpMode::Driver };
+        if let Some(attachment) = self.take_over(ifindex, frags, generic) {
+            return Ok(attachment);
+        }
         let began = Instant::now();
         loop {
             let error = match self.loaded().attach(if frags { FRAGS } else { SINGLE }, ifindex, mode) {
-                Ok(link) => return Ok(link),
+                Ok(link) => return Ok(Attachment { _link: Some(link), _adopted: None }),
                 Err(error) => error,
             };
             // EEXIST: a program in the other mode (native and generic exclude each other).
@@ -263,13 +310,22 @@ impl Loaded {
         XskMap::try_from(Map::XskMap(MapData::from_fd(fd)?))
     }
 
-    fn attach(&mut self, name: &str, ifindex: u32, mode: XdpMode) -> Result<XdpLink, std::io::Error> {
-        let program: &mut Xdp = self
-            .ebpf
+    fn program(&mut self, name: &str) -> &mut Xdp {
+        self.ebpf
             .program_mut(name)
             .unwrap_or_else(|| unreachable!("both programs are in the object"))
             .try_into()
-            .unwrap_or_else(|_| unreachable!("both are XDP programs"));
+            .unwrap_or_else(|_| unreachable!("both are XDP programs"))
+    }
+
+    /// Has the device of a link run one of ours from now on.
+    fn replace(&mut self, name: &str, link: &OwnedFd) -> Result<(), std::io::Error> {
+        let program = self.program(name).fd().map_err(os_error)?;
+        links::update(link, program.as_fd())
+    }
+
+    fn attach(&mut self, name: &str, ifindex: u32, mode: XdpMode) -> Result<XdpLink, std::io::Error> {
+        let program = self.program(name);
         let id = program.attach_to_if_index(ifindex, mode).map_err(os_error)?;
         program.take_link(id).map_err(os_error)
     }

@@ -28,7 +28,7 @@ const SEND_BUFFER_BYTES: libc::c_int = 16 << 20;
 /// closed; bind answers EBUSY until then.
 const BIND_PATIENCE: Duration = Duration::from_secs(2);
 
-const BIND_PAUSE: Duration = Duration::from_millis(10);
+const BIND_PAUSE: Duration = Duration::from_millis(1);
 
 /// What to bind, and how.
 #[derive(Clone, Copy, Debug)]

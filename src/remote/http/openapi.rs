@@ -8,7 +8,7 @@ use crate::control::{
     BridgeChanged, BridgeEntry, Changed, Cleared, Convergence, Counter, DhcpRelayEntry, DocumentPiece,
     DrainEntry, DropEntry, DropsExport, Explained, GroupEntry, HaList, InterfaceStatus, MacPage, MappingPage,
     NatHost, NeighbourEntry, PoolEntry, PortStatus, Previewed, Reached, Reply, RevisionList, RoutePage,
-    RuleList, ServiceList, SessionPage, Version, WorkerStatus,
+    RuleList, ServiceList, SessionPage, UpgradeEntry, Version, WorkerStatus,
 };
 
 /// Where it is served.
@@ -169,6 +169,7 @@ fn answer(method: &str, generator: &mut SchemaGenerator) -> Option<Schema> {
         "show.dhcp-relays" => generator.subschema_for::<Vec<DhcpRelayEntry>>(),
         "show.ha" => generator.subschema_for::<HaList>(),
         "drain" | "drain.cancel" => generator.subschema_for::<DrainEntry>(),
+        "upgrade" => generator.subschema_for::<UpgradeEntry>(),
         "show.sessions" => generator.subschema_for::<SessionPage>(),
         "show.nat" => generator.subschema_for::<Vec<PoolEntry>>(),
         "show.nat.mappings" => generator.subschema_for::<MappingPage>(),
