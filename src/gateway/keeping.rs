@@ -91,6 +91,8 @@ struct Open {
     names: Names,
     /// Names that are in the file, by kind.
     written: [usize; Kind::ALL.len()],
+    /// The file may end in the midst of a batch, behind which nothing would be read.
+    is_cut: bool,
     file: File,
     /// What earlier processes have left, until it is in our own file.
     earlier: Vec<PathBuf>,
@@ -110,8 +112,11 @@ impl Keeping {
     pub fn note_names(&mut self, compiler: &Compiler) {
         let Some(open) = &mut self.open else { return };
         learn_names(&mut open.names, compiler);
+        if open.is_cut {
+            return;
+        }
         if let Err(error) = open.write_names() {
-            // A later batch would not be read behind one that is cut: nothing more is written.
+            open.is_cut = true;
             tracing::error!(%error, "names of new rules cannot be kept: sessions that use them will not outlive us");
             if let Some(entry) = &mut self.entry {
                 entry.trouble = Some(format!("names cannot be written: {error}"));
@@ -208,8 +213,16 @@ impl Gateway {
         let file = new_file(&path(NAMES, number))?;
         let written = [0; Kind::ALL.len()];
         let folder = folder.to_owned();
-        let mut open =
-            Open { folder, number, lock, names: Names::default(), written, file, earlier: Vec::new() };
+        let mut open = Open {
+            folder,
+            number,
+            lock,
+            names: Names::default(),
+            written,
+            is_cut: false,
+            file,
+            earlier: Vec::new(),
+        };
         learn_names(&mut open.names, &self.compiler);
         open.write_names().map_err(|error| NotKept::Io(path(NAMES, number), error))?;
         let journal_path = path(SESSIONS, number);
