@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::config::{Config, HealthKind};
+use crate::config::{Config, GroupName, HealthKind};
 use crate::flow;
 use crate::host::probe::{Event, Target};
 use crate::io::pcap::{self, CaptureError, CaptureWriter, Captured, PcapPort, ReplayClock};
@@ -16,6 +16,7 @@ use crate::mem::{ChunkSize, MemoryError, PacketMemory};
 use crate::neighbours::NeighbourTable;
 use crate::packet::hash::{self, Key};
 use crate::packet::view::{be16, be32, be128, ethertype};
+use crate::roles::Part;
 use crate::tables::compile::{CompileError, Compiler, MAX_INTERFACES};
 use crate::tables::meaning::{self, PortFacts};
 use crate::telemetry::Totals;
@@ -45,11 +46,22 @@ pub struct Options {
     pub linger: Duration,
     /// Configs that take over, so long after the first packet; ports stay those of the first config.
     pub reloads: Vec<(Duration, Config)>,
-    /// When the node becomes the Active of all its virtual routers, or is it no more, so long after the first packet;
-    /// before, it is not.
-    pub roles: Vec<(Duration, bool)>,
+    /// What the node does for its virtual routers, or those of one group, from so long after the first packet on; before,
+    /// nothing.
+    pub roles: Vec<RoleChange>,
     /// What is checked from the first packet on.
     pub targets: Vec<Target>,
+}
+
+/// A node does something else for virtual routers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleChange {
+    /// So long after the first packet.
+    pub after: Duration,
+    /// What it does from then on.
+    pub part: Part,
+    /// For those of this group; `None`: for all.
+    pub group: Option<GroupName>,
 }
 
 /// What happened.
@@ -177,9 +189,8 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
     let mut reloads: VecDeque<(Nanos, &Config)> =
         options.reloads.iter().map(|(after, config)| (begin.plus(*after), config)).collect();
     reloads.make_contiguous().sort_by_key(|(time, _)| *time);
-    let mut roles: VecDeque<(Nanos, bool)> =
-        options.roles.iter().map(|(after, is_active)| (begin.plus(*after), *is_active)).collect();
-    roles.make_contiguous().sort_by_key(|(time, _)| *time);
+    let mut roles: VecDeque<&RoleChange> = options.roles.iter().collect();
+    roles.make_contiguous().sort_by_key(|change| change.after);
     for (_, reload) in &reloads {
         let names: Vec<String> = reload.ports.iter().map(|port| port.name.to_string()).collect();
         if names != ports {
@@ -209,10 +220,10 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
             clock.set(at);
             reload(config, &node, &mut compiler, &mut workers, &clock)?;
         }
-        while let Some((at, is_active)) = roles.pop_front_if(|(at, _)| *at <= time) {
+        while let Some(change) = roles.pop_front_if(|change| begin.plus(change.after) <= time) {
+            let at = begin.plus(change.after);
             advance(&mut workers, &clock, at)?;
-            let places = compiler.tables().interfaces.iter().flat_map(|interface| &interface.info.routers);
-            places.for_each(|router| node.neighbours.roles.set(router.role, is_active.into(), at));
+            set_roles(change, config, &node, &compiler, at);
         }
         advance(&mut workers, &clock, time)?;
         settle(&mut workers, &clock, time)?;
@@ -236,6 +247,16 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
         }
     }
     Ok(report)
+}
+
+fn set_roles(change: &RoleChange, config: &Config, node: &Node, compiler: &Compiler, now: Nanos) {
+    for vrrp in config.vrrp.iter().filter(|vrrp| change.group.is_none() || vrrp.group == change.group) {
+        for is_ipv6 in [false, true] {
+            if let Some(role) = compiler.roles.get(&meaning::role_name(vrrp, is_ipv6)) {
+                node.set_role(role, change.part, now);
+            }
+        }
+    }
 }
 
 /// All that a node has threads for, in lock-step.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Trouble, load_config};
-use crate::replay::{Options, Report, run as replay};
+use crate::config::Name;
+use crate::replay::{Options, Report, RoleChange, run as replay};
+use crate::roles::Part;
 
 /// Runs captures through the gateway and writes what it sends
 ///
@@ -33,10 +35,10 @@ pub struct Args {
     /// Another config that takes over so many milliseconds after the first packet; any number of them
     #[arg(long, value_name = "MS=FILE", value_parser = parse_reload)]
     pub reload: Vec<(u64, PathBuf)>,
-    /// The node becomes the Active of all its virtual routers so many milliseconds after the first packet, or is it no
-    /// more; any number of them
-    #[arg(long, value_name = "MS=active|backup", value_parser = parse_role)]
-    pub role: Vec<(u64, bool)>,
+    /// What the node is for all its virtual routers, or those of a group, so many milliseconds after the first packet:
+    /// `backup` while nobody is known to be the Active, `other` while another node is; any number of them
+    #[arg(long, value_name = "MS=active|backup|other[@GROUP]", value_parser = parse_role)]
+    pub role: Vec<RoleChange>,
     /// Prints one JSON object
     #[arg(long)]
     pub json: bool,
@@ -62,13 +64,19 @@ fn parse_reload(text: &str) -> Result<(u64, PathBuf), String> {
     Ok((ms.parse().map_err(|_| format!("{ms}: not a number of milliseconds"))?, file.into()))
 }
 
-fn parse_role(text: &str) -> Result<(u64, bool), String> {
-    let (ms, role) = match text.split_once('=') {
-        Some((ms, "active")) => (ms, true),
-        Some((ms, "backup")) => (ms, false),
-        _ => return Err("expected MS=active or MS=backup".into()),
+fn parse_role(text: &str) -> Result<RoleChange, String> {
+    const EXPECTED: &str = "expected MS=active, MS=backup or MS=other, with @GROUP behind it if not for all";
+    let (ms, role) = text.split_once('=').ok_or(EXPECTED)?;
+    let (role, group) = role.split_once('@').map_or((role, None), |(role, group)| (role, Some(group)));
+    let part = match role {
+        "active" => Part::Active,
+        "backup" => Part::Away,
+        "other" => Part::Backup,
+        _ => return Err(EXPECTED.into()),
     };
-    Ok((ms.parse().map_err(|_| format!("{ms}: not a number of milliseconds"))?, role))
+    let ms = ms.parse().map_err(|_| format!("{ms}: not a number of milliseconds"))?;
+    let group = group.map(|group| Name::new(group).map_err(|why| why.to_string())).transpose()?;
+    Ok(RoleChange { after: Duration::from_millis(ms), part, group })
 }
 
 /// Runs the command.
@@ -84,7 +92,7 @@ pub(super) fn run(args: &Args) -> Result<(), Trouble> {
             .iter()
             .map(|(ms, file)| Ok((Duration::from_millis(*ms), load_config(file)?)))
             .collect::<Result<_, Trouble>>()?,
-        roles: args.role.iter().map(|(ms, is_active)| (Duration::from_millis(*ms), *is_active)).collect(),
+        roles: args.role.clone(),
         targets: Vec::new(),
     };
     let report =

@@ -11,7 +11,7 @@ use super::addresses::{AddressRange, NatTarget, OneOrMore};
 use super::health::{HealthCheck, OwnAddress};
 use super::policy::Seconds;
 use super::service::{PortRange, Service};
-use super::value::{Name, NotAllowed, Ranged, RuleName, VrfName, from_text};
+use super::value::{GroupName, Name, NotAllowed, Ranged, RuleName, VrfName, from_text};
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -240,6 +240,9 @@ pub struct VirtualService {
     pub vrf: VrfName,
     /// Its address, or all of a prefix.
     pub address: AddressRange,
+    /// The group of virtual routers whose Active answers for it; absent: see [`super::router_group`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
     /// Protocols and ports; absent: all that comes to the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<OneOrMore<Service>>,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Config;
 use super::sections::{Encapsulation, Interface, OuterDscp, RouterAdvertisements, SourceCheck, Vni};
-use super::value::{Mtu, Name, PortName, Prefix, Ranged, Tpid, Vlan, VrfName, ZoneName};
+use super::value::{GroupName, Mtu, Name, PortName, Prefix, Ranged, Tpid, Vlan, VrfName, ZoneName};
 
 /// `[[bridge]]`: joins its members into one segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,10 @@ pub struct Bridge {
     pub name: Name,
     /// Whose frames it passes on to each other.
     pub members: Vec<BridgeMember>,
+    /// The group of virtual routers whose Active passes them on, alone of the nodes; absent: of a node
+    /// with a `[pair]` the only one; with several none, and every node does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
     /// Seconds after which a silent station is forgotten (IEEE 802.1Q section 8.8.3: 300).
     #[serde(default = "Bridge::default_ageing")]
     pub ageing_s: Ranged<10, 1_000_000>,

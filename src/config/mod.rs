@@ -34,6 +34,7 @@ mod reach;
 mod read;
 mod role;
 pub mod route_file;
+pub(crate) mod router_group;
 mod schema;
 mod sections;
 mod service;

@@ -387,6 +387,9 @@ pub struct NatSource {
     /// A host that has used up its ports gets blocks of those that are no host's, each with a log record.
     #[serde(default, skip_serializing_if = "is_default")]
     pub overflow: bool,
+    /// The group of virtual routers whose Active answers for it; absent: see [`super::router_group`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
 }
 
 /// `[[nat.destination]]`: an outside address and service that a server inside answers. One that names ports
@@ -412,6 +415,9 @@ pub struct NatDestination {
     /// Only what comes from here.
     #[serde(default, skip_serializing_if = "Side::is_any")]
     pub from: Side,
+    /// The group of virtual routers whose Active answers for it; absent: see [`super::router_group`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
 }
 
 /// `[[nat.static]]`: addresses outside and inside, one to one, in both directions.
@@ -434,6 +440,9 @@ pub struct NatStatic {
     /// Which sessions from inside get the outside address; absent: all that leave their zone.
     #[serde(default, skip_serializing_if = "Side::is_any")]
     pub to: Side,
+    /// The group of virtual routers whose Active answers for it; absent: see [`super::router_group`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
 }
 
 impl NatStatic {
@@ -466,6 +475,9 @@ pub struct NatPrefix {
     /// Which sessions from inside get the outside prefix; absent: all that leave their zone.
     #[serde(default, skip_serializing_if = "Side::is_any")]
     pub to: Side,
+    /// The group of virtual routers whose Active answers for it; absent: see [`super::router_group`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
 }
 
 /// `[[nat.nat64]]`: IPv6 hosts reach IPv4 servers by addresses in a prefix, and have addresses of a pool there
@@ -489,6 +501,9 @@ pub struct Nat64 {
     /// The outside ports of each; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports: Option<PortRange>,
+    /// The group of virtual routers whose Active answers for it; absent: see [`super::router_group`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
 }
 
 impl Nat64 {

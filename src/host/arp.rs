@@ -51,7 +51,9 @@ pub fn receive(
         return Err(DropReason::ArpInvalid);
     }
     let answered = match interface.mac_of_own(target.into(), roles) {
-        None if policy.answers_on_v4(interface, target) => interface.mac_of_nat(target.into(), roles),
+        None if policy.answers_on_v4(interface, target) => {
+            interface.mac_of_public(target.into(), policy, roles)
+        }
         own => own,
     };
     let for_us = answered.is_some();

@@ -108,7 +108,7 @@ pub fn receive(
 ) -> Result<Answer, DropReason> {
     const BAD: DropReason = DropReason::NdInvalid;
     let for_nat = asks_for_nat(&arrival);
-    let Arrival { l3, l4, slot, interface, policy: _ } = arrival;
+    let Arrival { l3, l4, slot, interface, policy } = arrival;
     let src = Ipv6Addr::from(be128(l3, 8));
     let dst = Ipv6Addr::from(be128(l3, 24));
     // RFC 4861 sections 6.1 and 7.1.
@@ -130,7 +130,7 @@ pub fn receive(
             }
             let roles = &neighbours.roles;
             let own = match interface.mac_of_own(target_addr.into(), roles) {
-                None if for_nat => interface.mac_of_nat(target_addr.into(), roles),
+                None if for_nat => interface.mac_of_public(target_addr.into(), policy, roles),
                 own => own,
             };
             let Some(own) = own else { return Ok(Answer::Nothing) };

@@ -213,6 +213,8 @@ pub enum DropReason {
     BridgeZoneProtocol,
     /// From a segment into the same by way of the gateway, past the zones of its members.
     BridgeZoneHairpin,
+    /// Another node passes frames on.
+    BridgeBackup,
     /// RFC 3376 section 4.
     IgmpInvalid,
     /// RFC 3810 section 5.
@@ -745,6 +747,12 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "bridge-zone-hairpin",
             None,
             "From a host of a bridge whose members have zones to another of the same by way of the gateway: that would be past the rules between its members. Give the hosts the network as on-link.",
+        ),
+        (
+            BridgeBackup,
+            "bridge-backup",
+            None,
+            "From a station of a bridge to another, on a node that is not the Active of the bridge's `group`: the Active passes it on. Usual on a Backup. `softgate show ha` says who is.",
         ),
         (
             IgmpInvalid,

@@ -95,6 +95,9 @@ fn settle(packet: &mut Packet, remote: Option<Remote>, cx: &Context<'_>) -> Resu
     if dst & !0xf == RESERVED {
         return Err(DropReason::BridgeReserved);
     }
+    if !bridge.passes_on(&cx.neighbours.roles) {
+        return as_backup(packet, bridge, (dst, own, kind), cx);
+    }
     if !is_look && let Some(location) = location_of(member, remote) {
         learn(bridge, member, src, location, cx);
     }
@@ -125,6 +128,24 @@ fn settle(packet: &mut Packet, remote: Option<Remote>, cx: &Context<'_>) -> Resu
         },
         _ => forward_or_flood(packet, layout, known, cx),
     }
+}
+
+/// Another node passes frames on: here those are taken that are to the gateway, or to all and so to it as well, and nothing
+/// is learned.
+#[cold]
+fn as_backup(
+    packet: &mut Packet,
+    bridge: &Bridge,
+    (dst, own, kind): (u64, u64, u16),
+    cx: &Context<'_>,
+) -> Result<Verdict, DropReason> {
+    if bridge.interface == NO_INTERFACE || dst != own && !is_group(dst) {
+        return Err(DropReason::BridgeBackup);
+    }
+    if is_group(dst) {
+        packet.meta.flags |= flags::LINK_GROUP;
+    }
+    to_gateway(packet, bridge, kind, cx)
 }
 
 fn forward_or_flood(

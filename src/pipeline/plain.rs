@@ -153,7 +153,8 @@ impl<'a> Entrance<'a> {
     fn open_bridged(&mut self, slot: u16, remote: Option<Remote>, cx: &Context<'a>) {
         let Some(bridge) = cx.tables.bridges.get(cx.tables.interface(slot).bridge) else { return };
         let Some(member) = bridge.member(slot) else { return };
-        if bridge.interface == NO_INTERFACE || cx.limits.segments.is_shut(slot, cx.now) {
+        let passes_on = bridge.passes_on(&cx.neighbours.roles);
+        if bridge.interface == NO_INTERFACE || cx.limits.segments.is_shut(slot, cx.now) || !passes_on {
             return;
         }
         self.interface = bridge.interface;

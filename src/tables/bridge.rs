@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::compile::{MAX_INTERFACES, MAX_VRFS};
 use super::{Interface, NO_PORT};
 use crate::macs::{Entry, Location};
+use crate::roles::Roles;
 use crate::tables::overlay::NO_OVERLAY;
+use crate::tables::router_group::NO_GROUP;
 
 /// No bridge: a number that is never given out.
 pub const NO_BRIDGE: u16 = u16::MAX;
@@ -109,12 +111,20 @@ pub struct Bridge {
     pub other_protocols: bool,
     /// Who listens to multicast, if that is followed.
     pub snooping: Option<Snooping>,
+    /// The group of virtual routers whose Active passes frames on, alone of several nodes, or [`NO_GROUP`]: this node does.
+    pub group: u16,
 }
 
 impl Bridge {
     /// Its number.
     pub fn number(&self) -> u16 {
         self.segment - FIRST_SEGMENT
+    }
+
+    /// True if this node passes frames on between its members: another one that does so too would close a loop.
+    #[inline]
+    pub fn passes_on(&self, roles: &Roles) -> bool {
+        self.group == NO_GROUP || roles.is_active(self.group)
     }
 
     /// What stands in the place of a VRF's slot in flows between its members.

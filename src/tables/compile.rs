@@ -134,6 +134,8 @@ pub struct BridgeSpec {
     pub other_protocols: bool,
     /// Who listens to multicast, if that is followed.
     pub snooping: Option<Snooping>,
+    /// The group of virtual routers whose Active passes frames on, or [`super::router_group::NO_GROUP`]: this node does.
+    pub group: u16,
 }
 
 /// A neighbour the operator configured.
@@ -953,6 +955,7 @@ impl Compiler {
                 has_zones: false,
                 other_protocols: spec.other_protocols,
                 snooping: spec.snooping,
+                group: spec.group,
             };
             let mut vnis = 0..crate::macs::MAX_VNIS as u8;
             for end in input.interfaces.iter().filter(|end| end.bridge.as_ref() == Some(&spec.name)) {

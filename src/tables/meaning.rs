@@ -19,6 +19,7 @@ use crate::tables::overlay::OverlaySpec;
 use crate::tables::policy::{self, NO_ZONE, Policy};
 use crate::tables::relay::RelaySpec;
 use crate::tables::rib::{Hop, Rib, Target};
+use crate::tables::router_group::NO_GROUP;
 use crate::tables::virtual_router::VirtualRouter;
 use crate::tables::{Advertisements, Lag, Settings, SourceCheck};
 
@@ -84,6 +85,14 @@ pub fn input_with(
         };
         interface.mac.map_or_else(|| own_mac(port), config::Mac::bytes)
     };
+    let mut bridges = Vec::with_capacity(config.bridges.len());
+    for spec in &config.bridges {
+        let group = match config.group_of_bridge(spec.group.as_ref()) {
+            Some(leader) => group_slot(&config.vrrp[leader], compiler)?,
+            None => NO_GROUP,
+        };
+        bridges.push(bridge(spec, group));
+    }
     let interfaces = ends.iter().zip(zones).zip(routers).map(|((end, zone), routers)| {
         let interface = &end.interface;
         let member = end.member.map(|(bridge, at)| {
@@ -141,7 +150,7 @@ pub fn input_with(
         settings: settings(config),
         ports: ports.collect(),
         interfaces: interfaces.collect(),
-        bridges: config.bridges.iter().map(bridge).collect(),
+        bridges,
         vrfs: config.vrf_names().iter().map(ToString::to_string).collect(),
         neighbours: neighbours(config, &config.neighbours),
         policy,
@@ -175,18 +184,30 @@ fn virtual_routers(
     compiler: &mut Compiler,
 ) -> Result<Vec<VirtualRouter>, CompileError> {
     let mut routers = Vec::new();
-    for vrrp in config.vrrp.iter().filter(|vrrp| vrrp.interface == interface.name) {
+    let all = config.vrrp.iter().enumerate();
+    for (at, vrrp) in all.filter(|(_, vrrp)| vrrp.interface == interface.name) {
+        let group = group_slot(&config.vrrp[config.leader_of(at)], compiler)?;
         for is_ipv6 in [false, true] {
             let addresses = vrrp.addresses_of(is_ipv6);
             if !addresses.is_empty() {
                 let role = compiler.role_slot(&role_name(vrrp, is_ipv6))?;
                 let vrid = vrrp.id.get() as u8;
                 let mac = mac_to_u64(config::virtual_mac(vrid, is_ipv6));
-                routers.push(VirtualRouter { role, vrid, is_ipv6, mac, addresses, accept: vrrp.accept });
+                let accept = vrrp.accept;
+                routers.push(VirtualRouter { role, group, vrid, is_ipv6, mac, addresses, accept });
             }
         }
     }
     Ok(routers)
+}
+
+/// The place in the table of roles that stands for the group of its first virtual router.
+pub(in crate::tables) fn group_slot(
+    leader: &config::Vrrp,
+    compiler: &mut Compiler,
+) -> Result<u16, CompileError> {
+    let is_ipv6 = !leader.addresses.iter().any(IpAddr::is_ipv4);
+    compiler.role_slot(&role_name(leader, is_ipv6))
 }
 
 /// What the table of roles knows a virtual router of one family by.
@@ -194,7 +215,7 @@ pub fn role_name(vrrp: &config::Vrrp, is_ipv6: bool) -> String {
     format!("{}/{}/{}", vrrp.interface, vrrp.id, if is_ipv6 { "ipv6" } else { "ipv4" })
 }
 
-fn bridge(bridge: &config::Bridge) -> BridgeSpec {
+fn bridge(bridge: &config::Bridge, group: u16) -> BridgeSpec {
     let seconds = |seconds: u32| Duration::from_secs(seconds.into());
     BridgeSpec {
         name: bridge.name.to_string(),
@@ -212,6 +233,7 @@ fn bridge(bridge: &config::Bridge) -> BridgeSpec {
             interval_s: bridge.query_interval_s.map_or(125, |interval| interval.get() as u16),
             max_groups: bridge.max_groups.map_or(256, |most| most.get()),
         }),
+        group,
     }
 }
 

@@ -22,10 +22,11 @@ pub mod overlay;
 pub mod policy;
 pub mod relay;
 pub mod rib;
+pub mod router_group;
 mod slots;
 pub mod virtual_router;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ahash::AHashMap;
@@ -337,6 +338,20 @@ pub struct Vrf {
 pub fn mark_of(name: &str) -> u64 {
     let words: Vec<u64> = name.bytes().map(u64::from).collect();
     crate::packet::siphash::of(Key::default(), &words)
+}
+
+impl Vrf {
+    /// The interface on whose link an address is.
+    pub fn connected(&self, addr: IpAddr) -> Option<u16> {
+        let leaf = match addr {
+            IpAddr::V4(addr) => self.fib4.find(addr.into()),
+            IpAddr::V6(addr) => self.fib6.find(addr.into()),
+        };
+        match self.actions.get(usize::from(leaf))? {
+            Action::Connected { interface } => Some(*interface),
+            _ => None,
+        }
+    }
 }
 
 /// What a route does.

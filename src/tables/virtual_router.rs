@@ -14,6 +14,8 @@ use crate::roles::Roles;
 pub struct VirtualRouter {
     /// Its place in the table of roles.
     pub role: u16,
+    /// That of the router which stands for its group, maybe itself.
+    pub group: u16,
     /// Virtual router identifier.
     pub vrid: u8,
     /// Which family it is of.
@@ -41,8 +43,7 @@ impl Interface {
         self.info.routers.iter().find(|router| router.addresses.contains(&addr))
     }
 
-    /// The first virtual router of a family: its Active answers for addresses of NAT in networks of the interface, and
-    /// advertises the interface's prefixes.
+    /// The first virtual router of a family: its Active advertises the interface's prefixes.
     pub fn first_router(&self, is_ipv6: bool) -> Option<&VirtualRouter> {
         self.info.routers.iter().find(|router| router.is_ipv6 == is_ipv6)
     }
@@ -52,14 +53,6 @@ impl Interface {
         match self.router_of(addr) {
             Some(router) => roles.is_active(router.role).then_some(router.mac),
             None => self.owns(addr).then_some(self.mac),
-        }
-    }
-
-    /// The same for an address of NAT: beside a virtual router it is the Active that answers.
-    pub fn mac_of_nat(&self, addr: IpAddr, roles: &Roles) -> Option<u64> {
-        match self.first_router(addr.is_ipv6()) {
-            Some(router) => roles.is_active(router.role).then_some(router.mac),
-            None => Some(self.mac),
         }
     }
 

@@ -24,6 +24,7 @@ use crate::pipeline::{Context, Limits};
 use crate::publication;
 use crate::reader::Desk;
 use crate::replica;
+use crate::roles::Part;
 use crate::tables::Tables;
 use crate::tables::compile::{Compiler, MAX_PORTS};
 use crate::tables::policy::PolicySlots;
@@ -231,6 +232,15 @@ impl Node {
             ingress: Ingress::Own { vrf: 0 },
             pass: Pass::First,
         }
+    }
+
+    /// What this node does for the virtual router in a place from `now` on. Where it begins or ceases to pass frames on,
+    /// stations are where they are heard next.
+    pub fn set_role(&self, role: u16, part: Part, now: Nanos) {
+        self.neighbours.roles.set(role, part, now);
+        let tables = self.tables.load();
+        let bridges = tables.bridges.iter().filter(|bridge| bridge.group == role);
+        bridges.for_each(|bridge| self.neighbours.macs.flush(bridge.segment));
     }
 
     fn sender_mask(&self, port: u16, member: u8) -> &AtomicU64 {

@@ -65,6 +65,25 @@ def introduced(c):
     return c
 
 
+# -- of two nodes one passes frames on ---------------------------------------------------------------------
+ROUTER = table("vrrp", interface="wan", id=9, addresses=["198.51.100.254"], group="main")
+c = Case("bridge-of-a-group", "Of several nodes with a bridge the Active of its group passes frames on and learns, alone; the others take what is to them, and say what they have to say by one member. A change of the role forgets stations.",
+         f"{IEEE}.8: one way between any two stations", net(bridge(group="main"), GATEWAY, UNDERLAY, ROUTER))
+c.role("other")
+c.rx("lan", on_lan(A, B, AB), drop="bridge-backup")
+c.rx("lan", on_lan(A, TO_ALL, OTHER), drop="unknown-ethertype")
+ask = arp_request(A, A4, G4, tags=(100,))
+c.rx("lan", ask, punt=True).tx("lan", arp_reply(GW, G4, A, A4, tags=(100,)), own=True)
+c.rx("lan", on_lan(A, B, AB), drop="bridge-backup")
+c.at(20).role("active")
+introduced(c)
+c.rx("lan", on_lan(A, B, AB)).tx("far", on_far(A, B, AB))
+c.at(40).role("backup")
+c.rx("far", on_far(B, A, BA), drop="bridge-backup")
+c.at(60).role("active")
+c.rx("far", on_far(B, C, BA)).tx("lan", on_lan(B, C, BA))
+c.rx("far", on_far(B, A, BA)).tx("lan", on_lan(B, A, BA))
+
 # -- members -----------------------------------------------------------------------------------------------
 THREE = bridge([ON_LAN, ON_FAR, {"port": "wan", "vlan": [200, 10]}])
 c = Case("bridge-learns", "What is for an unknown station goes to all other members, with their tags; once it has spoken, to it alone.",

@@ -70,9 +70,10 @@ class Case:
         self.reloads.append((self.now_ms, config))
         return self
 
-    def role(self, name):
-        """The node is the Active of all its virtual routers from now on, or Backup."""
-        self.roles.append((self.now_ms, name))
+    def role(self, name, group=None):
+        """What the node is for all its virtual routers, or those of a group, from now on: "active", "backup" while nobody
+        is known to be the Active, "other" while another node is."""
+        self.roles.append((self.now_ms, f"{name}@{group}" if group else name))
         return self
 
     # -- the story, in order of time ------------------------------------------------------------------

@@ -101,14 +101,33 @@ def _(case):
     case.rx("lan", AT_HOST.sends(packet(4))).tx("wan", AT_SERVER.gets(packet(4, 63)))
 
 
-c = Case("vrrp-nat-address", "An address of NAT beside a virtual router is answered for by the Active, with the virtual MAC address; one beside none by whoever has it.",
+c = Case("vrrp-nat-address", "An address of NAT is answered for by the Active of its group alone: beside a virtual router of it with the virtual MAC address, beside none with the interface's own.",
          "scapy script: RFC 1027, RFC 9568 section 8.1.3 (proxy ARP advertises the virtual MAC address)",
          zoned(vrrp(), OUT, static_nat("192.0.2.200", "198.51.100.9"), static_nat("198.51.100.200", "192.0.2.9")))
 c.rx("lan", arp_request(HOST, H4, "192.0.2.200"), punt=True)
-c.answer("wan", arp_request(SERVER, S4, "198.51.100.200"), arp_reply(GW_WAN, "198.51.100.200", SERVER, S4))
+c.rx("wan", arp_request(SERVER, S4, "198.51.100.200"), punt=True)
 c.at(10).role("active")
 c.answer("lan", arp_request(HOST, H4, "192.0.2.200"), is_at(VMAC4, "192.0.2.200"))
 c.answer("wan", arp_request(SERVER, S4, "198.51.100.200"), arp_reply(GW_WAN, "198.51.100.200", SERVER, S4))
+
+RED, BLUE = "192.0.2.200", "192.0.2.201"
+TWO_GROUPS = (vrrp(group="red"), table("vrrp", interface="lan", id=11, addresses=["192.0.2.253", "fe80::2"], group="blue"),
+              static_nat(RED, "198.51.100.9", group="red"), static_nat(BLUE, "198.51.100.8", group="blue"),
+              static_nat("2001:db8:1::cb", "2001:db8:2::9", group="blue"))
+c = Case("vrrp-groups-apart", "Of several groups of virtual routers on a link each answers for its own addresses of NAT, by its own virtual MAC address, while its Active is this node.",
+         "scapy script: RFC 1027, RFC 9568 sections 8.1.3 and 8.2.2", zoned(OUT, *TWO_GROUPS))
+BLUE_MAC4, BLUE_MAC6 = "00:00:5e:00:01:0b", "00:00:5e:00:02:0b"
+asks = lambda addr: arp_request(HOST, H4, addr)
+c.role("active", "red")
+c.answer("lan", asks(RED), is_at(VMAC4, RED))
+c.rx("lan", asks(BLUE), punt=True).rx("lan", asks("192.0.2.253"), punt=True)
+c.at(10).role("active", "blue")
+c.answer("lan", asks(BLUE), is_at(BLUE_MAC4, BLUE))
+c.answer("lan", solicit(HOST, H6, "2001:db8:1::cb"), is_at(BLUE_MAC6, "2001:db8:1::cb"))
+c.answer("lan", asks("192.0.2.253"), is_at(BLUE_MAC4, "192.0.2.253"))
+c.at(20).role("other", "red")
+c.rx("lan", asks(RED), punt=True)
+c.answer("lan", asks(BLUE), is_at(BLUE_MAC4, BLUE))
 
 c = Case("vrrp-somebody-claims", "While it is the Active nobody else can have a virtual address; as Backup it believes what the Active says of it.",
          "scapy script: RFC 826, RFC 5227 section 2.4, RFC 4861 section 7.1.2", two_ports(vrrp(), neighbours=SERVER_NEIGHBOURS))

@@ -9,24 +9,25 @@ mod runner;
 mod sockets;
 mod track;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
+
+use ahash::AHashMap;
 
 use super::{Gateway, LivePort};
 use crate::config::{Mac, Vrrp, virtual_mac};
 use crate::control::{AdvertErrors, DrainEntry, HaList, VirtualRouterEntry};
-use crate::ha::vrrp::{BadAdvert, Plan, RouterPlan, Settings, Status};
-use crate::tables::Interface;
-use crate::tables::policy::Policy;
+use crate::ha::vrrp::{Also, BadAdvert, Plan, RouterPlan, Settings, Status};
+use crate::neighbours::mac_from_u64;
+use crate::tables::router_group::NO_GROUP;
+use crate::tables::{Interface, NO_PORT, Tables};
 pub(super) use runner::Ha;
 pub use runner::HaStatus;
 use runner::NodePlan;
 use sockets::PlannedDevice;
 
-/// Addresses of NAT announced with a virtual router at most: its MAC address stays, so that neighbours need none of it.
+/// Addresses of NAT announced with virtual routers at most: their MAC addresses stay, so that neighbours need none of it.
 const MAX_ALSO: usize = 1024;
-/// The largest network in which they are looked for.
-const SHORTEST_PREFIX: u8 = 20;
 
 impl Gateway {
     /// Has the virtual routers follow the config, the links and what is tracked.
@@ -45,6 +46,7 @@ impl Gateway {
         let tables = self.compiler.tables();
         let mut routers = Vec::new();
         let mut links = Vec::new();
+        let mut also = also(tables);
         for vrrp in &self.config.vrrp {
             let Some(link) = self.compiler.interfaces.get(vrrp.interface.as_str()) else { continue };
             let Some(interface) = tables.interfaces.get(usize::from(link)) else { continue };
@@ -55,9 +57,8 @@ impl Gateway {
                 interface.info.routers.iter().filter(|router| u32::from(router.vrid) == vrrp.id.get())
             {
                 let Some(primary) = primary_of(interface, &router.addresses) else { continue };
-                let is_first = interface.first_router(router.is_ipv6) == Some(router);
-                let also =
-                    if is_first { also(interface, router.is_ipv6, &tables.policy) } else { Vec::new() };
+                let also = also.remove(&router.role).unwrap_or_default();
+                links.extend(also.iter().map(|also| also.link));
                 routers.push(RouterPlan {
                     name: name.clone(),
                     role: router.role,
@@ -196,19 +197,40 @@ fn primary_of(interface: &Interface, addresses: &[IpAddr]) -> Option<IpAddr> {
     }
 }
 
-/// Addresses of NAT and services in networks of the interface: its virtual router answers for them as well.
-fn also(interface: &Interface, is_ipv6: bool, policy: &Policy) -> Vec<IpAddr> {
-    if is_ipv6 {
-        return Vec::new();
-    }
-    let networks = interface.info.v4.iter().filter(|(_, len)| (SHORTEST_PREFIX..31).contains(len));
-    let hosts = networks.flat_map(|(own, len)| {
-        let mask = u32::MAX >> len;
-        let network = u32::from(*own) & !mask;
-        (network + 1..network + mask).map(Ipv4Addr::from)
-    });
-    let is_held = |addr: &Ipv4Addr| {
-        policy.answers_on_v4(interface, *addr) && interface.router_of((*addr).into()).is_none()
+/// Addresses on links that are no virtual router's, by the place of the one that announces them with its own: of NAT and
+/// services the first of their group and family there, or where the group has none the one that stands for it, from the
+/// interface's own MAC address; and with the bridges of a group the addresses that this node has on them.
+fn also(tables: &Tables) -> AHashMap<u16, Vec<Also>> {
+    let mut all: AHashMap<u16, Vec<Also>> = AHashMap::new();
+    let mut add = |role: u16, interface: &Interface, link: u16, (mac, address): (u64, IpAddr)| {
+        let mac = mac_from_u64(mac);
+        let announced = all.entry(role).or_default();
+        if interface.port != NO_PORT {
+            announced.push(Also { link, mac, address });
+        } else if let Some(bridge) = tables.bridges.get(interface.bridge) {
+            let links = bridge.members.iter().map(|member| member.interface);
+            let links = links.filter(|link| tables.interface(*link).port != NO_PORT);
+            announced.extend(links.map(|link| Also { link, mac, address }));
+        }
     };
-    hosts.filter(is_held).take(MAX_ALSO).map(Into::into).collect()
+    for (vrf, address, group) in tables.policy.publics().addresses(MAX_ALSO) {
+        let Some(link) = tables.vrfs.get(usize::from(vrf)).and_then(|vrf| vrf.connected(address)) else {
+            continue;
+        };
+        let interface = tables.interface(link);
+        if interface.router_of(address).is_none() {
+            let mut routers = interface.info.routers.iter();
+            let speaker = routers.find(|router| (router.group, router.is_ipv6) == (group, address.is_ipv6()));
+            let mac = interface.mac_of_group(group, address.is_ipv6());
+            add(speaker.map_or(group, |router| router.role), interface, link, (mac, address));
+        }
+    }
+    for bridge in tables.bridges.iter().filter(|bridge| bridge.group != NO_GROUP) {
+        let Some(interface) = tables.interfaces.get(usize::from(bridge.interface)) else { continue };
+        let v4 = interface.info.v4.iter().map(|(own, _)| IpAddr::from(*own));
+        let v6 =
+            interface.info.v6.iter().map(|(own, _)| *own).chain(interface.info.link_local).map(IpAddr::from);
+        v4.chain(v6).for_each(|own| add(bridge.group, interface, bridge.interface, (interface.mac, own)));
+    }
+    all
 }

@@ -412,7 +412,7 @@ impl Runner {
         for output in done.drain(..) {
             match output {
                 Output::Role { role, link, part } => {
-                    self.node.neighbours.roles.set(role, part, self.now());
+                    self.node.set_role(role, part, self.now());
                     if part == Part::Active {
                         self.advertise_prefixes(role, link);
                     }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::engine::Frame;
+use super::engine::{Also, Frame};
 use crate::host::{arp, nd};
 use crate::neighbours::mac_to_u64;
 use crate::packet::view::ethertype;
@@ -55,10 +55,9 @@ impl Burst {
     }
 
     /// What is due: at most 64 frames. False: that was all of it.
-    pub fn step<'a>(
+    pub fn step(
         &mut self,
-        addresses: impl Iterator<Item = &'a IpAddr>,
-        (link, mac): (u16, [u8; 6]),
+        addresses: impl Iterator<Item = Also>,
         now: Nanos,
         mut send: impl FnMut(Frame),
     ) -> bool {
@@ -66,8 +65,8 @@ impl Burst {
             return true;
         }
         let mut sent = 0;
-        for address in addresses.skip(self.next).take(BATCH) {
-            send(frame(*address, link, mac));
+        for also in addresses.skip(self.next).take(BATCH) {
+            send(frame(also));
             sent += 1;
         }
         self.next += sent;
@@ -82,7 +81,7 @@ impl Burst {
     }
 }
 
-fn frame(address: IpAddr, link: u16, mac: [u8; 6]) -> Frame {
+fn frame(Also { link, mac, address }: Also) -> Frame {
     let (dst_mac, ethertype, packet) = match address {
         IpAddr::V4(address) => (BROADCAST, ethertype::ARP, arp::announce_as(mac_to_u64(mac), address)),
         IpAddr::V6(address) => (ALL_NODES_MAC, ethertype::IPV6, nd::announce_as(mac_to_u64(mac), address)),

@@ -50,10 +50,21 @@ pub struct RouterPlan {
     pub pseudo_header: bool,
     /// Its addresses, in the order in which they are advertised.
     pub addresses: Vec<IpAddr>,
-    /// Other addresses that the Active answers for: of NAT and services.
-    pub also: Arc<[IpAddr]>,
+    /// Other addresses that the Active answers for, of NAT and services, here and on other links.
+    pub also: Arc<[Also]>,
     /// The interface can send and receive.
     pub up: bool,
+}
+
+/// An address that is announced with a virtual router, and is none of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Also {
+    /// Interface slot.
+    pub link: u16,
+    /// The MAC address that it is answered for with.
+    pub mac: [u8; 6],
+    /// The address.
+    pub address: IpAddr,
 }
 
 impl RouterPlan {
@@ -163,6 +174,8 @@ struct Router {
     stood_back: bool,
     /// Until when it forwards although it is Active no more.
     lingers: Option<Nanos>,
+    /// What was told last.
+    told: Part,
     /// Place of its group.
     group: usize,
 }
@@ -235,6 +248,7 @@ impl Engine {
                     counters: Counters::default(),
                     stood_back: false,
                     lingers: None,
+                    told: Part::Away,
                     group: 0,
                 },
             };
@@ -360,7 +374,7 @@ impl Engine {
             router.announce(now, out);
             if router.lingers.is_some_and(|until| until <= now) {
                 router.lingers = None;
-                out.push(router.part(Part::Away));
+                router.tell_rest(out);
             }
         }
     }
@@ -458,14 +472,14 @@ impl Router {
             (State::Backup, LEAVING) => self.active.filter(|active| *active != source),
             (State::Initialize | State::Active | State::Leaving, _) => None,
         };
+        self.tell_rest(out);
     }
 
     /// Leaves at once.
     fn shut_down(&mut self, now: Nanos, out: &mut Vec<Output>) {
         self.step(Event::Shutdown, now, out);
-        if self.lingers.take().is_some() {
-            out.push(self.part(Part::Away));
-        }
+        self.lingers = None;
+        self.tell_rest(out);
     }
 
     fn step(&mut self, event: Event, now: Nanos, out: &mut Vec<Output>) {
@@ -478,7 +492,7 @@ impl Router {
                     self.counters.became_active += 1;
                     (self.burst, self.lingers) = (Some(Burst::new(now)), None);
                     self.stood_back = false;
-                    out.push(self.part(Part::Active));
+                    self.tell(Part::Active, out);
                 }
                 Action::BecomeInactive => {
                     self.burst = None;
@@ -486,7 +500,7 @@ impl Router {
                     // Otherwise its link is gone, or the process goes.
                     let is_another = matches!(event, Event::Advert(_) | Event::StandBack);
                     self.lingers = is_another.then(|| now.plus(LINGER));
-                    out.push(self.part(if is_another { Part::Forwards } else { Part::Away }));
+                    self.tell(if is_another { Part::Forwards } else { Part::Away }, out);
                 }
                 Action::Advertise(priority) => self.advertise(priority, out),
                 // The first one is under way already.
@@ -498,10 +512,22 @@ impl Router {
             let (name, is_ipv6) = (self.plan.name.clone(), self.plan.is_ipv6());
             out.push(Output::Changed { name, is_ipv6, state });
         }
+        self.tell_rest(out);
     }
 
-    fn part(&self, part: Part) -> Output {
-        Output::Role { role: self.plan.role, link: self.plan.link, part }
+    fn tell(&mut self, part: Part, out: &mut Vec<Output>) {
+        self.told = part;
+        out.push(Output::Role { role: self.plan.role, link: self.plan.link, part });
+    }
+
+    /// Tells whether another is heard, of a router that does nothing by itself.
+    fn tell_rest(&mut self, out: &mut Vec<Output>) {
+        let is_busy =
+            matches!(self.machine.state(), State::Active | State::Leaving) || self.lingers.is_some();
+        let part = if self.active.is_some() { Part::Backup } else { Part::Away };
+        if !is_busy && self.told != part {
+            self.tell(part, out);
+        }
     }
 
     fn advertise(&mut self, priority: u8, out: &mut Vec<Output>) {
@@ -532,9 +558,10 @@ impl Router {
 
     fn announce(&mut self, now: Nanos, out: &mut Vec<Output>) {
         let Some(burst) = &mut self.burst else { return };
-        let addresses = self.plan.addresses.iter().chain(self.plan.also.iter());
-        let at = (self.plan.link, virtual_mac(self.plan.vrid, self.plan.settings.primary.is_ipv6()));
-        if !burst.step(addresses, at, now, |frame| out.push(Output::Send(frame))) {
+        let (link, mac) = (self.plan.link, virtual_mac(self.plan.vrid, self.plan.settings.primary.is_ipv6()));
+        let own = self.plan.addresses.iter().map(|address| Also { link, mac, address: *address });
+        let all = own.chain(self.plan.also.iter().copied());
+        if !burst.step(all, now, |frame| out.push(Output::Send(frame))) {
             self.burst = None;
         }
     }

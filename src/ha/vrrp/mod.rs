@@ -12,7 +12,7 @@ mod tests;
 
 pub use crate::config::{BadInterval, Centiseconds, virtual_mac};
 pub use advert::{Advert, BadAdvert};
-pub use engine::{Engine, LINGER, Leave, Output, Plan, RouterPlan, Status};
+pub use engine::{Also, Engine, LINGER, Leave, Output, Plan, RouterPlan, Status};
 pub use machine::{Action, Event, Machine, Settings, State};
 
 /// Priority of whoever leaves (RFC 9568 section 5.2.4).

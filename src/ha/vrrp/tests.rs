@@ -376,6 +376,8 @@ struct Node {
     active: Vec<u16>,
     /// What it does no more, and forwards.
     forwards: Vec<u16>,
+    /// What it does nothing for, and hears another who does.
+    hears: Vec<u16>,
     /// Frames that are no advertisements.
     said: Vec<Frame>,
 }
@@ -394,6 +396,7 @@ impl Network {
             dead: false,
             active: Vec::new(),
             forwards: Vec::new(),
+            hears: Vec::new(),
             said: Vec::new(),
         };
         let mut network = Network { nodes: plans.into_iter().map(node).collect(), now: START };
@@ -416,12 +419,14 @@ impl Network {
             for output in out {
                 match output {
                     Output::Role { role, part, .. } => {
-                        let Node { active, forwards, .. } = &mut self.nodes[from];
+                        let Node { active, forwards, hears, .. } = &mut self.nodes[from];
+                        hears.retain(|hears| *hears != role);
                         active.retain(|active| *active != role);
                         forwards.retain(|forwards| *forwards != role);
                         match part {
                             Part::Active => active.push(role),
                             Part::Forwards => forwards.push(role),
+                            Part::Backup => hears.push(role),
                             Part::Away => {}
                         }
                     }
@@ -476,12 +481,13 @@ fn the_backup_takes_over_from_a_dead_active_and_gives_back() {
     let mut network = Network::new(vec![alone(1, 150), alone(2, 100)]);
     network.calm(500);
     assert_eq!(network.active(), [&[1][..], &[]]);
+    assert_eq!(network.nodes[1].hears, [1]);
     network.nodes[0].dead = true;
     // The last advertisement is up to 100 ms old; Active_Down_Interval is 300 ms and 61 ms of skew.
     network.calm(255);
     assert_eq!(network.active(), [&[] as &[u16], &[]]);
     network.calm(110);
-    assert_eq!(network.active(), [&[][..], &[1]]);
+    assert_eq!((network.active(), &network.nodes[1].hears[..]), (vec![&[][..], &[1]], &[][..]));
     network.nodes[0].dead = false;
     network.nodes[0].engine = Engine::default();
     network.nodes[0].active.clear();
@@ -633,7 +639,10 @@ fn a_lowered_priority_hands_over() {
 #[test]
 fn what_becomes_active_is_announced_five_times() {
     let mut plan = alone(1, 150);
-    plan.routers[0].also = (0..100u8).map(|host| IpAddr::from([192, 0, 2, host])).collect();
+    let mac = virtual_mac(1, false);
+    let link = plan.routers[0].link;
+    let also = |host: u8| Also { link, mac, address: IpAddr::from([192, 0, 2, host]) };
+    plan.routers[0].also = (0..100).map(also).collect();
     let mut network = Network::new(vec![plan]);
     network.calm(380);
     // At once the 64 that go at once; the others 10 ms later.
@@ -643,7 +652,6 @@ fn what_becomes_active_is_announced_five_times() {
     assert_eq!(network.nodes[0].said.len(), 5 * 101);
     network.calm(10_000);
     assert_eq!(network.nodes[0].said.len(), 5 * 101);
-    let mac = virtual_mac(1, false);
     assert!(network.nodes[0].said.iter().all(|frame| frame.src_mac == mac && frame.packet[8..14] == mac));
     network.nodes[0].engine.note_conflict(1, network.now);
     network.calm(6000);

@@ -249,12 +249,17 @@ impl SlowPath {
         let (macs, kind) = (bytes[layout.link..].first_chunk::<12>(), layout.kind(bytes));
         let (Some(macs), payload) = (macs, &bytes[layout.payload..]) else { return 0 };
         let mut copies = 0;
+        // The node that passes frames on passes on what is our own as well: one way into the segment is enough.
+        let most = if bridge.passes_on(&cx.neighbours.roles) { u64::MAX } else { 1 };
         let is_open = |(at, _): &(usize, &Member)| open >> at & 1 != 0;
         for (_, member) in bridge.members.iter().enumerate().filter(is_open) {
             let is_back = from.is_some_and(|from| {
                 from.interface == member.interface || from.vni.is_some() && member.vni.is_some()
             });
             let egress = cx.tables.interface(member.interface);
+            if copies >= most {
+                break;
+            }
             if is_back || !bridge::is_open(member, cx) || payload.len() > usize::from(egress.mtu_bytes) {
                 continue;
             }
@@ -447,6 +452,10 @@ impl SlowPath {
             }
             // Not for each time that was missed.
             self.rounds.looks[index].due = due.plus(interval).max(cx.now);
+            // What came round by the node that passes frames on is no loop.
+            if !bridge.passes_on(&cx.neighbours.roles) {
+                continue;
+            }
             for member in bridge.members.iter().filter(|member| bridge::is_open(member, cx)) {
                 let (link, bytes) = loops::frame(bridge, member, cx);
                 self.emit_link(link, &bytes, cx, pool);
@@ -465,7 +474,9 @@ impl SlowPath {
             let interval = Duration::from_secs(snooping.interval_s.into()) / if first > 1 { 4 } else { 1 };
             let queries = &mut self.rounds.queries[index];
             (queries.due, queries.first) = (due.plus(interval).max(cx.now), first.saturating_sub(1));
-            self.ask_listeners(bridge, cx, pool);
+            if bridge.passes_on(&cx.neighbours.roles) {
+                self.ask_listeners(bridge, cx, pool);
+            }
         }
         self.sweep_stations(cx);
     }

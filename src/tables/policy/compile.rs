@@ -19,6 +19,7 @@ use super::{
     SourceRule, ZoneLimits,
 };
 use super::{nat64, npt};
+use crate::config::router_group::{Belongs, Owners};
 use crate::config::{
     self, AddressRange, BackendTunnel, BalanceMode, Config, Member, Nat, NatPool, PortRange, RuleAction,
     Service, Sharing,
@@ -36,6 +37,8 @@ use crate::tables::balance::{
 };
 use crate::tables::classify::{Match, Ports, Prefix};
 use crate::tables::compile::{CompileError, Compiler};
+use crate::tables::meaning;
+use crate::tables::router_group::Publics;
 use crate::tables::slots::NoSlot;
 
 /// Most zones there can have been since the start: a zone is a byte, 0 is none and 255 the gateway.
@@ -204,6 +207,7 @@ impl Policy {
             left_nat64: Arc::default(),
             pools: Arc::default(),
             pool_of: Arc::default(),
+            publics: Arc::default(),
             said: Arc::default(),
         }
     }
@@ -345,6 +349,7 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
     let groups = Arc::clone(members.groups());
     compiler.members = Some(members);
     let Pools { pools, pool_of, .. } = pools;
+    let publics = publics(config, compiler)?;
     Ok(Policy {
         groups,
         shadows: Arc::new(Shadows::of(&lines)),
@@ -361,9 +366,27 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         left_nat64: Arc::new(left_nat64),
         pools: pools.into(),
         pool_of: Arc::new(pool_of),
+        publics: Arc::new(publics),
         said: Arc::new(Said::new(config, &compiler.policy_slots)),
         ..behaviour
     })
+}
+
+/// Whose the public addresses of a config are.
+fn publics(config: &Config, compiler: &mut Compiler) -> Result<Publics, CompileError> {
+    let mut publics = Publics::default();
+    if config.vrrp.is_empty() {
+        return Ok(publics);
+    }
+    let owners = Owners::of(config);
+    for public in config.publics() {
+        if let Belongs::To(leader) = owners.owner(&public) {
+            let vrf = compiler.vrf_slot(public.vrf.as_str())?;
+            let group = meaning::group_slot(&config.vrrp[leader], compiler)?;
+            public.range.nets().for_each(|net| publics.insert(vrf, net, group));
+        }
+    }
+    Ok(publics)
 }
 
 /// The virtual services of a config, in its order. Those that are as they were keep their tables.

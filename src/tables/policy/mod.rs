@@ -27,6 +27,7 @@ use crate::flow::{Timers, nat::Pool};
 use crate::neighbours::{addr_key, is_v4_key, v4_key};
 use crate::packet::view::protocol;
 use crate::tables::balance::Services;
+use crate::tables::router_group::Publics;
 use crate::tables::{Interface, NO_INTERFACE, same_prefix_v4, same_prefix_v6};
 use groups::Groups;
 use nat::{Destinations, Side, Statics};
@@ -313,6 +314,8 @@ pub struct Policy {
     left_nat64: Arc<AHashSet<(u16, u32)>>,
     /// By VRF slot and address: the pool that it is in.
     pool_of: Arc<AHashMap<(u16, u32), u16>>,
+    /// Whose public addresses are, if there are virtual routers.
+    publics: Arc<Publics>,
     said: Arc<Said>,
 }
 
@@ -504,6 +507,11 @@ impl Policy {
             pools.into_iter().map(|pool| (pool, rule.slot))
         });
         users.chain(self.nat64.iter().map(|rule| (rule.pool, rule.slot))).collect()
+    }
+
+    /// Which group of virtual routers answers for addresses of NAT and services.
+    pub fn publics(&self) -> &Publics {
+        &self.publics
     }
 
     /// The pool that an outside address is in.
