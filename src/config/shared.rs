@@ -97,7 +97,7 @@ pair = { local = "192.0.2.2:5405", peer = "192.0.2.1:5405" }
             ("action = \"allow\"", "action = \"deny\"", "rule"),
             ("id = 7", "id = 8", "vrrp"),
             ("key_file =", "bandwidth_mbps = 10\nkey_file =", "pair"),
-            ("zone = \"inside\"\n[[zone]]", "[[zone]]", "interface"),
+            ("zone = \"inside\"\n[[zone]]", "zone = \"inside\"\nmtu = 1400\n[[zone]]", "interface"),
         ] {
             let other =
                 Config::parse(&TEXT.replace(old, new), "gw.toml").unwrap_or_else(|errors| panic!("{errors}"));
