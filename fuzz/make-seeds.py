@@ -341,6 +341,7 @@ def bridges():
         "no-listener": (3, [wait(THREE_SECONDS), record(frame(a, group, what=v4(station, listener, payload=UDP))), wait()]),
         "listens": (3, [wait(THREE_SECONDS), record(joins(b, listener), 1), wait(), record(frame(a, group, what=v4(station, listener, payload=UDP))), wait()]),
         "multicast-limit": (3, [record(joins(a, listener)), record(joins(a, (239, 1, 2, 4))), wait()]),
+        "backup": (5, [record(frame(a, b)), record(frame(b, a), 1), record(asks), wait()]),
         "learns": (0, [record(frame(a, b)), record(frame(b, a), 1), record(frame(a, b)), record(frame(c, a, tags=qinq), 1), record(frame(a, c)), wait()]),
         "to-all": (0, [record(frame(a, ALL)), record(frame(b, ALL, 0x88B6), 1), record(asks), over4(bare(c, ALL)), wait()]),
         "vnis": (0, [over4(bare(b, a)), record(frame(a, b)), over6(bare(c, a)), record(frame(a, c)), over6(bare(c, b)), over4(bare(b, b)), wait()]),

@@ -43,10 +43,11 @@ fn both_nodes_say_where_their_configs_differ() {
     };
     both_say(&[]);
     let text = paired(second.socket(), 2, 100, &lab.path("pair.key"));
-    let (status, said) = second.apply(lab, &format!("{text}[[zone]]\nname = \"more\"\n"));
+    let (status, said) =
+        second.apply(lab, &format!("{text}[[group]]\nname = \"more\"\nmembers = [\"192.0.2.9\"]\n"));
     assert!(status.success(), "{said}");
-    both_say(&["zone"]);
-    assert!(first.ask("show ha").contains("DIFFERS in zone"));
+    both_say(&["group"]);
+    assert!(first.ask("show ha").contains("DIFFERS in group"));
     let (status, said) = second.apply(lab, &text);
     assert!(status.success(), "{said}");
     both_say(&[]);

@@ -69,8 +69,8 @@ const TUNNELS: [&str; 3] = [
 ];
 
 /// With bridges: little room for neighbours; a way around, on which what looks for loops comes back; members in zones,
-/// and listeners that are followed.
-const SEGMENTS: [&str; 5] = [
+/// and listeners that are followed; another node that passes frames on.
+const SEGMENTS: [&str; 6] = [
     "",
     "neighbours = { per_interface = 2, queue = 1, reachable_s = 1 }",
     "bridge = { loop_probe_s = 1 }",
@@ -88,6 +88,8 @@ const SEGMENTS: [&str; 5] = [
     "bridge = { members = { zone = 'all' }, snooping = true, fast_leave = true, query_interval_s = 10 }
      interface = { zone = 'all' }
      flows = { tcp_established_s = 600, tcp_transitory_s = 60 }",
+    "vrrp = [{ interface = 'b', id = 2, addresses = ['10.0.2.200'], group = 'other' }]
+     bridge = { group = 'other' }",
 ];
 
 /// With DHCP relays: more of what others said is let through.
