@@ -7,5 +7,6 @@ pub mod bfd;
 pub mod contact;
 pub mod drain;
 pub mod neighbour;
+pub mod one_hop;
 pub mod sync;
 pub mod vrrp;

@@ -70,10 +70,7 @@ impl Review {
         }
         if self.is_on {
             let pick = |(idle, busy_turn): (usize, usize)| if busy { busy_turn } else { idle };
-            self.is_on = match self.known {
-                Some(known) => self.look_for_news(known, pick(LOOKED_AT), cx, flows),
-                None => self.go_on(pick(DECIDED), pick(LOOKED_AT), cx, flows),
-            };
+            self.is_on = self.go_on(pick(DECIDED), pick(LOOKED_AT), cx, flows);
         }
         if !self.is_on {
             self.noted = self.generation;
@@ -111,39 +108,21 @@ impl Review {
         true
     }
 
-    /// Decides the sessions again that anything is about which was noted after `known`. False: that was the last.
-    fn look_for_news(&mut self, known: u64, looks: usize, cx: &Context<'_>, flows: &mut Flows) -> bool {
-        let mut left = looks as u64;
-        while left > 0 {
-            let of_v4 = flows.v4.highest();
-            let fate = if self.next <= of_v4 {
-                look_for_news::<u32>(self.next, known, cx, flows)
-            } else if self.next - of_v4 <= flows.v6.highest() {
-                look_for_news::<u128>(self.next - of_v4, known, cx, flows)
-            } else {
-                return false;
-            };
-            self.next += 1;
-            let took = if count(fate, cx) { DECISION_NS } else { LOOK_NS };
-            self.took_ns += took;
-            left = left.saturating_sub(took / LOOK_NS);
-        }
-        true
-    }
-
-    /// Decides the sessions again that were decided by older tables. False: that was the last.
+    /// False: that was the last.
     fn go_on(&mut self, mut decisions: usize, looks: usize, cx: &Context<'_>, flows: &mut Flows) -> bool {
         for _ in 0..looks {
             let of_v4 = flows.v4.highest();
             let fate = if self.next <= of_v4 {
-                look::<u32>(self.next, cx, flows)
+                look::<u32>(self.next, self.known, cx, flows)
             } else if self.next - of_v4 <= flows.v6.highest() {
-                look::<u128>(self.next - of_v4, cx, flows)
+                look::<u128>(self.next - of_v4, self.known, cx, flows)
             } else {
                 return false;
             };
             self.next += 1;
+            self.took_ns += LOOK_NS;
             if count(fate, cx) {
+                self.took_ns += DECISION_NS;
                 decisions -= 1;
             }
             if decisions == 0 {
@@ -166,18 +145,15 @@ fn count(fate: Fate, cx: &Context<'_>) -> bool {
     true
 }
 
-fn look_for_news<A: Table>(session: u32, known: u64, cx: &Context<'_>, flows: &mut Flows) -> Fate {
+/// Decides a session again that was decided by older tables; with `known`, only if anything is about it that was noted
+/// after that.
+fn look<A: Table>(session: u32, known: Option<u64>, cx: &Context<'_>, flows: &mut Flows) -> Fate {
     let table: &FlowTable<A> = A::shared(flows);
     table.prefetch_flow(session.saturating_add(AHEAD));
     // What has ended is no session, but what is told of it is harmless.
-    let is_news = match standing::addresses(table, session) {
-        Some(addresses) => cx.tables.news.about(&addresses) > known,
-        None => true,
-    };
-    if is_news { look::<A>(session, cx, flows) } else { Fate::Current }
-}
-
-fn look<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> Fate {
-    let table: &FlowTable<A> = A::shared(flows);
-    if table.is_live(session) { session::review::<A>(session, cx, flows) } else { Fate::Current }
+    let is_news = known.is_none_or(|known| {
+        let addresses = standing::addresses(table, session);
+        addresses.is_none_or(|addresses| cx.tables.news.about(&addresses) > known)
+    });
+    if is_news && table.is_live(session) { session::review::<A>(session, cx, flows) } else { Fate::Current }
 }

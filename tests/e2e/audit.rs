@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::gateway::Gateway;
-use crate::pair::{Talk, is_ready, pair_of, paired, start, start_with, talks, two_nodes};
+use crate::pair::{Talk, active_and_backup, is_ready, pair_of, paired, start, start_with, talks, two_nodes};
 use crate::vrrp::{becomes, wait_for};
 
 /// Some audits: each takes ten seconds and more.
@@ -60,9 +60,7 @@ fn both_nodes_say_where_their_configs_differ() {
 fn what_one_node_has_lost_the_audits_bring_back() {
     let Some(pair) = two_nodes("what_one_node_has_lost_the_audits_bring_back") else { return };
     let lab = &pair.lab;
-    let (first, second) = (start(lab, 1), start(lab, 2));
-    becomes(&first, "active");
-    becomes(&second, "backup");
+    let (first, second) = active_and_backup(lab);
     let (talks, _servers) = talks(lab);
     is_ready(&first);
     // Both nodes compare, and find nothing.

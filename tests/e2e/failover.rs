@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::gateway::Gateway;
 use crate::lab::Lab;
-use crate::pair::{Talk, is_ready, pair_of, start, talks, two_nodes};
+use crate::pair::{Talk, active_and_backup, is_ready, pair_of, start, talks, two_nodes};
 use crate::sessions::{Server, python};
 use crate::vrrp::{becomes, wait_for};
 
@@ -88,9 +88,7 @@ fn drain_of(gateway: &Gateway) -> Value {
 fn what_is_planned_loses_nothing() {
     let Some(pair) = two_nodes("what_is_planned_loses_nothing") else { return };
     let lab = &pair.lab;
-    let (first, second) = (start(lab, 1), start(lab, 2));
-    becomes(&first, "active");
-    becomes(&second, "backup");
+    let (first, second) = active_and_backup(lab);
     let (talks, _servers) = talks(lab);
     let datagrams = Datagrams::new(lab);
     let goes_on = |what: &str, lost: u64| {
@@ -145,9 +143,7 @@ fn what_is_planned_loses_nothing() {
 fn what_is_not_planned_loses_no_connection() {
     let Some(pair) = two_nodes("what_is_not_planned_loses_no_connection") else { return };
     let lab = &pair.lab;
-    let (first, second) = (start(lab, 1), start(lab, 2));
-    becomes(&first, "active");
-    becomes(&second, "backup");
+    let (first, second) = active_and_backup(lab);
     let (talks, _servers) = talks(lab);
     is_ready(&first);
     let goes_on = || talks.iter().for_each(Talk::goes_on);

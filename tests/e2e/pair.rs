@@ -203,13 +203,19 @@ pub fn talks(lab: &Lab) -> ([Talk; 3], [Server; 2]) {
     (talks, [far, near])
 }
 
+/// Both nodes, the first of which is the Active.
+pub fn active_and_backup(lab: &Lab) -> (Gateway, Gateway) {
+    let (first, second) = (start(lab, 1), start(lab, 2));
+    becomes(&first, "active");
+    becomes(&second, "backup");
+    (first, second)
+}
+
 #[test]
 fn connections_go_on_when_a_node_dies() {
     let Some(pair) = two_nodes("connections_go_on_when_a_node_dies") else { return };
     let lab = &pair.lab;
-    let (first, second) = (start(lab, 1), start(lab, 2));
-    becomes(&first, "active");
-    becomes(&second, "backup");
+    let (first, second) = active_and_backup(lab);
 
     let (talks, _servers) = talks(lab);
     is_ready(&first);

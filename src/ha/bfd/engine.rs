@@ -7,8 +7,9 @@ use std::time::Duration;
 use ahash::{AHashMap, AHashSet};
 
 use super::machine::{Action, Actions, Event, Machine, Remote, Settings};
-use super::packet::{Control, Datagram, source_of};
+use super::packet::{Control, Datagram};
 use super::{BadControl, Diagnostic, State};
+use crate::ha::one_hop::source_of;
 use crate::time::Nanos;
 
 /// RFC 5881 section 4: where source ports are from.

@@ -1,30 +1,25 @@
 //! Control packets (RFC 5880 section 4.1) as they go over one hop (RFC 5881 section 4): the IP packet from its first byte
 //! on, read and written.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ha::one_hop::{self, Closed};
 use crate::packet::checksum;
-use crate::packet::view::{array, be16, be32, protocol};
+use crate::packet::view::{be16, be32, protocol};
 
 /// RFC 5881 section 4.
 pub const UDP_PORT: u16 = 3784;
-/// RFC 5881 section 5: what comes with less has crossed a router.
-const TTL: u8 = 255;
-/// Internetwork control: class selector 6 (RFC 4594 section 3.1), so that queues on the way let it pass first.
-const DSCP_CS6: u8 = 48 << 2;
 const VERSION: u8 = 1;
 /// Mandatory section (RFC 5880 section 4.1).
 const CONTROL_BYTES: usize = 24;
 /// With the first two bytes of an authentication section.
 const AUTHENTICATED_BYTES: usize = 26;
 const UDP_BYTES: usize = 8;
-const IPV4_BYTES: usize = 20;
-const IPV6_BYTES: usize = 40;
 
 const POLL: u8 = 0x20;
 const FINAL: u8 = 0x10;
@@ -212,24 +207,12 @@ impl BadControl {
     }
 }
 
-/// Who sent the IP packet that begins at `l3`, however wrong it is otherwise: for the books.
-pub fn source_of(l3: &[u8]) -> Option<IpAddr> {
-    match l3.first()? >> 4 {
-        4 if l3.len() >= IPV4_BYTES => Some(Ipv4Addr::from(*array(l3, 12)).into()),
-        6 if l3.len() >= IPV6_BYTES => Some(Ipv6Addr::from(*array(l3, 8)).into()),
-        _ => None,
-    }
-}
-
 impl Datagram {
     /// Reads the IPv4 or IPv6 packet that begins at `l3`; what is behind it does not count. RFC 5880 section 6.8.6 as far
     /// as no session is needed for it, in its order.
     pub fn parse(l3: &[u8]) -> Result<Datagram, BadControl> {
-        let (src_addr, dst_addr, udp) = match l3.first().map(|first| first >> 4) {
-            Some(4) => open_v4(l3)?,
-            Some(6) => open_v6(l3)?,
-            _ => return Err(BadControl::Truncated),
-        };
+        let opened = one_hop::open(l3, protocol::UDP)?;
+        let (src_addr, dst_addr, udp) = (opened.src, opened.dst, opened.message);
         let header = udp.first_chunk::<UDP_BYTES>().ok_or(BadControl::Truncated)?;
         let (src_port, len) = (be16(header, 0), usize::from(be16(header, 4)));
         let udp = udp.get(..len).filter(|udp| udp.len() >= UDP_BYTES).ok_or(BadControl::Truncated)?;
@@ -247,11 +230,7 @@ impl Datagram {
     /// The IP packet.
     pub fn emit(&self) -> Vec<u8> {
         let len = UDP_BYTES + CONTROL_BYTES;
-        let mut packet = match (self.src_addr, self.dst_addr) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => header_v4(src, dst, len),
-            (IpAddr::V6(src), IpAddr::V6(dst)) => header_v6(src, dst, len),
-            _ => unreachable!("a session is between addresses of one family: its plan says so"),
-        };
+        let mut packet = one_hop::header(self.src_addr, self.dst_addr, protocol::UDP, len);
         let l4 = packet.len();
         packet.extend_from_slice(&self.src_port.to_be_bytes());
         packet.extend_from_slice(&UDP_PORT.to_be_bytes());
@@ -324,73 +303,14 @@ impl Control {
 }
 
 fn pseudo(src: IpAddr, dst: IpAddr, len: usize) -> u64 {
-    match (src, dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            checksum::pseudo_v4(src.octets(), dst.octets(), protocol::UDP, len)
+    one_hop::pseudo(src, dst, protocol::UDP, len)
+}
+
+impl From<Closed> for BadControl {
+    fn from(closed: Closed) -> BadControl {
+        match closed {
+            Closed::Truncated => BadControl::Truncated,
+            Closed::Ttl => BadControl::Ttl,
         }
-        (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            checksum::pseudo_v6(&src.octets(), &dst.octets(), protocol::UDP, len)
-        }
-        _ => unreachable!("both are of one packet"),
     }
-}
-
-/// Addresses and what is behind the header.
-fn open_v4(l3: &[u8]) -> Result<(IpAddr, IpAddr, &[u8]), BadControl> {
-    let header = l3.first_chunk::<IPV4_BYTES>().ok_or(BadControl::Truncated)?;
-    let (header_len, total) = (usize::from(header[0] & 15) * 4, usize::from(be16(header, 2)));
-    // A fragment is not the whole message.
-    if header_len < IPV4_BYTES || header[9] != protocol::UDP || be16(header, 6) & 0x3fff != 0 {
-        return Err(BadControl::Truncated);
-    }
-    let message = l3.get(header_len..total).ok_or(BadControl::Truncated)?;
-    if header[8] != TTL {
-        return Err(BadControl::Ttl);
-    }
-    let (src, dst) = (Ipv4Addr::from(*array(header, 12)), Ipv4Addr::from(*array(header, 16)));
-    Ok((src.into(), dst.into(), message))
-}
-
-fn open_v6(l3: &[u8]) -> Result<(IpAddr, IpAddr, &[u8]), BadControl> {
-    let header = l3.first_chunk::<IPV6_BYTES>().ok_or(BadControl::Truncated)?;
-    if header[6] != protocol::UDP {
-        return Err(BadControl::Truncated);
-    }
-    let end = IPV6_BYTES + usize::from(be16(header, 4));
-    let message = l3.get(IPV6_BYTES..end).ok_or(BadControl::Truncated)?;
-    if header[7] != TTL {
-        return Err(BadControl::Ttl);
-    }
-    let (src, dst) = (Ipv6Addr::from(*array(header, 8)), Ipv6Addr::from(*array(header, 24)));
-    Ok((src.into(), dst.into(), message))
-}
-
-fn header_v4(src: Ipv4Addr, dst: Ipv4Addr, len: usize) -> Vec<u8> {
-    let total = ((IPV4_BYTES + len) as u16).to_be_bytes();
-    // Don't fragment: without identification (RFC 6864 section 4.1).
-    let mut header = Vec::with_capacity(IPV4_BYTES + len);
-    header.extend_from_slice(&[0x45, DSCP_CS6, total[0], total[1], 0, 0, 0x40, 0, TTL, protocol::UDP, 0, 0]);
-    header.extend_from_slice(&src.octets());
-    header.extend_from_slice(&dst.octets());
-    let sum = checksum::of(&header);
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
-    header
-}
-
-fn header_v6(src: Ipv6Addr, dst: Ipv6Addr, len: usize) -> Vec<u8> {
-    let bytes = (len as u16).to_be_bytes();
-    let mut header = Vec::with_capacity(IPV6_BYTES + len);
-    header.extend_from_slice(&[
-        0x60 | DSCP_CS6 >> 4,
-        DSCP_CS6 << 4,
-        0,
-        0,
-        bytes[0],
-        bytes[1],
-        protocol::UDP,
-        TTL,
-    ]);
-    header.extend_from_slice(&src.octets());
-    header.extend_from_slice(&dst.octets());
-    header
 }

@@ -8,8 +8,9 @@ use proptest::prelude::*;
 
 use super::engine::Counters;
 use super::machine::{ANSWER_GAP, Settings};
-use super::packet::{Datagram, source_of};
+use super::packet::Datagram;
 use super::*;
+use crate::ha::one_hop::source_of;
 use crate::packet::checksum;
 use crate::time::Nanos;
 

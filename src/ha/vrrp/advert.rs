@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Centiseconds, machine::Heard};
+use crate::ha::one_hop::{self, Closed, IPV6_BYTES, Opened};
 use crate::packet::checksum;
 use crate::packet::view::{array, be16, protocol};
 
@@ -15,16 +16,10 @@ pub const GROUP_MAC_V4: [u8; 6] = [0x01, 0x00, 0x5e, 0x00, 0x00, 0x12];
 /// The MAC address of [`GROUP_V6`] (RFC 2464 section 7).
 pub const GROUP_MAC_V6: [u8; 6] = [0x33, 0x33, 0x00, 0x00, 0x00, 0x12];
 
-/// RFC 9568 sections 5.1.1.3 and 5.1.2.3: what comes with less has crossed a router.
-const TTL: u8 = 255;
-/// Internetwork control: class selector 6 (RFC 4594 section 3.1), so that queues on the way let it pass first.
-const DSCP_CS6: u8 = 48 << 2;
 const VERSION: u8 = 3;
 const ADVERTISEMENT: u8 = 1;
 /// Fixed fields (RFC 9568 section 5.1).
 const HEADER_BYTES: usize = 8;
-const IPV4_BYTES: usize = 20;
-const IPV6_BYTES: usize = 40;
 
 /// A valid advertisement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,11 +99,21 @@ impl Advert {
     /// Over IPv4 the checksum may be with a pseudo header or without: RFC 9568 section 5.2.8 wants none, and routers
     /// that read RFC 5798 otherwise send one.
     pub fn parse(l3: &[u8]) -> Result<Advert, BadAdvert> {
-        match l3.first().map(|first| first >> 4) {
-            Some(4) => parse_v4(l3),
-            Some(6) => parse_v6(l3),
-            _ => Err(BadAdvert::Truncated),
+        let Opened { src, dst, message } = one_hop::open(l3, protocol::VRRP)?;
+        let may_send = match src {
+            IpAddr::V4(src) => {
+                !(src.is_multicast() || src.is_unspecified() || src.is_broadcast() || src.is_loopback())
+            }
+            // RFC 9568 section 5.1.2.1.
+            IpAddr::V6(src) => src.is_unicast_link_local(),
+        };
+        if !may_send {
+            return Err(BadAdvert::Sender);
         }
+        read(message, src, |message| {
+            let is_sound = |pseudo: u64| checksum::fold(checksum::add(pseudo, message)) == 0xffff;
+            src.is_ipv4() && is_sound(0) || is_sound(pseudo(src, dst, message.len()))
+        })
     }
 
     /// The IP packet. `pseudo_header`: over IPv4 the checksum covers one.
@@ -129,17 +134,13 @@ impl Advert {
                 IpAddr::V6(address) => message.extend_from_slice(&address.octets()),
             }
         }
-        let pseudo = match self.heard.source {
-            IpAddr::V4(_) if !pseudo_header => 0,
-            IpAddr::V4(source) => pseudo_v4(source.octets(), GROUP_V4.octets(), message.len()),
-            IpAddr::V6(source) => pseudo_v6(&source.octets(), &GROUP_V6.octets(), message.len()),
-        };
+        let source = self.heard.source;
+        let group = if source.is_ipv4() { GROUP_V4.into() } else { GROUP_V6.into() };
+        let covers = source.is_ipv6() || pseudo_header;
+        let pseudo = if covers { pseudo(source, group, message.len()) } else { 0 };
         let sum = !checksum::fold(checksum::add(pseudo, &message));
         message[6..8].copy_from_slice(&sum.to_be_bytes());
-        let mut packet = match self.heard.source {
-            IpAddr::V4(source) => header_v4(source, message.len()),
-            IpAddr::V6(source) => header_v6(source, message.len()),
-        };
+        let mut packet = one_hop::header(source, group, protocol::VRRP, message.len());
         packet.extend_from_slice(&message);
         packet
     }
@@ -155,56 +156,17 @@ pub fn vrid_of(l3: &[u8]) -> Option<u8> {
     l3.get(header + 1).copied()
 }
 
-fn pseudo_v4(src: [u8; 4], dst: [u8; 4], len: usize) -> u64 {
-    checksum::pseudo_v4(src, dst, protocol::VRRP, len)
+fn pseudo(src: IpAddr, dst: IpAddr, len: usize) -> u64 {
+    one_hop::pseudo(src, dst, protocol::VRRP, len)
 }
 
-fn pseudo_v6(src: &[u8; 16], dst: &[u8; 16], len: usize) -> u64 {
-    checksum::pseudo_v6(src, dst, protocol::VRRP, len)
-}
-
-fn parse_v4(l3: &[u8]) -> Result<Advert, BadAdvert> {
-    let header = l3.first_chunk::<IPV4_BYTES>().ok_or(BadAdvert::Truncated)?;
-    let (header_len, total) = (usize::from(header[0] & 15) * 4, usize::from(be16(header, 2)));
-    // A fragment is not the whole message.
-    if header_len < IPV4_BYTES || header[9] != protocol::VRRP || be16(header, 6) & 0x3fff != 0 {
-        return Err(BadAdvert::Truncated);
+impl From<Closed> for BadAdvert {
+    fn from(closed: Closed) -> BadAdvert {
+        match closed {
+            Closed::Truncated => BadAdvert::Truncated,
+            Closed::Ttl => BadAdvert::Ttl,
+        }
     }
-    let message = l3.get(header_len..total).ok_or(BadAdvert::Truncated)?;
-    if header[8] != TTL {
-        return Err(BadAdvert::Ttl);
-    }
-    let (src, dst) = (*array(header, 12), *array(header, 16));
-    let source = Ipv4Addr::from(src);
-    if source.is_multicast() || source.is_unspecified() || source.is_broadcast() || source.is_loopback() {
-        return Err(BadAdvert::Sender);
-    }
-    read(message, source.into(), |message| {
-        let plain = checksum::add(0, message);
-        checksum::fold(plain) == 0xffff
-            || checksum::fold(plain + pseudo_v4(src, dst, message.len())) == 0xffff
-    })
-}
-
-fn parse_v6(l3: &[u8]) -> Result<Advert, BadAdvert> {
-    let header = l3.first_chunk::<IPV6_BYTES>().ok_or(BadAdvert::Truncated)?;
-    if header[6] != protocol::VRRP {
-        return Err(BadAdvert::Truncated);
-    }
-    let message =
-        l3.get(IPV6_BYTES..IPV6_BYTES + usize::from(be16(header, 4))).ok_or(BadAdvert::Truncated)?;
-    if header[7] != TTL {
-        return Err(BadAdvert::Ttl);
-    }
-    let (src, dst) = (array(header, 8), array(header, 24));
-    // RFC 9568 section 5.1.2.1.
-    let source = Ipv6Addr::from(*src);
-    if !source.is_unicast_link_local() {
-        return Err(BadAdvert::Sender);
-    }
-    read(message, source.into(), |message| {
-        checksum::fold(checksum::add(pseudo_v6(src, dst, message.len()), message)) == 0xffff
-    })
 }
 
 /// RFC 9568 section 7.1, in its order.
@@ -232,23 +194,4 @@ fn read(message: &[u8], source: IpAddr, is_sound: impl Fn(&[u8]) -> bool) -> Res
         heard: Heard { priority: header[2], interval, source },
         addresses: addresses.collect(),
     })
-}
-
-fn header_v4(source: Ipv4Addr, len: usize) -> Vec<u8> {
-    let total = ((IPV4_BYTES + len) as u16).to_be_bytes();
-    // Don't fragment: without identification (RFC 6864 section 4.1).
-    let mut header = vec![0x45, DSCP_CS6, total[0], total[1], 0, 0, 0x40, 0, TTL, protocol::VRRP, 0, 0];
-    header.extend_from_slice(&source.octets());
-    header.extend_from_slice(&GROUP_V4.octets());
-    let sum = checksum::of(&header);
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
-    header
-}
-
-fn header_v6(source: Ipv6Addr, len: usize) -> Vec<u8> {
-    let len = (len as u16).to_be_bytes();
-    let mut header = vec![0x60 | DSCP_CS6 >> 4, DSCP_CS6 << 4, 0, 0, len[0], len[1], protocol::VRRP, TTL];
-    header.extend_from_slice(&source.octets());
-    header.extend_from_slice(&GROUP_V6.octets());
-    header
 }
