@@ -14,7 +14,9 @@ use etherparse::PacketBuilder;
 use gungraun::Callgrind;
 use gungraun::prelude::*;
 use softgate::config::Config;
+use softgate::flow::FlowTable;
 use softgate::io::memory::{MemoryPort, Sink, Template};
+use softgate::journal::{Header, Journal};
 use softgate::mem::{BURST, ChunkSize, PacketMemory};
 use softgate::packet::checksum;
 use softgate::replay;
@@ -103,6 +105,16 @@ fn ports(flow: u32) -> (u16, u16) {
 }
 
 fn ipv4(tags: &[u16], src: [u8; 4], dst: [u8; 4], flow: u32) -> Vec<u8> {
+    datagram(tags, src, dst, ports(flow))
+}
+
+/// The datagram that answers the one of this flow.
+fn answer(tags: &[u16], src: [u8; 4], dst: [u8; 4], flow: u32) -> Vec<u8> {
+    let (src_port, dst_port) = ports(flow);
+    datagram(tags, src, dst, (dst_port, src_port))
+}
+
+fn datagram(tags: &[u16], src: [u8; 4], dst: [u8; 4], (src_port, dst_port): (u16, u16)) -> Vec<u8> {
     let ethernet = PacketBuilder::ethernet2(HOST_MAC, GATEWAY_MAC);
     let vlan = |vid: u16| vid.try_into().expect("a VLAN ID");
     let ip = match tags {
@@ -110,7 +122,6 @@ fn ipv4(tags: &[u16], src: [u8; 4], dst: [u8; 4], flow: u32) -> Vec<u8> {
         [only] => ethernet.single_vlan(vlan(*only)).ipv4(src, dst, 64),
         [outer, inner, ..] => ethernet.double_vlan(vlan(*outer), vlan(*inner)).ipv4(src, dst, 64),
     };
-    let (src_port, dst_port) = ports(flow);
     let mut frame = Vec::new();
     ip.udp(src_port, dst_port).write(&mut frame, &PAYLOAD).expect("a vector takes everything");
     frame
@@ -138,9 +149,18 @@ fn random(state: &mut u32) -> u32 {
 }
 
 fn bench(config: &Config, frames: impl Iterator<Item = Vec<u8>>) -> Bench {
+    keeping(config, frames, false)
+}
+
+/// With `flows.keep`, or without.
+fn keeping(config: &Config, frames: impl Iterator<Item = Vec<u8>>, is_kept: bool) -> Bench {
     let mut template = Template::default();
     frames.for_each(|frame| template.push(&frame));
     let (node, _compiler) = replay::compile(config, 1, config.has_zones()).expect("the scenario compiles");
+    if is_kept {
+        node.replicas();
+        node.journal.get_or_init(|| journal(node.capacity.sessions));
+    }
     let (_memory, mut pools) = PacketMemory::new(1, 4096, ChunkSize::Bytes2048).expect("packet memory");
     let mut worker = Worker::new(0, &node, pools.remove(0));
     worker.attach(0, 0, Box::new(MemoryPort::new(Arc::new(template), true, Sink::Discard)));
@@ -151,7 +171,17 @@ fn bench(config: &Config, frames: impl Iterator<Item = Vec<u8>>) -> Bench {
     let expected = WARM_UP_TURNS * BURST as u64;
     assert_eq!(counters.received.load(Ordering::Relaxed), expected);
     assert_eq!(counters.sent.load(Ordering::Relaxed), expected, "the scenario forwards everything");
+    let kept = node.journal.get().map(Journal::kept);
+    assert!(kept.is_none_or(|kept| kept > u64::from(FLOWS / 4)), "sessions are kept: {kept:?}");
     Bench { worker, node }
+}
+
+/// As a start makes it, in a file that is gone with the process.
+fn journal(sessions: u32) -> Journal {
+    let slots = FlowTable::<u32>::places_for(sessions);
+    let header = Header { workers: 1, slots, boot: [1, 2], node: 3, run: 4, epoch_ms: 0 };
+    let file = tempfile::tempfile().expect("a file");
+    Journal::create(&file, header).expect("room for the sessions")
 }
 
 /// At one time: nothing falls due while packets are counted.
@@ -244,6 +274,51 @@ fn ipv4_snat_new() -> Bench {
     bench(&parse(&[&route("0.0.0.0/0", "10.0.5.2"), POLICY, SOURCE_NAT].concat(), true), frames)
 }
 
+/// Two hosts on two VLANs of one port, of one zone, so that one template has both directions: a datagram, its answer, the
+/// next one.
+fn two_ways(flows: u32) -> impl Iterator<Item = Vec<u8>> {
+    let (one, other) = ([10, 0, 2, 2], [10, 0, 3, 2]);
+    (0..flows).flat_map(move |flow| [ipv4(&[100], one, other, flow), answer(&[200], other, one, flow)])
+}
+
+const TWO_WAYS: &str = r#"
+[[zone]]
+name = "inside"
+[[zone]]
+name = "outside"
+[[rule]]
+name = "within"
+action = "allow"
+from = { zone = "inside" }
+to = { zone = "inside" }
+[[neighbour]]
+interface = "vlan100"
+address = "10.0.2.2"
+mac = "02:00:00:00:02:0d"
+"#;
+
+/// Each second packet opens a session, and the next answers it.
+fn opened(is_kept: bool) -> Bench {
+    const PACKETS: u32 = (WARM_UP_TURNS + 1 + TURNS) as u32 * BURST as u32;
+    keeping(&parse(TWO_WAYS, true), two_ways(PACKETS / 2), is_kept)
+}
+
+fn ipv4_opened() -> Bench {
+    opened(false)
+}
+
+fn ipv4_opened_kept() -> Bench {
+    opened(true)
+}
+
+fn ipv4_answered() -> Bench {
+    keeping(&parse(TWO_WAYS, true), two_ways(FLOWS / 2), false)
+}
+
+fn ipv4_answered_kept() -> Bench {
+    keeping(&parse(TWO_WAYS, true), two_ways(FLOWS / 2), true)
+}
+
 /// An overlay, and a station on it.
 fn overlay(vtep: &str, remote: &str) -> String {
     format!(
@@ -334,6 +409,14 @@ fn ready(setup: Setup, null: bool) -> Bench {
 #[bench::ipv4_snat_cuttable_null(snat_cuttable, true)]
 #[bench::ipv4_snat_new(ipv4_snat_new, false)]
 #[bench::ipv4_snat_new_null(ipv4_snat_new, true)]
+#[bench::ipv4_answered(ipv4_answered, false)]
+#[bench::ipv4_answered_null(ipv4_answered, true)]
+#[bench::ipv4_answered_kept(ipv4_answered_kept, false)]
+#[bench::ipv4_answered_kept_null(ipv4_answered_kept, true)]
+#[bench::ipv4_opened(ipv4_opened, false)]
+#[bench::ipv4_opened_null(ipv4_opened, true)]
+#[bench::ipv4_opened_kept(ipv4_opened_kept, false)]
+#[bench::ipv4_opened_kept_null(ipv4_opened_kept, true)]
 fn packets(mut bench: Bench) -> Bench {
     turn(&mut bench.worker, TURNS);
     let all = (WARM_UP_TURNS + 1 + TURNS) * BURST as u64;
