@@ -361,6 +361,42 @@ def bridges():
     }
 
 
+def pairs():
+    """What the other node of a pair is to decide, and what it gives to be decided."""
+    peer, us, cable = (10, 0, 9, 2), (10, 0, 9, 1), ((0x8100, 9),)
+    nobodys, theirs, ours = (10, 0, 4, 81), (10, 0, 4, 82), (10, 0, 4, 80)
+    dns = word(1024) + word(53) + word(20) + word(0) + bytes(12)
+    is_there = record(ether(0x0806, arp(1, HOST, peer, bytes(6), us), ALL, cable))
+
+    def fnv(name):
+        value = 0x811C9DC5
+        for byte in name.encode():
+            value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
+        return word(value, 4)
+
+    def summed(packet):
+        packet = packet[:2] + word(len(packet)) + packet[4:10] + bytes(2) + packet[12:]
+        total = sum(int.from_bytes(packet[at:at + 2], "big") for at in range(0, 20, 2))
+        return packet[:10] + word((total & 0xFFFF) + (total >> 16) ^ 0xFFFF) + packet[12:]
+
+    def given(inner, name="c", src=peer, ttl=255, head=b"SG\x01\x00"):
+        said = head + fnv(name) + summed(inner)
+        return record(ether(0x0800, v4(src, us, 17, word(50000) + word(5406) + word(8 + len(said)) + word(0) + said, ttl), tags=cable))
+
+    asks = lambda dst, **keys: record(ether(0x0800, v4(OUT, dst, payload=dns), tags=((0x8100, 7),)), 1, **keys)
+    return {
+        "goes": (0, [asks(theirs), wait(), is_there, wait(), asks(theirs), wait()]),
+        "unresolved": (1, [asks(theirs)] * 5 + [wait(THREE_SECONDS), asks(theirs), wait()]),
+        "ours": (0, [asks(ours), wait(), given(v4(OUT, ours, payload=dns)), wait()]),
+        "no-active": (0, [asks(nobodys), given(v4(OUT, nobodys, payload=dns)), wait()]),
+        "loop": (0, [given(v4(OUT, theirs, payload=dns)), wait()]),
+        "invalid": (0, [given(v4(OUT, ours, payload=dns), **wrong) for wrong in ({"ttl": 64}, {"src": (10, 0, 9, 3)}, {"name": "x"}, {"head": b"SG\x02\x00"})] + [wait()]),
+        "too-long": (0, [is_there, wait(), asks(theirs, padding=45), wait()]),
+        "proxy": (2, [given(v4(OUT, ours, 6, tcp(4000, 80, SYN))), wait()]),
+        "fragment": (0, [is_there, wait(), record(ether(0x0800, v4(OUT, theirs, payload=dns, fragment=0x2000), tags=((0x8100, 7),)), 1), wait()]),
+    }
+
+
 def relays():
     """DHCP messages of clients and servers, and what is wrong with some."""
     nobody, everybody, ours, server, client6 = bytes(4), (255,) * 4, (10, 0, 1, 1), (10, 0, 2, 2), bytes.fromhex("fe80") + bytes(12) + word(0x110)
@@ -432,7 +468,7 @@ def main(out):
     waits = record(ether(0x0800, v4(A, (10, 0, 2, 77), payload=UDP)))
     write(0, "stopped", STOP, [waits] * 3)
     write(5, "scanned", 1, [many(8, SOURCE, ether(0x0800, v4(A, (10, 0, 2, 70 + n), payload=UDP))) for n in range(8)])
-    for config, seeds in {7: sessions(), 8: sessions() | borrowed(), 9: devices(), 10: overlays(), 11: bridges(), 12: relays()}.items():
+    for config, seeds in {7: sessions(), 8: sessions() | borrowed(), 9: devices(), 10: overlays(), 11: bridges(), 12: relays(), 13: pairs()}.items():
         for name, (special, records) in seeds.items():
             write(config, name, special, records)
 

@@ -198,6 +198,8 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
         }
     }
     let (node, mut compiler) = compile(config, options.workers, false)?;
+    // There is nobody to be heard or not.
+    node.neighbours.roles.set_peer(config.pair.is_some());
     let frames = config.system.frames.get() as usize;
     let (memory, pools) = PacketMemory::lazy(options.workers, frames.min(16_384), ChunkSize::Bytes2048)?;
     let clock = ReplayClock::default();
@@ -220,9 +222,13 @@ pub fn run(config: &Config, options: &Options) -> Result<Report, ReplayError> {
             clock.set(at);
             reload(config, &node, &mut compiler, &mut workers, &clock)?;
         }
+        let mut moment = None;
         while let Some(change) = roles.pop_front_if(|change| begin.plus(change.after) <= time) {
             let at = begin.plus(change.after);
-            advance(&mut workers, &clock, at)?;
+            // What changes at one moment no packet sees the half of.
+            if moment.replace(at) != Some(at) {
+                advance(&mut workers, &clock, at)?;
+            }
             set_roles(change, config, &node, &compiler, at);
         }
         advance(&mut workers, &clock, time)?;

@@ -36,7 +36,7 @@ fn the_annotated_example_is_good() {
         (code, out.as_str(), err.as_str()),
         (
             0,
-            "config/softgate.toml: good: 2 ports, 5 interfaces, 2 VRFs, 4 routes, 1 neighbour, 3 assertions\n",
+            "config/softgate.toml: good: 2 ports, 6 interfaces, 2 VRFs, 4 routes, 1 neighbour, 3 assertions\n",
             ""
         )
     );
@@ -52,7 +52,8 @@ fn what_the_annotated_example_has_in_comments_is_good_too() {
     });
     let uncommented = lines.collect::<Vec<_>>().join("\n");
     let config = Config::parse(&uncommented, "softgate.toml").unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(config.pair.unwrap().peer.port(), 5405);
+    let pair = config.pair.expect("it is in the example");
+    assert_eq!((pair.peer.port(), pair.link.map(|link| link.udp_port.get())), (5405, Some(5406)));
     assert_eq!(config.control.group.as_deref(), Some("adm"));
     assert!(config.log.events.is_some() && config.rules.iter().any(|rule| rule.log));
     assert!(config.vrfs[0].stateless);

@@ -26,6 +26,8 @@ mod health;
 mod lab;
 #[path = "e2e/pair.rs"]
 mod pair;
+#[path = "e2e/pair_link.rs"]
+mod pair_link;
 #[path = "e2e/pressure.rs"]
 mod pressure;
 #[path = "e2e/proving.rs"]

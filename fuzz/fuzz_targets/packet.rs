@@ -135,9 +135,17 @@ impl Gateway {
         let neighbours = Arc::new(NeighbourTable::new(NEIGHBOURS, MAX_INTERFACES, Key::default()));
         let mut compiler = Compiler::new(Arc::clone(&neighbours), Key::default());
         compile(&configs[0], &mut compiler).release(&neighbours);
-        // The Active of the first of its virtual routers, a Backup of the others.
+        // The Active of the first of its virtual routers; of the third the other node is, of the others nobody.
         let routers = compiler.tables().interfaces.iter().flat_map(|interface| &interface.info.routers);
-        routers.for_each(|router| neighbours.roles.set(router.role, Part::from(router.vrid == 1), Nanos(0)));
+        routers.for_each(|router| {
+            let part = match router.vrid {
+                1 => Part::Active,
+                3 => Part::Backup,
+                _ => Part::Away,
+            };
+            neighbours.roles.set(router.role, part, Nanos(0));
+        });
+        neighbours.roles.set_peer(true);
         let count = choice.workers;
         let sessions = configs[0].flows.capacity.get();
         let capacity = Capacity::of(if sessions > 1_000 { SESSIONS } else { sessions }, count, false);

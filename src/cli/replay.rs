@@ -36,8 +36,9 @@ pub struct Args {
     #[arg(long, value_name = "MS=FILE", value_parser = parse_reload)]
     pub reload: Vec<(u64, PathBuf)>,
     /// What the node is for all its virtual routers, or those of a group, so many milliseconds after the first packet:
-    /// `backup` while nobody is known to be the Active, `other` while another node is; any number of them
-    #[arg(long, value_name = "MS=active|backup|other[@GROUP]", value_parser = parse_role)]
+    /// `backup` while nobody is known to be the Active, `other` while another node is, `lingers` while it has just become it;
+    /// any number of them
+    #[arg(long, value_name = "MS=active|backup|other|lingers[@GROUP]", value_parser = parse_role)]
     pub role: Vec<RoleChange>,
     /// Prints one JSON object
     #[arg(long)]
@@ -65,13 +66,15 @@ fn parse_reload(text: &str) -> Result<(u64, PathBuf), String> {
 }
 
 fn parse_role(text: &str) -> Result<RoleChange, String> {
-    const EXPECTED: &str = "expected MS=active, MS=backup or MS=other, with @GROUP behind it if not for all";
+    const EXPECTED: &str =
+        "expected MS=active, MS=backup, MS=other or MS=lingers, with @GROUP behind it if not for all";
     let (ms, role) = text.split_once('=').ok_or(EXPECTED)?;
     let (role, group) = role.split_once('@').map_or((role, None), |(role, group)| (role, Some(group)));
     let part = match role {
         "active" => Part::Active,
         "backup" => Part::Away,
         "other" => Part::Backup,
+        "lingers" => Part::Forwards,
         _ => return Err(EXPECTED.into()),
     };
     let ms = ms.parse().map_err(|_| format!("{ms}: not a number of milliseconds"))?;

@@ -604,6 +604,7 @@ fn pair(entry: &PairEntry) -> String {
         ),
         ("not installed", counts(&entry.not_installed)),
         ("refused", counts(&entry.refused)),
+        ("pair link", format!("{} received; sent: {}", entry.link_received, counts(&entry.link_sent))),
     ];
     let lines = lines.map(|(what, says)| format!("{what:<14} {says}\n"));
     let witness = entry.witness.as_ref().map(|witness| {

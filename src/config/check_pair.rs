@@ -2,7 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ahash::AHashMap;
+
 use super::check::Checks;
+use super::sections::PairLink;
+use super::value::{InterfaceAddress, InterfaceName};
+use crate::packet::hash::name as name_hash;
 
 impl Checks<'_, '_> {
     pub(super) fn pair(&mut self) {
@@ -37,6 +42,59 @@ impl Checks<'_, '_> {
         if same(pair.local, pair.peer) {
             self.fault("pair.peer".into(), pair.peer, "the other node: this is `local`");
         }
+        if let Some(link) = &pair.link {
+            self.pair_link(link);
+        }
+    }
+
+    /// Both ends are on one link, which takes the longest packet of all others; and no two interfaces are one on the wire.
+    fn pair_link(&mut self, link: &PairLink) {
+        let config = self.config;
+        let Some(interface) = link.interface_in(config) else {
+            let allowed = format!("an address of the gateway on a port in VRF {}", link.vrf);
+            self.fault("pair.link.local".into(), link.local, allowed);
+            return;
+        };
+        let is_near = |own: &InterfaceAddress| own.address() == link.local && own.net().contains(&link.peer);
+        let is_link_local = matches!(link.peer, IpAddr::V6(peer) if peer.is_unicast_link_local());
+        if link.peer == link.local || is_link_local || !interface.addresses.iter().any(is_near) {
+            let allowed = format!(
+                "the other end, on the link of interface {} and no link-local address: no router is to stand between the nodes",
+                interface.name
+            );
+            self.fault("pair.link.peer".into(), link.peer, allowed);
+        }
+        // Such packets go to the kernel wherever they come in (`XDP`).
+        let kernels = config.pair.as_ref().map(|pair| [pair.local.port(), pair.peer.port()]);
+        if kernels.is_some_and(|ports| ports.map(u32::from).contains(&link.udp_port.get())) {
+            let allowed = String::from("another port than that of `local` and `peer`, which the kernel gets");
+            self.fault("pair.link.udp_port".into(), link.udp_port.get(), allowed);
+        }
+        let others = config.interfaces.iter().filter(|other| other.name != interface.name);
+        let longest = others.map(|other| other.mtu(&config.interfaces).bytes()).max().unwrap_or(0);
+        let own = interface.mtu(&config.interfaces).bytes();
+        let least = u32::from(longest) + u32::from(link.overhead());
+        if u32::from(own) < least {
+            let allowed = format!(
+                "interface {} has an MTU of {own}: the pair link takes the packets of all other interfaces, of up to \
+                 {longest} bytes, and {} of headers; give it mtu = {least}",
+                interface.name,
+                link.overhead()
+            );
+            self.fault("pair.link.local".into(), link.local, allowed);
+        }
+        let mut names: AHashMap<u32, &InterfaceName> = AHashMap::new();
+        for interface in &config.interfaces {
+            if let Some(other) = names.insert(name_hash(interface.name.as_str()), &interface.name)
+                && *other != interface.name
+            {
+                let allowed = format!(
+                    "{other} and {} are the same on the pair link, which knows names by 32 bits: call one otherwise",
+                    interface.name
+                );
+                self.fault("pair.link".into(), &interface.name, allowed);
+            }
+        }
     }
 }
 
@@ -62,6 +120,43 @@ mod tests {
         for witness in ["192.0.2.2", "192.0.2.1", "0.0.0.0", "224.0.0.1", "fe80::1", "127.0.0.1"] {
             assert!(check(witness).expect_err(witness).contains("pair.witness"));
         }
+    }
+
+    #[test]
+    fn the_pair_link_is_a_cable_that_takes_all_other_packets() {
+        let check = |link: &str, mtu: &str, [lan, sync]: [&str; 2]| {
+            let text = format!(
+                "schema = 1\n[pair]\nlocal = \"192.0.2.1:5405\"\npeer = \"192.0.2.2:5405\"\n\
+                 key_file = \"/etc/softgate/pair.key\"\nlink = {{ {link} }}\n\
+                 [[port]]\nname = \"sync\"\ndevice = \"eth1\"\n[[port]]\nname = \"lan\"\ndevice = \"eth2\"\n\
+                 [[interface]]\nname = \"{lan}\"\nport = \"lan\"\naddresses = [\"10.0.0.1/24\"]\n\
+                 [[interface]]\nname = \"{sync}\"\nport = \"sync\"\nmtu = {mtu}\n\
+                 addresses = [\"203.0.113.1/30\", \"2001:db8:9::1/64\", \"fe80::9/64\"]\n"
+            );
+            Config::parse(&text, "gw.toml").map(drop).map_err(|errors| errors.to_string())
+        };
+        let ends = |local: &str, peer: &str| format!("local = \"{local}\", peer = \"{peer}\"");
+        let four = ends("203.0.113.1", "203.0.113.2");
+        assert_eq!(check(&four, "1536", ["lan", "sync"]), Ok(()));
+        assert_eq!(check(&ends("2001:db8:9::1", "2001:db8:9::2"), "1556", ["lan", "sync"]), Ok(()));
+        for (link, mtu, says) in [
+            (four.clone(), "1535", "pair.link.local"),
+            (ends("2001:db8:9::1", "2001:db8:9::2"), "1555", "give it mtu = 1556"),
+            (ends("203.0.113.3", "203.0.113.2"), "1600", "pair.link.local"),
+            (ends("203.0.113.1", "203.0.113.1"), "1600", "pair.link.peer"),
+            (ends("203.0.113.1", "203.0.113.9"), "1600", "pair.link.peer"),
+            (ends("203.0.113.1", "2001:db8:9::2"), "1600", "pair.link.peer"),
+            (ends("fe80::9", "fe80::8"), "1600", "pair.link.peer"),
+            (four.clone() + ", udp_port = 5405", "1600", "pair.link.udp_port"),
+            (four.clone() + ", vrf = \"red\"", "1600", "pair.link.local"),
+        ] {
+            let refused = check(&link, mtu, ["lan", "sync"]).expect_err(&link);
+            assert!(refused.contains(says), "{link}: {refused}");
+        }
+        // Two words that FNV-1a of 32 bits takes for one.
+        assert_eq!(check(&four, "1600", ["costarring", "sync"]), Ok(()));
+        let refused = check(&four, "1600", ["costarring", "liquid"]).expect_err("the same on the wire");
+        assert!(refused.contains("are the same on the pair link"), "{refused}");
     }
 
     #[test]

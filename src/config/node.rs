@@ -2,7 +2,7 @@
 //! addresses, those of its pair, priority and workers, and nothing else: what nodes do is the same.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,19 @@ pub struct NodePair {
     pub local: SocketAddr,
     /// As `pair.peer`.
     pub peer: SocketAddr,
+    /// As `pair.link`, the ends alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<NodePairLink>,
+}
+
+/// `link` of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodePairLink {
+    /// As `pair.link.local`.
+    pub local: IpAddr,
+    /// As `pair.link.peer`.
+    pub peer: IpAddr,
 }
 
 impl Config {
@@ -53,8 +66,11 @@ impl Config {
         if let Some(priority) = own.priority {
             self.vrrp.iter_mut().for_each(|router| router.priority = priority);
         }
-        if let (Some(pair), Some(NodePair { local, peer })) = (&mut self.pair, own.pair) {
+        if let (Some(pair), Some(NodePair { local, peer, link })) = (&mut self.pair, own.pair) {
             (pair.local, pair.peer) = (local, peer);
+            if let (Some(both), Some(own)) = (&mut pair.link, link) {
+                (both.local, both.peer) = (own.local, own.peer);
+            }
         }
         for port in &mut self.ports {
             match own.devices.get(&port.name).map(|devices| &**devices) {
@@ -97,6 +113,10 @@ impl Config {
             };
             if own.pair.is_some() && self.pair.is_none() {
                 unknown(String::from("pair"), "[pair]", "in it");
+            } else if own.pair.as_ref().is_some_and(|pair| pair.link.is_some())
+                && self.pair.as_ref().is_some_and(|pair| pair.link.is_none())
+            {
+                unknown(String::from("pair.link"), "link", "in [pair]");
             }
             for name in own.devices.keys() {
                 if !self.ports.iter().any(|port| port.name == *name) {

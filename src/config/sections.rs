@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::Config;
 use super::dhcp::{DhcpRelay, Dhcpv6Relay};
 use super::health::Period;
 use super::value::{
@@ -179,6 +180,50 @@ pub struct Pair {
     /// nor the other node takes no part in virtual routers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness: Option<IpAddr>,
+    /// The way for packets that the other node is to decide; absent: each node decides what comes to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<PairLink>,
+}
+
+/// `link` of `[pair]`: both ends on a link of their own, between interfaces of the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairLink {
+    /// Our end: an address of an interface.
+    pub local: IpAddr,
+    /// The other: on the link of that interface.
+    pub peer: IpAddr,
+    /// The VRF of that interface.
+    #[serde(default = "Name::default_vrf", skip_serializing_if = "Name::is_default_vrf")]
+    pub vrf: VrfName,
+    /// UDP port of both ends.
+    #[serde(default = "PairLink::default_port", skip_serializing_if = "PairLink::is_default_port")]
+    pub udp_port: Ranged<1, 65535>,
+}
+
+impl PairLink {
+    /// Behind that of replication.
+    fn default_port() -> Ranged<1, 65535> {
+        Ranged::constant(5406)
+    }
+
+    fn is_default_port(port: &Ranged<1, 65535>) -> bool {
+        *port == PairLink::default_port()
+    }
+
+    /// The interface that has our end.
+    pub fn interface_in<'a>(&self, config: &'a Config) -> Option<&'a Interface> {
+        config.interfaces.iter().find(|interface| {
+            interface.port.is_some()
+                && interface.vrf == self.vrf
+                && interface.addresses.iter().any(|own| own.address() == self.local)
+        })
+    }
+
+    /// Bytes of headers in front of a packet: IP, UDP and our own.
+    pub fn overhead(&self) -> u16 {
+        if self.local.is_ipv4() { 20 + 8 + 8 } else { 40 + 8 + 8 }
+    }
 }
 
 impl Pair {

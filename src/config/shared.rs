@@ -1,6 +1,6 @@
 //! What both nodes of a pair are to have alike: the config without what is each node's own, as a number for each section.
 
-use super::sections::{Control, System, Workers};
+use super::sections::{Control, PairLink, System, Workers};
 use super::value::Ranged;
 use super::{Config, Pair};
 use crate::packet::hash::Key;
@@ -31,6 +31,11 @@ impl Config {
             pair: self.pair.map(|pair| Pair {
                 local: pair.peer.min(pair.local),
                 peer: pair.peer.max(pair.local),
+                link: pair.link.map(|link| PairLink {
+                    local: link.peer.min(link.local),
+                    peer: link.peer.max(link.local),
+                    ..link
+                }),
                 ..pair
             }),
             ..self
@@ -55,6 +60,7 @@ name = "gw-a"
 local = "192.0.2.1:5405"
 peer = "192.0.2.2:5405"
 key_file = "/etc/softgate/pair.key"
+link = { local = "203.0.113.1", peer = "203.0.113.2" }
 [[port]]
 name = "lan"
 device = "eth1"
@@ -63,6 +69,15 @@ name = "in"
 port = "lan"
 addresses = ["10.0.0.1/24"]
 zone = "inside"
+[[port]]
+name = "sync"
+device = "eth3"
+[[interface]]
+name = "sync"
+port = "sync"
+zone = "pair"
+mtu = 1600
+addresses = ["203.0.113.1/30"]
 [[zone]]
 name = "inside"
 [[rule]]
@@ -76,8 +91,12 @@ addresses = ["10.0.0.254"]
 [node.gw-b]
 priority = 90
 devices = { lan = "enp1s0" }
-addresses = { in = ["10.0.0.2/24"] }
-pair = { local = "192.0.2.2:5405", peer = "192.0.2.1:5405" }
+addresses = { in = ["10.0.0.2/24"], sync = ["203.0.113.2/30"] }
+
+[node.gw-b.pair]
+local = "192.0.2.2:5405"
+peer = "192.0.2.1:5405"
+link = { local = "203.0.113.2", peer = "203.0.113.1" }
 "#;
 
     fn sections(config: &Config) -> Vec<(String, u64)> {
@@ -97,7 +116,8 @@ pair = { local = "192.0.2.2:5405", peer = "192.0.2.1:5405" }
             ("action = \"allow\"", "action = \"deny\"", "rule"),
             ("id = 7", "id = 8", "vrrp"),
             ("key_file =", "bandwidth_mbps = 10\nkey_file =", "pair"),
-            ("zone = \"inside\"\n[[zone]]", "zone = \"inside\"\nmtu = 1400\n[[zone]]", "interface"),
+            ("mtu = 1600", "mtu = 1700", "interface"),
+            ("peer = \"203.0.113.2\" }", "peer = \"203.0.113.2\", udp_port = 5407 }", "pair"),
         ] {
             let other =
                 Config::parse(&TEXT.replace(old, new), "gw.toml").unwrap_or_else(|errors| panic!("{errors}"));
@@ -115,7 +135,8 @@ pair = { local = "192.0.2.2:5405", peer = "192.0.2.1:5405" }
     #[test]
     fn a_node_without_a_pair_has_none_of_its_own() {
         let text = TEXT.replace(
-            "[pair]\nlocal = \"192.0.2.1:5405\"\npeer = \"192.0.2.2:5405\"\nkey_file = \"/etc/softgate/pair.key\"\n",
+            "[pair]\nlocal = \"192.0.2.1:5405\"\npeer = \"192.0.2.2:5405\"\nkey_file = \"/etc/softgate/pair.key\"\n\
+             link = { local = \"203.0.113.1\", peer = \"203.0.113.2\" }\n",
             "",
         );
         let said = Config::parse(&text, "gw.toml").expect_err("no pair").to_string();

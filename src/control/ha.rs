@@ -158,6 +158,12 @@ pub struct PairEntry {
     /// The witness, if the config names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness: Option<WitnessEntry>,
+    /// Packets given to the other node to decide over the pair link, by why; only what has counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub link_sent: Vec<AdvertErrors>,
+    /// Packets that it has given this node to decide.
+    #[serde(default)]
+    pub link_received: u64,
     /// Why there is no socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

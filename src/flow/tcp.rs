@@ -43,6 +43,11 @@ pub mod flags {
     pub const URG: u8 = 0x20;
 }
 
+/// True if a segment with these flags asks for a new connection (RFC 9293 section 3.5).
+pub fn opens(tcp_flags: u8) -> bool {
+    tcp_flags & (flags::SYN | flags::ACK | flags::RST | flags::FIN) == flags::SYN
+}
+
 use flags::{ACK, FIN, RST, SYN};
 
 /// Header without options (RFC 9293 section 3.1).

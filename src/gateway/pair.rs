@@ -19,6 +19,7 @@ use crate::flow::digest::SLICES;
 use crate::flow::flow_record::Kind;
 use crate::ha::sync::{BadDatagram, Link, Machine, Names, PairKey, Status, Told};
 use crate::io::waker::{Waker, wait};
+use crate::packet::Why;
 use crate::packet::hash::Key;
 use crate::pipeline::replica::NotInstalled;
 use crate::replica::{Change, Dispatch};
@@ -491,6 +492,7 @@ impl Runner {
     /// The peer has come, or gone.
     fn set_on(&mut self, is_on: bool) {
         self.is_there = is_on;
+        self.node.neighbours.roles.set_peer(is_on);
         match is_on {
             true => tracing::info!(peer = %self.config.peer, "the other node is there"),
             false => tracing::warn!(peer = %self.config.peer, "the other node is not heard any more"),
@@ -636,6 +638,10 @@ impl Gateway {
         let sum = |field: fn(&crate::telemetry::ReplicaCounters) -> u64| {
             self.node.counters.iter().map(|counters| field(&counters.replicas)).sum()
         };
+        let links = || self.node.counters.iter().map(|counters| &counters.pair_link);
+        let link_sent: [u64; Why::COUNT] =
+            std::array::from_fn(|why| links().map(|link| link.sent[why].load(Relaxed)).sum());
+        let link_received = links().map(|link| link.received.load(Relaxed)).sum();
         let mut refused = BadDatagram::ALL.map(BadDatagram::name).to_vec();
         let mut refused_counts = status.refused.to_vec();
         refused.push("other-address");
@@ -690,6 +696,8 @@ impl Gateway {
                 },
                 is_cut_off: self.pair.readiness.is_cut_off(),
             }),
+            link_sent: named(&Why::NAMES, &link_sent),
+            link_received,
             error: socket_error,
         })
     }

@@ -79,6 +79,14 @@ pub enum DropReason {
     VirtualRouterBackup,
     /// RFC 9568 section 6.4.3.
     VirtualRouterNotAccepted,
+    /// Nobody to decide for a group of virtual routers.
+    NoActive,
+    /// Over the pair link, and would go back.
+    PairLinkLoop,
+    /// Over the pair link, or from somebody who pretends to be there.
+    PairLinkInvalid,
+    /// For the pair link, and its MTU.
+    PairLinkTooLong,
     /// Answers to health checks come faster than they are looked at.
     ProbeQueueFull,
     /// An answer to a health check that fits no buffer.
@@ -385,6 +393,30 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             "virtual-router-not-accepted",
             None,
             "To an address of a virtual router that forwards and answers ARP and ND only: `accept = true` has it answer pings.",
+        ),
+        (
+            NoActive,
+            "no-active",
+            None,
+            "The first packet of a session of a group of virtual routers that this node is not the Active of, while nobody is known to be, or the way to the other node (`[pair]`, `link`) is down. `softgate show ha` says how it is; between two Actives a moment of it is usual.",
+        ),
+        (
+            PairLinkLoop,
+            "pair-link-loop",
+            None,
+            "The other node has sent it over the pair link to be decided here, and here another node is taken for the Active, or none. Between two Actives a moment of it is usual; else a third router is the Active.",
+        ),
+        (
+            PairLinkInvalid,
+            "pair-link-invalid",
+            None,
+            "To our end of the pair link, but not as the other node sends it: another source, a TTL other than 255, a header that is none, or the name of an interface that this node has not. Are both configs the same?",
+        ),
+        (
+            PairLinkTooLong,
+            "pair-link-too-long",
+            None,
+            "For the other node of the pair, and longer than the pair link takes with its headers: give its interface an MTU that is 36 bytes (over IPv6 56) above that of all others.",
         ),
         (
             ProbeQueueFull,

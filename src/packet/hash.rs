@@ -85,9 +85,24 @@ pub fn of_packet(key: Key, family: Family, l3: &[u8], protocol: u8, ports: (u16,
     }
 }
 
+/// What stands for a name between nodes: FNV-1a of 32 bits (draft-eastlake-fnv). It has no key: nobody chooses names but
+/// the operator, and the config check sees to it that no two are the same.
+pub fn name(name: &str) -> u32 {
+    let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    name.bytes().fold(0x811c_9dc5, step)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// draft-eastlake-fnv, appendix C.
+    #[test]
+    fn names_are_hashed_as_written_down() {
+        for (text, hash) in [("", 0x811c_9dc5), ("a", 0xe40c_292c), ("foobar", 0xbf9c_f968)] {
+            assert_eq!(name(text), hash, "{text}");
+        }
+    }
 
     /// Computed by hand-written Python from the definition above (`tests/hash_vectors.py`).
     #[test]

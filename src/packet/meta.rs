@@ -18,6 +18,25 @@ pub enum Family {
     Ipv6,
 }
 
+/// Why a packet goes to the other node of a pair: in the order of its counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Why {
+    /// It is for a group of virtual routers whose Active the other node is.
+    Group = 0,
+    /// A session would begin that the other node is to decide.
+    First = 1,
+    /// TCP in its midst of which this node knows nothing.
+    Unknown = 2,
+}
+
+impl Why {
+    /// Number of reasons.
+    pub const COUNT: usize = 3;
+    /// As commands print them.
+    pub const NAMES: [&'static str; Why::COUNT] = ["group", "first", "unknown"];
+}
+
 /// Where a packet stands on its way through the stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Verdict {
@@ -51,6 +70,8 @@ pub enum Verdict {
     Cross,
     /// Goes to a backend through a tunnel.
     Encapsulate,
+    /// The other node of the pair is to decide, for this reason.
+    ToPeer(Why),
     /// Its session needs a mapping of another worker: the next of [`crate::flow::steering::Loans::requests`].
     Borrow,
 }
@@ -151,6 +172,8 @@ pub mod flags {
     pub const ICMP_ERROR: u16 = 128;
     /// IPv4, whole, in one buffer, with nothing in its header that keeps it from being forwarded.
     pub const PLAIN: u16 = 256;
+    /// It came over the pair link, and does not go there again.
+    pub const BY_PEER: u16 = 1024;
     /// A SYN to a NAT address that nobody has asked for: its sender may be told, after a while.
     pub const UNSOLICITED: u16 = 512;
 }

@@ -10,4 +10,4 @@ pub mod view;
 
 pub use drop_reason::{DropReason, IcmpError};
 pub use embedding::Embedding;
-pub use meta::{Burst, Family, Handle, Ingress, Meta, Packet, Pass, Tags, Verdict, flags, positions};
+pub use meta::{Burst, Family, Handle, Ingress, Meta, Packet, Pass, Tags, Verdict, Why, flags, positions};

@@ -15,7 +15,7 @@ use crate::flow::{Address, Flow, FlowTable, Flows, Handle, Tick, Tuple, due, flo
 use crate::mem::BURST;
 use crate::packet::view::{be16, protocol};
 use crate::packet::{Burst, DropReason, Family, Meta, Packet, Verdict, flags, positions};
-use crate::pipeline::{Context, plain, proxy, session};
+use crate::pipeline::{Context, peer, plain, proxy, session};
 
 /// Bytes that a UDP, UDP-Lite, DCCP, SCTP or ICMP header has at least, and more than the ports need.
 const UPPER_HEADER_BYTES: u16 = 8;
@@ -146,10 +146,14 @@ pub(super) fn run(
     lookups: &mut Lookups,
     plain: u64,
 ) -> u64 {
-    if lookups.pending == 0 {
-        return 0;
+    let mut sent = 0;
+    if cx.tables.pair_link.is_some() && cx.neighbours.roles.is_any_elsewhere() {
+        sent = peer::step(burst, &mut lookups.pending, cx, flows);
     }
-    finish(burst, cx, flows, lookups, plain)
+    if lookups.pending == 0 {
+        return sent;
+    }
+    sent | finish(burst, cx, flows, lookups, plain)
 }
 
 #[inline(never)]
@@ -189,6 +193,11 @@ fn finish(burst: &mut Burst, cx: &Context<'_>, flows: &mut Flows, lookups: &mut 
     }
     for index in positions(undecided) {
         session::step(&mut burst[index], cx, flows, now);
+        if let Verdict::ToPeer(why) = burst[index].meta.verdict {
+            peer::send(&mut burst[index], why, cx);
+            sent |= u64::from(burst[index].meta.verdict == Verdict::Forward) << index;
+            continue;
+        }
         if plain & 1 << index != 0 {
             sent |= depart(&mut burst[index], flows, &mut hops) << index;
         }

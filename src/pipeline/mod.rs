@@ -20,6 +20,7 @@ pub mod judge;
 mod link;
 mod member_zones;
 mod network;
+pub mod peer;
 mod plain;
 mod proxy;
 mod reassembly;
@@ -112,13 +113,20 @@ fn run_stages<const SHORT: bool>(burst: &mut Burst, cx: &Context<'_>, flows: &mu
     // Frames between members of a bridge: finished at once.
     let mut bridged = 0;
     let mut received = link::Tally::default();
+    let link = cx.tables.pair_interface();
     for index in positions(all & !plain.all) {
         let packet = &mut burst[index];
         link::step(packet, cx, &mut received);
         network::step(packet);
         relay::step(packet, cx);
         source::step(packet, cx);
-        if let Some(outer) = vxlan::step(packet, cx, &mut received) {
+        if packet.meta.interface == link
+            && let Some(outer) = peer::receive(packet, cx)
+        {
+            network::step(packet);
+            vxlan::congestion(packet, outer);
+            source::step(packet, cx);
+        } else if let Some(outer) = vxlan::step(packet, cx, &mut received) {
             network::step(packet);
             vxlan::congestion(packet, outer);
             relay::step(packet, cx);

@@ -137,7 +137,8 @@ impl<'a> Entrance<'a> {
         let vlan = tag as u16 & 0xfff;
         let slot = if tag == UNTAGGED { port.untagged } else { port.find(Tags { outer: vlan, inner: 0 }) };
         let mut entrance = Entrance { tag, interface: slot, ..Entrance::SHUT };
-        if slot != NO_INTERFACE {
+        // What comes over the pair link comes out of its headers first.
+        if slot != NO_INTERFACE && slot != cx.tables.pair_interface() {
             let interface = cx.tables.interface(slot);
             if interface.bridge == NO_BRIDGE {
                 entrance.open(interface, cx.tables);

@@ -22,7 +22,7 @@ use crate::packet::{DropReason, Family, Meta, Packet, Pass, Verdict, checksum, f
 use crate::pipeline::judge::{Ends, Judged, backend_fate, may_answer, outside, way_back};
 use crate::pipeline::route::{self, Route};
 use crate::pipeline::{
-    Allowed, Context, Decision, Question, crossing, decide, flow, icmp_error, member_zones, proxy,
+    Allowed, Context, Decision, Question, crossing, decide, flow, icmp_error, member_zones, peer, proxy,
     reassembly, relay,
 };
 use crate::tables::balance::BackendFate;
@@ -227,6 +227,16 @@ fn open<A: Table>(
         // As it was asked when the SYN came.
         question.tcp_flags = tcp::flags::SYN;
     }
+    // A session that another worker has is none that begins.
+    if cx.tables.pair_link.is_some() && !is_bridged && known_elsewhere(tuple, cx, flows).is_none() {
+        let opens = question.protocol != protocol::TCP
+            || proved.is_some()
+            || goes_on
+            || tcp::opens(question.tcp_flags);
+        if let Some(verdict) = peer::first(packet, opens, cx)? {
+            return Ok(verdict);
+        }
+    }
     if flows.nat.steering.is_none() {
         return open_here(packet, tuple, &question, (proved, goes_on), cx, flows, now);
     }
@@ -352,6 +362,11 @@ fn open_here<A: Table>(
         }
         Decision::Forward { .. } => unreachable!("with a zone there is a session"),
     };
+    if cx.tables.pair_link.is_some()
+        && let Some(verdict) = peer::translated(packet, &allowed, cx)?
+    {
+        return Ok(verdict);
+    }
     // Nothing is remembered of what will not be forwarded.
     let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
     let ttl = if packet.meta.family == Family::Ipv4 { l3[8] } else { l3[7] };

@@ -224,6 +224,7 @@ impl SlowPath {
             | Verdict::Gather(_)
             | Verdict::Cross
             | Verdict::Encapsulate
+            | Verdict::ToPeer(_)
             | Verdict::Borrow => {
                 unreachable!("the worker sends these on, or has nothing in hand")
             }
@@ -1103,7 +1104,7 @@ fn held_by_virtual_router(packet: &Packet, cx: &Context<'_>) -> Option<DropReaso
         let interface = cx.tables.interfaces.get(usize::from(meta.interface))?;
         let addr = Ipv6Addr::from(addr);
         let router = interface.router_of(addr.into()).filter(|_| addr.is_unicast_link_local())?;
-        Some(Held { role: router.role, accept: router.accept })
+        Some(Held { role: router.role, group: router.group, accept: router.accept })
     };
     let held = match meta.family {
         Family::Ipv6 if addr >> 118 == 0x3fa => link_local()?,

@@ -59,9 +59,9 @@ fn header(encapsulation: Encapsulation, vni: u32) -> [u8; VXLAN_BYTES] {
 #[derive(Clone, Copy)]
 pub(super) struct Came {
     /// ECN field of the outer header.
-    ecn: u8,
+    pub(super) ecn: u8,
     /// Where the outer UDP header begins.
-    udp: u16,
+    pub(super) udp: u16,
 }
 
 // ---- out of tunnels

@@ -22,6 +22,7 @@ use super::fib6::Fib6;
 use super::news::News;
 use super::on_commit::OnCommit;
 use super::overlay::{NO_OVERLAY, Overlay, OverlaySpec, Overlays};
+use super::pair_link::{PairLink, PairLinkSpec};
 use super::relay::{Relay, RelaySpec, Relays};
 use super::rib::{Hop, Rib, Target, TargetId};
 use super::virtual_router::{VirtualAddresses, VirtualRouter};
@@ -61,6 +62,8 @@ pub struct Input {
     pub neighbours: Vec<NeighbourSpec>,
     /// Zones, rules and NAT.
     pub policy: Arc<Policy>,
+    /// The way to the other node of a pair.
+    pub pair_link: Option<PairLinkSpec>,
 }
 
 /// A port as the tables need it.
@@ -306,6 +309,7 @@ impl Compiler {
             bridges: Arc::default(),
             relays: Arc::default(),
             virtual_addresses: Arc::default(),
+            pair_link: None,
             on_commit: Arc::default(),
             news: Arc::default(),
         });
@@ -341,6 +345,7 @@ impl Compiler {
                 vrfs: Vec::new(),
                 neighbours: Vec::new(),
                 policy,
+                pair_link: None,
             },
             rib: Arc::default(),
             states: Vec::new(),
@@ -432,6 +437,7 @@ impl Compiler {
         let bridges = self.build_bridges(&input, &interfaces)?;
         let relays = self.build_relays(&input)?;
         let virtual_addresses = VirtualAddresses::new(&interfaces);
+        let pair_link = self.build_pair_link(&input, &interfaces)?;
         let mut build = Build {
             interfaces: &interfaces,
             neighbours: &self.neighbours,
@@ -509,6 +515,7 @@ impl Compiler {
             bridges: Arc::new(bridges),
             relays: Arc::new(relays),
             virtual_addresses: Arc::new(virtual_addresses),
+            pair_link,
             on_commit: self.on_commit_in(generation),
             news: Arc::clone(&self.tables.news),
         });
@@ -628,6 +635,7 @@ impl Compiler {
             bridges: Arc::clone(&tables.bridges),
             relays: Arc::clone(&tables.relays),
             virtual_addresses: Arc::clone(&tables.virtual_addresses),
+            pair_link: tables.pair_link.clone(),
             on_commit: self.on_commit_in(generation),
             news,
         });
@@ -772,6 +780,7 @@ impl Compiler {
             bridges: Arc::clone(&tables.bridges),
             relays: Arc::clone(&tables.relays),
             virtual_addresses: Arc::clone(&tables.virtual_addresses),
+            pair_link: tables.pair_link.clone(),
             on_commit: self.on_commit_in(generation),
             news,
         });
@@ -832,6 +841,7 @@ impl Compiler {
             bridges: Arc::clone(&tables.bridges),
             relays: Arc::clone(&tables.relays),
             virtual_addresses: Arc::clone(&tables.virtual_addresses),
+            pair_link: tables.pair_link.clone(),
             on_commit: self.on_commit_in(generation),
             news: Arc::clone(&tables.news),
         });
@@ -935,6 +945,17 @@ impl Compiler {
             interfaces[usize::from(slot)] = Interface { bridge, ..made };
         }
         Ok(interfaces.into())
+    }
+
+    fn build_pair_link(
+        &self,
+        input: &Input,
+        interfaces: &[Interface],
+    ) -> Result<Option<Arc<PairLink>>, CompileError> {
+        let Some(spec) = &input.pair_link else { return Ok(None) };
+        let unknown = || CompileError::Unknown { what: "interface", name: spec.interface.clone() };
+        let slot = self.interfaces.get(&spec.interface).ok_or_else(unknown)?;
+        Ok(Some(Arc::new(PairLink::new(spec, slot, interfaces))))
     }
 
     fn build_bridges(&self, input: &Input, interfaces: &[Interface]) -> Result<Bridges, CompileError> {

@@ -16,6 +16,7 @@ use crate::tables::compile::{
     BridgeSpec, CompileError, Compiler, Input, InterfaceSpec, NeighbourSpec, PortSpec,
 };
 use crate::tables::overlay::OverlaySpec;
+use crate::tables::pair_link::PairLinkSpec;
 use crate::tables::policy::{self, NO_ZONE, Policy};
 use crate::tables::relay::RelaySpec;
 use crate::tables::rib::{Hop, Rib, Target};
@@ -154,6 +155,19 @@ pub fn input_with(
         vrfs: config.vrf_names().iter().map(ToString::to_string).collect(),
         neighbours: neighbours(config, &config.neighbours),
         policy,
+        pair_link: pair_link(config),
+    })
+}
+
+/// The way to the other node, if the config has one.
+fn pair_link(config: &Config) -> Option<PairLinkSpec> {
+    let link = config.pair.as_ref()?.link.as_ref()?;
+    let interface = link.interface_in(config)?;
+    Some(PairLinkSpec {
+        interface: interface.name.to_string(),
+        local: link.local,
+        peer: link.peer,
+        udp_port: link.udp_port.get() as u16,
     })
 }
 

@@ -19,6 +19,7 @@ pub mod meaning;
 pub mod news;
 pub mod on_commit;
 pub mod overlay;
+pub mod pair_link;
 pub mod policy;
 pub mod relay;
 pub mod rib;
@@ -77,6 +78,8 @@ pub struct Tables {
     pub relays: Arc<relay::Relays>,
     /// Addresses of virtual routers.
     pub virtual_addresses: Arc<virtual_router::VirtualAddresses>,
+    /// The way to the other node of a pair, for packets that it is to decide.
+    pub pair_link: Option<Arc<pair_link::PairLink>>,
     /// What commits have said of sessions that they would end.
     pub on_commit: Arc<on_commit::OnCommit>,
     /// What changes were about that are not everybody's.
@@ -416,6 +419,12 @@ impl Tables {
     pub fn decided_for(&self, of: &Bearing) -> u64 {
         let since = of.backend.map_or(0, |backend| self.backends.state(backend).since);
         self.newest_for(of).max(since)
+    }
+
+    /// Slot of the interface that has the pair link; [`NO_INTERFACE`]: there is none.
+    #[inline(always)]
+    pub fn pair_interface(&self) -> u16 {
+        self.pair_link.as_deref().map_or(NO_INTERFACE, |link| link.interface)
     }
 
     /// The interface in `slot`.

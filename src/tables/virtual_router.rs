@@ -74,6 +74,8 @@ impl Interface {
 pub struct Held {
     /// Place in the table of roles.
     pub role: u16,
+    /// That of its group.
+    pub group: u16,
     /// The Active accepts packets to it.
     pub accept: bool,
 }
@@ -88,7 +90,7 @@ impl VirtualAddresses {
         let mut all = AHashMap::new();
         for interface in interfaces {
             for router in &interface.info.routers {
-                let held = Held { role: router.role, accept: router.accept };
+                let held = Held { role: router.role, group: router.group, accept: router.accept };
                 all.extend(router.addresses.iter().map(|addr| ((interface.vrf, addr_key(*addr)), held)));
             }
         }

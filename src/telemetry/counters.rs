@@ -111,6 +111,15 @@ pub const RELAY_REASONS: [DropReason; 9] = {
     ]
 };
 
+/// Packets over the pair link, as one worker saw them.
+#[derive(Debug, Default)]
+pub struct PairLinkCounters {
+    /// To the other node, by [`Why`](crate::packet::Why).
+    pub sent: [AtomicU64; crate::packet::Why::COUNT],
+    /// From it.
+    pub received: AtomicU64,
+}
+
 /// Counters of the DHCP relay of one interface and family, as one worker saw it.
 #[derive(Debug, Default)]
 pub struct RelayCounters {
@@ -204,6 +213,8 @@ pub struct WorkerCounters {
     pub sessions_asked_ended: AtomicU64,
     /// Sessions that the peer has told of.
     pub replicas: ReplicaCounters,
+    /// Packets that the other node of a pair was given to decide, and has given.
+    pub pair_link: PairLinkCounters,
     /// Packets lost, by reason.
     pub drops: [AtomicU64; DropReason::COUNT],
     /// By interface slot.
@@ -266,6 +277,7 @@ impl WorkerCounters {
             sessions_asked_moved: AtomicU64::new(0),
             sessions_asked_ended: AtomicU64::new(0),
             replicas: ReplicaCounters::default(),
+            pair_link: PairLinkCounters::default(),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             interfaces: (0..interfaces).map(|_| InterfaceCounters::default()).collect(),
             rules: BySlot::default(),

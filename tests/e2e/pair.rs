@@ -98,6 +98,36 @@ while True:
     time.sleep(0.05)
 "#;
 
+/// Begins connections one after the other, each of which says a word and hears it; writes how many have.
+const KNOCK: &str = r#"
+import os, socket, threading, time
+counts, faults = {}, []
+def knock(number):
+    counts[number] = 0
+    try:
+        while True:
+            with socket.create_connection(("HOST", PORT), timeout=20) as conn:
+                conn.sendall(b"knock")
+                heard = b""
+                while len(heard) < 5:
+                    more = conn.recv(5)
+                    if not more:
+                        raise OSError("closed")
+                    heard += more
+            counts[number] += 1
+            time.sleep(0.1)
+    except BaseException as fault:
+        faults.append(f"{number}: {counts[number]} and {fault!r}")
+for number in range(4):
+    threading.Thread(target=knock, args=(number,), daemon=True).start()
+print("ready", flush=True)
+while True:
+    with open("FILE.new", "w") as file:
+        file.write("\n".join([str(min(counts.values()))] + faults))
+    os.rename("FILE.new", "FILE")
+    time.sleep(0.05)
+"#;
+
 pub struct Talk {
     file: std::path::PathBuf,
     _program: Server,
@@ -105,13 +135,22 @@ pub struct Talk {
 
 impl Talk {
     pub fn new(lab: &Lab, host: &str, to: (&str, u16)) -> Talk {
-        let file = lab.path(&format!("talk-{}", to.1));
-        let program = TALK
+        Talk::by(TALK, "talk", lab, host, to)
+    }
+
+    /// New connections all the time, in the place of lasting ones.
+    pub fn anew(lab: &Lab, host: &str, to: (&str, u16)) -> Talk {
+        Talk::by(KNOCK, "knock", lab, host, to)
+    }
+
+    fn by(program: &str, name: &str, lab: &Lab, host: &str, to: (&str, u16)) -> Talk {
+        let file = lab.path(&format!("{name}-{}", to.1));
+        let program = program
             .replace("HOST", to.0)
             .replace("PORT", &to.1.to_string())
             .replace("MANY", &CONNECTIONS.to_string())
             .replace("FILE", &file.display().to_string());
-        let program = python(lab, host, &format!("talk-{}.py", to.1), &program);
+        let program = python(lab, host, &format!("{name}-{}.py", to.1), &program);
         Talk { file, _program: program }
     }
 

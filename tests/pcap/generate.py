@@ -4,7 +4,7 @@
 The expected output is written here from the RFCs, with scapy; SoftGate is never asked. The cases stand in
 link.py, network.py, routes.py, icmp.py, neighbours.py, firewall.py, tcp.py, nat.py, nat_icmp.py, nptv6.py,
 nat64.py, deterministic.py, unsolicited.py, fates.py, fragments.py, malformed.py, pressure.py, syn_proxy.py, balance.py,
-affinity.py, vxlan.py, geneve.py, bridge.py, member_zones.py, snooping.py, relay.py and vrrp.py, their vocabulary in lib.py.
+affinity.py, vxlan.py, geneve.py, bridge.py, member_zones.py, snooping.py, relay.py, vrrp.py and pair_link.py, their vocabulary in lib.py.
 
     generate.py            write what differs
     generate.py --check    write nothing; exit 1 if a file on disk is not what the cases say
@@ -17,7 +17,7 @@ import tomllib
 sys.dont_write_bytecode = True
 
 import lib
-import link, network, routes, icmp, neighbours, firewall, tcp, nat, nat_icmp, fates, fragments, malformed, pressure, syn_proxy, nptv6, nat64, deterministic, unsolicited, balance, dsr, affinity, vxlan, geneve, bridge, member_zones, snooping, relay, vrrp  # noqa: E401,F401  each registers its cases
+import link, network, routes, icmp, neighbours, firewall, tcp, nat, nat_icmp, fates, fragments, malformed, pressure, syn_proxy, nptv6, nat64, deterministic, unsolicited, balance, dsr, affinity, vxlan, geneve, bridge, member_zones, snooping, relay, vrrp, pair_link  # noqa: E401,F401  each registers its cases
 
 
 def main():

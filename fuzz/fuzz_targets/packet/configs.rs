@@ -29,7 +29,7 @@ const fn zones(workers: usize) -> Choice {
     Choice { successor, variants: &SESSIONS, ..routes(text, workers) }
 }
 
-pub const CONFIGS: [Choice; 13] = [
+pub const CONFIGS: [Choice; 14] = [
     routes(include_str!("../../configs/plain.toml"), 1),
     routes(include_str!("../../configs/vlan.toml"), 1),
     routes(include_str!("../../configs/qinq.toml"), 1),
@@ -47,6 +47,7 @@ pub const CONFIGS: [Choice; 13] = [
     Choice { variants: &TUNNELS, ..routes(include_str!("../../configs/overlay.toml"), 1) },
     Choice { variants: &SEGMENTS, ..routes(include_str!("../../configs/bridge.toml"), 1) },
     Choice { variants: &RELAYS, ..routes(include_str!("../../configs/relay.toml"), 1) },
+    Choice { variants: &PAIRS, ..routes(include_str!("../../configs/pair.toml"), 1) },
 ];
 
 /// Most variants of a config.
@@ -101,6 +102,14 @@ const RELAYS: [&str; 3] = [
      }",
     "interface = { zone = 'all', dhcp_relay = { option82 = 'replace', server_id_override = true } }
      zone = [{ name = 'all' }]",
+];
+
+/// With another node that decides: little room for neighbours; sources checked; every client proves itself first.
+const PAIRS: [&str; 3] = [
+    "",
+    "neighbours = { per_interface = 2, queue = 1, reachable_s = 1 }
+     interface = { source_check = 'strict' }",
+    "zone = [{ name = 'inside', syn_proxy_above = 0 }, { name = 'outside', syn_proxy_above = 0 }]",
 ];
 
 /// With sessions. No time may be longer than the gateway's rest.
