@@ -100,7 +100,12 @@ impl Checks<'_, '_> {
                     format!("at most {MAX_UDP_PORTS} different UDP ports of tunnels"),
                 );
             }
-            match interface.carrier(&config.interfaces) {
+            let own = |carrier: &&Interface| carrier.addresses.iter().any(|own| own.address() == vtep);
+            let virtual_router = config.router_with(&vrf, vtep);
+            if virtual_router.is_some() {
+                self.common_end(end, interface);
+            }
+            match interface.carrier(&config.interfaces).filter(|at| virtual_router.is_some() || own(at)) {
                 None => {
                     let own =
                         config.interfaces.iter().filter(|other| other.port.is_some() && other.vrf == vrf);
@@ -124,6 +129,20 @@ impl Checks<'_, '_> {
                 let allowed = format!("at most {MAX_REMOTES_IN_ALL} different remotes of all interfaces");
                 self.table_fault(key("remotes"), allowed);
             }
+        }
+    }
+
+    /// A tunnel end point that several nodes have: what its Active is behind it, the next one is as well.
+    fn common_end(&mut self, end: &str, interface: &Interface) {
+        if end.starts_with("bridge") {
+            let allowed = "an address of a virtual router; in a bridge the end point is each node's own";
+            self.table_fault(format!("{end}.vtep"), allowed);
+        } else if interface.mac.is_none() {
+            let allowed = "behind an address of a virtual router all nodes have one MAC address: write mac = \"02:00:5e:00:00:01\", or another one";
+            self.table_fault(format!("{end}.mac"), allowed);
+        }
+        if let Some(at) = interface.remotes.iter().position(|remote| Some(*remote) == interface.vtep) {
+            self.fault(format!("{end}.remotes[{at}]"), interface.remotes[at], "this is the `vtep`");
         }
     }
 
@@ -283,6 +302,27 @@ remote = "192.0.2.2"
         assert!(GOOD.contains(from), "{from}");
         let errors = Config::parse(&GOOD.replacen(from, to, 1), "gw.toml").expect_err(to);
         errors.to_string()
+    }
+
+    #[test]
+    fn a_tunnel_end_point_may_be_a_virtual_routers() {
+        let check = |vtep: &str, mac: &str, remote: &str| {
+            let text = GOOD
+                .replacen("vtep = \"192.0.2.1\"", &format!("vtep = \"{vtep}\"\n{mac}"), 1)
+                .replacen("198.51.100.7", remote, 1);
+            let router = "[[vrrp]]\ninterface = \"up\"\nid = 1\naddresses = [\"192.0.2.254\"]\n";
+            let config = Config::parse(&(text + router), "gw.toml").map_err(|errors| errors.to_string())?;
+            Ok(config.interfaces[1].mtu(&config.interfaces).bytes())
+        };
+        let mac = "mac = \"02:00:5e:00:00:01\"";
+        assert_eq!(check("192.0.2.254", mac, "192.0.2.9"), Ok(1450));
+        let refused = |vtep, mac, remote| -> String { check(vtep, mac, remote).expect_err(vtep) };
+        assert!(refused("192.0.2.254", "", "192.0.2.9").contains("interface[1].mac"));
+        assert!(
+            refused("192.0.2.253", mac, "192.0.2.9")
+                .contains("interface[1].vtep: 192.0.2.253: not an address")
+        );
+        assert!(refused("192.0.2.254", mac, "192.0.2.254").contains("interface[1].remotes"));
     }
 
     #[test]

@@ -72,6 +72,14 @@ impl Config {
         }
     }
 
+    /// The virtual router that has an address of a VRF.
+    pub(crate) fn router_with(&self, vrf: &VrfName, addr: IpAddr) -> Option<&Vrrp> {
+        self.vrrp.iter().find(|vrrp| {
+            vrrp.addresses.contains(&addr)
+                && self.interfaces.iter().any(|on| on.name == vrrp.interface && on.vrf == *vrf)
+        })
+    }
+
     fn only_group(&self) -> Option<usize> {
         let first = self.vrrp.first()?;
         self.vrrp[1..].iter().all(|vrrp| vrrp.moves_with(first)).then_some(0)

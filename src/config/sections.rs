@@ -616,14 +616,14 @@ impl Interface {
         if self.vtep.is_some_and(|vtep| vtep.is_ipv6()) { OVERHEAD_V6 } else { OVERHEAD_V4 }
     }
 
-    /// The interface of a port that has this one's tunnel end point, if it has a VNI.
+    /// The interface of a port that has this one's tunnel end point, if it has a VNI; or in whose network that is, as
+    /// an address of a virtual router.
     pub fn carrier<'a>(&self, all: &'a [Interface]) -> Option<&'a Interface> {
         let (vtep, vrf) = (self.vtep.filter(|_| self.vni.is_some())?, self.underlay());
-        all.iter().find(|other| {
-            other.port.is_some()
-                && other.vrf == vrf
-                && other.addresses.iter().any(|own| own.address() == vtep)
-        })
+        let on_ports = || all.iter().filter(|other| other.port.is_some() && other.vrf == vrf);
+        let has = |other: &&Interface| other.addresses.iter().any(|own| own.address() == vtep);
+        let is_near = |other: &&Interface| other.addresses.iter().any(|own| own.net().contains(&vtep));
+        on_ports().find(has).or_else(|| on_ports().find(is_near))
     }
 
     /// The longest IP packet. Of a VNI, if nothing is said: what fits the MTU of the interface that has the tunnel end

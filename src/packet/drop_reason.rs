@@ -386,7 +386,7 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             VirtualRouterBackup,
             "virtual-router-backup",
             None,
-            "To an address of a virtual router whose Active is another node, or nobody yet. `softgate show ha` says who.",
+            "To an address of a virtual router, or through a tunnel that ends at one, whose Active is another node, or nobody yet. `softgate show ha` says who.",
         ),
         (
             VirtualRouterNotAccepted,

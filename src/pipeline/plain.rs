@@ -272,7 +272,9 @@ impl<'a> Exit<'a> {
         let (src, vni, (dst, port, vrf)) = (v4_key(be32(&ends, 0)), be32(&header, 4) >> 8, end);
         let overlay = cx.tables.overlays.find(vrf, v4_key(dst), port, vni);
         let is_plain = |found: &&Overlay| {
-            found.permits(src) && vxlan::options_bytes(found.spec.encapsulation, &header) == Some(0)
+            found.is_here(&cx.neighbours.roles)
+                && found.permits(src)
+                && vxlan::options_bytes(found.spec.encapsulation, &header) == Some(0)
         };
         let Some(overlay) = overlay.filter(is_plain) else { return false };
         self.entrance.count(cx);

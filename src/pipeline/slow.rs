@@ -788,6 +788,11 @@ impl SlowPath {
         pool: &mut FramePool,
     ) -> Result<(), (Packet, DropReason)> {
         let settings = &cx.tables.settings;
+        // Nobody could be asked, nor answer.
+        let overlay = cx.tables.overlays.get(cx.tables.interface(packet.meta.egress).overlay);
+        if overlay.is_some_and(|overlay| !overlay.is_here(&cx.neighbours.roles)) {
+            return Err((packet, DropReason::VirtualRouterBackup));
+        }
         if packet.meta.neighbour == NO_NEIGHBOUR {
             let addr = addr_key(destination(&packet));
             match cx.neighbours.find_or_insert(packet.meta.egress, addr, settings.neighbours_per_interface) {

@@ -186,6 +186,9 @@ fn decapsulate(
     let vni = be32(head, 12) >> 8;
     let overlay = cx.tables.overlays.find(meta.vrf, dst, meta.dst_port, vni);
     let overlay = overlay.ok_or(DropReason::VxlanUnknownVni)?;
+    if !overlay.is_here(&cx.neighbours.roles) {
+        return Err(DropReason::VirtualRouterBackup);
+    }
     if !overlay.permits(src) {
         return Err(DropReason::VxlanUnknownRemote);
     }
@@ -410,6 +413,9 @@ impl Tunnel {
         remote: u128,
         cx: &Context<'_>,
     ) -> Result<Tunnel, NoTunnel> {
+        if !overlay.is_here(&cx.neighbours.roles) {
+            return Err(NoTunnel::Lost(DropReason::VirtualRouterBackup));
+        }
         let spread = hash::address(cx.tables.settings.key, remote, overlay.spec.vni);
         let next = NextHop::find(overlay.underlay_vrf, remote, spread, DropReason::VxlanNoTunnel, cx)?;
         let spec = &overlay.spec;

@@ -433,11 +433,11 @@ impl Compiler {
         }
         let interfaces = self.build_interfaces(&input)?;
         let ports = self.build_ports(&input)?;
-        let overlays = self.build_overlays(&input)?;
         let bridges = self.build_bridges(&input, &interfaces)?;
         let relays = self.build_relays(&input)?;
         let virtual_addresses = VirtualAddresses::new(&interfaces);
-        let pair_link = self.build_pair_link(&input, &interfaces)?;
+        let overlays = self.build_overlays(&input, &virtual_addresses)?;
+        let pair_link = self.build_pair_link(&input, &interfaces, &overlays)?;
         let mut build = Build {
             interfaces: &interfaces,
             neighbours: &self.neighbours,
@@ -951,11 +951,12 @@ impl Compiler {
         &self,
         input: &Input,
         interfaces: &[Interface],
+        overlays: &Overlays,
     ) -> Result<Option<Arc<PairLink>>, CompileError> {
         let Some(spec) = &input.pair_link else { return Ok(None) };
         let unknown = || CompileError::Unknown { what: "interface", name: spec.interface.clone() };
         let slot = self.interfaces.get(&spec.interface).ok_or_else(unknown)?;
-        Ok(Some(Arc::new(PairLink::new(spec, slot, interfaces))))
+        Ok(Some(Arc::new(PairLink::new(spec, slot, interfaces, overlays))))
     }
 
     fn build_bridges(&self, input: &Input, interfaces: &[Interface]) -> Result<Bridges, CompileError> {
@@ -1003,7 +1004,7 @@ impl Compiler {
     }
 
     /// In the order of their interfaces, as [`Compiler::build_interfaces`] numbers them.
-    fn build_overlays(&self, input: &Input) -> Result<Overlays, CompileError> {
+    fn build_overlays(&self, input: &Input, held: &VirtualAddresses) -> Result<Overlays, CompileError> {
         let mut all = Vec::new();
         for spec in &input.interfaces {
             let Some(overlay) = &spec.overlay else { continue };
@@ -1011,7 +1012,8 @@ impl Compiler {
             let slot = self.interfaces.get(&spec.name).ok_or_else(|| unknown("interface", &spec.name))?;
             let vrf = &overlay.underlay_vrf;
             let vrf = self.vrfs.get(vrf).ok_or_else(|| unknown("VRF", vrf))?;
-            all.push(Overlay::new(overlay, slot, vrf));
+            let router = held.find(vrf, addr_key(overlay.vtep));
+            all.push(Overlay::new(overlay, slot, vrf, router));
         }
         Ok(Overlays::new(all))
     }

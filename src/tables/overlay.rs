@@ -7,6 +7,8 @@ use ipnet::IpNet;
 
 use crate::config::Encapsulation;
 use crate::neighbours::{addr_key, is_v4_key};
+use crate::roles::Roles;
+use crate::tables::virtual_router::Held;
 
 /// No overlay: a number that is never given out.
 pub const NO_OVERLAY: u16 = u16::MAX;
@@ -52,16 +54,25 @@ pub struct Overlay {
     pub interface: u16,
     /// Slot of the VRF tunnels go through.
     pub underlay_vrf: u16,
+    /// The virtual router that has its tunnel end point: nothing comes out of tunnels, or goes into one, unless this node
+    /// forwards for it. `None`: the end point is this node's own.
+    pub router: Option<Held>,
     /// Keys of `spec.remotes`, sorted.
     remotes: Vec<u128>,
 }
 
 impl Overlay {
     /// Puts a segment into the tables' terms.
-    pub fn new(spec: &OverlaySpec, interface: u16, underlay_vrf: u16) -> Overlay {
+    pub fn new(spec: &OverlaySpec, interface: u16, underlay_vrf: u16, router: Option<Held>) -> Overlay {
         let mut remotes: Vec<u128> = spec.remotes.iter().map(|remote| addr_key(*remote)).collect();
         remotes.sort_unstable();
-        Overlay { spec: spec.clone(), interface, underlay_vrf, remotes }
+        Overlay { spec: spec.clone(), interface, underlay_vrf, router, remotes }
+    }
+
+    /// True if this node is to use its tunnels: nobody else has their end.
+    #[inline(always)]
+    pub fn is_here(&self, roles: &Roles) -> bool {
+        self.router.is_none_or(|router| roles.forwards(router.role))
     }
 
     /// True if tunnels to and from this address (in key form) are allowed.

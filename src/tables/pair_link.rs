@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ahash::{AHashMap, AHashSet};
 
 use super::Interface;
+use super::overlay::Overlays;
 use super::router_group::NO_GROUP;
 use crate::neighbours::addr_key;
 use crate::packet::hash;
@@ -52,7 +53,7 @@ pub struct PairLink {
 
 impl PairLink {
     /// Puts a link into the terms of the tables: `slot` is that of its interface.
-    pub fn new(spec: &PairLinkSpec, slot: u16, interfaces: &[Interface]) -> PairLink {
+    pub fn new(spec: &PairLinkSpec, slot: u16, interfaces: &[Interface], overlays: &Overlays) -> PairLink {
         let names: Box<[u32]> = interfaces.iter().map(|interface| hash::name(&interface.info.name)).collect();
         // What has left the config is no place that a packet could have come in by.
         let is_there = |interface: &Interface| !interface.info.v4.is_empty() || !interface.info.v6.is_empty();
@@ -60,7 +61,9 @@ impl PairLink {
         let slots = known.map(|(slot, _)| (names[usize::from(slot)], slot)).collect();
         let group = |interface: &Interface| {
             let mut groups = interface.info.routers.iter().map(|router| router.group);
-            let first = groups.next().unwrap_or(NO_GROUP);
+            // A segment that is reached by the tunnels of a group's Active alone is that group's.
+            let tunnels = || overlays.get(interface.overlay)?.router.map(|router| router.group);
+            let first = groups.next().or_else(tunnels).unwrap_or(NO_GROUP);
             if groups.all(|other| other == first) { first } else { NO_GROUP }
         };
         let own = interfaces.iter().flat_map(|interface| {

@@ -3,7 +3,9 @@
 
 use crate::gateway::{Config, Gateway};
 use crate::lab::Lab;
-use crate::sessions::transfer;
+use crate::pair::{ECHO, Talk};
+use crate::sessions::{python, transfer};
+use crate::vrrp::{Pair, becomes, config};
 use crate::{CLIENT_A, lost_since};
 
 /// `net` is the other tunnel end point: over IPv4 of one segment, over IPv6 of two, of which one wants checksums.
@@ -92,4 +94,51 @@ fn a_segment_of_the_kernels_vxlan() {
     lost.retain(|(reason, _)| !["fragmentation-needed", "packet-too-big"].contains(&reason.as_str()));
     assert_eq!(lost, []);
     gateway.stop();
+}
+
+/// Behind an address of the virtual router on the far side.
+const COMMON: &str = r#"
+[[interface]]
+name = "overlay"
+vni = 5001
+vtep = "10.8.2.254"
+remotes = ["10.8.2.10"]
+mac = "02:00:5e:00:00:01"
+addresses = ["10.9.0.1/24"]
+"#;
+
+/// A segment of which both nodes are the gateway: one dies, and connections into it go on by the other.
+#[test]
+fn a_tunnel_end_point_of_two_nodes() {
+    let Some(pair) = Pair::new("a_tunnel_end_point_of_two_nodes") else { return };
+    let lab = &pair.lab;
+    for node in ["n1", "n2"] {
+        pair.node(node);
+    }
+    // The station speaks through tunnels of its own.
+    lab.must("h2", "ip link add vx type vxlan id 5001 local 10.8.2.10 remote 10.8.2.254 dstport 4789");
+    lab.must("h2", "ethtool -K vx tx off");
+    lab.must("h2", "ip addr add 10.9.0.10/24 dev vx");
+    lab.must("h2", "ip link set vx mtu 1450 up");
+    lab.must("h2", "ip route add 10.8.1.0/24 via 10.9.0.1");
+    let start = |number: u8, priority| {
+        let text = |socket: &std::path::Path| config(socket, number, priority) + COMMON;
+        Gateway::start_on(lab, &format!("n{number}"), text)
+    };
+    let (first, second) = (start(1, 150), start(2, 100));
+    becomes(&first, "active");
+    becomes(&second, "backup");
+
+    let _echo = python(lab, "h2", "far.py", &ECHO.replace("PORTS", "[7000]"));
+    lab.ping("h1", "10.9.0.10", "-M do -s 1422");
+    let talk = Talk::new(lab, "h1", ("10.9.0.10", 7000));
+    talk.goes_on();
+    first.kill();
+    becomes(&second, "active");
+    talk.goes_on();
+    let first = start(1, 150);
+    becomes(&first, "active");
+    talk.goes_on();
+    lab.ping("h2", "10.9.0.1", "");
+    second.stop();
 }

@@ -3,6 +3,7 @@ as if they had come in there. Who is the Active is told to the replay."""
 
 from lib import *
 from dsr import looks
+from vxlan import COMMON, COMMON_MAC, T4, overlay
 
 PEER, E, F = "02:00:00:00:03:30", "203.0.113.1", "203.0.113.2"  # the other node; our end of the link, and its
 POOL, SERVED = "198.51.100.100", "198.51.100.101"
@@ -35,7 +36,7 @@ def from_peer(inner, name, **keys):
 def pair(lan="main", wan="main", *more, ends=(E, F)):
     ours, theirs = ends
     is_known = [neighbour("sync", theirs, PEER)] if ends == (E, F) else []
-    routers = (table("vrrp", interface="lan", id=10, addresses=["192.0.2.254", "fe80::1"], group=lan)
+    routers = ((table("vrrp", interface="lan", id=10, addresses=["192.0.2.254", "fe80::1"], group=lan) if lan else "")
                + table("vrrp", interface="wan", id=20, addresses=["198.51.100.254", "fe80::1"], group=wan))
     return zoned(OUT, routers, interface("sync", [f"{ours}/126" if ":" in ours else f"{ours}/30"], mtu=1600, zone="pair"), *is_known, *more,
                  ports=("lan", "wan", "sync"),
@@ -133,6 +134,13 @@ def _(c):
     c.rx("sync", from_peer(marked, "lan", ecn=3, **back)).tx("wan", to_server(hop(congested)))
     last = v4(ttl=1) / udp()
     c.rx("sync", from_peer(last, "lan", **back), drop="ttl-expired").tx("lan", to_host(icmp4(L4, H4, 11, 0, last)), own=True)
+
+
+c = Case("pair-link-to-a-segment", "What is for a segment behind the tunnels of a group's Active goes to that, also from a network without virtual routers.",
+         WHY, pair(None, "main", overlay(vtep=COMMON, mac=COMMON_MAC, zone="inside")))
+c.role("other")
+into = v4(dst=T4) / udp()
+c.rx("lan", from_host(into)).tx("sync", to_peer(into, "lan"))
 
 
 c = Case("pair-link-two-networks", "Between networks of two groups one node has both directions of a session: the group whose first router's name has the lower hash.",

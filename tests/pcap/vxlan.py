@@ -492,3 +492,39 @@ first, last = (rebuilt(v4(T4, H4, id=9, frag=at, flags=more, proto=17) / Raw(par
 c.rx("wan", from_server(arriving(from_station(last))))
 c.rx("wan", from_server(arriving(from_station(first))))
 c.tx("lan", to_host(hop(first))).tx("lan", to_host(hop(last)))
+
+
+# -- a tunnel end point that several nodes have ----------------------------------------------------------------
+COMMON, COMMON_MAC, VMAC_WAN = "198.51.100.254", "02:00:5e:00:00:01", "00:00:5e:00:01:14"
+
+
+@story("vxlan-vtep-of-a-virtual-router", "A tunnel end point that is a virtual router's address: its Active alone, or who was it until a moment ago, sends and takes what is in tunnels, with the MAC address that all nodes have on the segment.",
+       "scapy script: RFC 7348 section 5, RFC 9568 section 6.4; README, \"What belongs to a group\"; the hash of src/packet/hash.rs",
+       net(table("vrrp", interface="wan", id=20, addresses=[COMMON], group="main"), blue=overlay(vtep=COMMON, mac=COMMON_MAC)))
+def _(c):
+    sent, back = rebuilt(v4(dst=T4) / udp()), rebuilt(v4(T4, H4) / udp())
+    strange = rebuilt(v4(dst="10.9.0.77") / udp())
+    asks = eth(STATION, "ff:ff:ff:ff:ff:ff") / ARP(op=1, hwsrc=STATION, psrc=T4, pdst=B4)
+    comes = lambda inner, to=VMAC_WAN: link(eth(SERVER, to), arriving(inner, dst=COMMON))
+
+    def here():
+        c.through("lan", from_host(sent), "wan", to_server(tunnel(link(eth(COMMON_MAC, STATION), hop(sent)), COMMON)))
+        c.through("wan", comes(from_station(back, to=COMMON_MAC)), "lan", to_host(hop(back)))
+        answer = eth(COMMON_MAC, STATION) / ARP(op=2, hwsrc=COMMON_MAC, psrc=B4, hwdst=STATION, pdst=T4)
+        c.answer("wan", comes(asks), to_server(tunnel(answer, COMMON)))
+
+    def elsewhere():
+        for to in (sent, strange):
+            c.rx("lan", from_host(to), drop="virtual-router-backup")
+        c.rx("wan", comes(from_station(back, to=COMMON_MAC)), drop="not-for-us")
+        for inner in (from_station(back, to=COMMON_MAC), asks):
+            c.rx("wan", comes(inner, GW_WAN), drop="virtual-router-backup")
+
+    c.role("backup")
+    elsewhere()
+    c.role("active")
+    here()
+    c.role("lingers")
+    here()
+    c.role("other")
+    elsewhere()
