@@ -44,14 +44,29 @@ impl Checks<'_, '_> {
 
     pub(super) fn tracked(&mut self, key: &str, track: &Track) {
         let config = self.config;
-        let named =
-            [track.port.is_some(), track.service.is_some(), track.bfd.is_some(), track.neighbour.is_some()];
+        let named = [
+            track.port.is_some(),
+            track.service.is_some(),
+            track.bfd.is_some(),
+            track.neighbour.is_some(),
+            track.sync.is_some(),
+        ];
         if named.into_iter().filter(|is_named| *is_named).count() != 1 {
-            self.table_fault(key.to_owned(), "what is tracked is one of: port, service, bfd, neighbour");
+            self.table_fault(
+                key.to_owned(),
+                "what is tracked is one of: port, service, bfd, neighbour, sync",
+            );
             return;
         }
         if track.healthy.is_some() && track.service.is_none() {
             self.table_fault(format!("{key}.healthy"), "the share of backends of a `service`");
+        }
+        match track.sync {
+            Some(true) if config.pair.is_none() => {
+                self.fault(format!("{key}.sync"), true, "there is no [pair] whose sessions could be here");
+            }
+            Some(false) => self.fault(format!("{key}.sync"), false, "sync = true, or another thing to track"),
+            Some(true) | None => {}
         }
         if let Some(port) = &track.port
             && !config.ports.iter().any(|known| known.name == *port)
@@ -283,7 +298,7 @@ track = [
             (
                 "bfd = \"198.51.100.1\", weight",
                 "bfd = \"198.51.100.1\", port = \"lan\", weight",
-                "vrrp[0].track[0]: what is tracked is one of: port, service, bfd, neighbour",
+                "vrrp[0].track[0]: what is tracked is one of: port, service, bfd, neighbour, sync",
             ),
             (
                 "bfd = \"198.51.100.1\", weight",

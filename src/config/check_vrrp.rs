@@ -270,7 +270,17 @@ group = "main"
             (
                 "port = \"uplink\", weight",
                 "weight",
-                "vrrp[0].track[0]: what is tracked is one of: port, service, bfd, neighbour",
+                "vrrp[0].track[0]: what is tracked is one of: port, service, bfd, neighbour, sync",
+            ),
+            (
+                "port = \"uplink\", weight",
+                "sync = true, weight",
+                "vrrp[0].track[0].sync: true: there is no [pair] whose sessions could be here",
+            ),
+            (
+                "port = \"uplink\", weight",
+                "sync = false, weight",
+                "vrrp[0].track[0].sync: false: sync = true, or another thing to track",
             ),
             ("weight = 60", "weight = 0", "vrrp[0].track[0].weight: 0: allowed is 1 to 253"),
         ] {

@@ -71,7 +71,7 @@ impl Vrrp {
     }
 }
 
-/// One of `track`: exactly one of `port`, `service`, `bfd` and `neighbour`.
+/// One of `track`: exactly one of `port`, `service`, `bfd`, `neighbour` and `sync`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Track {
@@ -90,6 +90,9 @@ pub struct Track {
     /// A neighbour that has to answer ARP or ND.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub neighbour: Option<NextHop>,
+    /// `true`: the other node's sessions, all of which this node is to have while it is not Active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync: Option<bool>,
     /// How much is taken off the priority, which stays 1 at least.
     pub weight: Ranged<1, 253>,
 }

@@ -59,6 +59,11 @@ impl Readiness {
         self.is_there.load(Relaxed)
     }
 
+    /// All sessions of the other node are here, and it is heard.
+    pub fn has_all(&self) -> bool {
+        self.has_all.load(Relaxed)
+    }
+
     pub fn set_witness(&self, witness: Witness) {
         self.witness.store(witness as u8, Relaxed);
     }

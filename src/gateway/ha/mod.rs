@@ -109,6 +109,7 @@ impl Gateway {
         let entry = |router: &Status| {
             let Status { plan, state, active, active_down, since, counters } = router;
             let vrrp = self.config.vrrp.iter().find(|vrrp| name_of(vrrp) == plan.name)?;
+            let is_behind = status.behind.contains(&plan.group);
             Some(VirtualRouterEntry {
                 interface: vrrp.interface.clone(),
                 id: plan.vrid,
@@ -122,7 +123,7 @@ impl Gateway {
                 tracked: trackers
                     .iter()
                     .find(|(group, _)| *group == plan.group)
-                    .map(|(_, trackers)| track::entries(trackers, &status.paths))
+                    .map(|(_, trackers)| track::entries(trackers, &status.paths, is_behind))
                     .unwrap_or_default(),
                 interval_cs: plan.settings.interval.get(),
                 active_down_ms: active_down.as_millis() as u64,

@@ -14,7 +14,7 @@ use super::super::readiness::{Patience, Readiness, Witness};
 use super::filter;
 use super::paths::{PathPlan, PathStatus, Paths};
 use super::sockets::{PlannedDevice, RETRY, Sockets};
-use super::track::{Tracker, taken};
+use super::track::{Off, Tracker, taken};
 use crate::ha::contact::{Contact, Heard};
 use crate::ha::vrrp::engine::Frame;
 use crate::ha::vrrp::{BadAdvert, Engine, Leave, Output, Plan, RouterPlan, Status};
@@ -65,6 +65,8 @@ pub struct HaStatus {
     pub routers: Vec<Status>,
     /// BFD sessions and neighbours that are tracked.
     pub(in crate::gateway) paths: PathStatus,
+    /// Groups that track the other node's sessions, are not Active, and have not all of them.
+    pub(super) behind: Vec<String>,
     /// Advertisements that are about none of them or cannot be read, by position in [`BadAdvert::ALL`].
     pub strays: [u64; BadAdvert::ALL.len()],
     /// Frames that a device did not take.
@@ -219,6 +221,8 @@ struct Runner {
     sockets: Sockets,
     paths: Paths,
     trackers: Vec<(String, Vec<Tracker>)>,
+    /// As [`HaStatus::behind`].
+    behind: Vec<String>,
     tell_news: Arc<UnixStream>,
     not_sent: u64,
     leaving: Arc<AtomicU32>,
@@ -251,6 +255,7 @@ impl Runner {
             sockets: Sockets::new("virtual routers", filter::vrrp),
             paths: Paths::new(&ha.node, ha.seed),
             trackers: Vec::new(),
+            behind: Vec::new(),
             tell_news: Arc::clone(&ha.tell_news),
             not_sent: 0,
         }
@@ -279,6 +284,7 @@ impl Runner {
                         let _ = answer.send(HaStatus {
                             routers: self.engine.status(),
                             paths: self.paths.status(),
+                            behind: self.behind.clone(),
                             strays: *self.engine.strays(),
                             not_sent: self.not_sent,
                             now: self.now(),
@@ -314,6 +320,7 @@ impl Runner {
             self.keep_contact(&mut out);
             self.engine.poll(now, &unread, &mut out);
             self.perform(&mut out);
+            self.note_sessions(&mut out);
             let leaving = self.asked_to_leave << 2 | self.engine.leaving() as u32;
             self.leaving.store(leaving, Ordering::Release);
             match (&unread[..], &unread_paths[..]) {
@@ -335,6 +342,21 @@ impl Runner {
             self.holds_back = holds_back;
             self.engine.hold_back(holds_back);
             tracing::info!(holds_back, "sessions of the other node");
+        }
+    }
+
+    /// Groups that track the other node's sessions go down while these are not here, as long as they are not Active.
+    fn note_sessions(&mut self, out: &mut Vec<Output>) {
+        let tracks = |(_, trackers): &&(String, Vec<Tracker>)| {
+            trackers.iter().any(|tracker| matches!(tracker.off, Off::Sync))
+        };
+        let has_all = self.readiness.has_all();
+        let is_behind = |group: &&String| !has_all && !self.engine.is_active_in(group);
+        let groups = self.trackers.iter().filter(tracks).map(|(group, _)| group);
+        let is_same = groups.clone().filter(is_behind).eq(&self.behind);
+        if !is_same {
+            self.behind = groups.filter(is_behind).cloned().collect();
+            self.set_plan(out);
         }
     }
 
@@ -394,7 +416,9 @@ impl Runner {
         for router in &mut plan.routers {
             router.up &= self.sockets.can_send(router.link);
             let trackers = self.trackers.iter().find(|(group, _)| *group == router.group);
-            let off = trackers.map_or(0, |(_, trackers)| taken(trackers, |path| self.paths.is_good(path)));
+            let is_behind = self.behind.contains(&router.group);
+            let off = trackers
+                .map_or(0, |(_, trackers)| taken(trackers, |path| self.paths.is_good(path), is_behind));
             router.settings.priority = router.settings.priority.saturating_sub(off).max(1);
         }
         self.engine.set_plan(plan, self.now(), out);

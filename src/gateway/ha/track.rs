@@ -26,11 +26,16 @@ pub(super) enum Off {
     Now(u8),
     /// All while this path carries nothing: the HA thread knows first.
     Path(PathKey),
+    /// All while this node lacks sessions of the other's, and its group is not Active here: whoever is has those that
+    /// live. So of two nodes that have lost each other one at most goes down, the one whose replica grows old.
+    Sync,
 }
 
 impl Tracker {
-    fn taken(&self, is_good: impl Fn(PathKey) -> bool) -> u8 {
+    fn taken(&self, is_good: impl Fn(PathKey) -> bool, is_behind: bool) -> u8 {
         match self.off {
+            Off::Sync if !is_behind => 0,
+            Off::Sync => self.weight,
             Off::Now(off) => off,
             Off::Path(path) if is_good(path) => 0,
             Off::Path(_) => self.weight,
@@ -38,17 +43,17 @@ impl Tracker {
     }
 }
 
-/// What all of them take off together.
-pub(super) fn taken(trackers: &[Tracker], is_good: impl Fn(PathKey) -> bool) -> u8 {
-    trackers.iter().fold(0, |sum: u8, tracker| sum.saturating_add(tracker.taken(&is_good)))
+/// What all of them take off together. `is_behind`: the group is not Active, and sessions of the other node are missing.
+pub(super) fn taken(trackers: &[Tracker], is_good: impl Fn(PathKey) -> bool, is_behind: bool) -> u8 {
+    trackers.iter().fold(0, |sum: u8, tracker| sum.saturating_add(tracker.taken(&is_good, is_behind)))
 }
 
 /// What each of them takes off, for people.
-pub(super) fn entries(trackers: &[Tracker], status: &PathStatus) -> Vec<TrackEntry> {
+pub(super) fn entries(trackers: &[Tracker], status: &PathStatus, is_behind: bool) -> Vec<TrackEntry> {
     let entry = |tracker: &Tracker| TrackEntry {
         what: tracker.what.clone(),
         weight: tracker.weight,
-        taken: tracker.taken(|path| status.is_good(path)),
+        taken: tracker.taken(|path| status.is_good(path), is_behind),
     };
     trackers.iter().map(entry).collect()
 }
@@ -81,6 +86,8 @@ impl Gateway {
             let bfd = self.config.session_with(peer).ok()?;
             let link = self.compiler.interfaces.get(bfd.interface.as_str())?;
             (format!("bfd {peer}"), Off::Path(PathKey::Bfd((link, bfd.peer))))
+        } else if track.sync == Some(true) {
+            (String::from("sync"), Off::Sync)
         } else {
             let neighbour = track.neighbour.as_ref()?;
             (format!("neighbour {neighbour}"), Off::Path(PathKey::Neighbour(self.tracked_neighbour(track)?)))
@@ -141,7 +148,9 @@ mod tests {
         let bfd = PathKey::Bfd((1, [192, 0, 2, 1].into()));
         let tracker = |weight, off| Tracker { what: String::new(), weight, off };
         let trackers = [tracker(60, Off::Now(7)), tracker(200, Off::Path(bfd)), tracker(100, Off::Now(100))];
-        assert_eq!(taken(&trackers, |path| path == bfd), 107);
-        assert_eq!(taken(&trackers, |path| path != bfd), 255);
+        assert_eq!(taken(&trackers, |path| path == bfd, true), 107);
+        assert_eq!(taken(&trackers, |path| path != bfd, false), 255);
+        let trackers = [tracker(60, Off::Sync), tracker(9, Off::Now(9))];
+        assert_eq!([true, false].map(|is_behind| taken(&trackers, |_| true, is_behind)), [69, 9]);
     }
 }

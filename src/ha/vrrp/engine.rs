@@ -294,6 +294,12 @@ impl Engine {
         self.routers.iter().any(|router| router.machine.state() == State::Active)
     }
 
+    /// True if some router of a group is Active.
+    pub fn is_active_in(&self, group: &str) -> bool {
+        let of = |router: &&Router| router.plan.group == group;
+        self.routers.iter().filter(of).any(|router| router.machine.state() == State::Active)
+    }
+
     /// True if an advertisement of another node has come so lately that the next may be on its way.
     pub fn hears_another(&self, now: Nanos) -> bool {
         now < self.heard_until
