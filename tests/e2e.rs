@@ -8,6 +8,8 @@
 mod audit;
 #[path = "e2e/bfd.rs"]
 mod bfd;
+#[path = "e2e/both.rs"]
+mod both;
 #[path = "e2e/bridge.rs"]
 mod bridge;
 #[path = "e2e/commits.rs"]

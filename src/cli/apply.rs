@@ -121,13 +121,16 @@ pub(super) fn print_changed(changed: &Changed, what: &str, json: bool) -> Result
     for warning in &changed.warnings {
         eprintln!("warning: {warning}");
     }
-    let Changed { generation, applied_us, late, revision, confirm_s, .. } = changed;
+    let Changed { generation, applied_us, late, revision, confirm_s, pair, .. } = changed;
     let revision = revision.map_or_else(String::new, |revision| format!(", revision {revision}"));
     let use_by_all = match late {
         true => String::new(),
         false => format!(", in use by every worker after {}", duration(*applied_us)),
     };
     print(&format!("{what}: generation {generation}{revision}{use_by_all}\n"))?;
+    if let Some(theirs) = pair.and_then(|pair| pair.revision) {
+        print(&format!("and on the other node, as its revision {theirs}\n"))?;
+    }
     match confirm_s {
         Some(seconds) => print(&format!("taken back in {seconds} s unless you say: softgate confirm\n")),
         None => Ok(()),

@@ -23,6 +23,12 @@ pub struct Saying {
     /// Only if this revision is in force
     #[arg(long, global = true, value_name = "NUMBER")]
     if_revision: Option<u64>,
+    /// On both nodes of the pair, or on neither
+    #[arg(long, global = true, conflicts_with = "confirm")]
+    pair: bool,
+    /// The same, also if the other node's config is another one now
+    #[arg(long, global = true, conflicts_with = "confirm")]
+    pair_force: bool,
     /// What becomes of live sessions that it would end [default: re-decide]
     #[arg(long, global = true, value_enum)]
     fate: Option<FateArg>,
@@ -51,9 +57,10 @@ impl From<FateArg> for Fate {
 
 impl Saying {
     pub(super) fn terms(&self) -> Terms {
-        let Saying { message, confirm, if_revision, fate } = self.clone();
+        let Saying { message, confirm, if_revision, pair, pair_force, fate } = self.clone();
         let fate = fate.map_or(Fate::ReDecide, Fate::from);
-        Terms { message, confirm_s: confirm, if_revision, fate, ..Terms::default() }
+        let pair = pair || pair_force;
+        Terms { message, confirm_s: confirm, if_revision, fate, pair, pair_force, ..Terms::default() }
     }
 }
 
@@ -156,7 +163,8 @@ pub(super) fn rollback(args: RollbackArgs, socket: &Path) -> Result<(), Trouble>
     // Read on another thread of the gateway first: of a large config that takes seconds. It goes without as well.
     let _ = client.document(Some(args.revision));
     let request = Request::Rollback { revision: args.revision, terms: args.saying.terms() };
-    let changed: Changed = client.call(&request)?;
+    let changed = client.call(&request)?;
+    let changed: Changed = client.ended(changed)?;
     print_changed(&changed, &format!("back at revision {}", args.revision), args.json)
 }
 
@@ -223,7 +231,15 @@ pub(super) fn show(list: &RevisionList) -> String {
             Fate::Keep => note(String::from("sessions kept")),
             Fate::Reset => note(String::from("sessions reset")),
         }
+        if let Some(pair) = &revision.pair {
+            note(if pair.leads {
+                String::from("on both nodes")
+            } else {
+                format!("by pair from {}", pair.node)
+            });
+        }
         match (taken_back_in_s, confirmed_by) {
+            (None, Some(_)) if revision.pair.is_some() => {}
             (Some(seconds), _) => note(format!("taken back in {seconds} s unless confirmed")),
             (None, Some(by)) => note(format!("confirmed by {}", author(by))),
             (None, None) if revision.confirm.is_some() => note(String::from("not confirmed")),

@@ -56,6 +56,7 @@ const LINKS: usize = 0;
 const SIGNALS: usize = 1;
 const HEALTH: usize = 2;
 const PATHS: usize = 3;
+const PAIR: usize = 4;
 
 /// Runs the command; `socket` instead of the config's if it was given.
 pub fn run(args: &Args, socket: Option<PathBuf>) -> ExitCode {
@@ -154,6 +155,7 @@ fn serve(
     register(&mut server, signals.as_raw_fd(), SIGNALS)?;
     register(&mut server, gateway.checks_descriptor(), HEALTH)?;
     register(&mut server, gateway.paths_descriptor(), PATHS)?;
+    register(&mut server, gateway.pair_descriptor(), PAIR)?;
     supervisor::notify("READY=1");
     tracing::info!(socket = %path.display(), workers = ?gateway.worker_cpus(), "softgate ready");
     let mut is_told = false;
@@ -178,6 +180,7 @@ fn serve(
         gateway.handle_health();
         gateway.expire_members();
         gateway.tend_revisions();
+        gateway.tend_pair();
         gateway.note_history();
     }
     drop(server);

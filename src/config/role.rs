@@ -45,7 +45,7 @@ impl Role {
 /// What can be asked for: the methods of the control socket, with a space for the dot. Whoever may do anything may `ping`,
 /// `begin` and `abort`; to `commit` takes what each of the changes takes, and an `upload` is part of `apply` or
 /// `preview`.
-pub const ASKABLE: [&str; 48] = [
+pub const ASKABLE: [&str; 49] = [
     "show version",
     "show ports",
     "show interfaces",
@@ -65,6 +65,7 @@ pub const ASKABLE: [&str; 48] = [
     "show groups",
     "show ha",
     "show convergence",
+    "show pair-commit",
     "show revisions",
     "show revision",
     "nat map",

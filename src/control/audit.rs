@@ -25,7 +25,7 @@ pub(crate) struct Record<'a> {
     pub about: &'a [String],
     /// Changes that were asked for.
     pub changes: u64,
-    /// `changed`, `cleared`, `done` or `refused`.
+    /// `changed`, `cleared`, `done`, `refused`, or `begun` on both nodes of a pair.
     pub result: &'a str,
     /// The tables since then.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -131,7 +131,17 @@ impl Client {
     ) -> Result<Changed, ClientError> {
         self.upload(text, files)?;
         let (file_name, text) = (file_name.to_owned(), String::new());
-        self.call(&Request::Apply { file_name, text, files: Vec::new(), path, terms })
+        let changed = self.call(&Request::Apply { file_name, text, files: Vec::new(), path, terms })?;
+        self.ended(changed)
+    }
+
+    /// Waits until a change is done that both nodes make; others are when they are answered.
+    pub fn ended(&mut self, mut changed: Changed) -> Result<Changed, ClientError> {
+        while let Some(commit) = changed.under_way() {
+            std::thread::sleep(AGAIN);
+            changed = self.call(&Request::ShowPairCommit { commit: Some(commit) })?;
+        }
+        Ok(changed)
     }
 
     /// What a config would do to the sessions there are; each answer on the way goes to `told`.
@@ -190,7 +200,8 @@ impl Client {
         }
         let _: Staged = self.call(&Request::Begin {})?;
         let _: Staged = self.call(change)?;
-        self.call(&Request::Commit { patches: Vec::new(), terms })
+        let changed = self.call(&Request::Commit { patches: Vec::new(), terms })?;
+        self.ended(changed)
     }
 
     /// The config of a revision, or of the one in force, and its number.
@@ -335,7 +346,8 @@ impl RouteStream<'_> {
     pub fn commit_with(mut self, terms: Terms) -> Result<Changed, ClientError> {
         self.flush()?;
         self.client.receive_beyond(&mut self.waiting, 0)?;
-        self.client.call(&Request::Commit { patches: Vec::new(), terms })
+        let changed = self.client.call(&Request::Commit { patches: Vec::new(), terms })?;
+        self.client.ended(changed)
     }
 }
 

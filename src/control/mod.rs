@@ -65,8 +65,8 @@ pub use inspect::{
 pub use preview::{FateCount, PreviewExample, PreviewQuery, PreviewStage, Previewed, SessionFate};
 pub use reply::{
     Changed, Convergence, ConvergenceQuery, Counter, DhcpRelayEntry, DropEntry, DropsExport, InterfaceStatus,
-    LinkState, LostMessages, NeighbourEntry, NeighbourState, PortStatus, Reply, RouteEntry, RouteKind,
-    RoutePage, RouteSource, Staged, Version, ViaEntry, WorkerStatus,
+    LinkState, LostMessages, NeighbourEntry, NeighbourState, PairCommit, PairStage, PortStatus, Reply,
+    RouteEntry, RouteKind, RoutePage, RouteSource, Staged, Version, ViaEntry, WorkerStatus,
 };
 pub use request::{GroupMembers, NeighbourKey, Patch, Request, RouteKey, RoutesQuery, RuleAddition};
 pub use revision_requests::{DocumentPiece, RevisionEntry, RevisionList, RevisionQuery};

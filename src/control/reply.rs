@@ -89,7 +89,7 @@ pub enum Reply {
     Upgrade(UpgradeEntry),
     /// To `begin`, `abort`, `upload` and changes inside a transaction.
     Staged(Staged),
-    /// To `apply`, `commit`, `rollback`, `confirm` and changes outside a transaction.
+    /// To `apply`, `commit`, `rollback`, `confirm`, `show.pair-commit` and changes outside a transaction.
     Changed(Changed),
 }
 
@@ -129,6 +129,44 @@ pub struct Changed {
     /// What the operator should know though nothing is wrong.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// It is a commit on both nodes: unless it is done, ask `show.pair-commit` how it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<PairCommit>,
+}
+
+/// A commit on both nodes of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PairCommit {
+    /// Which.
+    pub commit: u64,
+    /// How far it is.
+    pub stage: PairStage,
+    /// The revision that the other node's config is of now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+}
+
+/// How far a commit on both nodes is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PairStage {
+    /// This node reads, checks and compiles it.
+    PreparingHere,
+    /// The other does.
+    PreparingThere,
+    /// It is in force here, and about to be there.
+    Publishing,
+    /// It is in force on both, and not for good yet.
+    Keeping,
+    /// It is, on both.
+    Done,
+}
+
+impl Changed {
+    /// The commit on both nodes that is under way.
+    pub fn under_way(&self) -> Option<u64> {
+        self.pair.filter(|pair| pair.stage != PairStage::Done).map(|pair| pair.commit)
+    }
 }
 
 /// Before the first generation there is none.

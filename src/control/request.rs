@@ -151,6 +151,14 @@ pub enum Request {
     #[serde(rename = "show.revision")]
     ShowRevision(RevisionQuery),
 
+    /// How far it is with a commit on both nodes of the pair, or how it has ended.
+    #[serde(rename = "show.pair-commit")]
+    ShowPairCommit {
+        /// `pair.commit` of the answer that it was begun with; absent: the last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        commit: Option<u64>,
+    },
+
     /// Brings a file near, piece by piece: appends `text` to the file `name` of this connection.
     #[serde(rename = "upload")]
     Upload {

@@ -133,6 +133,7 @@ pub(crate) fn asked_for(request: &Request) -> Option<&'static str> {
         Request::NatFind(_) => "nat find",
         Request::DropsExport {} => "drops export",
         Request::ShowConvergence(_) => "show convergence",
+        Request::ShowPairCommit { .. } => "show pair-commit",
         Request::ShowRevisions {} => "show revisions",
         Request::ShowRevision(_) => "show revision",
         Request::Rollback { .. } => "rollback",

@@ -211,6 +211,13 @@ impl Session {
             Some(_) if matches!(request, Request::Upload { .. }) && self.may(backend, "preview") => {
                 By::default()
             }
+            // Whoever may begin one may see how it goes on.
+            Some(_)
+                if matches!(request, Request::ShowPairCommit { .. })
+                    && ["apply", "rollback"].iter().any(|asked| self.may(backend, asked)) =>
+            {
+                By::default()
+            }
             Some(asked) => self.permit(asked, &rights::objects_of(&request), backend, shared)?,
             None => By::default(),
         };
@@ -242,6 +249,7 @@ impl Session {
             | Request::DropsExport {}
             | Request::Explain(_)
             | Request::Reach(_) => backend.execute(request),
+            Request::ShowPairCommit { .. } => self.show_pair_commit(by, request, backend, shared),
             Request::Preview(query) => self.preview(query, backend, shared),
             Request::ClearSessions(_) => self.audited("clear.sessions", 0, by, request, backend, shared),
             Request::BridgeAddMacs(ref added) => {
@@ -274,6 +282,7 @@ impl Session {
                 self.without_transaction("rollback")?;
                 terms.check()?;
                 self.permit_waiting(&terms, backend, shared)?;
+                self.permit_pair(&terms, backend, shared)?;
                 let by = By { about: vec![format!("revision {revision}")], ..by };
                 let terms = self.asked(terms, "rollback", &by);
                 let request = Request::Rollback { revision, terms };
@@ -511,6 +520,7 @@ impl Session {
         shared: &mut Shared,
     ) -> Result<Reply, Fault> {
         self.permit_waiting(&terms, backend, shared)?;
+        self.permit_pair(&terms, backend, shared)?;
         let mut by = By::default();
         // The roles may be others than when it was staged.
         for patch in &patches {
@@ -580,6 +590,36 @@ impl Session {
         }
     }
 
+    /// On both nodes the whole config is replaced.
+    fn permit_pair(&self, terms: &Terms, backend: &dyn Backend, shared: &Shared) -> Result<(), Fault> {
+        match terms.pair {
+            true => self.permit("apply", &[], backend, shared).map(|_| ()),
+            false => Ok(()),
+        }
+    }
+
+    /// How a commit on both nodes has ended is written down when it is told.
+    fn show_pair_commit(
+        &self,
+        by: By,
+        request: Request,
+        backend: &mut dyn Backend,
+        shared: &Shared,
+    ) -> Result<Reply, Fault> {
+        let answer = backend.execute(request);
+        match &answer {
+            Ok(Reply::Changed(Changed { generation, revision: Some(revision), pair: Some(_), .. })) => {
+                let result = ("changed", Some(*generation), None);
+                self.record("pair-commit", 1, &by, result, (0, Some(*revision)), shared);
+            }
+            Err(fault) if fault.kind == FaultKind::Refused => {
+                self.record("pair-commit", 1, &by, ("refused", None, Some(fault)), (0, None), shared);
+            }
+            Ok(_) | Err(_) => {}
+        }
+        answer
+    }
+
     fn permit_change(&self, patch: &Patch, backend: &dyn Backend, shared: &Shared) -> Result<By, Fault> {
         self.permit(rights::asked_by(patch), &rights::objects_of_patch(patch), backend, shared)
     }
@@ -609,6 +649,7 @@ impl Session {
         let answer = backend.execute(request);
         let took_us = start.elapsed().as_micros() as u64;
         let result = match &answer {
+            Ok(Reply::Changed(changed)) if changed.under_way().is_some() => ("begun", None, None),
             Ok(Reply::Changed(Changed { generation, .. })) => ("changed", Some(*generation), None),
             Ok(Reply::Cleared(_)) => ("cleared", None, None),
             Ok(_) => ("done", None, None),

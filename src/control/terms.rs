@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::revisions::Author;
+use super::revisions::{Author, Paired};
 use super::rpc::{Fault, FaultKind};
 use crate::config::{Fate, Seconds};
 
@@ -26,6 +26,15 @@ pub struct Terms {
     /// What becomes of live sessions that it would end.
     #[serde(skip_serializing_if = "Fate::is_usual")]
     pub fate: Fate,
+    /// On both nodes of the pair, or on neither: answered when it has begun, see `show.pair-commit`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pair: bool,
+    /// With `pair`: also if both have not the same config now.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pair_force: bool,
+    /// The commit on both nodes of which this is one node's part.
+    #[serde(skip)]
+    pub paired: Option<Paired>,
     /// Who asks for what.
     #[serde(skip)]
     pub asked: Asked,
@@ -57,6 +66,8 @@ impl Terms {
             && self.confirm_s.is_none()
             && self.if_revision.is_none()
             && !self.rebase
+            && !self.pair
+            && !self.pair_force
             && self.fate.is_usual()
     }
 
@@ -70,6 +81,10 @@ impl Terms {
             Some(message) if message.chars().any(char::is_control) => {
                 wrong(String::from("message: one line of text without control characters"))
             }
+            _ if self.pair && self.confirm_s.is_some() => {
+                wrong(String::from("pair: it is confirmed by the other node, and by nobody else"))
+            }
+            _ if self.pair_force && !self.pair => wrong(String::from("pair_force: of pair")),
             _ => Ok(()),
         }
     }

@@ -28,6 +28,7 @@ mod show;
 mod spent;
 pub mod temporary;
 pub mod tenants;
+mod two_phase;
 mod undo;
 mod upgrade;
 mod watch;
@@ -71,6 +72,7 @@ use preview::Preview;
 use revisions::History;
 pub use spent::Spent;
 use temporary::{Leases, Temporary};
+use two_phase::Both;
 pub use upgrade::Predecessor;
 use upgrade::Upgrade;
 
@@ -305,6 +307,8 @@ pub struct Gateway {
     history: History,
     /// The other node.
     pair: PairThread,
+    /// Commits on both nodes.
+    both: Both,
     /// Sessions for the next process.
     keeping: Keeping,
     /// Another process that takes our place, and the one whose place we take.
@@ -393,6 +397,7 @@ impl Gateway {
             ha,
             history: History::default(),
             pair,
+            both: Both::default(),
             keeping: Keeping::default(),
             upgrade: Upgrade::new(affinity),
             predecessor,
@@ -885,7 +890,7 @@ impl Gateway {
         let leases = self.leases.first();
         let deadlines = self.temporary.first().into_iter().chain(leases).chain(self.checks.next_step());
         let deadlines = deadlines.chain(self.next_confirmation()).chain(self.next_drain_step());
-        let deadlines = deadlines.chain(self.next_upgrade_step());
+        let deadlines = deadlines.chain(self.next_upgrade_step()).chain(self.next_pair_step());
         deadlines.min().map_or(limit, |first| first.since(self.now()).min(limit))
     }
 

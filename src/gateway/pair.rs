@@ -1,8 +1,9 @@
 //! The thread `pair`: it gives the other node what the workers tell, and the workers what the other node tells.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -41,6 +42,8 @@ const BUFFER_BYTES: usize = 2048;
 const KEY_FILE_BYTES: u64 = 64 * 1024;
 /// How long the thread may take to say what it knows.
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
+/// Letters that wait for the control thread: it is woken for each.
+const LETTERS: usize = 16;
 /// How often a socket that could not be had is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Time between two looks at the whole config at least, and so many times as long as one takes.
@@ -107,6 +110,8 @@ enum Request {
     Config(Vec<(String, u64)>),
     /// All workers use other tables than before.
     Published,
+    /// To be written to the other node.
+    Letter(Vec<u8>),
     Status(Sender<Answer>),
     Stop,
 }
@@ -145,10 +150,17 @@ pub(super) struct PairThread {
     next_config: Nanos,
     /// Works out what is told, and says how long that took.
     hashing: Option<JoinHandle<Duration>>,
+    /// What the other node has written, and what is readable when it has.
+    letters: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
+    news: UnixStream,
+    tell_news: Arc<UnixStream>,
 }
 
 impl PairThread {
     pub fn new(node: &Arc<Node>, started: Instant) -> io::Result<PairThread> {
+        let (news, tell_news) = UnixStream::pair()?;
+        news.set_nonblocking(true)?;
+        tell_news.set_nonblocking(true)?;
         Ok(PairThread {
             node: Arc::clone(node),
             started,
@@ -159,6 +171,9 @@ impl PairThread {
             tells_config: false,
             next_config: Nanos(0),
             hashing: None,
+            letters: bounded(LETTERS),
+            news,
+            tell_news: Arc::new(tell_news),
         })
     }
 
@@ -203,6 +218,8 @@ impl PairThread {
             fresh: Fresh::default(),
             audit: Summed::default(),
             differs: None,
+            letters: self.letters.0.clone(),
+            tell_news: Arc::clone(&self.tell_news),
         };
         let audit_key = runner.machine.audit_key();
         self.node.replicas().iter().for_each(|desk| desk.set_audit_key(audit_key));
@@ -212,6 +229,30 @@ impl PairThread {
         self.names = Names::default();
         self.note_names(compiler);
         Ok(())
+    }
+
+    /// The run of the other node that reads letters, if it is there.
+    pub fn correspondent(&self) -> Option<u64> {
+        self.readiness.correspondent()
+    }
+
+    /// Writes it a letter, which is lost if it goes.
+    pub fn post(&self, letter: Vec<u8>) {
+        self.ask(Request::Letter(letter));
+    }
+
+    /// What it has written.
+    pub fn take_letter(&self) -> Option<Vec<u8>> {
+        self.letters.1.try_recv().ok()
+    }
+
+    /// What sections of configs are told apart with, on both nodes.
+    pub fn section_key(&self) -> Option<Key> {
+        self.running.as_ref().map(|running| running.audit_key)
+    }
+
+    pub fn drain_news(&self) {
+        while matches!((&self.news).read(&mut [0; 256]), Ok(1..)) {}
     }
 
     fn workers(&self) -> u16 {
@@ -313,6 +354,8 @@ struct Runner {
     audit: Summed,
     /// As was said last of the other node's config.
     differs: Option<Arc<[String]>>,
+    letters: Sender<Vec<u8>>,
+    tell_news: Arc<UnixStream>,
 }
 
 /// Which workers have summed up their sessions, for the audit of this number.
@@ -390,6 +433,8 @@ impl Runner {
                         self.asks_again |=
                             node.replicas().iter().filter(|desk| desk.take_early()).count() > 0;
                     }
+                    // Nobody there: whoever has written it says it again.
+                    Request::Letter(letter) => drop(self.machine.post(letter)),
                     Request::Status(answer) => drop(answer.send(self.status())),
                     Request::Stop => {
                         self.set_on(false);
@@ -401,6 +446,7 @@ impl Runner {
             let mut workers = Workers { node: &node, dispatch, is_overrun: false };
             self.open();
             self.receive(&mut workers);
+            self.give_letters();
             self.asks_again |= std::mem::take(&mut workers.is_overrun);
             // What is told waits for company; what comes in does not.
             let wait = self.next_turn.since(self.now());
@@ -419,6 +465,23 @@ impl Runner {
             self.audit();
             self.speak(&mut workers);
             self.note_readiness();
+        }
+    }
+
+    /// What the other node has written goes to the control thread, as far as that keeps up.
+    fn give_letters(&mut self) {
+        let correspondent = self.machine.correspondent();
+        // Also that the other node is there, or not any more.
+        let mut is_news = correspondent != self.readiness.correspondent();
+        self.readiness.set_correspondent(correspondent);
+        while !self.letters.is_full()
+            && let Some(letter) = self.machine.take_letter()
+        {
+            is_news |= self.letters.try_send(letter).is_ok();
+        }
+        if is_news {
+            // A full pipe wakes as well as one byte does.
+            let _ = (&*self.tell_news).write(&[1]);
         }
     }
 
@@ -626,6 +689,11 @@ impl Gateway {
     pub(super) fn tell_config(&mut self) {
         let now = self.now();
         self.pair.tell_config(&self.config, now);
+    }
+
+    /// The descriptor that is readable when the other node has written something.
+    pub fn pair_descriptor(&self) -> RawFd {
+        self.pair.news.as_raw_fd()
     }
 
     pub(super) fn show_pair(&self) -> Option<PairEntry> {

@@ -32,6 +32,9 @@ const KEPT: Duration = Duration::from_secs(30);
 /// What a thread makes, or what was wrong.
 type Making<T> = JoinHandle<Result<T, String>>;
 
+/// A config and what was compiled of it, or what was wrong.
+pub(super) type Compiled = Result<(Config, Box<Compiler>), String>;
+
 enum Stage {
     Reading(Making<Box<Config>>, Fate),
     Compiling(Making<Box<Compiler>>, Base),
@@ -194,12 +197,22 @@ impl Gateway {
     }
 
     /// The config as a commit would take it on: with what goes by itself, and ports as they are or will be.
-    fn begin_compiling(&self, mut config: Config, fate: Fate) -> Result<Stage, Fault> {
+    fn begin_compiling(&self, config: Config, fate: Fate) -> Result<Stage, Fault> {
+        let base = Base::of(&self.compiler);
+        let (compile, _) = self.to_compile(config, fate);
+        Ok(Stage::Compiling(spawn(move || compile().map(|(_, branch)| branch))?, base))
+    }
+
+    /// The same as work for another thread, and the ports as they will be.
+    pub(super) fn to_compile(
+        &self,
+        mut config: Config,
+        fate: Fate,
+    ) -> (impl FnOnce() -> Compiled + Send + 'static, Vec<Planned>) {
         let _ = self.temporary.join(&mut config.groups);
         let _ = self.join_leases(&mut config);
         let mut branch = Box::new(self.compiler.branch());
         branch.fate = fate;
-        let base = Base::of(&self.compiler);
         let planned =
             config.ports.iter().map(|port| match self.ports.iter().position(|old| old.is_as(port)) {
                 Some(old) => Planned::Kept { old, lag: port.lag },
@@ -217,9 +230,9 @@ impl Gateway {
             let input = meaning::input(&config, &facts, &mut branch).map_err(|error| error.to_string())?;
             // Pinned in the branch's neighbours, which go with it.
             let _ = branch.compile(input, rib).map_err(|error| error.to_string())?;
-            Ok(branch)
+            Ok((config, branch))
         };
-        Ok(Stage::Compiling(spawn(compile)?, base))
+        (compile, planned)
     }
 
     fn previewed(&self, number: u64, stage: &Stage) -> Previewed {
@@ -266,7 +279,7 @@ fn is_made(stage: &Stage) -> bool {
 }
 
 /// The members of a port that will carry traffic once it is bound.
-fn will_be_up(port: &LivePort) -> u8 {
+pub(super) fn will_be_up(port: &LivePort) -> u8 {
     let can = |member: &super::Member| member.link.is_some_and(|link| link.carrier);
     port.members.iter().enumerate().filter(|(_, member)| can(member)).fold(0, |mask, (at, _)| mask | 1 << at)
 }

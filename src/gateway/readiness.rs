@@ -17,6 +17,8 @@ pub(super) struct Readiness {
     is_there: AtomicBool,
     has_all: AtomicBool,
     is_ready: AtomicBool,
+    /// The run of the other node that reads letters; 0: none.
+    correspondent: AtomicU64,
     unready: AtomicU64,
     /// How long the replica is waited for at most, in nanoseconds.
     preempt_wait_ns: AtomicU64,
@@ -43,6 +45,7 @@ impl Readiness {
     /// The config has another node, or not. Nothing is known of it.
     pub fn reset(&self, preempt_wait: Option<Duration>) {
         self.note(false, false, false, 0);
+        self.set_correspondent(None);
         self.is_configured.store(preempt_wait.is_some(), Relaxed);
         self.preempt_wait_ns.store(preempt_wait.unwrap_or_default().as_nanos() as u64, Relaxed);
     }
@@ -52,6 +55,15 @@ impl Readiness {
         self.has_all.store(has_all, Relaxed);
         self.is_ready.store(is_ready, Relaxed);
         self.unready.store(unready, Relaxed);
+    }
+
+    pub fn set_correspondent(&self, run: Option<u64>) {
+        self.correspondent.store(run.unwrap_or(0), Relaxed);
+    }
+
+    /// The run of the other node that reads letters, if it is there.
+    pub fn correspondent(&self) -> Option<u64> {
+        Some(self.correspondent.load(Relaxed)).filter(|run| *run != 0)
     }
 
     /// The pair's thread hears the other node.

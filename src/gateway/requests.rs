@@ -119,12 +119,28 @@ impl Gateway {
             Request::Explain(query) => Ok(Reply::Explained(self.explain(&query)?)),
             Request::Reach(query) => Ok(Reply::Reached(self.reach(&query)?)),
             Request::Preview(query) => Ok(Reply::Previewed(self.preview(query)?)),
+            Request::Apply { file_name, text, files, path, terms } if terms.pair => {
+                self.begin_on_both(Document { file_name, text, files }, path, terms, begun)
+            }
+            Request::Commit { patches, terms } if terms.pair => {
+                let document = self.document(self.current_revision())?;
+                let document = document.with(&patches).map_err(Fault::refused)?;
+                self.begin_on_both(document, None, terms, begun)
+            }
+            Request::Rollback { revision, terms } if terms.pair => {
+                let document = self.document(revision)?;
+                self.begin_on_both(document, None, terms, begun)
+            }
+            Request::ShowPairCommit { commit } => self.show_pair_commit(commit),
             Request::Apply { file_name, text, files, path, terms } => {
                 self.take_document(Document { file_name, text, files }, path.as_deref(), &terms, begun)
             }
             Request::Commit { patches, terms } => self.commit(patches, &terms, begun),
             Request::Rollback { revision, terms } => self.rollback(revision, &terms, begun),
-            Request::Confirm { revision, asked } => self.confirm(revision, asked.by, begun),
+            Request::Confirm { revision, asked } => {
+                self.waits_for_other_node()?;
+                self.confirm(revision, asked.by, begun)
+            }
             Request::ShowConvergence(query) => Ok(Reply::Convergence(self.show_convergence(query))),
             Request::ShowRevisions {} => Ok(Reply::Revisions(self.show_revisions())),
             Request::ShowRevision(query) => Ok(Reply::Document(self.show_revision(&query)?)),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::requests::changed;
 use super::undo::Undo;
@@ -11,10 +11,11 @@ use super::watch::{FAILED_FLOWS, Found, Ills, Sample, Watch};
 use super::{Gateway, Spent, StartError};
 use crate::config::{Fate, Name};
 use crate::control::revisions::store::Staged;
-use crate::control::revisions::{Author, Confirm, Document, Revision, Source, Store, StoreError};
+use crate::control::revisions::{Author, Confirm, Document, Paired, Revision, Source, Store, StoreError};
 use crate::control::{
     Asked, DocumentPiece, Fault, FaultKind, Patch, Reply, RevisionEntry, RevisionList, RevisionQuery, Terms,
 };
+use crate::ha::two_phase::Standing;
 use crate::neighbours::State;
 use crate::packet::DropReason;
 use crate::time::Nanos;
@@ -113,6 +114,7 @@ impl History {
             message,
             fate: Fate::default(),
             confirm: None,
+            pair: None,
         }
     }
 
@@ -139,7 +141,14 @@ impl Gateway {
     pub fn keep_revisions(&mut self, store: Store, begun_with: Option<(Revision, Document, Option<String>)>) {
         self.history.current = store.last().cloned().unwrap_or_default();
         self.history.store = Some(store);
-        let Some((revision, document, path)) = begun_with else { return };
+        let Some((revision, document, path)) = begun_with else {
+            let made = humantime::parse_rfc3339(&self.history.current.time).ok();
+            let made = made.and_then(|made| SystemTime::now().duration_since(made).ok());
+            if let (Some(paired), Some(made)) = (self.history.current.pair.clone(), made) {
+                self.resume_on_both(&paired, made);
+            }
+            return;
+        };
         let file_name = document.file_name.clone();
         let staged = self.stage(revision, document, path.as_deref());
         if let Err(error) = staged.and_then(|staged| self.commit_staged(staged)) {
@@ -301,7 +310,7 @@ impl Gateway {
         let waits = self.history.pending.as_ref();
         let back_to = waits.map_or(self.history.current.number, |pending| pending.back_to);
         let confirm = terms.confirm_s.map(|seconds| Confirm { within_s: seconds.get(), back_to });
-        Revision { confirm, fate: terms.fate, ..revision }
+        Revision { confirm, fate: terms.fate, pair: terms.paired.clone(), ..revision }
     }
 
     /// `found`: how it was before the commit.
@@ -488,7 +497,7 @@ impl Gateway {
         Some(self.answer(generation, 1, applied_in, warnings, terms))
     }
 
-    fn document(&mut self, number: u64) -> Result<Document, Fault> {
+    pub(super) fn document(&mut self, number: u64) -> Result<Document, Fault> {
         if let Some((of, Reading::Done { document, .. })) = &self.history.reading
             && *of == number
         {
@@ -587,6 +596,53 @@ impl Gateway {
             let deadline = self.now().plus(AGAIN);
             self.history.pending = Some(Pending { deadline, found: None, ..pending.clone() });
         }
+    }
+
+    // ---- commits on both nodes
+
+    /// Whether a commit may be begun that may have to be taken back.
+    pub(super) fn may_be_taken_back(&self, terms: &Terms) -> Result<(), Fault> {
+        self.history.store()?;
+        self.may_begin(terms)
+    }
+
+    /// The revision in force that both nodes have, or are to have.
+    fn of_both(&self, commit: u64) -> Option<&Revision> {
+        let is_it = |paired: &Paired| paired.commit == commit;
+        Some(&self.history.current).filter(|revision| revision.pair.as_ref().is_some_and(is_it))
+    }
+
+    pub(super) fn standing_of(&self, commit: u64) -> Standing {
+        match (self.of_both(commit).map(|revision| revision.number), &self.history.pending) {
+            (None, _) => Standing::Gone,
+            (Some(number), Some(pending)) if pending.number == number => Standing::Waits(number),
+            (Some(number), _) => Standing::Kept(number),
+        }
+    }
+
+    /// True if it was kept, whatever came after it.
+    pub(super) fn has_kept(&self, commit: u64) -> bool {
+        let store = self.history.store.as_ref();
+        store.is_some_and(|store| {
+            let is_it =
+                |revision: &&Revision| revision.pair.as_ref().is_some_and(|pair| pair.commit == commit);
+            store.revisions().rev().find(is_it).is_some_and(|it| store.confirmed(it.number).is_some())
+        })
+    }
+
+    /// The revision that waits for the other node.
+    pub(super) fn pair_waiting(&self) -> Option<u64> {
+        let current = &self.history.current;
+        let pending = self.history.pending.as_ref().filter(|pending| pending.number == current.number);
+        pending.filter(|_| current.pair.is_some()).map(|pending| pending.number)
+    }
+
+    pub(super) fn take_back_of_both(&mut self, commit: u64, why: &str) {
+        let Some(revision) = self.of_both(commit) else { return };
+        let number = revision.number;
+        let Some(back_to) = revision.confirm.as_ref().map(|confirm| confirm.back_to) else { return };
+        // Also one that was kept: its reason is that it would be on both.
+        self.take_back(&Pending { number, back_to, deadline: self.now(), found: None }, why);
     }
 
     /// True while a commit is being taken back.

@@ -9,4 +9,5 @@ pub mod drain;
 pub mod neighbour;
 pub mod one_hop;
 pub mod sync;
+pub mod two_phase;
 pub mod vrrp;

@@ -149,6 +149,11 @@ impl Gateway {
         Gateway::start_files(lab, (host, host), text, &binary(), "")
     }
 
+    /// The same, with further options of `run`.
+    pub fn start_on_with(lab: &Lab, host: &str, text: impl Fn(&Path) -> String, options: &str) -> Gateway {
+        Gateway::start_files(lab, (host, host), text, &binary(), options)
+    }
+
     fn start_files(
         lab: &Lab,
         (host, name): (&str, &str),

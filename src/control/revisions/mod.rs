@@ -75,6 +75,20 @@ pub struct Revision {
     /// It is taken back unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm: Option<Confirm>,
+    /// It was committed on both nodes of a pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<Paired>,
+}
+
+/// A commit on both nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Paired {
+    /// Its number, the same on both.
+    pub commit: u64,
+    /// The node that was asked for it.
+    pub node: String,
+    /// Which is this one.
+    pub leads: bool,
 }
 
 impl Revision {

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::audit::{Audit, Drift};
+use super::letters::{Inbox, Outbox};
 use super::names::Names;
 use super::seal::{BadDatagram, PairKey, Past, Window};
 use super::stream::{Incoming, Outgoing};
 use super::wire::{
-    self, AUDITS, Block, DATA_BYTES, DATAGRAM_BYTES, HEADER_BYTES, Header, Item, TAG_BYTES, VERSIONS, blocks,
-    emit_section, items, sums,
+    self, AUDITS, Block, DATA_BYTES, DATAGRAM_BYTES, HEADER_BYTES, Header, Item, LETTERS, TAG_BYTES,
+    VERSIONS, blocks, emit_section, items, sums,
 };
 use crate::flow::changes::Gone;
 use crate::flow::digest::Slices;
@@ -39,6 +40,8 @@ const OF_NAMES: u16 = 0;
 /// Bytes that may be sent at once: less than a socket holds whose reader is a moment late (the kernel's default is 208 KiB,
 /// and a datagram counts for more than its bytes).
 const BURST_BYTES: u64 = 96 * 1024;
+/// Pieces of letters sent at a time.
+const LETTER_PIECES: usize = 64;
 /// Blocks of sums sent at a time.
 const SUM_BLOCKS: usize = 8;
 /// Who lags by more than this says nothing about drift.
@@ -152,6 +155,8 @@ struct Peer {
     /// Names were missing: when they are there, everything has to be told again.
     lacks_names: bool,
     asks_again: bool,
+    outbox: Outbox,
+    inbox: Inbox,
 }
 
 /// Slices that are told again.
@@ -356,6 +361,23 @@ impl Machine {
         }
     }
 
+    // ---- letters
+
+    /// The peer's run, if it reads letters: those to one do not come to another.
+    pub fn correspondent(&self) -> Option<u64> {
+        self.peer.as_ref().filter(|peer| peer.version >= LETTERS).map(|peer| peer.run)
+    }
+
+    /// Writes the peer a letter. False: nobody is there who reads it, or it is too long, or too many wait.
+    pub fn post(&mut self, letter: Vec<u8>) -> bool {
+        self.peer.as_mut().filter(|peer| peer.version >= LETTERS).is_some_and(|peer| peer.outbox.post(letter))
+    }
+
+    /// The peer's next letter. Until it is taken none that follows is received.
+    pub fn take_letter(&mut self) -> Option<Vec<u8>> {
+        self.peer.as_mut()?.inbox.take()
+    }
+
     // ---- audits
 
     /// True if nothing is under way for long: sums can be compared. What was told more than [`QUIET`] ago has arrived, and so
@@ -474,6 +496,8 @@ impl Machine {
             differs: None,
             lacks_names: false,
             asks_again: false,
+            outbox: Outbox::default(),
+            inbox: Inbox::default(),
         });
         self.wants_resync = true;
         self.next_heartbeat = now;
@@ -516,6 +540,8 @@ impl Machine {
                     peer.compare_configs(&self.config);
                 }
             }
+            Block::Letter { number, len, at, piece } => peer.inbox.receive(number, len, at, piece)?,
+            Block::LetterAck { number, bytes } => peer.outbox.acked(number, bytes, now),
             Block::Sums { round, slices, sums: bytes } => {
                 let sums = sums(bytes, slices).filter(|_| slices.0 <= slices.1)?;
                 let is_quiet = self.is_quiet(now);
@@ -637,6 +663,7 @@ impl Machine {
         }
         self.acknowledge(&mut out, send);
         self.send_blocks(now, &mut out, send);
+        self.send_letters(now, &mut out, send);
         self.send_sums(now, &mut out, send);
         self.flush(&mut out, send);
     }
@@ -725,6 +752,23 @@ impl Machine {
                 self.put_bytes(&block, out, send);
                 goes_on = true;
             }
+        }
+    }
+
+    /// Behind the sessions: nobody's connection waits for them.
+    fn send_letters(&mut self, now: Nanos, out: &mut Out, send: &mut impl FnMut(&[u8])) {
+        if let Some(ack) = self.peer.as_mut().and_then(|peer| peer.inbox.ack()) {
+            self.put(&ack, out, send);
+        }
+        for _ in 0..LETTER_PIECES {
+            if self.credit < DATAGRAM_BYTES as u64 {
+                return;
+            }
+            let Some(piece) = self.peer.as_mut().and_then(|peer| peer.outbox.next(now)) else { return };
+            let mut block = Vec::with_capacity(piece.bytes());
+            piece.emit(&mut block);
+            self.credit -= block.len() as u64;
+            self.put_bytes(&block, out, send);
         }
     }
 

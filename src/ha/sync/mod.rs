@@ -6,6 +6,7 @@
 //! stream   blocks in order, each once
 //! seal     who may speak: authentication, and nothing is heard twice
 //! audit    whether the other node has the same
+//! letters  messages of any length, for those who have something else to say to each other
 //! machine  the node's side of it all
 //! ```
 //!
@@ -18,12 +19,14 @@
 //! (`gateway::pair`) has the socket.
 
 pub mod audit;
+mod letters;
 pub mod machine;
 mod names;
 mod seal;
 mod stream;
 pub mod wire;
 
+pub use letters::LETTER_BYTES;
 pub use machine::{Link, Machine, Status, Told, own_slot};
 pub use names::Names;
 pub use seal::{BadDatagram, PairKey};

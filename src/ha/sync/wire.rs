@@ -16,8 +16,10 @@ use crate::flow::tcp::Tcp;
 use crate::neighbours::is_v4_key;
 
 /// The version that this node speaks, and the oldest that it understands. Since 2 nodes say which life they are in, and audit
-/// each other ([`Block::Sums`]).
-pub const VERSIONS: (u8, u8) = (2, 1);
+/// each other ([`Block::Sums`]); since 3 they write each other letters ([`Block::Letter`]).
+pub const VERSIONS: (u8, u8) = (3, 1);
+/// The first version that reads letters.
+pub const LETTERS: u8 = 3;
 /// The first version that audits.
 pub const AUDITS: u8 = 2;
 /// Longest datagram: with IPv6 and UDP headers it fits a link of 1,500 bytes.
@@ -37,6 +39,9 @@ pub const NAME_BYTES: usize = 200;
 const SUM_BYTES: usize = 2 + 8;
 /// Sums in a block of them at most.
 pub const SUMS: usize = (DATAGRAM_BYTES - HEADER_BYTES - TAG_BYTES - BLOCK_BYTES - 8) / SUM_BYTES;
+
+/// Longest piece of a letter: number, length and place come before it.
+pub const LETTER_PIECE_BYTES: usize = DATAGRAM_BYTES - HEADER_BYTES - TAG_BYTES - BLOCK_BYTES - 12;
 
 const MAGIC: [u8; 4] = *b"SGPR";
 const BLOCK_BYTES: usize = 3;
@@ -133,6 +138,24 @@ pub enum Block<'a> {
         /// As [`emit_section`] writes them.
         sections: &'a [u8],
     },
+    /// A piece of a letter ([`super::letters`]).
+    Letter {
+        /// Which letter of this run of both, from 1 on.
+        number: u32,
+        /// Bytes of all of it.
+        len: u32,
+        /// Where the piece belongs.
+        at: u32,
+        /// The piece.
+        piece: &'a [u8],
+    },
+    /// What has been received of letters.
+    LetterAck {
+        /// All before this.
+        number: u32,
+        /// And so many bytes of it.
+        bytes: u32,
+    },
 }
 
 /// Sections of a config at most, and bytes of the name of one.
@@ -199,6 +222,8 @@ impl Block<'_> {
                 Block::Again => 0,
                 Block::Sums { sums, .. } => 8 + sums.len(),
                 Block::Config { sections } => sections.len(),
+                Block::Letter { piece, .. } => 12 + piece.len(),
+                Block::LetterAck { .. } => 8,
             }
     }
 
@@ -234,6 +259,13 @@ impl Block<'_> {
                 out.extend(*sums);
             }
             Block::Config { sections } => out.extend(*sections),
+            Block::Letter { number, len, at, piece } => {
+                [number, len, at].iter().for_each(|word| out.extend(word.to_be_bytes()));
+                out.extend(*piece);
+            }
+            Block::LetterAck { number, bytes } => {
+                [number, bytes].iter().for_each(|word| out.extend(word.to_be_bytes()));
+            }
         }
     }
 
@@ -246,6 +278,8 @@ impl Block<'_> {
             Block::Again => 5,
             Block::Sums { .. } => 6,
             Block::Config { .. } => 7,
+            Block::Letter { .. } => 8,
+            Block::LetterAck { .. } => 9,
         }
     }
 }
@@ -293,12 +327,17 @@ fn block(kind: u8, body: &[u8]) -> Result<Option<Block<'_>>, Cut> {
                 Block::Sums { round, slices, sums: read.0 }
             }
             7 => Block::Config { sections: read.0 },
+            8 => {
+                let (number, len, at) = (read.u32()?, read.u32()?, read.u32()?);
+                Block::Letter { number, len, at, piece: read.0 }
+            }
+            9 => Block::LetterAck { number: read.u32()?, bytes: read.u32()? },
             _ => return None,
         })
     };
     match (known(), kind) {
         (Some(block), _) => Ok(Some(block)),
-        (None, 1..=7) => Err(Cut),
+        (None, 1..=9) => Err(Cut),
         (None, _) => Ok(None),
     }
 }

@@ -188,7 +188,7 @@ fn answer(method: &str, generator: &mut SchemaGenerator) -> Option<Schema> {
         "drops.export" => generator.subschema_for::<DropsExport>(),
         "clear.sessions" => generator.subschema_for::<Cleared>(),
         "bridge.add-macs" | "bridge.del-macs" | "bridge.open" => generator.subschema_for::<BridgeChanged>(),
-        "apply" | "rollback" | "confirm" => generator.subschema_for::<Changed>(),
+        "apply" | "rollback" | "confirm" | "show.pair-commit" => generator.subschema_for::<Changed>(),
         _ if ["route.", "neighbour.", "group.", "rule.", "service."]
             .iter()
             .any(|kind| method.starts_with(kind)) =>
