@@ -63,6 +63,8 @@ pub(crate) struct Session {
     closing: bool,
     /// Requests answered.
     served: u64,
+    /// A commit on both nodes that was begun here, and how it has ended was not told yet.
+    begun_on_both: Option<u64>,
     peer: Peer,
 }
 
@@ -191,6 +193,9 @@ impl Session {
                 Err(fault)
             }
         };
+        if let Ok(Reply::Changed(changed)) = &answer {
+            self.begun_on_both = changed.under_way().or(self.begun_on_both);
+        }
         rpc::encode(id, &answer, &mut self.output);
     }
 
@@ -598,21 +603,26 @@ impl Session {
         }
     }
 
-    /// How a commit on both nodes has ended is written down when it is told.
+    /// How a commit on both nodes has ended is written down when whoever has begun it is told.
     fn show_pair_commit(
-        &self,
+        &mut self,
         by: By,
         request: Request,
         backend: &mut dyn Backend,
         shared: &Shared,
     ) -> Result<Reply, Fault> {
+        let asked = if let Request::ShowPairCommit { commit } = &request { *commit } else { None };
         let answer = backend.execute(request);
+        let is_own = asked.is_some() && asked == self.begun_on_both;
         match &answer {
-            Ok(Reply::Changed(Changed { generation, revision: Some(revision), pair: Some(_), .. })) => {
+            Ok(Reply::Changed(changed)) if changed.under_way().is_some() => {}
+            Ok(Reply::Changed(Changed { generation, revision, .. })) if is_own => {
+                self.begun_on_both = None;
                 let result = ("changed", Some(*generation), None);
-                self.record("pair-commit", 1, &by, result, (0, Some(*revision)), shared);
+                self.record("pair-commit", 1, &by, result, (0, *revision), shared);
             }
-            Err(fault) if fault.kind == FaultKind::Refused => {
+            Err(fault) if is_own => {
+                self.begun_on_both = None;
                 self.record("pair-commit", 1, &by, ("refused", None, Some(fault)), (0, None), shared);
             }
             Ok(_) | Err(_) => {}

@@ -89,3 +89,19 @@ impl Terms {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_both_nodes_nobody_else_confirms() {
+        let said = |text: &str| serde_json::from_str::<Terms>(text).expect("terms").check();
+        assert_eq!(said(r#"{ "pair": true, "pair_force": true, "message": "why" }"#), Ok(()));
+        let wrong = said(r#"{ "pair": true, "confirm_s": 60 }"#).expect_err("two who confirm").message;
+        assert!(wrong.starts_with("pair: "), "{wrong}");
+        let wrong = said(r#"{ "pair_force": true }"#).expect_err("nothing to force").message;
+        assert!(wrong.starts_with("pair_force: "), "{wrong}");
+        assert!(!Terms { pair: true, ..Terms::default() }.are_none());
+    }
+}

@@ -121,7 +121,7 @@ impl Gateway {
         match (&self.both.ended, self.both.machine.stage()) {
             (Some((of, ended)), _) if *of == commit => match ended {
                 Ok(changed) => Ok(Reply::Changed(changed.clone())),
-                Err(why) => Err(Fault::refused(format!("nothing has changed on either node: {why}"))),
+                Err(why) => Err(Fault::refused(format!("not committed on both nodes: {why}"))),
             },
             (_, Some(stage)) if last == Some(commit) => {
                 let stage = match stage {

@@ -593,7 +593,11 @@ impl TwoPhase {
                     let why = String::from("it was taken back here before it was kept on both nodes");
                     self.give_up(commit, why, now, node);
                 } else if now >= until {
-                    self.give_up(commit, lost(), now, node);
+                    let why = String::from(
+                        "the other node was to keep it and is not heard any more: this one has gone back, and so does the \
+                         other when it hears that; see softgate show ha",
+                    );
+                    self.give_up(commit, why, now, node);
                 } else if now >= *next {
                     *next = now.plus(AGAIN);
                     self.say(commit, Said::Keep);

@@ -123,7 +123,7 @@ fn a_commit_is_on_both_nodes_or_on_neither() {
     assert!(said.contains("and on the other node"), "{said}");
     for node in nodes {
         assert_eq!((has_group(node, "alone"), has_group(node, "more")), (false, true));
-        assert!(!node.ask("show routes 203.0.113.0/24").contains("blackhole"));
+        assert!(!node.client("show routes 203.0.113.0/24").1.contains("blackhole"));
         wait_for("the same on both", || pair_of(node)["differs"] == Value::Array(Vec::new()));
     }
 
@@ -210,7 +210,7 @@ fn who_lacks_the_others_sessions_stands_back() {
             let text = paired(socket, number, priority, &key);
             let tracks = "group = \"main\"\ntrack = [{ sync = true, weight = 60 }]\n";
             // Waiting for the sessions is left to the priority.
-            text.replace("group = \"main\"\n", tracks) + "preempt_wait = \"0s\"\n"
+            text.replace("group = \"main\"\n", tracks) + "preempt_wait = \"10ms\"\n"
         })
     };
     let (first, second) = (start(1), start(2));

@@ -151,7 +151,8 @@ mod tests {
                 (0..).zip(&lengths).map(|(at, len)| (0..*len).map(|byte| (byte * 7 + at) as u8).collect()).collect();
             let (mut outbox, mut inbox) = (Outbox::default(), Inbox::default());
             letters.iter().for_each(|letter| assert!(outbox.post(letter.clone())));
-            let mut luck = luck.into_iter().chain(std::iter::once(9)).cycle();
+            // Then the link is well: a loss that comes round might always meet the same piece.
+            let mut luck = luck.into_iter().cycle().take(5000);
             let (mut now, mut late, mut arrived) = (Nanos::from_secs(1), Vec::new(), Vec::new());
             for _ in 0..20_000 {
                 now = now.plus(Duration::from_millis(5));
@@ -177,7 +178,7 @@ mod tests {
                     break;
                 }
             }
-            prop_assert_eq!(arrived, letters);
+            prop_assert!(arrived == letters, "{} of {} letters", arrived.len(), letters.len());
         }
     }
 
