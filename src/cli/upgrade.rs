@@ -56,20 +56,39 @@ pub(super) fn stands(entry: &UpgradeEntry) -> String {
     match entry.phase {
         UpgradePhase::Starting => format!("process {pid} makes itself ready"),
         UpgradePhase::SwitchingOver => format!("process {pid} takes over"),
+        UpgradePhase::Done => came(entry),
         UpgradePhase::Failed => {
             format!("process {pid} did not get ready: {}", entry.trouble.as_deref().unwrap_or_default())
         }
     }
 }
 
+/// How the new process came to its devices.
+fn came(entry: &UpgradeEntry) -> String {
+    let paused = match entry.paused_us {
+        Some(paused_us) => format!("{}.{} ms", paused_us / 1000, paused_us % 1000 / 100),
+        None => String::from("an unknown time"),
+    };
+    let how = match &entry.anew {
+        None => format!("devices as they were; packets waited {paused}"),
+        Some(why) => format!("devices bound anew, nothing forwarded for {paused}: {why}"),
+    };
+    let to = entry.to.as_deref().unwrap_or("?");
+    format!("from {} to {to}, process {}: {how}", entry.from, entry.pid)
+}
+
 /// Waits for the new process.
 fn followed(socket: &Path, entry: UpgradeEntry, json: bool) -> Result<(), Trouble> {
     let began = Instant::now();
-    let version = loop {
-        let asked =
-            Client::connect(socket).and_then(|mut client| client.call::<Version>(&Request::ShowVersion {}));
+    let (version, list) = loop {
+        let asked = Client::connect(socket).and_then(|mut client| {
+            Ok((
+                client.call::<Version>(&Request::ShowVersion {})?,
+                client.call::<HaList>(&Request::ShowHa {})?,
+            ))
+        });
         match asked {
-            Ok(version) if version.pid == entry.pid => break version,
+            Ok((version, list)) if version.pid == entry.pid => break (version, list),
             _ if began.elapsed() > BACK_WITHIN => {
                 let why = format!("process {} does not answer within {} s", entry.pid, BACK_WITHIN.as_secs());
                 return Err(Trouble::Unable(why));
@@ -77,9 +96,9 @@ fn followed(socket: &Path, entry: UpgradeEntry, json: bool) -> Result<(), Troubl
             _ => std::thread::sleep(STEP),
         }
     };
-    let entry = UpgradeEntry { to: Some(version.version.clone()), ..entry };
+    let entry = list.upgrade.unwrap_or(UpgradeEntry { to: Some(version.version), ..entry });
     match json {
         true => print_json(&entry),
-        false => print(&format!("from {} to {}, process {}\n", entry.from, version.version, version.pid)),
+        false => print(&format!("{}\n", came(&entry))),
     }
 }

@@ -27,8 +27,10 @@ pub enum UpgradePhase {
     Starting,
     /// It is ready: this one leaves the devices to it and ends.
     SwitchingOver,
-    /// It was given up before anything was touched: this process serves on.
+    /// It was given up: this process serves on.
     Failed,
+    /// This process has taken another's place.
+    Done,
 }
 
 /// To `upgrade`, and in `show.ha` until there is another.
@@ -46,4 +48,11 @@ pub struct UpgradeEntry {
     /// Why it was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// Of the new process: why it has bound the devices anew, which loses packets; absent: it has taken them as they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anew: Option<String>,
+    /// Of the new process: for how long, in microseconds, nothing was forwarded. What came then waited in the rings, unless
+    /// the devices were bound anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_us: Option<u64>,
 }

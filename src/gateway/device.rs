@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::io::Port;
 #[cfg(feature = "afxdp")]
 use crate::io::xdp::AfxdpDevice;
-use crate::io::xdp::{Bound, Mode, ProgramCounters, RingSizes, XdpDevice, XdpError, XdpProgram};
+use crate::io::xdp::{Bound, LeftDevice, Mode, ProgramCounters, RingSizes, XdpDevice, XdpError, XdpProgram};
 use crate::mem::PacketMemory;
 
 /// Who does the rings of AF_XDP.
@@ -71,6 +71,17 @@ impl Device {
                 Ok((Device::Crate(device, Box::new(bound)), ports))
             }
         }
+    }
+
+    /// Goes on with one that another process has opened.
+    pub(super) fn adopt(
+        program: &Arc<XdpProgram>,
+        left: LeftDevice,
+        program_slot: u16,
+        memory: &Arc<PacketMemory>,
+    ) -> Result<(Device, Vec<Box<dyn Port>>), XdpError> {
+        let (device, ports) = XdpDevice::adopt(program, left, program_slot, memory)?;
+        Ok((Device::Own(device), ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect()))
     }
 
     /// How it was bound.

@@ -288,6 +288,18 @@ impl Gateway {
         }
     }
 
+    /// The process before still runs: what it has changed since its sessions were read. Returns how long that took.
+    pub(super) fn refresh_sessions(&mut self) -> Duration {
+        let began = Instant::now();
+        if let (Some(mut copied), Some(mut entry)) = (self.keeping.copied.take(), self.keeping.entry.take()) {
+            if let Some(open) = &self.keeping.open {
+                self.restore(&mut copied, true, &open.names, &mut entry);
+            }
+            (self.keeping.copied, self.keeping.entry) = (Some(copied), Some(entry));
+        }
+        began.elapsed()
+    }
+
     /// The process before has ended: what it has changed since its sessions were read.
     pub(super) fn catch_up_sessions(&mut self) {
         let (Some(mut copied), Some(mut entry)) = (self.keeping.copied.take(), self.keeping.entry.take())
@@ -305,6 +317,8 @@ impl Gateway {
     /// Installs what a process has left; with `is_live`, what is there for the first time, or other than it was.
     fn restore(&self, copied: &mut Copied, is_live: bool, own: &Names, entry: &mut KeptEntry) {
         let Copied { left, names, heads, installed, count, .. } = copied;
+        // Looked at again each time.
+        count.torn = if is_live { 0 } else { count.torn };
         let names = names_of(&std::fs::read(names).unwrap_or_default());
         let now = left.clock(since_boot_ms().unwrap_or(0));
         entry.away_ms = Some(u64::from(now.0.saturating_sub(left.alive().0)) * 100);
@@ -334,6 +348,7 @@ impl Gateway {
                 Slot::Empty => continue,
                 Slot::Torn => {
                     count.torn += 1;
+                    heads.iter_mut().skip(place).take(1).for_each(|head| *head = 0);
                     continue;
                 }
                 Slot::Unreadable => {

@@ -12,6 +12,7 @@ mod gate;
 pub mod groups;
 pub mod ha;
 pub mod health;
+mod inherit;
 pub mod inspect;
 mod keeping;
 mod lists;
@@ -58,7 +59,7 @@ use crate::tables::meaning::{self, PortFacts};
 use crate::tables::policy::Policy;
 use crate::telemetry::add;
 use crate::time::Nanos;
-use crate::worker::{Node, QueueStatus, Worker};
+use crate::worker::{LeftQueues, Node, QueueStatus, Worker};
 use checks::Checks;
 pub use device::{BackEnd, Device};
 use event_log::EventLog;
@@ -138,9 +139,24 @@ pub enum StartError {
 
 /// What the control thread tells a worker.
 enum Command {
-    Attach { port: u16, member: u8, io: Box<dyn Port> },
-    Detach { port: u16, member: u8 },
+    Attach {
+        port: u16,
+        member: u8,
+        io: Box<dyn Port>,
+    },
+    Detach {
+        port: u16,
+        member: u8,
+    },
     Status(Sender<Vec<QueueStatus>>),
+    /// Nothing is taken from the queues any more, or again.
+    Hold(bool, Sender<()>),
+    /// They stop where they are, and the worker rests.
+    Leave(Sender<io::Result<LeftQueues>>),
+    /// Nobody has taken them.
+    GoOn,
+    /// Another process has: nothing here may be touched any more.
+    Abandon,
     Stop,
 }
 
@@ -316,6 +332,8 @@ pub struct Gateway {
     predecessor: Option<Predecessor>,
     /// What a commit would do to sessions.
     preview: Preview,
+    /// Devices of the process before that are yet to be bound.
+    inherited: Vec<inherit::Inherited>,
     /// Whether the node is about to leave.
     leaving: drain::Leaving,
     spent: Spent,
@@ -358,12 +376,18 @@ impl Gateway {
         let cpus = worker_cpus(&config);
         let affinity = sched_getaffinity(None).ok();
         let frames = config.system.frames.get() as usize;
-        let (memory, pools) = PacketMemory::new(cpus.len(), frames, ChunkSize::Bytes2048)?;
+        let program = XdpProgram::load()?;
+        let mut predecessor = predecessor;
+        let wanted = inherit::Wanted { config: &config, watcher: &watcher, back_end, workers: cpus.len() };
+        let adopted = predecessor.as_mut().and_then(|predecessor| predecessor.adopt(&wanted, &program));
+        let (memory, pools) = match adopted {
+            Some(adopted) => adopted,
+            None => PacketMemory::shareable(cpus.len(), frames, ChunkSize::Bytes2048)?,
+        };
         let capacity = flow::Capacity::checked(config.flows.capacity.get(), cpus.len(), config.has_zones())?;
         let node = Node::new(&compiler, cpus.len(), MAX_INTERFACES, capacity);
         // Who knew it could make cookies himself: it is in no config.
         node.limits.cookies.set_secret(Key(random(), random()));
-        let program = XdpProgram::load()?;
         let started = Instant::now();
         let workers = start_workers(&node, pools, &cpus, started).map_err(system("start the workers"))?;
         leave_to_workers(&cpus);
@@ -402,6 +426,7 @@ impl Gateway {
             upgrade: Upgrade::new(affinity),
             predecessor,
             preview: Preview::default(),
+            inherited: Vec::new(),
             leaving: drain::Leaving::default(),
             spent: Spent::default(),
         };
@@ -409,6 +434,7 @@ impl Gateway {
         if let Err(why) = gateway.may_be_committed(gateway.compiler.tables(), &gateway.config) {
             tracing::error!(%why, "started all the same");
         }
+        gateway.has_taken_over();
         Ok(gateway)
     }
 
@@ -503,6 +529,10 @@ impl Gateway {
         self.release_queues();
         self.accept_macs();
         self.tell_programs()?;
+        if !std::mem::take(&mut self.inherited).is_empty() {
+            let source = io::Error::from(io::ErrorKind::NotFound);
+            return Err(StartError::System { what: "bind a device that the process before had", source });
+        }
         match failed {
             // A device that appears later is bound then; one that is there and cannot be bound is an error.
             Some(error) if must_bind => Err(error),
@@ -598,6 +628,13 @@ impl Gateway {
             entry.accepted = entry.link.and_then(|link| {
                 Accepted::groups(link.ifindex).map_err(|error| warn_accept(&entry.device, &error)).ok()
             });
+            if let Some(at) = self.inherited.iter().position(|left| left.device.device == entry.device) {
+                let inherit::Inherited { device, offloads } = self.inherited.swap_remove(at);
+                if let Some(guard) = &mut entry.offloads {
+                    guard.inherit(&offloads);
+                }
+                return Device::adopt(&self.program, device, program_slot, &self.memory);
+            }
             let rings = ring_sizes(self.memory.frames() / self.memory.workers(), ring_users.max(1));
             Device::open(&device::Plan {
                 back_end: self.back_end,
@@ -701,17 +738,7 @@ impl Gateway {
 
     /// Queues one worker serves when all ports are bound: what shares its frames.
     fn queues_per_worker(&self) -> usize {
-        let queues: usize = self
-            .ports
-            .iter()
-            .flat_map(|port| port.members.iter().map(move |member| (port, member)))
-            .map(|(port, member)| {
-                let existing = member.link.map_or(1, |link| link.rx_queues.max(1) as usize);
-                port.queues.map_or(existing, |queues| existing.min(usize::from(queues)))
-            })
-            .map(|queues| queues.div_ceil(self.workers.len().max(1)))
-            .sum();
-        queues
+        queues_per_worker(&self.ports, self.workers.len())
     }
 
     fn unbind_port(&mut self, port: &mut LivePort) {
@@ -933,6 +960,9 @@ impl Gateway {
 
     /// Detaches everything, stops the workers and counts the frames: the number that leaked.
     pub fn stop(mut self) -> usize {
+        if self.has_passed_devices() {
+            return self.end_without_devices();
+        }
         self.hand_over();
         // While the ports still carry: whoever takes over is to hear of it.
         self.ha.stop();
@@ -941,8 +971,13 @@ impl Gateway {
         for mut port in std::mem::take(&mut self.ports) {
             self.unbind_port(&mut port);
         }
+        self.end_workers(|| Command::Stop);
+        self.memory.leaked()
+    }
+
+    fn end_workers(&mut self, last: impl Fn() -> Command) {
         for worker in &self.workers {
-            let _ = worker.commands.send(Command::Stop);
+            let _ = worker.commands.send(last());
         }
         self.node.wake_all();
         for worker in &mut self.workers {
@@ -952,7 +987,6 @@ impl Gateway {
                 tracing::error!(cpu = worker.cpu, "a worker panicked");
             }
         }
-        self.memory.leaked()
     }
 }
 
@@ -991,6 +1025,15 @@ fn placeholder() -> LivePort {
         active: 0,
         lag_mac: None,
     }
+}
+
+fn queues_per_worker(ports: &[LivePort], workers: usize) -> usize {
+    let members = ports.iter().flat_map(|port| port.members.iter().map(move |member| (port, member)));
+    let queues = members.map(|(port, member)| {
+        let existing = member.link.map_or(1, |link| link.rx_queues.max(1) as usize);
+        port.queues.map_or(existing, |queues| existing.min(usize::from(queues)))
+    });
+    queues.map(|queues| queues.div_ceil(workers.max(1))).sum()
 }
 
 /// Rings that leave half of a worker's frames for packets under way.
@@ -1087,7 +1130,18 @@ fn worker_loop(
     let (mut busy, mut window) = (Duration::ZERO, last_work);
     let mut run_queue = RunQueue::of_this_thread();
     let mut worked = false;
+    let mut rests = false;
     loop {
+        while rests {
+            // Without a sender the process ends.
+            let Ok(command) = commands.recv() else { return };
+            match obey(command, &mut worker) {
+                After::GoesOn => rests = false,
+                After::Ends => return worker.stop(),
+                After::Abandons => return std::mem::forget(worker),
+                After::Rests | After::Same => {}
+            }
+        }
         let now = clock();
         turns = turns.wrapping_add(1);
         let gap = now.since(last_turn);
@@ -1114,26 +1168,58 @@ fn worker_loop(
         let idle = !worked && now.since(last_work) >= SPIN;
         if idle || turns.is_multiple_of(COMMAND_TURNS) {
             while let Ok(command) = commands.try_recv() {
-                match command {
-                    Command::Attach { port, member, io } => worker.attach(port, member, io),
-                    Command::Detach { port, member } => worker.detach(port, member),
-                    Command::Status(sender) => {
-                        let _ = sender.send(worker.queue_status());
-                    }
-                    Command::Stop => {
-                        worker.stop();
-                        return;
-                    }
+                match obey(command, &mut worker) {
+                    After::Rests => rests = true,
+                    After::Ends => return worker.stop(),
+                    After::Abandons => return std::mem::forget(worker),
+                    After::GoesOn => rests = false,
+                    After::Same => {}
                 }
             }
         }
-        if idle {
+        if idle && !rests {
             worker.sleep(now, LONGEST_SLEEP);
             let woken = clock();
             (last_work, last_turn) = (woken, woken);
             run_queue.slept();
         }
     }
+}
+
+/// What becomes of a worker's loop.
+enum After {
+    Same,
+    /// Until it is told what becomes of its queues it has no turn.
+    Rests,
+    GoesOn,
+    Ends,
+    /// Its frames are another process': they must not even be looked at.
+    Abandons,
+}
+
+fn obey(command: Command, worker: &mut Worker) -> After {
+    match command {
+        Command::Attach { port, member, io } => worker.attach(port, member, io),
+        Command::Detach { port, member } => worker.detach(port, member),
+        Command::Status(sender) => {
+            let _ = sender.send(worker.queue_status());
+        }
+        Command::Hold(is_held, sender) => {
+            worker.hold(is_held);
+            let _ = sender.send(());
+        }
+        Command::Leave(sender) => {
+            let _ = sender.send(worker.leave_queues());
+            return After::Rests;
+        }
+        Command::GoOn => {
+            worker.go_on();
+            return After::GoesOn;
+        }
+        Command::Abandon => return After::Abandons,
+        Command::Stop => return After::Ends,
+    }
+    After::Same
 }
 
 fn longest_of(longest_ns: &AtomicU64, gap: Duration) {

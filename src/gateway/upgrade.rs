@@ -3,33 +3,51 @@
 //! ```text
 //! this process                                     the new one (`run --take-over`, its stdin the other end of a pair)
 //!   gives the locks of revisions and sessions up
-//!   starts it                                        reads the config, makes tables, workers and packet memory
+//!   starts it                                        reads the config
+//!                                          <-- offer?
+//!   offer LAYOUT, packet memory -->                  maps it, or says why not and makes its own; makes tables, workers
 //!   serves                                           takes on the sessions that are kept, holds the XDP links as well
-//!                                          <-- ready VERSION
+//!                                          <-- ready VERSION, and whether it takes the devices as they are
+//!
+//!   if so:
+//!   workers rest between two bursts
+//!   go NEIGHBOURS, frames, sockets -->               takes on what has changed of the sessions since
+//!                                          <-- taken
+//!                                                    workers go on with the rings, its program goes into the links
+//!                                          <-- serving
+//!   closes the control socket, ends                  opens the control socket
+//!
+//!   if not:
 //!   closes the control socket and the queues
 //!   go NEIGHBOURS -->                                takes on what has changed of the sessions since
 //!   tidies up and ends                               binds the queues, puts its program in the links, serves
 //! ```
 //!
 //! Until `ready` nothing of this process has changed but that it makes no commits; whatever goes wrong with the new one
-//! leaves it serving. From then on until the new one has bound its queues nobody forwards: this is the gap. The kernel binds
-//! a queue to one packet memory only (xsk_bind answers EBUSY), so the new process cannot bind before this one has let go.
+//! leaves it serving, and where it takes the devices as they are ([`super::inherit`]) until `serving`. What comes meanwhile
+//! waits in the rings. Else nobody forwards until the new one has bound its queues: the kernel binds a queue to one packet
+//! memory only (xsk_bind answers EBUSY), so it cannot bind before this one has let go.
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
 use super::Gateway;
+use super::inherit::{Handed, Inherited, Offer, Parcel, Wanted, not_adopted};
 use crate::control::{Fault, UpgradeEntry, UpgradePhase, UpgradeQuery};
+use crate::io::passing::Channel;
 use crate::io::supervisor;
+use crate::io::xdp::XdpProgram;
+use crate::mem::{FramePool, PacketMemory};
 use crate::neighbours::{addr_key, mac_from_u64};
 use crate::time::Nanos;
 
@@ -37,10 +55,14 @@ use crate::time::Nanos;
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// How long the old one may take to leave once we are ready: it detaches from its devices.
 const GO_WITHIN: Duration = Duration::from_secs(30);
+/// How long the new one may take with the devices: they stand still, so that long nobody forwards.
+const SERVING_WITHIN: Duration = Duration::from_secs(5);
 /// How long the control thread rests meanwhile.
 const STEP: Duration = Duration::from_millis(2);
-/// Longest line that is read of the new process.
-const LINE_BYTES: usize = 4096;
+/// Sessions that change while the old process serves are taken on again and again, until that takes no longer than this, or
+/// so often: what is left for the time when nobody forwards is what has changed in the last round.
+const SHORT: Duration = Duration::from_millis(5);
+const MOST_ROUNDS: usize = 4;
 /// The option of `softgate run`.
 const TAKE_OVER: &str = "--take-over";
 /// Learned neighbours of an interface: as many as it may learn.
@@ -48,9 +70,25 @@ const NEIGHBOURS: u32 = u32::MAX;
 
 /// What the old process tells the new one last.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Known {
+    /// Its version.
+    from: String,
+    /// How long it has forwarded nothing.
+    paused_us: u64,
     /// Interface, address, MAC.
     neighbours: Vec<(String, IpAddr, [u8; 6])>,
+    /// The devices, where the new one takes them as they are.
+    devices: Vec<Handed>,
+}
+
+/// What the new process says when it is ready.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ready {
+    version: String,
+    /// Why it binds the devices anew; absent: it takes them as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    anew: Option<String>,
 }
 
 /// The old process' part.
@@ -61,13 +99,16 @@ pub(super) struct Upgrade {
     successor: Option<Successor>,
     /// What became of the last one.
     last: Option<UpgradeEntry>,
+    /// The devices are another process', which waits for the end of this channel.
+    passed: Option<Channel>,
 }
 
 #[derive(Debug)]
 struct Successor {
     child: Child,
-    channel: UnixStream,
-    heard: Vec<u8>,
+    channel: Channel,
+    /// What it was offered, if anything.
+    offer: Option<Offer>,
     begun: Instant,
     entry: UpgradeEntry,
 }
@@ -75,25 +116,30 @@ struct Successor {
 impl Successor {
     /// The line that it has said, if it has; an error: it will say none.
     fn hear(&mut self) -> Result<Option<String>, String> {
-        let mut bytes = [0; 256];
-        loop {
-            match self.channel.read(&mut bytes) {
-                Ok(0) => return Err(String::from("it has ended before it was ready; its log says why")),
-                Ok(count) => self.heard.extend(&bytes[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.to_string()),
+        match self.channel.line() {
+            Ok(Some(line)) => return Ok(Some(line)),
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(String::from("it has ended before it was ready; its log says why"));
             }
-            if self.heard.len() > LINE_BYTES {
-                return Err(String::from("it says what no softgate would"));
-            }
-            if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
-                return Ok(Some(String::from_utf8_lossy(&self.heard[..end]).into_owned()));
-            }
+            Err(error) => return Err(error.to_string()),
         }
         match self.begun.elapsed() > READY_WITHIN {
             true => Err(format!("it was not ready within {} s", READY_WITHIN.as_secs())),
             false => Ok(None),
+        }
+    }
+
+    /// Waits until it says the word; an error is what it said instead.
+    fn expect(&mut self, word: &str) -> Result<(), String> {
+        match self.channel.line() {
+            Ok(Some(line)) if line == word => Ok(()),
+            Ok(Some(line)) => Err(line.strip_prefix("failed ").unwrap_or(&line).to_owned()),
+            Ok(None) => Err(format!("it is not {word} within {} s", SERVING_WITHIN.as_secs())),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(String::from("it has ended; its log says why"))
+            }
+            Err(error) => Err(error.to_string()),
         }
     }
 }
@@ -191,9 +237,8 @@ impl Gateway {
             ..UpgradeEntry::default()
         };
         tracing::info!(binary = %binary.display(), pid = entry.pid, "upgrade: the new process starts");
-        let (channel, begun) = (ours, Instant::now());
-        self.upgrade.successor =
-            Some(Successor { child, channel, heard: Vec::new(), begun, entry: entry.clone() });
+        let (channel, begun) = (Channel::new(ours), Instant::now());
+        self.upgrade.successor = Some(Successor { child, channel, offer: None, begun, entry: entry.clone() });
         Ok(entry)
     }
 
@@ -208,34 +253,143 @@ impl Gateway {
 
     /// Goes on with an upgrade that is under way.
     pub fn tend_upgrade(&mut self) {
-        let Some(successor) = &mut self.upgrade.successor else { return };
-        if successor.entry.phase != UpgradePhase::Starting {
-            return;
+        loop {
+            let Some(successor) = &mut self.upgrade.successor else { return };
+            if successor.entry.phase != UpgradePhase::Starting {
+                return;
+            }
+            let line = match successor.hear() {
+                Ok(None) => return,
+                Ok(Some(line)) => line,
+                Err(why) => return self.give_up(why),
+            };
+            let done = match line.split_once(' ').unwrap_or((&line, "")) {
+                ("offer?", _) => self.make_offer(),
+                ("ready", said) => match serde_json::from_str(said) {
+                    Ok(ready) => self.switch_over(ready),
+                    Err(error) => Err(format!("it says {line:?}: {error}")),
+                },
+                ("failed", why) => Err(why.to_owned()),
+                _ => Err(format!("it says {line:?}: is it a softgate?")),
+            };
+            if let Err(why) = done {
+                return self.give_up(why);
+            }
         }
-        let failed = match successor.hear() {
-            Ok(None) => return,
-            Ok(Some(line)) => match (line.strip_prefix("ready "), line.strip_prefix("failed ")) {
-                (Some(version), _) => {
-                    tracing::info!(version, "upgrade: the new process is ready");
-                    successor.entry.to = Some(version.to_owned());
-                    successor.entry.phase = UpgradePhase::SwitchingOver;
-                    self.end_for_successor();
-                    return;
-                }
-                (None, Some(why)) => why.to_owned(),
-                (None, None) => format!("it says {line:?}: is it a softgate?"),
-            },
-            Err(why) => why,
-        };
+    }
+
+    /// Ends the new process; this one serves on.
+    fn give_up(&mut self, why: String) {
+        let Some(mut successor) = self.upgrade.successor.take() else { return };
         let _ = successor.child.kill();
         let status = successor.child.wait().map(|status| format!(" ({status})")).unwrap_or_default();
-        let trouble = format!("{failed}{status}");
+        let trouble = format!("{why}{status}");
         tracing::error!(%trouble, "upgrade: given up, this process serves on");
-        let entry =
-            UpgradeEntry { phase: UpgradePhase::Failed, trouble: Some(trouble), ..successor.entry.clone() };
-        (self.upgrade.successor, self.upgrade.last) = (None, Some(entry));
+        let entry = UpgradeEntry { phase: UpgradePhase::Failed, trouble: Some(trouble), ..successor.entry };
+        self.upgrade.last = Some(entry);
         self.lend_locks(false);
         self.keeping.forget_successors();
+    }
+
+    fn make_offer(&mut self) -> Result<(), String> {
+        let offer = self.offer();
+        let Some(successor) = &mut self.upgrade.successor else { return Ok(()) };
+        let channel = &mut successor.channel;
+        let said = match (offer, self.memory.file()) {
+            (Ok(offer), Some(file)) => {
+                let text = serde_json::to_string(&offer).unwrap_or_default();
+                successor.offer = Some(offer);
+                channel.say(&format!("offer {text}")).and_then(|()| channel.pass(&[file.as_fd()]))
+            }
+            (Ok(_), None) => channel.say("nothing"),
+            (Err(why), _) => channel.say(&format!("nothing {why}")),
+        };
+        said.map_err(|error| error.to_string())
+    }
+
+    fn switch_over(&mut self, ready: Ready) -> Result<(), String> {
+        let Some(successor) = &mut self.upgrade.successor else { return Ok(()) };
+        let Ready { version, anew } = ready;
+        tracing::info!(version, anew, "upgrade: the new process is ready");
+        successor.entry.to = Some(version);
+        if anew.is_none() {
+            let offered = successor.offer.take();
+            if offered.is_none() || offered != self.offer().ok() {
+                return Err(String::from("a device has changed since it was offered: try again"));
+            }
+            self.pass_devices()?;
+        }
+        if let Some(successor) = &mut self.upgrade.successor {
+            successor.entry.phase = UpgradePhase::SwitchingOver;
+        }
+        self.end_for_successor();
+        Ok(())
+    }
+
+    /// Has the new process go on with the devices. An error: this one has them, and serves.
+    fn pass_devices(&mut self) -> Result<(), String> {
+        let known = self.known();
+        let routers = !self.ha.routers().is_empty();
+        if routers {
+            // While the ports still carry: who else has its addresses is to hear of it.
+            self.ha.leave(true);
+        }
+        let begun = Instant::now();
+        let passed = self.pack().and_then(|parcel| {
+            let waiting = parcel.waiting;
+            let passed = self.pass(known, parcel, begun);
+            passed.inspect(|()| {
+                let paused_us = begun.elapsed().as_micros() as u64;
+                tracing::info!(paused_us, lost = waiting, "upgrade: the devices are the new process'");
+            })
+        });
+        if passed.is_err() && routers {
+            self.ha.leave(false);
+        }
+        passed
+    }
+
+    fn pass(&mut self, known: Known, parcel: Parcel, begun: Instant) -> Result<(), String> {
+        let Some(mut successor) = self.upgrade.successor.take() else { return Ok(()) };
+        let Parcel { handed, held, sockets, .. } = parcel;
+        let sent = (|| {
+            let stream = successor.channel.stream();
+            stream.set_nonblocking(false)?;
+            stream.set_read_timeout(Some(SERVING_WITHIN))?;
+            stream.set_write_timeout(Some(SERVING_WITHIN))?;
+            let paused_us = begun.elapsed().as_micros() as u64;
+            let known = Known { paused_us, devices: handed, ..known };
+            let sockets: Vec<_> = sockets.iter().map(|socket| socket.as_fd()).collect();
+            successor.channel.say(&format!("go {}", serde_json::to_string(&known)?))?;
+            successor.channel.send(&held)?;
+            successor.channel.pass(&sockets)
+        })();
+        drop(sockets);
+        let taken =
+            sent.map_err(|error: io::Error| error.to_string()).and_then(|()| successor.expect("taken"));
+        let is_taken = taken.is_ok();
+        let served = taken.and_then(|()| successor.expect("serving"));
+        if let Err(why) = served {
+            // Before we look at a ring again nobody else may have it.
+            let _ = successor.child.kill();
+            let _ = successor.child.wait();
+            if is_taken {
+                self.bind_anew();
+            } else {
+                self.go_on();
+            }
+            self.upgrade.successor = Some(successor);
+            return Err(why);
+        }
+        supervisor::notify(&format!("MAINPID={}", successor.entry.pid));
+        self.forget_devices();
+        self.upgrade.passed = Some(successor.channel);
+        Ok(())
+    }
+
+    /// True if another process has the devices.
+    pub(super) fn has_passed_devices(&self) -> bool {
+        self.upgrade.passed.is_some()
     }
 
     /// When [`Gateway::tend_upgrade`] has something to do, if it has.
@@ -247,7 +401,7 @@ impl Gateway {
     pub(super) fn hand_over(&mut self) {
         let Some(mut successor) = self.upgrade.successor.take() else { return };
         let begun = Instant::now();
-        let known = serde_json::to_string(&self.known()).unwrap_or_default();
+        let known = self.known();
         // While the ports still carry: who else has its addresses is to hear of it.
         self.ha.stop();
         for mut port in std::mem::take(&mut self.ports) {
@@ -256,10 +410,10 @@ impl Gateway {
         // A worker that answers has done what it was told before.
         self.queue_status();
         supervisor::notify(&format!("MAINPID={}", successor.entry.pid));
-        let told = successor.channel.set_nonblocking(false);
-        if let Err(error) =
-            told.and_then(|()| successor.channel.write_all(format!("go {known}\n").as_bytes()))
-        {
+        let known = Known { paused_us: begun.elapsed().as_micros() as u64, ..known };
+        let known = serde_json::to_string(&known).unwrap_or_default();
+        let told = successor.channel.stream().set_nonblocking(false);
+        if let Err(error) = told.and_then(|()| successor.channel.say(&format!("go {known}"))) {
             tracing::error!(%error, "upgrade: the new process does not hear us");
         }
         tracing::info!(
@@ -275,15 +429,22 @@ impl Gateway {
             let name = names.get(usize::from(entry.interface))?;
             Some((name.clone(), entry.address, mac_from_u64(entry.word.mac())))
         });
-        Known { neighbours: neighbours.collect() }
+        let from = env!("CARGO_PKG_VERSION").to_owned();
+        Known { from, neighbours: neighbours.collect(), ..Known::default() }
     }
 
     /// The new process' part: everything but the devices, then `ready`, then what has changed since.
     pub(super) fn take_over(&mut self, mut predecessor: Predecessor) -> io::Result<()> {
-        self.program.adopt();
         self.keep_sessions(true);
-        predecessor.say(&format!("ready {}", env!("CARGO_PKG_VERSION")))?;
-        let known = predecessor.wait()?;
+        for _ in 0..MOST_ROUNDS {
+            if self.refresh_sessions() < SHORT {
+                break;
+            }
+        }
+        let (version, anew) = (env!("CARGO_PKG_VERSION").to_owned(), predecessor.anew.clone());
+        let ready = serde_json::to_string(&Ready { version, anew })?;
+        predecessor.channel.say(&format!("ready {ready}"))?;
+        let (known, inherited) = predecessor.wait()?;
         let begun = Instant::now();
         self.catch_up_sessions();
         for (interface, address, mac) in known.neighbours {
@@ -296,15 +457,57 @@ impl Gateway {
                 table.learn(slot, mac, false, self.now());
             }
         }
+        if predecessor.anew.is_none() {
+            let held = inherited.iter().flat_map(Inherited::held);
+            self.memory.take_frames(held).map_err(not_adopted)?;
+            if predecessor.takes {
+                predecessor.channel.say("taken")?;
+            }
+            self.inherited = inherited;
+        }
         tracing::info!(caught_up_us = begun.elapsed().as_micros() as u64, "upgrade: this process takes over");
+        predecessor.since = begun;
+        self.upgrade.last = Some(UpgradeEntry {
+            phase: UpgradePhase::Done,
+            from: known.from,
+            to: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            pid: std::process::id(),
+            anew: predecessor.anew.clone(),
+            paused_us: Some(known.paused_us),
+            ..UpgradeEntry::default()
+        });
+        self.predecessor = Some(predecessor);
         Ok(())
+    }
+
+    /// The queues are ours and the workers have them. Returns when the process before has ended, or may not be waited for
+    /// any longer: its control socket is ours then.
+    pub(super) fn has_taken_over(&mut self) {
+        let Some(mut predecessor) = self.predecessor.take() else { return };
+        let own_us = predecessor.since.elapsed().as_micros() as u64;
+        if let Some(last) = &mut self.upgrade.last {
+            last.paused_us = last.paused_us.map(|paused_us| paused_us + own_us);
+            tracing::info!(paused_us = last.paused_us, anew = last.anew, "upgrade: this process serves");
+        }
+        if predecessor.takes {
+            let ended = predecessor.channel.say("serving").and_then(|()| predecessor.channel.wait_for_end());
+            if let Err(error) = ended {
+                tracing::warn!(%error, "upgrade: the process before does not end");
+            }
+        }
     }
 }
 
 /// The process that we take over from.
 #[derive(Debug)]
 pub struct Predecessor {
-    channel: BufReader<UnixStream>,
+    channel: Channel,
+    /// Why its devices are bound anew; `None`: they are taken as they are.
+    anew: Option<String>,
+    /// It waits until we serve.
+    takes: bool,
+    /// When it had let go.
+    since: Instant,
 }
 
 impl Predecessor {
@@ -314,27 +517,78 @@ impl Predecessor {
         // It is a socket, or somebody has typed `--take-over`.
         channel.peer_addr()?;
         channel.set_read_timeout(Some(GO_WITHIN))?;
-        Ok(Predecessor { channel: BufReader::new(channel) })
+        Ok(Predecessor::on(channel))
+    }
+
+    fn on(stream: UnixStream) -> Predecessor {
+        let channel = Channel::new(stream);
+        Predecessor { channel, anew: None, takes: false, since: Instant::now() }
     }
 
     /// Another way to it, for whoever has to say that we failed.
     pub fn try_clone(&self) -> io::Result<Predecessor> {
-        Ok(Predecessor { channel: BufReader::new(self.channel.get_ref().try_clone()?) })
+        Ok(Predecessor::on(self.channel.stream().try_clone()?))
     }
 
     /// Says a line.
     pub fn say(&mut self, line: &str) -> io::Result<()> {
-        self.channel.get_mut().write_all(format!("{}\n", line.replace('\n', " ")).as_bytes())
+        self.channel.say(line)
     }
 
-    /// Waits until the devices are ours. If it ends without a word they are as well.
-    fn wait(&mut self) -> io::Result<Known> {
-        let mut line = String::new();
-        self.channel.read_line(&mut line)?;
-        let known = line.trim_end().strip_prefix("go ").and_then(|known| serde_json::from_str(known).ok());
-        if known.is_none() {
-            tracing::warn!("upgrade: the process before has ended without a word");
+    /// Maps its packet memory, if that and its devices are what we would make: then they are taken as they are.
+    pub(super) fn adopt(
+        &mut self,
+        wanted: &Wanted<'_>,
+        program: &XdpProgram,
+    ) -> Option<(Arc<PacketMemory>, Vec<FramePool>)> {
+        program.adopt();
+        let adopted = self.offered().and_then(|(offer, file)| {
+            wanted.matches(&offer, program)?;
+            PacketMemory::adopt(file, offer.pages, offer.layout).map_err(|error| error.to_string())
+        });
+        match adopted {
+            Ok(adopted) => Some(adopted),
+            Err(why) => {
+                tracing::warn!(%why, "upgrade: devices are bound anew, with a gap");
+                self.anew = Some(why);
+                None
+            }
         }
-        Ok(known.unwrap_or_default())
+    }
+
+    fn offered(&mut self) -> Result<(Offer, std::fs::File), String> {
+        let failed = |error: io::Error| error.to_string();
+        self.channel.say("offer?").map_err(failed)?;
+        let line = self.channel.line().map_err(failed)?.ok_or("it offers nothing in time")?;
+        let Some(text) = line.strip_prefix("offer ") else {
+            let why = line.strip_prefix("nothing").unwrap_or(&line).trim();
+            return Err(why.to_owned());
+        };
+        let file = self.channel.descriptors(1).map_err(failed)?.remove(0);
+        let offer = serde_json::from_str(text)
+            .map_err(|_| String::from("the two speak of devices and frames in different ways"))?;
+        Ok((offer, file.into()))
+    }
+
+    /// Waits until the devices are ours. If it ends without a word they are as well, and to be bound anew.
+    fn wait(&mut self) -> io::Result<(Known, Vec<Inherited>)> {
+        let line = match self.channel.line() {
+            Ok(Some(line)) => line,
+            Ok(None) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => String::new(),
+            Err(error) => return Err(error),
+        };
+        let Some(mut known) =
+            line.strip_prefix("go ").and_then(|known| serde_json::from_str::<Known>(known).ok())
+        else {
+            tracing::warn!("upgrade: the process before has ended without a word");
+            return Ok(Default::default());
+        };
+        self.takes = self.anew.is_none();
+        let devices = std::mem::take(&mut known.devices);
+        let (frames, sockets) = Handed::counts(&devices);
+        let held = self.channel.exactly(frames.saturating_mul(4))?;
+        let sockets = self.channel.descriptors(sockets)?;
+        Ok((known, Inherited::of(devices, &held, sockets)))
     }
 }

@@ -7,6 +7,7 @@ pub mod descriptors;
 pub mod link;
 pub mod memory;
 pub mod packet_socket;
+pub mod passing;
 pub mod pcap;
 pub mod peer;
 pub mod priority;
@@ -14,7 +15,7 @@ pub mod supervisor;
 pub mod waker;
 pub mod xdp;
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use crate::mem::{FramePool, Frames};
 
@@ -51,8 +52,30 @@ pub trait Port: Send {
         PortStats::default()
     }
 
+    /// Stops between two bursts, so that another process can go on with the queue: what that needs. `None`: it cannot be
+    /// left to another. Then only [`Port::go_on`] or [`Port::close`] may follow, which leaves the rings as they are.
+    fn leave(&mut self, _pool: &mut FramePool) -> std::io::Result<Option<LeftQueue>> {
+        Ok(None)
+    }
+
+    /// Nobody has taken the queue: it goes on where it was.
+    fn go_on(&mut self) {}
+
     /// Closes the queue and puts every frame it held back into `pool`.
     fn close(self: Box<Self>, _pool: &mut FramePool) {}
+}
+
+/// A queue that a process leaves to another.
+#[derive(Debug)]
+pub struct LeftQueue {
+    /// The device's number of it.
+    pub queue: u16,
+    /// Its socket: rings and what the kernel has of it stay as they are.
+    pub socket: OwnedFd,
+    /// The packet that the next descriptor goes on with is lost: its beginning was with the process that leaves.
+    pub skips: bool,
+    /// Frames that the kernel holds: twice the chunk's number, and 1 if it is to be sent.
+    pub held: Vec<u32>,
 }
 
 /// Losses and stalls only the device knows of. A queue's are totals since it was opened.

@@ -1,7 +1,9 @@
 //! Mappings on huge pages: for the packet memory, and as slices of plain values for large tables.
 #![allow(unsafe_code, reason = "raw memory lives in mem/ and io/ only")]
 
+use std::fs::File;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::ptr::NonNull;
 
 use zerocopy::FromZeros;
@@ -130,6 +132,83 @@ pub(super) fn map(bytes: usize, populate: bool) -> Result<(NonNull<u8>, PageKind
         unsafe { libc::madvise(aligned as *mut _, bytes, libc::MADV_POPULATE_WRITE) };
     }
     NonNull::new(aligned as *mut u8).map(|base| (base, PageKind::Transparent)).ok_or_else(map_error)
+}
+
+/// Has the kernel put huge pages below memory that a file has (since Linux 6.1; whatever `shmem_enabled` says but `deny`).
+const MADV_COLLAPSE: i32 = 25;
+
+/// As [`map`] with all pages there at once, but of a file without a name: another process that has its descriptor maps the
+/// same memory. The file keeps its size (sealed). `None` where such memory cannot be had on huge pages: nobody should
+/// forward more slowly all day for the sake of an upgrade.
+pub(super) fn map_shareable(bytes: usize) -> Option<(NonNull<u8>, PageKind, File)> {
+    let on_huge = || {
+        let file = memfd(bytes, libc::MFD_HUGETLB)?;
+        Some((map_file(&file, bytes)?, PageKind::Huge, file))
+    };
+    let on_transparent = || {
+        let file = memfd(bytes, 0)?;
+        let base = map_file(&file, bytes)?;
+        for advice in [libc::MADV_POPULATE_WRITE, MADV_COLLAPSE] {
+            // SAFETY: the mapping just made; neither advice changes its content.
+            if unsafe { libc::madvise(base.as_ptr().cast(), bytes, advice) } != 0 {
+                // SAFETY: as above, and nobody knows of it.
+                unsafe { libc::munmap(base.as_ptr().cast(), bytes) };
+                return None;
+            }
+        }
+        Some((base, PageKind::Transparent, file))
+    };
+    on_huge().or_else(on_transparent)
+}
+
+/// A file in memory that keeps its size: a page that is taken away would end whoever touches it (SIGBUS).
+fn memfd(bytes: usize, pages: libc::c_uint) -> Option<File> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | pages;
+    // SAFETY: a NUL-terminated name.
+    let fd = unsafe { libc::memfd_create(c"softgate-packets".as_ptr(), flags) };
+    if fd < 0 {
+        return None;
+    }
+    // SAFETY: a fresh descriptor that nobody else owns.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(bytes as u64).ok()?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: integers only.
+    (unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) } == 0).then_some(file)
+}
+
+/// True if nobody can make the file shorter.
+pub(super) fn keeps_its_size(file: &File) -> bool {
+    // SAFETY: no memory is involved.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    seals >= 0 && seals & libc::F_SEAL_SHRINK != 0
+}
+
+/// Maps the first `bytes` (a multiple of the huge page size) of a file in memory, aligned for huge pages.
+pub(super) fn map_file(file: &File, bytes: usize) -> Option<NonNull<u8>> {
+    const PROT: i32 = libc::PROT_READ | libc::PROT_WRITE;
+    const RESERVE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let length = bytes + HUGE_PAGE_BYTES;
+    // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
+    let raw = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_NONE, RESERVE, -1, 0) };
+    if raw == libc::MAP_FAILED {
+        return None;
+    }
+    let start = raw as usize;
+    let aligned = start.next_multiple_of(HUGE_PAGE_BYTES);
+    let shared = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_POPULATE;
+    // SAFETY: replaces pages of the mapping just made, of which nobody knows.
+    let base = unsafe { libc::mmap(aligned as *mut _, bytes, PROT, shared, file.as_raw_fd(), 0) };
+    let is_mapped = base != libc::MAP_FAILED;
+    let ends = [(start, aligned - start), (aligned + bytes, start + length - (aligned + bytes))];
+    let all = [(start, length), (0, 0)];
+    for (at, len) in if is_mapped { ends } else { all } {
+        if len > 0 {
+            // SAFETY: what nothing points to of the mapping made above.
+            unsafe { libc::munmap(at as *mut _, len) };
+        }
+    }
+    NonNull::new(aligned as *mut u8).filter(|_| is_mapped)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub mod tsc;
 
 pub use frame::{Frame, HEADROOM};
 pub use mapping::{HugeSlice, available_bytes};
-pub use packet_memory::{ChunkSize, MemoryError, PacketMemory, PageKind};
+pub use packet_memory::{ChunkSize, MemoryError, MemoryLayout, NotAdopted, PacketMemory, PageKind};
 pub use pool::FramePool;
 pub use shared::{SharedWords, is_in_memory};
 

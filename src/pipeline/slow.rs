@@ -898,6 +898,11 @@ impl SlowPath {
         self.parked > 0 || !self.flooded.is_empty()
     }
 
+    /// Packets that wait.
+    pub fn parked(&self) -> usize {
+        self.parked + self.flooded.len()
+    }
+
     /// All parked packets, when the gateway stops.
     pub fn take_parked(&mut self) -> impl Iterator<Item = Parked> {
         self.parked = 0;

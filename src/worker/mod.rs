@@ -21,7 +21,7 @@ use crate::flow::Flows;
 use crate::flow::scan::SessionView;
 use crate::flow::steering::Steering;
 use crate::io::waker;
-use crate::io::{Port, PortStats};
+use crate::io::{LeftQueue, Port, PortStats};
 use crate::mem::{FramePool, Frames};
 use crate::packet::{DropReason, Ingress, Pass};
 use crate::pipeline::SlowPath;
@@ -101,11 +101,24 @@ pub struct QueueStatus {
     pub stats: PortStats,
 }
 
+/// What a worker leaves to another process.
+#[derive(Debug, Default)]
+pub struct LeftQueues {
+    /// Its queues, with port slot and member.
+    pub queues: Vec<(u16, u8, LeftQueue)>,
+    /// Queues that cannot be left to another process.
+    pub others: usize,
+    /// Packets that wait for a neighbour, a first fragment or another worker.
+    pub waiting: usize,
+}
+
 /// A worker.
 pub struct Worker {
     node: Arc<Node>,
     cache: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
     queues: Vec<Queue>,
+    /// Nothing is taken from the queues: another process is about to have them.
+    is_held: bool,
     /// What went through queues that are closed, one entry for each member of each port there has been: slots of
     /// ports are never another's, and a port that comes back counts on.
     closed: Vec<QueueStatus>,
@@ -124,12 +137,14 @@ impl Worker {
             node.directory.as_ref().map(|directory| Steering::new(Arc::clone(directory), id, workers, key));
         let mut flows = Flows::new(id, node.capacity, Arc::clone(&node.claims), steering, key)
             .expect("address space for the flow table: lower `flows.capacity`");
-        flows.fragments.hold_at_most(pool.available() / HELD_SHARE);
+        let memory = pool.memory();
+        flows.fragments.hold_at_most(memory.frames() / memory.workers() / HELD_SHARE);
         flows.nat.half_open = Some(Arc::clone(&node.limits.half_open));
         Worker {
             node: Arc::clone(node),
             cache: Cache::new(Arc::clone(&node.tables)),
             queues: Vec::new(),
+            is_held: false,
             closed: Vec::new(),
             engine: Engine {
                 id,
@@ -181,6 +196,33 @@ impl Worker {
         self.index_queues();
     }
 
+    /// From now on nothing is taken from the queues, or again. What is under way goes on.
+    pub fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
+    }
+
+    /// Stops its queues where they are, so that another process can go on with them. Until [`Worker::go_on`] the worker
+    /// must not have a turn.
+    pub fn leave_queues(&mut self) -> std::io::Result<LeftQueues> {
+        let Engine { pool, slow, flows, waiting, .. } = &mut self.engine;
+        let parked = slow.parked() + flows.fragments.frames();
+        let waiting = parked + waiting.iter().map(|waiting| waiting.packets.len()).sum::<usize>();
+        let mut left = LeftQueues { waiting, ..LeftQueues::default() };
+        for queue in &mut self.queues {
+            match queue.io.leave(pool)? {
+                Some(io) => left.queues.push((queue.port, queue.member, io)),
+                None => left.others += 1,
+            }
+        }
+        Ok(left)
+    }
+
+    /// Nobody has taken its queues.
+    pub fn go_on(&mut self) {
+        self.queues.iter_mut().for_each(|queue| queue.io.go_on());
+        self.is_held = false;
+    }
+
     fn remember(&mut self, status: QueueStatus) {
         let same = |closed: &&mut QueueStatus| (closed.port, closed.member) == (status.port, status.member);
         let Some(closed) = self.closed.iter_mut().find(same) else {
@@ -213,7 +255,7 @@ impl Worker {
 
     /// One round: a burst from each queue, what is due, what others handed over. True if there was work.
     pub fn turn(&mut self, now: Nanos) -> bool {
-        let Worker { node, cache, queues, engine, turns, scratch, closed: _ } = self;
+        let Worker { node, cache, queues, is_held, engine, turns, scratch, closed: _ } = self;
         let node: &Node = node;
         let tables: &Tables = cache.load();
         engine.counters(node).generation.note(tables.generation);
@@ -223,7 +265,7 @@ impl Worker {
         engine.flows.strangers.begin_turn();
         let cx = node.context(engine.id, tables, now);
         let mut worked = false;
-        for index in 0..queues.len() {
+        for index in 0..if *is_held { 0 } else { queues.len() } {
             let port = queues[index].port;
             let count = queues[index].io.receive(&mut engine.pool, scratch);
             if count == 0 {
@@ -303,10 +345,10 @@ impl Worker {
             let due = if looks_soon { due.min(PARKED_POLL) } else { due };
             let mut fds: ArrayVec<std::os::fd::RawFd, { MAX_PORTS * 2 }> = ArrayVec::new();
             fds.push(self.node.wakers[id].fd());
-            fds.extend(
-                self.queues.iter().filter_map(|queue| queue.io.poll_fd()).take(fds.remaining_capacity()),
-            );
-            let blind = self.queues.iter().any(|queue| queue.io.poll_fd().is_none());
+            // What comes is for another process.
+            let queues = if self.is_held { &[] } else { &*self.queues };
+            fds.extend(queues.iter().filter_map(|queue| queue.io.poll_fd()).take(fds.remaining_capacity()));
+            let blind = queues.iter().any(|queue| queue.io.poll_fd().is_none());
             waker::wait(&fds, due.min(if blind { BLIND_POLL } else { limit }));
         }
         self.node.asleep[id].store(false, Ordering::SeqCst);

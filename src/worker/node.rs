@@ -274,6 +274,16 @@ impl Node {
             || self.replicas.get().is_some_and(|desks| desks[worker].has_inbound())
     }
 
+    /// True if no worker owes another one anything.
+    pub fn is_quiet(&self) -> bool {
+        let is_empty = |worker: usize| {
+            self.hand_over[worker].is_empty()
+                && self.arrivals[worker].is_empty()
+                && self.errands[worker].is_empty()
+        };
+        (0..self.counters.len()).all(is_empty)
+    }
+
     /// True once every worker works with `generation` or a later one.
     pub fn all_use(&self, generation: u64) -> bool {
         publication::all_use(self.counters.iter().map(|worker| &worker.generation), generation)

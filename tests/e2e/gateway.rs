@@ -193,6 +193,11 @@ impl Gateway {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Where it logs to, and those that take its place.
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
     /// Where its control socket is.
     pub fn socket(&self) -> &Path {
         &self.socket

@@ -31,6 +31,7 @@ backends = [{ address = "10.0.1.10:8081" }]
 const MIRROR: &str = r#"
 import socket
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
 sock.bind(("0.0.0.0", 7001))
 print("ready", flush=True)
 while True:
@@ -210,11 +211,12 @@ fn a_folder_that_will_not_do_is_said_and_the_gateway_serves() {
     gateway.stop();
 }
 
-/// Numbered datagrams through source NAT, a thousand a second: which of them came, and the longest time without one.
+/// Numbered datagrams through source NAT, ten thousand a second until FILE.end is there: how many came back, the longest time
+/// without one, and at last the word `done`.
 const STREAM: &str = r#"
 import os, socket, threading, time
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
 sock.connect(("HOST", 7001))
 sent, heard, longest, last = 0, 0, 0.0, None
 def hear():
@@ -230,18 +232,25 @@ def hear():
 threading.Thread(target=hear, daemon=True).start()
 print("ready", flush=True)
 began = time.monotonic()
-while True:
-    due = int((time.monotonic() - began) * 1000)
+def tell(done):
+    with open("FILE.new", "w") as file:
+        file.write(f"{sent} {heard} {longest * 1000:.1f}{done}")
+    os.rename("FILE.new", "FILE")
+while not os.path.exists("FILE.end"):
+    due = int((time.monotonic() - began) * 10000)
     while sent < due:
         sent += 1
         try:
             sock.send(b"%d" % sent)
         except OSError:
             pass
-    with open("FILE.new", "w") as file:
-        file.write(f"{sent} {heard} {longest * 1000:.1f}")
-    os.rename("FILE.new", "FILE")
+    tell("")
     time.sleep(0.001)
+for _ in range(100):
+    time.sleep(0.02)
+    if heard == sent:
+        break
+tell(" done")
 "#;
 
 /// Processes that the gateway has started: gone with the test, whatever becomes of it.
@@ -262,11 +271,11 @@ impl Drop for Others<'_> {
 }
 
 #[test]
-fn an_upgrade_keeps_every_session() {
-    let Some(lab) = Lab::alone("an_upgrade_keeps_every_session", &[]) else { return };
+fn an_upgrade_keeps_every_session_and_loses_no_packet() {
+    let Some(lab) = Lab::alone("an_upgrade_keeps_every_session_and_loses_no_packet", &[]) else { return };
     let folder = Folder::new("upgrade");
     let state = lab.path("revisions");
-    let config = keeping(&folder.0);
+    let config = with_room(&folder.0);
     let options = format!("--state {}", state.display());
     let gateway = Gateway::start_binary(&lab, &config, &crate::gateway::binary(), &options);
     let traffic = Traffic::new(&lab);
@@ -290,7 +299,8 @@ fn an_upgrade_keeps_every_session() {
         let before = process(&gateway);
         let text = std::fs::read_to_string(&figures).expect("figures");
         let said = gateway.ask("upgrade");
-        assert!(said.contains("from ") && process(&gateway) != before, "{said}");
+        assert!(said.contains("devices as they were") && process(&gateway) != before, "{said}");
+        println!("upgrade {round}: {said}");
         traffic.goes_on();
         let entry = kept(&gateway);
         assert_eq!(entry["restored"], SESSIONS + 1, "{entry:#}");
@@ -300,14 +310,96 @@ fn an_upgrade_keeps_every_session() {
         // What is committed is known to the next.
         gateway.ask(&format!("add route 203.0.113.{round}/32 blackhole"));
     }
+    std::fs::write(figures.with_extension("end"), "").expect("it is written");
+    let text = || std::fs::read_to_string(&figures).unwrap_or_default();
+    wait_for("the stream has ended", || text().ends_with("done"));
+    let counts: Vec<u64> = text().split(' ').filter_map(|word| word.parse().ok()).collect();
+    assert!(
+        counts[0] > 10_000 && counts[0] == counts[1],
+        "sent, heard: {}; {}",
+        text(),
+        gateway.show("drops")
+    );
     let routes = gateway.ask("show routes");
     assert!(routes.contains("203.0.113.0/32") && routes.contains("203.0.113.1/32"), "{routes}");
     let drops = gateway.show("drops");
     println!("drops of the last process: {drops}");
-    // Not our child: it ends as any does.
-    let pid = process(&gateway);
+    let log = std::fs::read_to_string(lab.path("softgate.log")).expect("a log");
+    log.lines().filter(|line| line.contains("upgrade: ")).for_each(|line| println!("{line}"));
+    end(gateway);
+}
+
+/// Ends a process that is not our child, as any does, and finds that no frame of it is missing.
+fn end(gateway: Gateway) {
+    let pid = gateway.show("version")["pid"].clone();
+    let log = gateway.log_path().to_owned();
     drop(gateway);
     let killed = std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status();
     assert!(killed.expect("kill runs").success());
     wait_for("it has ended", || !Path::new(&format!("/proc/{pid}")).exists());
+    let log = std::fs::read_to_string(log).expect("a log");
+    let last = log.lines().rfind(|line| line.contains("leaked_frames")).unwrap_or_default();
+    assert!(last.contains("leaked_frames=0"), "{log}");
+}
+
+/// Rings in which what comes in the pause finds room.
+fn with_room(folder: &Path) -> Config {
+    Config { workers: "[1]\nframes = 32768", ..keeping(folder) }
+}
+
+/// Says what a new process would, and ends after it has said the words of SAID.
+const IMPOSTOR: &str = r#"#!/usr/bin/env python3
+import socket
+sock = socket.socket(fileno=0)
+def line():
+    text = b""
+    while not text.endswith(b"\n"):
+        text += sock.recv(1)
+    return text
+sock.sendall(b"offer?\n")
+assert line().startswith(b"offer ")
+sock.recv(1)
+sock.sendall(b'ready {"version":"impostor"}\n')
+assert line().startswith(b"go ")
+sock.sendall(b"SAID")
+"#;
+
+#[test]
+fn who_cannot_take_the_devices_over_leaves_them() {
+    let Some(lab) = Lab::alone("who_cannot_take_the_devices_over_leaves_them", &[]) else { return };
+    let folder = Folder::new("leaves");
+    let config = with_room(&folder.0);
+    let gateway = Gateway::start(&lab, &config);
+    let traffic = Traffic::new(&lab);
+    let _others = Others(&lab);
+    let process = |gateway: &Gateway| gateway.show("version")["pid"].clone();
+    let first = process(&gateway);
+
+    // Gone before it has touched them, in the midst of it, and with a word.
+    for (number, said) in ["", "taken\\n", "taken\\nfailed it is tired\\n"].into_iter().enumerate() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = lab.path(&format!("impostor{number}"));
+        std::fs::write(&path, IMPOSTOR.replace("SAID", said)).expect("it is written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+        let (status, answer) = gateway.client(&format!("upgrade --binary {}", path.display()));
+        assert!(status.code() == Some(1) && answer.contains("the old one serves on"), "{status}: {answer}");
+        assert_eq!(answer.contains("it is tired"), number == 2, "{answer}");
+        assert_eq!(process(&gateway), first);
+        traffic.goes_on();
+    }
+
+    // What it would make itself is not what there is: it says so, and sessions go on.
+    let file = lab.path("softgate.toml");
+    let text = std::fs::read_to_string(&file).expect("the config");
+    std::fs::write(&file, text.replace("frames = 32768", "frames = 16384")).expect("it is written");
+    let said = gateway.ask("upgrade");
+    assert!(said.contains("bound anew") && said.contains("1 workers of 32768 frames"), "{said}");
+    assert_ne!(process(&gateway), first);
+    traffic.goes_on();
+    let said = gateway.ask("upgrade");
+    assert!(said.contains("devices as they were"), "{said}");
+    traffic.goes_on();
+    let entry = &gateway.show("ha")["upgrade"];
+    assert!(entry["phase"] == "done" && entry["paused_us"].as_u64().is_some_and(|us| us > 0), "{entry:#}");
+    end(gateway);
 }

@@ -381,6 +381,24 @@ impl OffloadGuard {
         self.put_back()
     }
 
+    /// What is to be switched on again, by the kernel's names.
+    pub fn to_restore(&self) -> &[&'static str] {
+        &self.restore
+    }
+
+    /// Another process restores it ([`OffloadGuard::inherit`]): this one does not any more.
+    pub fn leave(mut self) {
+        self.restore.clear();
+    }
+
+    /// Also restores what another process has switched off, by the kernel's names; others than [`HIDING`] are none of ours.
+    pub fn inherit(&mut self, names: &[String]) {
+        let known = HIDING.iter().map(|(name, _)| *name);
+        let more = known.filter(|name| names.iter().any(|left| left == name) && !self.restore.contains(name));
+        let more: Vec<&'static str> = more.collect();
+        self.restore.extend(more);
+    }
+
     fn put_back(&mut self) -> Result<(), EthtoolError> {
         let restore = std::mem::take(&mut self.restore);
         // Gone, or replaced by a device that never had our changes: nothing to restore.

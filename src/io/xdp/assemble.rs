@@ -92,6 +92,24 @@ impl Assembler {
         }
     }
 
+    /// Gives up the packet that is not complete, if there is one: what comes of it is thrown away. True if something will.
+    pub fn give_up(&mut self, pool: &mut FramePool) -> bool {
+        match std::mem::replace(&mut self.partial, Partial::Skipping) {
+            Partial::Chain(head, _) => {
+                self.broken += 1;
+                pool.put(head);
+            }
+            Partial::None => self.partial = Partial::None,
+            Partial::Skipping => {}
+        }
+        matches!(self.partial, Partial::Skipping)
+    }
+
+    /// The next descriptor belongs to a packet that somebody else has begun and given up.
+    pub fn skip_first(&mut self) {
+        self.partial = Partial::Skipping;
+    }
+
     /// Gives up the packet that is not complete.
     pub fn close(self, pool: &mut FramePool) {
         if let Partial::Chain(head, _) = self.partial {
@@ -107,18 +125,28 @@ mod tests {
     use std::sync::Arc;
 
     /// Plays descriptors, each a letter: a segment that continues (`c`), one that ends a packet (`e`), a
-    /// descriptor without a frame that continues (`C`) or ends (`E`). Returns the segments of each packet that
+    /// descriptor without a frame that continues (`C`) or ends (`E`), a hand-over to another process (`|`). Returns the segments of each packet that
     /// came out, the number of broken ones and of frames still held; afterwards nothing may be leaked.
     fn play(descriptors: &str) -> (Vec<usize>, u64, usize) {
         let (memory, mut pools): (Arc<PacketMemory>, _) =
             PacketMemory::new(1, 64, ChunkSize::Bytes2048).expect("memory");
         let pool = &mut pools[0];
         let mut assembler = Assembler::new();
-        let mut packets = Vec::new();
+        let (mut packets, mut given_up) = (Vec::new(), 0);
         for descriptor in descriptors.chars() {
             let continues = descriptor.eq_ignore_ascii_case(&'c');
             if descriptor.is_uppercase() {
                 assembler.add_missing(continues, pool);
+                continue;
+            }
+            if descriptor == '|' {
+                // Another goes on behind this.
+                let skips = assembler.give_up(pool);
+                given_up += assembler.broken();
+                assembler = Assembler::new();
+                if skips {
+                    assembler.skip_first();
+                }
                 continue;
             }
             let segment = pool.take_filled(b"segment").expect("a frame");
@@ -127,7 +155,7 @@ mod tests {
                 pool.put(packet);
             }
         }
-        let (broken, held) = (assembler.broken(), assembler.held());
+        let (broken, held) = (given_up + assembler.broken(), assembler.held());
         assembler.close(pool);
         drop(pools);
         assert_eq!(memory.leaked(), 0, "{descriptors}");
@@ -137,6 +165,13 @@ mod tests {
     #[test]
     fn packets_of_one_and_many_segments() {
         assert_eq!(play("eecceece"), (vec![1, 1, 3, 1, 2], 0, 0));
+    }
+
+    #[test]
+    fn who_takes_over_begins_with_a_whole_packet() {
+        assert_eq!(play("e|ece"), (vec![1, 1, 2], 0, 0));
+        assert_eq!(play("ecc|ceece"), (vec![1, 1, 2], 1, 0));
+        assert_eq!(play("ec|c|cee"), (vec![1, 1], 1, 0), "twice, within one packet");
     }
 
     #[test]

@@ -84,6 +84,28 @@ impl Custody {
         self.receiving + self.sending
     }
 
+    /// The chunks that the kernel holds: twice the number, and 1 if it is for sending.
+    pub fn list(&self) -> Vec<u32> {
+        let held = self.chunks.iter().enumerate().filter(|(_, state)| **state != OURS);
+        held.map(|(index, state)| (index as u32) << 1 | u32::from(*state == HeldFor::Sending as u8)).collect()
+    }
+
+    /// The kernel holds what [`Custody::list`] says, given to it by another process. False: there is no such chunk, or it
+    /// is named twice.
+    #[must_use]
+    pub fn restore(&mut self, held: &[u32]) -> bool {
+        held.iter().all(|entry| {
+            let is_sent = entry & 1 != 0;
+            let reason = if is_sent { HeldFor::Sending } else { HeldFor::Receiving };
+            let addr = u64::from(entry >> 1) << self.chunk_shift;
+            let is_free = self.chunks.get(self.index(addr)) == Some(&OURS);
+            if is_free {
+                self.give(addr, reason);
+            }
+            is_free
+        })
+    }
+
     /// Takes back all chunks, calling `each` with the address of each one's first byte. Only after the
     /// socket is closed.
     pub fn take_all(&mut self, mut each: impl FnMut(u64)) {
@@ -127,6 +149,23 @@ mod tests {
         custody.take_all(|addr| back.push(addr / 4096));
         assert_eq!(back, [1, 2, 6]);
         assert_eq!(custody.held(), 0);
+    }
+
+    #[test]
+    fn another_process_goes_on_with_the_list() {
+        let mut custody = Custody::new(8, 2048);
+        custody.give(2048, Receiving);
+        custody.give(7 * 2048 + 256, Sending);
+        let list = custody.list();
+        assert_eq!(list, [2, 15]);
+        let mut other = Custody::new(8, 2048);
+        assert!(other.restore(&list));
+        assert_eq!((other.held(), other.list()), (2, list));
+        assert!(!other.take_back(2048, Sending) && other.take_back(2048, Receiving));
+        assert!(other.take_back(7 * 2048, Sending));
+        assert!(!Custody::new(8, 2048).restore(&[3, 2]), "one chunk twice");
+        assert!(!Custody::new(8, 2048).restore(&[16]), "no such chunk");
+        assert!(!Custody::new(8, 2048).restore(&[u32::MAX]));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::error::{Call, XdpError};
 use super::port::XdpPort;
 use super::program::{Attachment, MAX_PORTS, ProgramCounters, QUEUES_PER_PORT, XdpProgram};
 use super::socket::{Binding, Socket};
+use crate::io::LeftQueue;
 use crate::mem::{HEADROOM, PacketMemory};
 
 /// How frames get from the device into the packet memory.
@@ -40,7 +41,7 @@ impl fmt::Display for Mode {
 }
 
 /// Entries of a queue's four rings; powers of two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingSizes {
     /// Received frames that wait for the worker.
     pub rx: u32,
@@ -87,7 +88,7 @@ impl RingSizes {
 }
 
 /// A mode that was tried and refused on the way to the one that works.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Refusal {
     /// The mode.
     pub mode: Mode,
@@ -98,7 +99,7 @@ pub struct Refusal {
 }
 
 /// How a device was bound.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Bound {
     /// Zero-copy, copy or generic.
     pub mode: Mode,
@@ -120,6 +121,19 @@ pub struct Bound {
     pub rings: RingSizes,
     /// What was tried before.
     pub refused: Vec<Refusal>,
+}
+
+/// A device that a process leaves to another.
+#[derive(Debug)]
+pub struct LeftDevice {
+    /// Name.
+    pub device: String,
+    /// Index.
+    pub ifindex: u32,
+    /// How it is bound.
+    pub bound: Bound,
+    /// In their order, all of them.
+    pub queues: Vec<LeftQueue>,
 }
 
 /// One way to bind.
@@ -245,12 +259,54 @@ impl XdpDevice {
                 .zip(doors)
                 .enumerate()
                 .map(|(queue, (socket, door))| {
-                    XdpPort::new(socket, door, memory, attempt.multi_buffer, (queue as u16) < existing.tx)
+                    let queue = queue as u16;
+                    XdpPort::new(queue, socket, door, memory, attempt.multi_buffer, queue < existing.tx)
                 })
                 .collect();
             return Ok((opened, ports));
         }
         Err(XdpError::NoMode { device: device.to_owned(), refused })
+    }
+
+    /// Takes over a device that another process has bound, on the same memory: its sockets stay, and our program takes the
+    /// place of its. `memory` has taken the frames that the kernel does not hold for these queues. That process uses them
+    /// no more; it has its link still, which we hold as well ([`XdpProgram::adopt`]).
+    pub fn adopt(
+        program: &Arc<XdpProgram>,
+        left: LeftDevice,
+        slot: u16,
+        memory: &Arc<PacketMemory>,
+    ) -> Result<(XdpDevice, Vec<XdpPort>), XdpError> {
+        let LeftDevice { device, ifindex, bound, queues } = left;
+        let name = device.as_str();
+        check(name, "the number of queues", queues.len() as u16, bound.queues, bound.queues)?;
+        check(name, "the port's slot", slot, 0, MAX_PORTS - 1)?;
+        bound.rings.check(name)?;
+        let mut opened = XdpDevice {
+            program: Arc::clone(program),
+            device: device.clone(),
+            ifindex,
+            slot,
+            bound: bound.clone(),
+            attachment: None,
+        };
+        let doors = program.enter(name, ifindex, slot, bound.queues)?;
+        let mut ports = Vec::with_capacity(queues.len());
+        for (number, (left, door)) in queues.into_iter().zip(doors).enumerate() {
+            check(name, "the number of a queue", left.queue, number as u16, number as u16)?;
+            let socket = Socket::adopt(name, left.socket, &bound.rings, bound.tx_budget, memory)?;
+            let can_send = left.queue < bound.tx_queues;
+            let mut port = XdpPort::new(left.queue, socket, door, memory, bound.multi_buffer, can_send);
+            if !port.restore(&left.held, left.skips) {
+                let reason = "the process before names frames that there are not, or twice";
+                return Err(XdpError::of(name, Call::Map("frames"), io::Error::other(reason)));
+            }
+            port.open_door();
+            ports.push(port);
+        }
+        let attachment = program.attach(name, ifindex, bound.multi_buffer, bound.mode == Mode::Generic)?;
+        opened.attachment = Some(attachment);
+        Ok((opened, ports))
     }
 
     /// How the device was bound.

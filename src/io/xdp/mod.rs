@@ -20,7 +20,7 @@ mod afxdp_crate;
 
 #[cfg(feature = "afxdp")]
 pub use afxdp_crate::{AfxdpDevice, AfxdpPort};
-pub use device::{Bound, Mode, Refusal, RingSizes, XdpDevice};
+pub use device::{Bound, LeftDevice, Mode, Refusal, RingSizes, XdpDevice};
 pub use error::XdpError;
 pub use port::XdpPort;
 pub use program::{MAX_PORTS, ProgramCounters, QUEUES_PER_PORT, XdpProgram};

@@ -9,7 +9,7 @@ use super::custody::{Custody, HeldFor};
 use super::program::Door;
 use super::ring::{CONTINUES, Descriptor};
 use super::socket::{Kick, Socket};
-use crate::io::{Port, PortStats};
+use crate::io::{LeftQueue, Port, PortStats};
 use crate::mem::prefetch::prefetch;
 use crate::mem::{Frame, FramePool, Frames, HEADROOM, PacketMemory};
 
@@ -22,6 +22,8 @@ const MAX_KICKS: u32 = 64;
 
 /// One queue of a device, as one worker holds it.
 pub struct XdpPort {
+    /// The device's number of it.
+    queue: u16,
     socket: Socket,
     /// Until the first frames are given to the device.
     door: Option<Door>,
@@ -35,10 +37,13 @@ pub struct XdpPort {
     pool_reserve: usize,
     /// Descriptors and frames found wrong by us.
     invalid: u64,
+    /// Another process may have it: nobody here looks at the rings.
+    is_left: bool,
 }
 
 impl XdpPort {
     pub(super) fn new(
+        queue: u16,
         socket: Socket,
         door: Door,
         memory: &Arc<PacketMemory>,
@@ -46,6 +51,7 @@ impl XdpPort {
         can_send: bool,
     ) -> XdpPort {
         XdpPort {
+            queue,
             socket,
             door: Some(door),
             memory: Arc::clone(memory),
@@ -55,6 +61,26 @@ impl XdpPort {
             can_send,
             pool_reserve: (memory.frames() / memory.workers() / 16).min(256),
             invalid: 0,
+            is_left: false,
+        }
+    }
+
+    /// The kernel has frames of another process for it, whose memory is ours now: what [`Port::leave`] says. False: that
+    /// cannot be.
+    #[must_use]
+    pub(super) fn restore(&mut self, held: &[u32], skips: bool) -> bool {
+        if skips {
+            self.assembler.skip_first();
+        }
+        self.custody.restore(held)
+    }
+
+    /// Frames may come in from now on: the kernel has somewhere to put them. Nothing to do where it has none yet.
+    pub(super) fn open_door(&mut self) {
+        if self.custody.held() > 0
+            && let Some(door) = self.door.take()
+        {
+            self.let_in(door);
         }
     }
 
@@ -301,6 +327,18 @@ impl Port for XdpPort {
         stats
     }
 
+    fn leave(&mut self, pool: &mut FramePool) -> std::io::Result<Option<LeftQueue>> {
+        let socket = self.socket.another_fd()?;
+        self.flush(pool);
+        let skips = self.assembler.give_up(pool);
+        self.is_left = true;
+        Ok(Some(LeftQueue { queue: self.queue, socket, skips, held: self.custody.list() }))
+    }
+
+    fn go_on(&mut self) {
+        self.is_left = false;
+    }
+
     /// The kernel takes a closed socket out of the XSKMAP itself, unbinds it and waits until the receive
     /// path has let go of it (`xsk_release`: `synchronize_net`), so no frame is written to afterwards.
     /// Packets still in flight on the way out: copy mode sends copies; zero-copy drivers stop the queue
@@ -308,7 +346,9 @@ impl Port for XdpPort {
     /// refer to the chunk's page: the page stays, but the packet may carry bytes of the chunk's next user.)
     fn close(self: Box<Self>, pool: &mut FramePool) {
         let mut port = *self;
-        port.flush(pool);
+        if !port.is_left {
+            port.flush(pool);
+        }
         let XdpPort { socket, memory, mut custody, assembler, .. } = port;
         // Rings and descriptor: all references to the socket's file, so it is released here and now.
         drop(socket);

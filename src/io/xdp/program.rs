@@ -144,6 +144,11 @@ impl XdpProgram {
         }
     }
 
+    /// True if another process' link on the device is held, so that its program can be replaced.
+    pub fn has_adopted(&self, ifindex: u32) -> bool {
+        self.loaded().adopted.contains_key(&ifindex)
+    }
+
     /// Takes over the link on a device, if there is one and it will do. Else it is let go of.
     fn take_over(&self, ifindex: u32, frags: bool, generic: bool) -> Option<Attachment> {
         let mut loaded = self.loaded();

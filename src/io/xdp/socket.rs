@@ -95,30 +95,32 @@ impl Socket {
             set_option(&fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &TX_BUDGET).ok().map(|()| TX_BUDGET);
         let _ = set_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SEND_BUFFER_BYTES);
 
-        let offsets: libc::xdp_mmap_offsets =
-            get_option(&fd, libc::XDP_MMAP_OFFSETS).map_err(failed(Call::RingOffsets))?;
-        let map_error = failed(Call::MapRing);
-        let parts = |offset, size, entry, page| map_ring(&fd, offset, size, entry, page).map_err(&map_error);
-        let fill = parts(&offsets.fr, rings.fill, size_of::<u64>(), libc::XDP_UMEM_PGOFF_FILL_RING as _)?;
-        let completion = parts(
-            &offsets.cr,
-            rings.completion,
-            size_of::<u64>(),
-            libc::XDP_UMEM_PGOFF_COMPLETION_RING as _,
-        )?;
-        let rx = parts(&offsets.rx, rings.rx, size_of::<Descriptor>(), libc::XDP_PGOFF_RX_RING as _)?;
-        let tx = parts(&offsets.tx, rings.tx, size_of::<Descriptor>(), libc::XDP_PGOFF_TX_RING as _)?;
-        // SAFETY: `map_ring` mapped exactly this ring with the offsets and sizes of the kernel, which
-        // aligns indexes and entries; each is wrapped once; the kernel consumes the fill ring.
-        let fill = unsafe { Producer::new(fill) };
-        // SAFETY: as above; the kernel produces completions.
-        let completion = unsafe { Consumer::new(completion) };
-        // SAFETY: as above; the kernel produces received descriptors.
-        let rx = unsafe { Consumer::new(rx) };
-        // SAFETY: as above; the kernel consumes descriptors to send.
-        let tx = unsafe { Producer::new(tx) };
+        let rings = map_rings(binding.device, &fd, rings)?;
         bind(&fd, binding)?;
-        Ok(Socket { fill, completion, rx, tx, tx_budget, fd, _memory: Arc::clone(memory) })
+        Ok(Socket::of(fd, rings, tx_budget, memory))
+    }
+
+    /// Goes on with a socket of another process on the same `memory`, bound as it is. What is in the rings stays; that
+    /// process uses them no more.
+    pub fn adopt(
+        device: &str,
+        fd: OwnedFd,
+        rings: &RingSizes,
+        tx_budget: Option<u32>,
+        memory: &Arc<PacketMemory>,
+    ) -> Result<Socket, XdpError> {
+        let rings = map_rings(device, &fd, rings)?;
+        Ok(Socket::of(fd, rings, tx_budget, memory))
+    }
+
+    fn of(fd: OwnedFd, rings: Rings, tx_budget: Option<u32>, memory: &Arc<PacketMemory>) -> Socket {
+        let Rings { fill, completion, rx, tx } = rings;
+        Socket { fill, completion, rx, tx, tx_budget, fd, _memory: Arc::clone(memory) }
+    }
+
+    /// Another descriptor of it, for a process that takes it over.
+    pub fn another_fd(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
     }
 
     /// The file descriptor, for `poll` and the socket map.
@@ -157,6 +159,38 @@ impl Socket {
         // SAFETY: no buffer is passed.
         unsafe { libc::recvfrom(self.fd(), null_mut(), 0, libc::MSG_DONTWAIT, null_mut(), null_mut()) };
     }
+}
+
+struct Rings {
+    fill: Producer<u64>,
+    completion: Consumer<u64>,
+    rx: Consumer<Descriptor>,
+    tx: Producer<Descriptor>,
+}
+
+/// Maps the four rings of a socket, where they stand.
+fn map_rings(device: &str, fd: &OwnedFd, rings: &RingSizes) -> Result<Rings, XdpError> {
+    let failed = |call| move |error| XdpError::of(device, call, error);
+    let offsets: libc::xdp_mmap_offsets =
+        get_option(fd, libc::XDP_MMAP_OFFSETS).map_err(failed(Call::RingOffsets))?;
+    let map_error = failed(Call::MapRing);
+    let parts = |offset, size, entry, page| map_ring(fd, offset, size, entry, page).map_err(&map_error);
+    let fill = parts(&offsets.fr, rings.fill, size_of::<u64>(), libc::XDP_UMEM_PGOFF_FILL_RING as _)?;
+    let completion =
+        parts(&offsets.cr, rings.completion, size_of::<u64>(), libc::XDP_UMEM_PGOFF_COMPLETION_RING as _)?;
+    let rx = parts(&offsets.rx, rings.rx, size_of::<Descriptor>(), libc::XDP_PGOFF_RX_RING as _)?;
+    let tx = parts(&offsets.tx, rings.tx, size_of::<Descriptor>(), libc::XDP_PGOFF_TX_RING as _)?;
+    Ok(Rings {
+        // SAFETY: `map_ring` mapped exactly this ring with the offsets and sizes of the kernel, which
+        // aligns indexes and entries; each is wrapped once; the kernel consumes the fill ring.
+        fill: unsafe { Producer::new(fill) },
+        // SAFETY: as above; the kernel produces completions.
+        completion: unsafe { Consumer::new(completion) },
+        // SAFETY: as above; the kernel produces received descriptors.
+        rx: unsafe { Consumer::new(rx) },
+        // SAFETY: as above; the kernel consumes descriptors to send.
+        tx: unsafe { Producer::new(tx) },
+    })
 }
 
 fn create() -> io::Result<OwnedFd> {
