@@ -537,7 +537,7 @@ const CATALOGUE: [(DropReason, &str, Option<IcmpError>, &str); DropReason::COUNT
             SessionTableFull,
             "session-table-full",
             Some(HostUnreachable),
-            "`flows.capacity` sessions exist, and none of them that nobody has answered to: others are never given up for new ones.",
+            "`flows.capacity` sessions exist, and none of them that nobody has answered to: others are never given up for new ones; or NAT has as many hosts or port blocks as it has room for, one for 32 sessions.",
         ),
         (
             FlowConflict,
