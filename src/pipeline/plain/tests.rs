@@ -11,7 +11,7 @@ use crate::flow::Flows;
 use crate::macs::Location;
 use crate::mem::{BURST, ChunkSize, FramePool, PacketMemory};
 use crate::neighbours::v4_key;
-use crate::packet::{Burst, DropReason, Ingress, Meta, Packet, Pass, Verdict, checksum, flags};
+use crate::packet::{Burst, DropReason, Family, Ingress, Meta, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::{Context, flow, run_stages};
 use crate::replay;
 use crate::time::Nanos;
@@ -426,8 +426,14 @@ fn without_identification(frame: &mut [u8]) {
     while matches!(frame.get(l3 - 2..l3), Some([0x81, 0] | [0x88, 0xa8])) {
         l3 += 4;
     }
-    let is_v4 = frame.get(l3 - 2..l3) == Some(&[8, 0]);
-    if let Some(header) = frame.get_mut(l3..l3 + 20).filter(|header| is_v4 && header[6] & 0x40 == 0) {
+    if frame.get(l3 - 2..l3) == Some(&[8, 0]) {
+        without_identification_at(frame, l3);
+    }
+}
+
+/// The same of the IPv4 header that begins there.
+fn without_identification_at(frame: &mut [u8], l3: usize) {
+    if let Some(header) = frame.get_mut(l3..l3 + 20).filter(|header| header[6] & 0x40 == 0) {
         let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
         let sum = crate::packet::checksum::update(word(10), word(4), 0);
         header[4..6].fill(0);
@@ -493,8 +499,13 @@ impl Gateway {
         }
         let mut bytes = frame.bytes().to_vec();
         self.pool.put(frame);
-        if matches!(meta.verdict, Verdict::Forward) {
-            without_identification(&mut bytes);
+        match meta.verdict {
+            Verdict::Forward => without_identification(&mut bytes),
+            // Numbered before it is cut, and what a tunnel has in front of it is there still.
+            Verdict::Fragment if meta.family == Family::Ipv4 => {
+                without_identification_at(&mut bytes, meta.l3.into());
+            }
+            _ => {}
         }
         Outcome { meta: format!("{meta:?}"), bytes, chained }
     }
