@@ -20,7 +20,7 @@ const PAGE: usize = 10_000;
 const MOST_LISTENERS: usize = 1000;
 
 /// A member's name within its bridge.
-fn name_of(tables: &Tables, bridge: &Bridge, member: &Member) -> String {
+pub(super) fn name_of(tables: &Tables, bridge: &Bridge, member: &Member) -> String {
     let name = &tables.interface(member.interface).info.name;
     name.strip_prefix(&bridge.name).and_then(|rest| rest.strip_prefix('/')).unwrap_or(name).to_owned()
 }
@@ -172,7 +172,8 @@ impl Gateway {
         Ok(BridgeChanged { changed: added.macs.len() as u64 })
     }
 
-    fn location(
+    /// Where a station of a bridge's member is.
+    pub(super) fn location(
         &self,
         tables: &Tables,
         member: &Member,

@@ -179,6 +179,25 @@ impl Gateway {
         }
     }
 
+    /// What the checks of a backend have come to, if they have.
+    pub(super) fn is_up(&self, slot: u32) -> Option<bool> {
+        self.checks.book.verdict(slot).map(|(up, _)| up)
+    }
+
+    /// What another process has found out of backends holds until our own checks say otherwise.
+    pub(super) fn believe(&mut self, backends: &[(String, bool)]) {
+        let now = self.now();
+        for (name, up) in backends {
+            if let Some(slot) = self.compiler.policy_slots.backends.wide(name) {
+                self.checks.book.note(slot, *up, now);
+            }
+        }
+        if self.note_verdicts(0..self.checks.book.services(), now) {
+            let retired = self.compiler.change_health();
+            self.publish([retired]);
+        }
+    }
+
     /// Tells the compiler what the verdicts on these services come to; true if that is something new.
     fn note_verdicts(&mut self, services: impl IntoIterator<Item = usize>, now: Nanos) -> bool {
         let mut is_news = false;

@@ -15,6 +15,7 @@ pub mod health;
 mod inherit;
 pub mod inspect;
 mod keeping;
+mod known;
 mod lists;
 mod mixed;
 mod pair;
@@ -178,6 +179,20 @@ pub struct Member {
     pub link: Option<LinkState>,
     offloads: Option<OffloadGuard>,
     accepted: Option<Accepted>,
+    /// The process before has it, and it will be ours without being bound.
+    is_expected: bool,
+}
+
+impl Member {
+    /// Has the device show all that comes, as it is.
+    fn open_up(&mut self) {
+        self.offloads = OffloadGuard::engage(&self.device)
+            .inspect_err(|error| tracing::warn!(%error, "offloads stay as they are"))
+            .ok();
+        self.accepted = self.link.and_then(|link| {
+            Accepted::groups(link.ifindex).map_err(|error| warn_accept(&self.device, &error)).ok()
+        });
+    }
 }
 
 /// A port: one device, or several as a LAG.
@@ -214,6 +229,7 @@ impl LivePort {
             link: watcher.find(device.as_str()).copied(),
             offloads: None,
             accepted: None,
+            is_expected: false,
         };
         LivePort {
             name: port.name.to_string(),
@@ -236,7 +252,8 @@ impl LivePort {
     }
 
     fn can_carry(&self) -> u8 {
-        let up = |member: &Member| member.xdp.is_some() && member.link.is_some_and(|link| link.carrier);
+        let is_there = |member: &Member| member.xdp.is_some() || member.is_expected;
+        let up = |member: &Member| is_there(member) && member.link.is_some_and(|link| link.carrier);
         self.members.iter().enumerate().filter(|(_, m)| up(m)).fold(0, |mask, (i, _)| mask | 1 << i)
     }
 
@@ -334,6 +351,8 @@ pub struct Gateway {
     preview: Preview,
     /// Devices of the process before that are yet to be bound.
     inherited: Vec<inherit::Inherited>,
+    /// What it knew of backends, until there is a book.
+    believed: Vec<(String, bool)>,
     /// Whether the node is about to leave.
     leaving: drain::Leaving,
     spent: Spent,
@@ -427,6 +446,7 @@ impl Gateway {
             predecessor,
             preview: Preview::default(),
             inherited: Vec::new(),
+            believed: Vec::new(),
             leaving: drain::Leaving::default(),
             spent: Spent::default(),
         };
@@ -467,11 +487,19 @@ impl Gateway {
             wanted.push((slot, port.clone()));
         }
         // What is refused must leave the ports that run as they are, absent devices and all: they are only read here.
+        let is_expected = must_bind && self.predecessor.as_ref().is_some_and(Predecessor::leaves_devices);
         let planned: Vec<Planned> = wanted
             .into_iter()
             .map(|(slot, port)| match self.ports.iter().position(|old| old.is_as(&port)) {
                 Some(old) => Planned::Kept { old, lag: port.lag },
-                None => Planned::New(LivePort::new(slot, &port, &self.watcher)),
+                None => {
+                    let mut port = LivePort::new(slot, &port, &self.watcher);
+                    // Tables in which its ports are up are there before it is.
+                    port.members.iter_mut().for_each(|member| {
+                        member.is_expected = is_expected && member.link.is_some();
+                    });
+                    Planned::New(port)
+                }
             })
             .collect();
         // A gateway that starts forwards, whatever was asserted.
@@ -512,6 +540,8 @@ impl Gateway {
             }
         }
         self.check_backends();
+        let known = std::mem::take(&mut self.believed);
+        self.believe(&known);
         let mut failed = None;
         self.held_queues = must_bind.then(Vec::new);
         for port in 0..self.ports.len() {
@@ -622,12 +652,9 @@ impl Gateway {
         };
         let opened = XdpDevice::queue_count(&entry.device).and_then(|existing| {
             let queues = wanted.unwrap_or(existing).min(existing);
-            entry.offloads = OffloadGuard::engage(&entry.device)
-                .inspect_err(|error| tracing::warn!(%error, "offloads stay as they are"))
-                .ok();
-            entry.accepted = entry.link.and_then(|link| {
-                Accepted::groups(link.ifindex).map_err(|error| warn_accept(&entry.device, &error)).ok()
-            });
+            if !std::mem::take(&mut entry.is_expected) {
+                entry.open_up();
+            }
             if let Some(at) = self.inherited.iter().position(|left| left.device.device == entry.device) {
                 let inherit::Inherited { device, offloads } = self.inherited.swap_remove(at);
                 if let Some(guard) = &mut entry.offloads {

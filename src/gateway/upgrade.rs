@@ -10,8 +10,10 @@
 //!                                          <-- ready VERSION, and whether it takes the devices as they are
 //!
 //!   if so:
+//!   know NEIGHBOURS, STATIONS, BACKENDS -->          takes them on
+//!                                          <-- known
 //!   workers rest between two bursts
-//!   go NEIGHBOURS, frames, sockets -->               takes on what has changed of the sessions since
+//!   go frames, sockets -->                           takes on what has changed of the sessions since
 //!                                          <-- taken
 //!                                                    workers go on with the rings, its program goes into the links
 //!                                          <-- serving
@@ -19,7 +21,7 @@
 //!
 //!   if not:
 //!   closes the control socket and the queues
-//!   go NEIGHBOURS -->                                takes on what has changed of the sessions since
+//!   go NEIGHBOURS, STATIONS, BACKENDS -->            takes on what has changed of the sessions since
 //!   tidies up and ends                               binds the queues, puts its program in the links, serves
 //! ```
 //!
@@ -29,7 +31,6 @@
 //! memory only (xsk_bind answers EBUSY), so it cannot bind before this one has let go.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
@@ -41,14 +42,14 @@ use std::time::{Duration, Instant};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
-use super::Gateway;
 use super::inherit::{Handed, Inherited, Offer, Parcel, Wanted, not_adopted};
+use super::known::Known;
+use super::{Gateway, Member};
 use crate::control::{Fault, UpgradeEntry, UpgradePhase, UpgradeQuery};
 use crate::io::passing::Channel;
 use crate::io::supervisor;
 use crate::io::xdp::XdpProgram;
 use crate::mem::{FramePool, PacketMemory};
-use crate::neighbours::{addr_key, mac_from_u64};
 use crate::time::Nanos;
 
 /// How long the new process may take until it is ready: with 100,000 rules and a million routes it needs a few seconds.
@@ -65,21 +66,27 @@ const SHORT: Duration = Duration::from_millis(5);
 const MOST_ROUNDS: usize = 4;
 /// The option of `softgate run`.
 const TAKE_OVER: &str = "--take-over";
-/// Learned neighbours of an interface: as many as it may learn.
-const NEIGHBOURS: u32 = u32::MAX;
 
 /// What the old process tells the new one last.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct Known {
+struct Go {
     /// Its version.
     from: String,
     /// How long it has forwarded nothing.
     paused_us: u64,
-    /// Interface, address, MAC.
-    neighbours: Vec<(String, IpAddr, [u8; 6])>,
+    /// What it knows, unless it has said so before.
+    known: Option<Known>,
     /// The devices, where the new one takes them as they are.
     devices: Vec<Handed>,
+}
+
+impl Go {
+    /// `begun`: when it forwarded last.
+    fn since(begun: Instant) -> Go {
+        let (from, paused_us) = (env!("CARGO_PKG_VERSION").to_owned(), begun.elapsed().as_micros() as u64);
+        Go { from, paused_us, ..Go::default() }
+    }
 }
 
 /// What the new process says when it is ready.
@@ -128,6 +135,19 @@ impl Successor {
             true => Err(format!("it was not ready within {} s", READY_WITHIN.as_secs())),
             false => Ok(None),
         }
+    }
+
+    /// Tells it what this process knows, and waits until it has taken that on. From then on the channel blocks.
+    fn tell(&mut self, known: &str) -> Result<(), String> {
+        let told = (|| {
+            let stream = self.channel.stream();
+            stream.set_nonblocking(false)?;
+            stream.set_read_timeout(Some(SERVING_WITHIN))?;
+            stream.set_write_timeout(Some(SERVING_WITHIN))?;
+            self.channel.say(&format!("know {known}"))
+        })();
+        told.map_err(|error: io::Error| error.to_string())?;
+        self.expect("known")
     }
 
     /// Waits until it says the word; an error is what it said instead.
@@ -328,7 +348,9 @@ impl Gateway {
 
     /// Has the new process go on with the devices. An error: this one has them, and serves.
     fn pass_devices(&mut self) -> Result<(), String> {
-        let known = self.known();
+        let known = serde_json::to_string(&self.known()).unwrap_or_default();
+        let Some(successor) = &mut self.upgrade.successor else { return Ok(()) };
+        successor.tell(&known)?;
         let routers = !self.ha.routers().is_empty();
         if routers {
             // While the ports still carry: who else has its addresses is to hear of it.
@@ -337,7 +359,7 @@ impl Gateway {
         let begun = Instant::now();
         let passed = self.pack().and_then(|parcel| {
             let waiting = parcel.waiting;
-            let passed = self.pass(known, parcel, begun);
+            let passed = self.pass(parcel, begun);
             passed.inspect(|()| {
                 let paused_us = begun.elapsed().as_micros() as u64;
                 tracing::info!(paused_us, lost = waiting, "upgrade: the devices are the new process'");
@@ -349,18 +371,13 @@ impl Gateway {
         passed
     }
 
-    fn pass(&mut self, known: Known, parcel: Parcel, begun: Instant) -> Result<(), String> {
+    fn pass(&mut self, parcel: Parcel, begun: Instant) -> Result<(), String> {
         let Some(mut successor) = self.upgrade.successor.take() else { return Ok(()) };
         let Parcel { handed, held, sockets, .. } = parcel;
         let sent = (|| {
-            let stream = successor.channel.stream();
-            stream.set_nonblocking(false)?;
-            stream.set_read_timeout(Some(SERVING_WITHIN))?;
-            stream.set_write_timeout(Some(SERVING_WITHIN))?;
-            let paused_us = begun.elapsed().as_micros() as u64;
-            let known = Known { paused_us, devices: handed, ..known };
+            let go = Go { devices: handed, ..Go::since(begun) };
             let sockets: Vec<_> = sockets.iter().map(|socket| socket.as_fd()).collect();
-            successor.channel.say(&format!("go {}", serde_json::to_string(&known)?))?;
+            successor.channel.say(&format!("go {}", serde_json::to_string(&go)?))?;
             successor.channel.send(&held)?;
             successor.channel.pass(&sockets)
         })();
@@ -410,27 +427,16 @@ impl Gateway {
         // A worker that answers has done what it was told before.
         self.queue_status();
         supervisor::notify(&format!("MAINPID={}", successor.entry.pid));
-        let known = Known { paused_us: begun.elapsed().as_micros() as u64, ..known };
-        let known = serde_json::to_string(&known).unwrap_or_default();
+        let go = Go { known: Some(known), ..Go::since(begun) };
+        let go = serde_json::to_string(&go).unwrap_or_default();
         let told = successor.channel.stream().set_nonblocking(false);
-        if let Err(error) = told.and_then(|()| successor.channel.say(&format!("go {known}"))) {
+        if let Err(error) = told.and_then(|()| successor.channel.say(&format!("go {go}"))) {
             tracing::error!(%error, "upgrade: the new process does not hear us");
         }
         tracing::info!(
             detached_us = begun.elapsed().as_micros() as u64,
             "upgrade: the devices are the new process'"
         );
-    }
-
-    fn known(&self) -> Known {
-        let names = self.compiler.interfaces.names();
-        let entries = self.node.neighbours.entries().into_iter().filter(|entry| entry.word.is_usable());
-        let neighbours = entries.filter_map(|entry| {
-            let name = names.get(usize::from(entry.interface))?;
-            Some((name.clone(), entry.address, mac_from_u64(entry.word.mac())))
-        });
-        let from = env!("CARGO_PKG_VERSION").to_owned();
-        Known { from, neighbours: neighbours.collect(), ..Known::default() }
     }
 
     /// The new process' part: everything but the devices, then `ready`, then what has changed since.
@@ -441,21 +447,30 @@ impl Gateway {
                 break;
             }
         }
+        // What can be done with the devices while the old process serves.
+        let members = self.ports.iter_mut().flat_map(|port| &mut port.members);
+        members.filter(|member| member.is_expected).for_each(Member::open_up);
         let (version, anew) = (env!("CARGO_PKG_VERSION").to_owned(), predecessor.anew.clone());
         let ready = serde_json::to_string(&Ready { version, anew })?;
         predecessor.channel.say(&format!("ready {ready}"))?;
-        let (known, inherited) = predecessor.wait()?;
+        let (go, inherited) = loop {
+            let line = predecessor.next_line()?;
+            match line.split_once(' ').unwrap_or((&line, "")) {
+                ("know", said) => {
+                    self.take_on(serde_json::from_str(said).unwrap_or_default());
+                    predecessor.channel.say("known")?;
+                }
+                ("go", said) => break predecessor.go(serde_json::from_str(said).unwrap_or_default())?,
+                _ => {
+                    tracing::warn!("upgrade: the process before has ended without a word");
+                    break Default::default();
+                }
+            }
+        };
         let begun = Instant::now();
         self.catch_up_sessions();
-        for (interface, address, mac) in known.neighbours {
-            let at = self.compiler.interfaces.names().iter().position(|name| *name == interface);
-            let table = &self.node.neighbours;
-            // What finds no room is asked for again.
-            if let Some(slot) =
-                at.and_then(|at| table.find_or_insert(at as u16, addr_key(address), NEIGHBOURS).ok())
-            {
-                table.learn(slot, mac, false, self.now());
-            }
+        if let Some(known) = go.known {
+            self.take_on(known);
         }
         if predecessor.anew.is_none() {
             let held = inherited.iter().flat_map(Inherited::held);
@@ -469,15 +484,20 @@ impl Gateway {
         predecessor.since = begun;
         self.upgrade.last = Some(UpgradeEntry {
             phase: UpgradePhase::Done,
-            from: known.from,
+            from: go.from,
             to: Some(env!("CARGO_PKG_VERSION").to_owned()),
             pid: std::process::id(),
             anew: predecessor.anew.clone(),
-            paused_us: Some(known.paused_us),
+            paused_us: Some(go.paused_us),
             ..UpgradeEntry::default()
         });
         self.predecessor = Some(predecessor);
         Ok(())
+    }
+
+    fn take_on(&mut self, known: Known) {
+        self.learn(&known);
+        self.believed = known.backends;
     }
 
     /// The queues are ours and the workers have them. Returns when the process before has ended, or may not be waited for
@@ -530,6 +550,11 @@ impl Predecessor {
         Ok(Predecessor::on(self.channel.stream().try_clone()?))
     }
 
+    /// True if its devices are to be taken as they are.
+    pub(super) fn leaves_devices(&self) -> bool {
+        self.anew.is_none()
+    }
+
     /// Says a line.
     pub fn say(&mut self, line: &str) -> io::Result<()> {
         self.channel.say(line)
@@ -570,25 +595,23 @@ impl Predecessor {
         Ok((offer, file.into()))
     }
 
-    /// Waits until the devices are ours. If it ends without a word they are as well, and to be bound anew.
-    fn wait(&mut self) -> io::Result<(Known, Vec<Inherited>)> {
-        let line = match self.channel.line() {
-            Ok(Some(line)) => line,
-            Ok(None) => return Err(io::ErrorKind::TimedOut.into()),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => String::new(),
-            Err(error) => return Err(error),
-        };
-        let Some(mut known) =
-            line.strip_prefix("go ").and_then(|known| serde_json::from_str::<Known>(known).ok())
-        else {
-            tracing::warn!("upgrade: the process before has ended without a word");
-            return Ok(Default::default());
-        };
+    /// What it says next; nothing: it has ended without a word, and its devices are ours, to be bound anew.
+    fn next_line(&mut self) -> io::Result<String> {
+        match self.channel.line() {
+            Ok(Some(line)) => Ok(line),
+            Ok(None) => Err(io::ErrorKind::TimedOut.into()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(String::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// It has let go: takes what of its devices comes with the word.
+    fn go(&mut self, mut go: Go) -> io::Result<(Go, Vec<Inherited>)> {
         self.takes = self.anew.is_none();
-        let devices = std::mem::take(&mut known.devices);
+        let devices = std::mem::take(&mut go.devices);
         let (frames, sockets) = Handed::counts(&devices);
         let held = self.channel.exactly(frames.saturating_mul(4))?;
         let sockets = self.channel.descriptors(sockets)?;
-        Ok((known, Inherited::of(devices, &held, sockets)))
+        Ok((go, Inherited::of(devices, &held, sockets)))
     }
 }

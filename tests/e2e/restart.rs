@@ -347,6 +347,29 @@ fn with_room(folder: &Path) -> Config {
     Config { workers: "[1]\nframes = 32768", ..keeping(folder) }
 }
 
+/// One of its backends is not there; a new process would need 6 s to find that out.
+const HALF: &str = r#"
+[[service]]
+name = "half"
+address = "198.51.100.86"
+service = "tcp/81"
+backends = [{ address = "10.0.1.10:8081" }, { address = "10.0.1.10:8099" }]
+health = { type = "tcp", interval = "2s", rise = 1, fall = 3 }
+"#;
+
+/// How many of twelve connections to it are answered.
+const KNOCKS: &str = r#"
+import socket
+answered = 0
+for _ in range(12):
+    try:
+        socket.create_connection(("198.51.100.86", 81), 1).close()
+        answered += 1
+    except OSError:
+        pass
+print(answered)
+"#;
+
 /// Says what a new process would, and ends after it has said the words of SAID.
 const IMPOSTOR: &str = r#"#!/usr/bin/env python3
 import socket
@@ -360,6 +383,8 @@ sock.sendall(b"offer?\n")
 assert line().startswith(b"offer ")
 sock.recv(1)
 sock.sendall(b'ready {"version":"impostor"}\n')
+assert line().startswith(b"know ")
+sock.sendall(b"known\n")
 assert line().startswith(b"go ")
 sock.sendall(b"SAID")
 "#;
@@ -368,9 +393,14 @@ sock.sendall(b"SAID")
 fn who_cannot_take_the_devices_over_leaves_them() {
     let Some(lab) = Lab::alone("who_cannot_take_the_devices_over_leaves_them", &[]) else { return };
     let folder = Folder::new("leaves");
-    let config = with_room(&folder.0);
+    let config = with_room(&folder.0).with(HALF);
     let gateway = Gateway::start(&lab, &config);
     let traffic = Traffic::new(&lab);
+    let knocks = lab.path("knocks.py");
+    std::fs::write(&knocks, KNOCKS).expect("it is written");
+    let answered = || lab.must("net", &format!("python3 {}", knocks.display())).trim().to_owned();
+    wait_for("one backend is down", || gateway.log().contains("is down"));
+    assert_eq!(answered(), "12");
     let _others = Others(&lab);
     let process = |gateway: &Gateway| gateway.show("version")["pid"].clone();
     let first = process(&gateway);
@@ -398,6 +428,7 @@ fn who_cannot_take_the_devices_over_leaves_them() {
     traffic.goes_on();
     let said = gateway.ask("upgrade");
     assert!(said.contains("devices as they were"), "{said}");
+    assert_eq!(answered(), "12", "what was known of the backends is known");
     traffic.goes_on();
     let entry = &gateway.show("ha")["upgrade"];
     assert!(entry["phase"] == "done" && entry["paused_us"].as_u64().is_some_and(|us| us > 0), "{entry:#}");
