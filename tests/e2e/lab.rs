@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -33,18 +33,8 @@ impl Cores {
         Cores::Shared { _guard: CORES.read().unwrap_or_else(PoisonError::into_inner) }
     }
 
-    /// Whoever wants them alone keeps nobody from beginning meanwhile: such tests come to wait together, on as many threads as
-    /// there are, and then go one behind the other.
     fn alone() -> Cores {
-        loop {
-            match CORES.try_write() {
-                Ok(guard) => return Cores::Alone { _guard: guard },
-                Err(TryLockError::Poisoned(poisoned)) => {
-                    return Cores::Alone { _guard: poisoned.into_inner() };
-                }
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
-            }
-        }
+        Cores::Alone { _guard: CORES.write().unwrap_or_else(PoisonError::into_inner) }
     }
 }
 
