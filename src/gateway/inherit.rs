@@ -14,15 +14,14 @@
 //! The memory's layout, the devices, their queues and rings have to be what the new process would have made itself. Where they
 //! are not it says why, and binds anew when the old one has let go.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::bounded;
+use crossbeam::channel::Sender;
 use serde::{Deserialize, Serialize};
 
 use super::device::BackEnd;
-use super::{ANSWER_LIMIT, Command, Gateway, LivePort, queues_per_worker, ring_sizes};
+use super::{Command, Gateway, LivePort, queues_per_worker, ring_sizes};
 use crate::config::{Config, PortMode};
 use crate::io::LeftQueue;
 use crate::io::link::LinkWatcher;
@@ -235,35 +234,24 @@ impl Gateway {
     }
 
     fn tell_held(&self, is_held: bool) -> Result<(), String> {
-        let (sender, receiver) = bounded(self.workers.len());
-        for worker in &self.workers {
-            let _ = worker.commands.send(Command::Hold(is_held, sender.clone()));
-        }
-        drop(sender);
-        self.node.wake_all();
-        let deadline = Instant::now() + ANSWER_LIMIT;
-        let answers = self.workers.iter().take_while(|_| receiver.recv_deadline(deadline).is_ok()).count();
-        if answers == self.workers.len() { Ok(()) } else { Err(String::from("a worker does not answer")) }
+        self.ask_all_workers(|sender| Command::Hold(is_held, sender)).map(|_| ())
     }
 
     fn leave_queues(&self) -> Result<LeftQueues, String> {
-        let (sender, receiver) = bounded(self.workers.len());
-        for worker in &self.workers {
-            let _ = worker.commands.send(Command::Leave(sender.clone()));
-        }
-        drop(sender);
-        self.node.wake_all();
-        let deadline = Instant::now() + ANSWER_LIMIT;
         let mut all = LeftQueues::default();
-        for _ in &self.workers {
-            let answer =
-                receiver.recv_deadline(deadline).map_err(|_| "a worker does not answer".to_owned())?;
+        for answer in self.ask_all_workers(Command::Leave)? {
             let left = answer.map_err(|error| format!("a socket: {error}"))?;
             all.queues.extend(left.queues);
             all.others += left.others;
             all.waiting += left.waiting;
         }
         Ok(all)
+    }
+
+    fn ask_all_workers<T>(&self, command: impl Fn(Sender<T>) -> Command) -> Result<Vec<T>, String> {
+        let answers = self.ask_workers(command);
+        let is_all = answers.len() == self.workers.len();
+        is_all.then_some(answers).ok_or_else(|| String::from("a worker does not answer"))
     }
 
     fn parcel(&self, mut left: LeftQueues) -> Result<Parcel, String> {
@@ -345,11 +333,6 @@ impl Gateway {
         self.end_workers(|| Command::Abandon);
         0
     }
-}
-
-/// For the error of a start.
-pub(super) fn not_adopted(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::other(error)
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ use crate::neighbours::{addr_key, addr_of, mac_from_u64, mac_to_u64};
 
 /// Learned neighbours of an interface: as many as it may learn.
 const NEIGHBOURS: u32 = u32::MAX;
+/// Neighbours, stations and backends of each that go over at most, some 100 bytes for one: a line has 64 MiB
+/// ([`crate::io::passing`]). Beyond that they are learned anew.
+const MOST: usize = 150_000;
 
 /// All of it.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -58,7 +61,11 @@ impl Gateway {
         });
         let backends = self.compiler.policy_slots.backends.names().iter().enumerate();
         let backends = backends.filter_map(|(slot, name)| Some((name.clone(), self.is_up(slot as u32)?)));
-        Known { neighbours: neighbours.collect(), stations: stations.collect(), backends: backends.collect() }
+        Known {
+            neighbours: neighbours.take(MOST).collect(),
+            stations: stations.take(MOST).collect(),
+            backends: backends.take(MOST).collect(),
+        }
     }
 
     /// Takes on what another process has learned, but for the backends ([`Gateway::believe`]). What finds no place is

@@ -965,18 +965,19 @@ impl Gateway {
 
     /// What each worker says of its queues; a worker that does not answer is left out.
     pub fn queue_status(&self) -> Vec<QueueStatus> {
+        self.ask_workers(Command::Status).into_iter().flatten().collect()
+    }
+
+    /// What the workers say to this, in no order; one that does not answer in time is left out.
+    fn ask_workers<T>(&self, command: impl Fn(Sender<T>) -> Command) -> Vec<T> {
         let (sender, receiver) = bounded(self.workers.len());
         for worker in &self.workers {
-            let _ = worker.commands.send(Command::Status(sender.clone()));
+            let _ = worker.commands.send(command(sender.clone()));
         }
         drop(sender);
         self.node.wake_all();
-        let mut status = Vec::new();
         let deadline = Instant::now() + ANSWER_LIMIT;
-        while let Ok(part) = receiver.recv_deadline(deadline) {
-            status.extend(part);
-        }
-        status
+        std::iter::from_fn(|| receiver.recv_deadline(deadline).ok()).collect()
     }
 
     /// Health checks through this gateway, still without targets. `notify` is called, on their thread, when there are

@@ -27,6 +27,8 @@ type Sections = Vec<(String, u64)>;
 enum Making {
     Reading(JoinHandle<Result<Read, String>>),
     Compiling(JoinHandle<Result<(), String>>),
+    /// It could not even begin.
+    Refused(String),
 }
 
 /// A config that is in order by itself, as it is on this node.
@@ -275,6 +277,7 @@ impl Gateway {
                 let judged = thread.join().map_err(|_| fell()).and_then(|judged| judged);
                 return Some((commit, judged.map(|()| sections)));
             }
+            Making::Refused(why) => return Some((commit, Err(why))),
             making => {
                 self.both.preparing = Some(Preparing { commit, fate, sections, making });
                 return None;
@@ -322,12 +325,8 @@ impl Node for Gateway {
     fn prepare(&mut self, commit: u64, offer: &Offer, leads: bool) {
         if let Err(why) = self.begin_preparing(commit, offer, leads) {
             // Comes back as what any other preparation does.
-            let refuse = move || Err(why);
-            if let Ok(thread) = std::thread::Builder::new().spawn(refuse) {
-                let making = Making::Compiling(thread);
-                let (fate, sections) = (offer.fate, Vec::new());
-                self.both.preparing = Some(Preparing { commit, fate, sections, making });
-            }
+            let (fate, sections, making) = (offer.fate, Vec::new(), Making::Refused(why));
+            self.both.preparing = Some(Preparing { commit, fate, sections, making });
         }
     }
 

@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
-use super::inherit::{Handed, Inherited, Offer, Parcel, Wanted, not_adopted};
+use super::inherit::{Handed, Inherited, Offer, Parcel, Wanted};
 use super::known::Known;
 use super::{Gateway, Member};
 use crate::control::{Fault, UpgradeEntry, UpgradePhase, UpgradeQuery};
@@ -384,12 +384,14 @@ impl Gateway {
         drop(sockets);
         let taken =
             sent.map_err(|error: io::Error| error.to_string()).and_then(|()| successor.expect("taken"));
-        let is_taken = taken.is_ok();
+        let mut is_taken = taken.is_ok();
         let served = taken.and_then(|()| successor.expect("serving"));
         if let Err(why) = served {
             // Before we look at a ring again nobody else may have it.
             let _ = successor.child.kill();
             let _ = successor.child.wait();
+            // It may have said so when nobody waited any more.
+            is_taken |= successor.expect("taken").is_ok();
             if is_taken {
                 self.bind_anew();
             } else {
@@ -453,6 +455,7 @@ impl Gateway {
         let (version, anew) = (env!("CARGO_PKG_VERSION").to_owned(), predecessor.anew.clone());
         let ready = serde_json::to_string(&Ready { version, anew })?;
         predecessor.channel.say(&format!("ready {ready}"))?;
+        let mut anew = predecessor.anew.clone();
         let (go, inherited) = loop {
             let line = predecessor.next_line()?;
             match line.split_once(' ').unwrap_or((&line, "")) {
@@ -462,7 +465,9 @@ impl Gateway {
                 }
                 ("go", said) => break predecessor.go(serde_json::from_str(said).unwrap_or_default())?,
                 _ => {
-                    tracing::warn!("upgrade: the process before has ended without a word");
+                    let why = "the process before has ended without a word";
+                    tracing::warn!("upgrade: {why}");
+                    anew.get_or_insert_with(|| why.to_owned());
                     break Default::default();
                 }
             }
@@ -474,7 +479,7 @@ impl Gateway {
         }
         if predecessor.anew.is_none() {
             let held = inherited.iter().flat_map(Inherited::held);
-            self.memory.take_frames(held).map_err(not_adopted)?;
+            self.memory.take_frames(held).map_err(io::Error::other)?;
             if predecessor.takes {
                 predecessor.channel.say("taken")?;
             }
@@ -487,7 +492,7 @@ impl Gateway {
             from: go.from,
             to: Some(env!("CARGO_PKG_VERSION").to_owned()),
             pid: std::process::id(),
-            anew: predecessor.anew.clone(),
+            anew,
             paused_us: Some(go.paused_us),
             ..UpgradeEntry::default()
         });

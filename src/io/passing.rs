@@ -24,13 +24,15 @@ const MOST_DESCRIPTORS: usize = 64 * 64;
 pub struct Channel {
     stream: UnixStream,
     bytes: VecDeque<u8>,
+    /// Bytes in front that no line ends in: a long one comes in many pieces, of which each is looked through once.
+    searched: usize,
     descriptors: VecDeque<OwnedFd>,
 }
 
 impl Channel {
     /// On a connected socket, whose time-outs and mode hold.
     pub fn new(stream: UnixStream) -> Channel {
-        Channel { stream, bytes: VecDeque::new(), descriptors: VecDeque::new() }
+        Channel { stream, bytes: VecDeque::new(), searched: 0, descriptors: VecDeque::new() }
     }
 
     /// The socket.
@@ -63,10 +65,12 @@ impl Channel {
     /// The next line, without its end; `None` where that blocks and the socket does not.
     pub fn line(&mut self) -> io::Result<Option<String>> {
         loop {
-            if let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.bytes.drain(..=end).take(end).collect();
+            let end = self.bytes.range(self.searched..).position(|byte| *byte == b'\n');
+            if let Some(end) = end.map(|end| end + self.searched) {
+                let line: Vec<u8> = self.take_bytes(end + 1).take(end).collect();
                 return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
             }
+            self.searched = self.bytes.len();
             if !self.fill()? {
                 return Ok(None);
             }
@@ -78,7 +82,7 @@ impl Channel {
         while self.bytes.len() < count {
             self.fill_blocking()?;
         }
-        Ok(self.bytes.drain(..count).collect())
+        Ok(self.take_bytes(count).collect())
     }
 
     /// So many descriptors. The socket blocks.
@@ -94,11 +98,16 @@ impl Channel {
     pub fn wait_for_end(&mut self) -> io::Result<()> {
         loop {
             match self.fill_blocking() {
-                Ok(()) => self.bytes.clear(),
+                Ok(()) => drop(self.take_bytes(self.bytes.len())),
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    fn take_bytes(&mut self, count: usize) -> impl Iterator<Item = u8> {
+        self.searched = 0;
+        self.bytes.drain(..count)
     }
 
     fn fill_blocking(&mut self) -> io::Result<()> {
@@ -185,6 +194,12 @@ mod tests {
         assert_eq!(theirs.line().expect("no error"), None);
         ours.write_all(b"ne\n").expect("sent");
         assert_eq!(theirs.line().expect("no error").as_deref(), Some("half a line"));
+        ours.write_all(b"a line\nthe ne").expect("sent");
+        assert_eq!(theirs.line().expect("no error").as_deref(), Some("a line"));
+        assert_eq!(theirs.line().expect("no error"), None);
+        ours.write_all(b"xt\nand\n").expect("sent");
+        assert_eq!(theirs.line().expect("no error").as_deref(), Some("the next"));
+        assert_eq!(theirs.line().expect("no error").as_deref(), Some("and"));
         // Announced, but none came.
         ours.write_all(b"+").expect("sent");
         theirs.stream().set_nonblocking(false).expect("a mode");

@@ -9,8 +9,9 @@ use crate::time::Nanos;
 
 /// Longest letter: the config of a node with some millions of routes.
 pub const LETTER_BYTES: usize = 64 << 20;
-/// Letters that may wait.
+/// Letters that may wait, and their bytes: one while another of any length is under way.
 const WAITING: usize = 64;
+const WAITING_BYTES: usize = 2 * LETTER_BYTES;
 /// Bytes under way: less than a socket holds whose reader is a moment late.
 const WINDOW_BYTES: usize = 48 * 1024;
 /// How long an acknowledgment may take before all that is under way is sent again.
@@ -32,7 +33,11 @@ pub(super) struct Outbox {
 impl Outbox {
     /// False: it is too long, or too many wait.
     pub fn post(&mut self, letter: Vec<u8>) -> bool {
-        let fits = !letter.is_empty() && letter.len() <= LETTER_BYTES && self.waiting.len() < WAITING;
+        let bytes: usize = self.waiting.iter().map(Vec::len).sum();
+        let fits = !letter.is_empty()
+            && letter.len() <= LETTER_BYTES
+            && self.waiting.len() < WAITING
+            && bytes + letter.len() <= WAITING_BYTES;
         if fits {
             self.waiting.push_back(letter);
         }
@@ -198,6 +203,9 @@ mod tests {
         let mut outbox = Outbox::default();
         assert!(!outbox.post(Vec::new()));
         (0..WAITING).for_each(|_| assert!(outbox.post(vec![1])));
+        assert!(!outbox.post(vec![1]));
+        let mut outbox = Outbox::default();
+        (0..2).for_each(|_| assert!(outbox.post(vec![1; LETTER_BYTES])));
         assert!(!outbox.post(vec![1]));
     }
 }
