@@ -889,13 +889,16 @@ fn renew<A: Table>(
     let fate =
         if handle.direction() == 0 { fate::<A>(handle.session(), cx, flows) } else { BackendFate::Keep };
     if fate != BackendFate::Keep {
+        // Who opens anew has given up what was there before (RFC 9293 section 3.6.1): another backend takes that, and a
+        // reset would be of the new one.
+        let opens = tcp::opens(question(packet).tcp_flags);
         packet.meta.flow = Handle::NONE;
         note_end::<A>(handle.session(), cx, flows);
-        if !is_condemned::<A>(handle.session(), flows) {
+        if !opens && !is_condemned::<A>(handle.session(), flows) {
             note_lost::<A>(handle.session(), cx, flows);
         }
         end::<A>(handle.session(), cx, flows);
-        if fate == BackendFate::Reset {
+        if fate == BackendFate::Reset && !opens {
             return Err(DropReason::BackendFailed);
         }
         let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];

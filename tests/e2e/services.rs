@@ -37,15 +37,20 @@ fn nginx(lab: &Lab, host: &str, name: &str, port: u16) -> Server {
     Server(child)
 }
 
-/// Connects so many times, and tells who answered how often; whatever goes wrong is an answer as well.
+/// Connects so many times, from ports that others may have had just before, and tells who answered how often; whatever goes
+/// wrong is an answer as well.
 fn answers(lab: &Lab, connections: usize) -> BTreeMap<String, usize> {
     let program = format!(
         r"
 import collections, socket
 found = collections.Counter()
 for _ in range({connections}):
+    c = socket.socket()
+    c.settimeout(5)
+    c.bind(('', 0))
     try:
-        with socket.create_connection(('{SERVICE}', 80), 5) as c:
+        with c:
+            c.connect(('{SERVICE}', 80))
             c.sendall(b'GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n')
             data = b''
             while more := c.recv(4096):
@@ -88,10 +93,14 @@ fn backends(gateway: &Gateway) -> BTreeMap<String, Value> {
     listed.iter().map(|of| (of["name"].as_str().expect("a name").to_owned(), of.clone())).collect()
 }
 
-/// Waits until the backend has flows of those that are under way.
-fn until_busy(gateway: &Gateway, name: &str) {
+fn flows_opened(gateway: &Gateway, name: &str) -> u64 {
+    backends(gateway)[name]["opened"].as_u64().expect("a count")
+}
+
+/// Waits until the backend has got more flows than these.
+fn until_busy(gateway: &Gateway, name: &str, before: u64) {
     let deadline = Instant::now() + Duration::from_secs(10);
-    while backends(gateway)[name]["flows"] == 0 {
+    while flows_opened(gateway, name) == before {
         assert!(Instant::now() < deadline, "nobody comes to {name}: {:?}", backends(gateway));
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -156,8 +165,9 @@ fn backends_come_and_go_under_load() {
     assert_eq!(shown["10.0.1.10:8082"]["opened"], found["two"]);
 
     // A drain and a larger set while 40 connections are busy: nobody notices.
+    let before = flows_opened(&gateway, "10.0.1.10:8082");
     let load = wrk(&lab, 6);
-    until_busy(&gateway, "10.0.1.10:8082");
+    until_busy(&gateway, "10.0.1.10:8082", before);
     gateway.ask("service drain shop 10.0.1.10:8082");
     let opened = backends(&gateway)["10.0.1.10:8082"]["opened"].clone();
     std::thread::sleep(Duration::from_secs(1));
@@ -174,8 +184,9 @@ fn backends_come_and_go_under_load() {
     until_done(&gateway, "10.0.1.10:8082");
 
     // Disabled: what it has is reset, nothing else.
+    let before = flows_opened(&gateway, "10.0.2.10:8084");
     let load = wrk(&lab, 6);
-    until_busy(&gateway, "10.0.2.10:8084");
+    until_busy(&gateway, "10.0.2.10:8084", before);
     gateway.ask("service disable shop 10.0.2.10:8084");
     let wrong = errors(load);
     assert!(wrong.contains("read") && wrong.contains("connect 0") && wrong.contains("timeout 0"), "{wrong}");
@@ -244,8 +255,9 @@ fn failed_backends_are_found_and_come_back() {
     assert_eq!(answers(&lab, 200).keys().collect::<Vec<_>>(), ["one", "three", "two"]);
 
     // It dies under load: what it has is lost, and what comes to it until that is known; nothing after that.
+    let before = flows_opened(&gateway, "10.0.1.10:8082");
     let load = wrk(&lab, 6);
-    until_busy(&gateway, "10.0.1.10:8082");
+    until_busy(&gateway, "10.0.1.10:8082", before);
     drop(two);
     let shown = until_health(&gateway, "10.0.1.10:8082", "down");
     assert!(shown["note"] == "refused", "{shown}");

@@ -343,6 +343,17 @@ def _(c):
     c.rx("lan", from_host(ip(H4, dns[0]) / U()(8080, dns[1])), drop="firewall-deny")
 
 
+@story("fate-backend-disabled-new", "Who opens anew where a connection of a disabled backend was is led to another one: nothing is refused.", FATE, shop(A8, B8))
+def _(c):
+    first, second = on([A8, B8], to=A8, count=2)
+    talk(c, first, (VIP, 80), A8).handshake()
+    talk(c, second, (VIP, 80), A8).up(T("S", 900))
+    c.reload(shop(said(A8, state="disabled"), B8))
+    # One whose client has forgotten it, and one that nobody has answered to.
+    for client in (first, second):
+        talk(c, client, (VIP, 80), B8).handshake()
+
+
 @story("fate-backend-disabled-rehash", "With on_failure = rehash a connection goes on at another backend, in its midst.", FATE, shop(A8, B8, on_failure="rehash"))
 def _(c):
     (web,) = on([A8, B8], to=A8)
