@@ -44,6 +44,8 @@ mod services;
 mod sessions;
 #[path = "e2e/vrrp.rs"]
 mod vrrp;
+#[path = "e2e/vrrp_bridge.rs"]
+mod vrrp_bridge;
 #[path = "e2e/vxlan.rs"]
 mod vxlan;
 

@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use softgate::io::Port;
-use softgate::io::xdp::{Bound, Mode, ProgramCounters, RingSizes, XdpDevice, XdpError, XdpPort, XdpProgram};
+use softgate::io::xdp::{
+    Bound, BridgedLink, Mode, OwnRouters, ProgramCounters, RingSizes, XdpDevice, XdpError, XdpPort,
+    XdpProgram,
+};
 use softgate::mem::{ChunkSize, FramePool, Frames, PacketMemory};
 
 use xdp_lab::{Lab, Veth, Wire, is_root, sequence_of, test_packet};
@@ -323,6 +326,33 @@ fn a_full_tx_ring_is_emptied_by_flushes_alone() {
     gateway.close();
 }
 
+const MACS: [u8; 12] = [2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 2];
+
+/// From its EtherType on; of VRRP the VRID is 0x99.
+fn ipv4(proto: u8, ttl: u8, dst: [u8; 4], udp_port: u16, options: usize, fragment: u16) -> Vec<u8> {
+    let mut packet = vec![8, 0, 0x45 + (options / 4) as u8, 0, 0, 60];
+    packet.extend([0, 0]);
+    packet.extend(fragment.to_be_bytes());
+    packet.extend([ttl, proto, 0, 0, 192, 0, 2, 1]);
+    packet.extend(dst);
+    packet.extend(vec![1; options]);
+    packet.extend([0x99, 0x99]);
+    packet.extend(udp_port.to_be_bytes());
+    packet.extend([0; 20]);
+    packet
+}
+
+/// The same.
+fn ipv6(next: u8, hops: u8, dst: &str, udp_port: u16) -> Vec<u8> {
+    let mut packet = vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, next, hops];
+    packet.extend("fe80::1".parse::<std::net::Ipv6Addr>().expect("an address").octets());
+    packet.extend(dst.parse::<std::net::Ipv6Addr>().expect("an address").octets());
+    packet.extend([0x99, 0x99]);
+    packet.extend(udp_port.to_be_bytes());
+    packet.extend([0; 20]);
+    packet
+}
+
 /// Which packets the kernel gets, under every number of tags.
 #[test]
 fn control_packets_go_to_the_kernel() {
@@ -335,28 +365,6 @@ fn control_packets_go_to_the_kernel() {
     gateway.turn();
     gateway.program.set_pair_port(Some(7400)).expect("the pair port");
 
-    let mac = [2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 2];
-    let ipv4 = |proto: u8, ttl: u8, dst: [u8; 4], udp_port: u16, options: usize, fragment: u16| {
-        let mut packet = vec![8, 0, 0x45 + (options / 4) as u8, 0, 0, 60];
-        packet.extend([0, 0]);
-        packet.extend(fragment.to_be_bytes());
-        packet.extend([ttl, proto, 0, 0, 192, 0, 2, 1]);
-        packet.extend(dst);
-        packet.extend(vec![1; options]);
-        packet.extend([0x99, 0x99]);
-        packet.extend(udp_port.to_be_bytes());
-        packet.extend([0; 20]);
-        packet
-    };
-    let ipv6 = |next: u8, hops: u8, dst: &str, udp_port: u16| {
-        let mut packet = vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, next, hops];
-        packet.extend("fe80::1".parse::<std::net::Ipv6Addr>().expect("an address").octets());
-        packet.extend(dst.parse::<std::net::Ipv6Addr>().expect("an address").octets());
-        packet.extend([0x99, 0x99]);
-        packet.extend(udp_port.to_be_bytes());
-        packet.extend([0; 20]);
-        packet
-    };
     const GW: [u8; 4] = [192, 0, 2, 254];
     const OTHER: [u8; 4] = [203, 0, 113, 7];
     // (what, packet from its ethertype on, goes to the kernel before and after own addresses are known)
@@ -404,7 +412,7 @@ fn control_packets_go_to_the_kernel() {
             }
             for (what, packet, early, late) in &cases {
                 for tag in tags {
-                    let frame = [&mac, tag, packet].concat();
+                    let frame = [&MACS, tag, packet].concat();
                     wire.send(&frame);
                     let want = if own_known { *late } else { *early };
                     let began = Instant::now();
@@ -427,7 +435,7 @@ fn control_packets_go_to_the_kernel() {
                     if !tag.is_empty() {
                         continue;
                     }
-                    let deep = [&mac, &[0x81, 0, 0, 1, 0x81, 0, 0, 2, 0x81, 0, 0, 3][..], packet].concat();
+                    let deep = [&MACS, &[0x81, 0, 0, 1, 0x81, 0, 0, 2, 0x81, 0, 0, 3][..], packet].concat();
                     wire.send(&deep);
                     let after = count();
                     assert_eq!(after.passed, before.passed, "{what} under three tags");
@@ -435,6 +443,78 @@ fn control_packets_go_to_the_kernel() {
                 }
             }
         }
+    });
+    gateway.turn();
+    gateway.close();
+}
+
+/// On members of bridges only advertisements of our own virtual routers are for the kernel.
+#[test]
+fn what_hosts_of_a_bridge_say_to_each_other_is_data() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("seg", Veth::default());
+    lab.enter("gw");
+    let mut gateway = Gateway::open(Mode::Auto);
+    gateway.turn();
+    let ifindex: u32 = std::fs::read_to_string("/sys/class/net/g0/ifindex")
+        .expect("the device is there")
+        .trim()
+        .parse()
+        .expect("a number");
+    let routers = |all: &[(u8, bool)]| {
+        let mut routers = OwnRouters::default();
+        all.iter().for_each(|(vrid, is_ipv6)| routers.insert(*vrid, *is_ipv6));
+        routers
+    };
+    let link = |outer, inner| BridgedLink { ifindex, outer, inner };
+    // Untagged others' alone, in VLAN 7 ours of IPv4 as well, in 200.10 ours of IPv6, in 8 no bridge.
+    let bridged = [
+        (link(0, 0), routers(&[(0x98, false), (0x9a, true), (0x39, false)])),
+        (link(7, 0), routers(&[(0x99, false)])),
+        (link(200, 10), routers(&[(0x99, true)])),
+        (BridgedLink { ifindex: ifindex + 1, outer: 8, inner: 0 }, routers(&[])),
+    ];
+    let all = bridged.into_iter().collect();
+    gateway.program.set_bridged(&all).expect("the members of bridges");
+    let (v4, v6) = (ipv4(112, 255, [224, 0, 0, 18], 0, 0, 0), ipv6(112, 255, "ff02::12", 0));
+    let (with_options, bfd) =
+        (ipv4(112, 255, [224, 0, 0, 18], 0, 8, 0), ipv4(17, 255, [192, 0, 2, 254], 3784, 0, 0));
+    let bfd_v6 = ipv6(17, 255, "2001:db8::1", 3784);
+    let lacp = [vec![0x88, 0x09, 1], vec![0; 50]].concat();
+    let cases: [(&[u8], [bool; 6]); 8] = [
+        // VRRP of IPv4, with options, of IPv6; BFD of both; LACP.
+        (&[], [false, false, false, false, false, true]),
+        (&[0x81, 0, 0xe0, 0], [false, false, false, false, false, true]),
+        (&[0x81, 0, 0xe0, 7], [true, true, false, false, false, true]),
+        (&[0x81, 0, 0, 0, 0x81, 0, 0, 7], [true, true, false, false, false, true]),
+        (&[0x88, 0xa8, 0, 200, 0x81, 0, 0, 10], [false, false, true, false, false, true]),
+        (&[0x81, 0, 0, 8], [true; 6]),
+        (&[0x88, 0xa8, 0, 200, 0x81, 0, 0, 11], [true; 6]),
+        // No tag to the workers: of the untagged member.
+        (&[0x91, 0, 0, 7], [false, false, false, false, false, true]),
+    ];
+    let (program, g0) = (&gateway.program, gateway.devices[0].as_ref().expect("open"));
+    let passed = || g0.counters().expect("counters").passed;
+    lab.within("src", || {
+        let wire = Wire::open("s0");
+        let sends = |tags: &[u8], packet: &[u8]| {
+            let before = g0.counters().expect("counters");
+            wire.send(&[&MACS, tags, packet].concat());
+            let began = Instant::now();
+            while g0.counters().expect("counters") == before && began.elapsed() < Duration::from_secs(2) {}
+            passed() > before.passed
+        };
+        for (tags, expected) in cases {
+            let all = [&v4, &with_options, &v6, &bfd, &bfd_v6, &lacp];
+            assert_eq!(all.map(|packet| sends(tags, packet)), expected, "tags {tags:02x?}");
+        }
+        // They follow the config.
+        let all = [(link(0, 0), routers(&[(0x99, false)]))].into_iter().collect();
+        program.set_bridged(&all).expect("the members of bridges");
+        assert_eq!([&v4, &v6, &bfd].map(|packet| sends(&[], packet)), [true, false, false]);
+        assert!(sends(&[0x81, 0, 0, 7], &v6));
     });
     gateway.turn();
     gateway.close();

@@ -596,6 +596,7 @@ impl Gateway {
         self.node.reserve_relays(&tables);
         let old = self.node.tables.swap(tables);
         self.node.wake_all();
+        self.tell_bridged();
         self.follow_virtual_routers();
         deterministic::log_changes(&old.policy, &self.compiler);
         let begun = Instant::now();
@@ -715,16 +716,30 @@ impl Gateway {
         self.node.wake_all();
     }
 
+    fn programs(&self) -> impl Iterator<Item = &Arc<XdpProgram>> {
+        let devices =
+            self.ports.iter().flat_map(|port| &port.members).filter_map(|member| member.xdp.as_ref());
+        devices.filter_map(Device::own_program).chain([&self.program])
+    }
+
+    /// Tells the XDP programs which links are members of bridges.
+    fn tell_bridged(&self) {
+        let bridged = self.bridged_links();
+        for error in self.programs().filter_map(|program| program.set_bridged(&bridged).err()) {
+            tracing::error!(%error, "VRRP and BFD of hosts on bridges may not pass");
+        }
+    }
+
     /// Tells the XDP programs what they pass to the kernel.
     fn tell_programs(&self) -> Result<(), XdpError> {
         let own: Vec<std::net::IpAddr> =
             self.config.interfaces.iter().flat_map(|i| i.addresses.iter().map(|a| a.address())).collect();
         let pair_port = self.config.pair.as_ref().map(|pair| pair.local.port());
-        let devices =
-            self.ports.iter().flat_map(|port| &port.members).filter_map(|member| member.xdp.as_ref());
-        for program in devices.filter_map(Device::own_program).chain([&self.program]) {
+        let bridged = self.bridged_links();
+        for program in self.programs() {
             program.set_own_addresses(&own)?;
             program.set_pair_port(pair_port)?;
+            program.set_bridged(&bridged)?;
         }
         Ok(())
     }

@@ -12,11 +12,11 @@ use crate::lab::{Lab, text};
 use crate::sessions::Server;
 
 /// The virtual addresses on both sides.
-const VIRTUAL: [[&str; 2]; 2] = [["10.8.1.254", "2001:db8:81::fe"], ["10.8.2.254", "2001:db8:82::fe"]];
+pub const VIRTUAL: [[&str; 2]; 2] = [["10.8.1.254", "2001:db8:81::fe"], ["10.8.2.254", "2001:db8:82::fe"]];
 /// The host beyond.
 const FAR: [&str; 2] = ["10.8.2.10", "2001:db8:82::10"];
 /// Virtual routers' identifiers on both sides.
-const IDS: [u8; 2] = [10, 20];
+pub const IDS: [u8; 2] = [10, 20];
 /// How long anything may take; what it does take is in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -119,7 +119,7 @@ accept = true
 }
 
 /// The states of the virtual routers of a node.
-fn states(gateway: &Gateway) -> Vec<String> {
+pub fn states(gateway: &Gateway) -> Vec<String> {
     let shown = gateway.show("ha");
     let routers = shown["routers"].as_array().unwrap_or_else(|| panic!("show ha: {shown:#}"));
     routers.iter().map(|router| router["state"].as_str().unwrap_or("?").to_owned()).collect()
@@ -140,13 +140,13 @@ pub fn becomes(gateway: &Gateway, state: &str) {
     });
 }
 
-fn sum(gateway: &Gateway, field: &str) -> u64 {
+pub fn sum(gateway: &Gateway, field: &str) -> u64 {
     let shown = gateway.show("ha");
     let routers = shown["routers"].as_array().expect("a list").iter();
     routers.map(|router| router[field].as_u64().unwrap_or_else(|| panic!("{field}: {router:#}"))).sum()
 }
 
-fn no_errors(gateway: &Gateway) {
+pub fn no_errors(gateway: &Gateway) {
     let shown = gateway.show("ha");
     let routers = shown["routers"].as_array().expect("a list").iter();
     let with_errors: Vec<&Value> =
@@ -224,10 +224,10 @@ fn a_dead_link_takes_the_group_with_it() {
     pair.reaches();
 }
 
-/// keepalived on a host of the first side, with the same virtual router.
-fn keepalived(pair: &Pair, priority: u8) -> Server {
-    let lab = &pair.lab;
-    let file = lab.path("keepalived.conf");
+/// keepalived on a host, by its device `lan`, with the virtual router of the first side.
+pub fn keepalived(lab: &Lab, host: &str, priority: u8) -> Server {
+    let path = |kind: &str| lab.path(&format!("{host}.{kind}"));
+    let file = path("conf");
     let [four, six] = VIRTUAL[0];
     let instance = |name: &str, addresses: &str| {
         format!(
@@ -242,10 +242,10 @@ fn keepalived(pair: &Pair, priority: u8) -> Server {
         instance("v6", &format!("fe80::1/64\n{six}/64"))
     );
     std::fs::write(&file, text).expect("a file");
-    let log = std::fs::File::create(lab.path("keepalived.log")).expect("a file");
-    let (pid, vrrp_pid) = (lab.path("k.pid"), lab.path("kv.pid"));
+    let log = std::fs::File::create(path("log")).expect("a file");
+    let (pid, vrrp_pid) = (path("pid"), path("vrrp.pid"));
     let options = format!("-n -l -D -P -f {} -p {} -r {}", file.display(), pid.display(), vrrp_pid.display());
-    let mut command = lab.command("k", &format!("keepalived {options}"));
+    let mut command = lab.command(host, &format!("keepalived {options}"));
     let child = command.stdout(Stdio::from(log.try_clone().expect("a file"))).stderr(log).spawn();
     Server(child.expect("keepalived starts"))
 }
@@ -270,7 +270,7 @@ fn keepalived_is_the_other() {
     let both = |gateway: &Gateway, state: &str| {
         wait_for(state, || states(gateway) == [state, state]);
     };
-    let log = || std::fs::read_to_string(lab.path("keepalived.log")).unwrap_or_default();
+    let log = || std::fs::read_to_string(lab.path("k.log")).unwrap_or_default();
     let said = |what: &str| wait_for(what, || log().matches(what).count() >= 2);
     // keepalived says that it is the master before it has the addresses.
     let answers = || {
@@ -283,7 +283,7 @@ fn keepalived_is_the_other() {
     // As SoftGate's backup.
     let gateway = Gateway::start_on(lab, "n1", alone(100));
     both(&gateway, "active");
-    let other = keepalived(&pair, 50);
+    let other = keepalived(lab, "k", 50);
     said("Entering BACKUP STATE");
     answers();
     no_errors(&gateway);

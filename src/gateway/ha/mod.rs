@@ -18,7 +18,9 @@ use super::{Gateway, LivePort};
 use crate::config::{Mac, Vrrp, virtual_mac};
 use crate::control::{AdvertErrors, DrainEntry, HaList, VirtualRouterEntry};
 use crate::ha::vrrp::{Also, BadAdvert, Plan, RouterPlan, Settings, Status};
+use crate::io::xdp::{BridgedLink, OwnRouters};
 use crate::neighbours::mac_from_u64;
+use crate::packet::Tags;
 use crate::tables::router_group::NO_GROUP;
 use crate::tables::{Interface, NO_PORT, Tables};
 pub(super) use runner::Ha;
@@ -103,6 +105,27 @@ impl Gateway {
 }
 
 impl Gateway {
+    /// Members of bridges by device and tags, with the virtual routers of this node on the bridge.
+    pub(super) fn bridged_links(&self) -> AHashMap<BridgedLink, OwnRouters> {
+        let tables = self.compiler.tables();
+        let mut all = AHashMap::new();
+        for bridge in tables.bridges.iter() {
+            let mut routers = OwnRouters::default();
+            if let Some(interface) = tables.interfaces.get(usize::from(bridge.interface)) {
+                interface.info.routers.iter().for_each(|router| routers.insert(router.vrid, router.is_ipv6));
+            }
+            for member in &bridge.members {
+                let interface = tables.interface(member.interface);
+                let Tags { outer, inner } = interface.info.tags;
+                let port = self.ports.iter().find(|port| port.slot == interface.port);
+                let devices = port.into_iter().flat_map(|port| &port.members);
+                let links = devices.filter_map(|device| device.link);
+                all.extend(links.map(|link| (BridgedLink { ifindex: link.ifindex, outer, inner }, routers)));
+            }
+        }
+        all
+    }
+
     pub(super) fn show_ha(&self) -> HaList {
         let status = self.ha.status();
         let trackers = &self.ha.plan.trackers;

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ahash::AHashMap;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpError as AyaXdpError, XdpMode};
@@ -61,6 +62,38 @@ struct Settings {
 // SAFETY: integers without padding, as in softgate_xdp.c.
 unsafe impl Pod for Settings {}
 
+/// A member of a bridge, by the device it is on. `struct link`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BridgedLink {
+    /// Interface index of the device.
+    pub ifindex: u32,
+    /// VID of the outer tag, or of the only one; 0: none.
+    pub outer: u16,
+    /// VID of the inner tag; 0: none.
+    pub inner: u16,
+}
+// SAFETY: integers without padding, as in softgate_xdp.c.
+unsafe impl Pod for BridgedLink {}
+
+/// Virtual routers of ours on a link. `struct routers`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnRouters {
+    v4: [u32; 8],
+    v6: [u32; 8],
+}
+// SAFETY: integers without padding, as in softgate_xdp.c.
+unsafe impl Pod for OwnRouters {}
+
+impl OwnRouters {
+    /// Has one more.
+    pub fn insert(&mut self, vrid: u8, is_ipv6: bool) {
+        let bits = if is_ipv6 { &mut self.v6 } else { &mut self.v4 };
+        bits[usize::from(vrid >> 5)] |= 1 << (vrid & 31);
+    }
+}
+
 /// What the XDP program did with the frames of one port since it was attached. `struct counters`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -86,6 +119,9 @@ struct Loaded {
     ports: HashMap<MapData, u32, PortEntry>,
     own: HashMap<MapData, [u8; 16], u8>,
     settings: Array<MapData, Settings>,
+    bridged: HashMap<MapData, BridgedLink, OwnRouters>,
+    /// What is in `bridged`.
+    bridged_now: AHashMap<BridgedLink, OwnRouters>,
     counters: PerCpuArray<MapData, ProgramCounters>,
     current: Settings,
     /// Links of a process whose place we take, by device.
@@ -115,6 +151,8 @@ impl XdpProgram {
             ports: map(&mut ebpf, "ports")?,
             own: map(&mut ebpf, "own_addresses")?,
             settings: map(&mut ebpf, "settings")?,
+            bridged: map(&mut ebpf, "bridged")?,
+            bridged_now: AHashMap::new(),
             counters: map(&mut ebpf, "counters")?,
             current: Settings::default(),
             adopted: std::collections::HashMap::new(),
@@ -193,6 +231,27 @@ impl XdpProgram {
         }
         loaded.current.check_own = 1;
         loaded.write_settings()
+    }
+
+    /// The members of bridges, each with the virtual routers that are ours there. Their advertisements alone go to the
+    /// kernel, and single-hop BFD not at all: what hosts of the segment say to each other is data.
+    pub fn set_bridged(&self, links: &AHashMap<BridgedLink, OwnRouters>) -> Result<(), XdpError> {
+        let loaded = &mut *self.loaded();
+        let failed = |error: MapError| map_error("all ports", "bridged", error);
+        let Loaded { bridged, bridged_now, .. } = loaded;
+        let gone: Vec<BridgedLink> =
+            bridged_now.keys().filter(|link| !links.contains_key(link)).copied().collect();
+        for link in gone {
+            bridged.remove(&link).map_err(failed)?;
+            bridged_now.remove(&link);
+        }
+        for (link, routers) in links {
+            if bridged_now.get(link) != Some(routers) {
+                bridged.insert(link, routers, 0).map_err(failed)?;
+                bridged_now.insert(*link, *routers);
+            }
+        }
+        Ok(())
     }
 
     /// What became of the frames of the port in `slot`.

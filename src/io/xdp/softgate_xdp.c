@@ -6,7 +6,8 @@
 //
 // Verdicts:
 //   XDP_PASS      VRRP, BFD, LACP and the pair port, under up to two VLAN tags. The HA thread reads
-//                 them from AF_PACKET sockets, so a flood of data cannot starve them.
+//                 them from AF_PACKET sockets, so a flood of data cannot starve them. On a member of
+//                 a bridge VRRP and BFD of others are data: hosts behind other members wait for them.
 //   XDP_REDIRECT  everything else, into the AF_XDP socket of (port, receive queue).
 //   XDP_DROP      no socket in that slot, or a device that is no port: the kernel never forwards.
 
@@ -79,6 +80,23 @@ struct {
 	NUMBER(max_entries, 1);
 } settings SEC(".maps");
 
+// Members of bridges, and which virtual routers are ours there: one bit for each VRID. Absent: no member, and
+// whatever is VRRP or BFD is for the HA thread.
+struct link {
+	u32 ifindex;
+	u16 outer, inner; // VIDs, 0 = none; a single one is the outer
+};
+struct routers {
+	u32 v4[8], v6[8];
+};
+struct {
+	NUMBER(type, MAP_HASH);
+	TYPE(key, struct link);
+	TYPE(value, struct routers);
+	NUMBER(max_entries, 131072); // interfaces of a node, on as many devices as a LAG has
+	NUMBER(map_flags, 1);        // BPF_F_NO_PREALLOC: few have so many
+} bridged SEC(".maps");
+
 // Per port and CPU; the last entry counts frames of devices that are no port.
 struct counters {
 	u64 redirected, passed, no_socket;
@@ -105,15 +123,28 @@ INLINE int is_own(const struct address *dst, const struct settings *set)
 	return !set->check_own || map_lookup(&own_addresses, dst);
 }
 
+// An advertisement for the HA thread?
+INLINE int is_own_vrrp(const u8 *vrrp, const void *end, const struct link *link, int is_v6)
+{
+	const struct routers *ours = map_lookup(&bridged, link);
+	if (!ours)
+		return 1;
+	if (vrrp + 2 > (const u8 *)end)
+		return 0;
+	u32 vrid = vrrp[1]; // RFC 9568 section 5.1
+	u32 bits = is_v6 ? ours->v6[vrid >> 5] : ours->v4[vrid >> 5];
+	return bits >> (vrid & 31) & 1;
+}
+
 // A UDP packet for the HA thread? BFD on one hop carries TTL 255 (RFC 5881 section 5, GTSM), which tells
-// it from a reply to somebody whose source port happens to be 3784.
-INLINE int is_control_udp(const u8 *udp, const void *end, u8 ttl, const struct address *dst)
+// it from a reply to somebody whose source port happens to be 3784. No session of ours is on a bridge.
+INLINE int is_control_udp(const u8 *udp, const void *end, u8 ttl, const struct address *dst, const struct link *link)
 {
 	if (udp + 8 > (const u8 *)end)
 		return 0;
 	u32 port = HOST16(*(const u16 *)(udp + 2));
 	if (port == BFD_SINGLE_HOP || port == BFD_ON_LAG)
-		return ttl == 255;
+		return ttl == 255 && !map_lookup(&bridged, link);
 	u32 zero = 0;
 	const struct settings *set = map_lookup(&settings, &zero);
 	if (!set)
@@ -123,8 +154,10 @@ INLINE int is_control_udp(const u8 *udp, const void *end, u8 ttl, const struct a
 	return 0;
 }
 
-INLINE int is_control(const u8 *at, const void *end)
+INLINE int is_control(const u8 *at, const void *end, u32 ifindex)
 {
+	struct link link = { ifindex, 0, 0 };
+	int is_tag = 1;
 	if (at + 14 > (const u8 *)end)
 		return 0;
 	u16 type = *(const u16 *)(at + 12);
@@ -135,6 +168,13 @@ INLINE int is_control(const u8 *at, const void *end)
 			break;
 		if (at + 4 > (const u8 *)end)
 			return 0;
+		// The workers take 0x9100, and what is behind it, for a payload.
+		is_tag &= type != BE16(0x9100);
+		u16 vid = is_tag ? HOST16(*(const u16 *)at) & 0xfff : 0;
+		if (link.outer)
+			link.inner = vid;
+		else
+			link.outer = vid;
 		type = *(const u16 *)(at + 2);
 		at += 4;
 	}
@@ -144,12 +184,13 @@ INLINE int is_control(const u8 *at, const void *end)
 		if (at + 20 > (const u8 *)end)
 			return 0;
 		u32 dst = *(const u32 *)(at + 16);
-		if (at[9] == IPPROTO_VRRP)
-			return dst == __builtin_bswap32(0xe0000012); // 224.0.0.18, RFC 9568 section 5.1.1.2
+		const u8 *upper = at + ((at[0] & 15) << 2);
+		if (at[9] == IPPROTO_VRRP) // 224.0.0.18, RFC 9568 section 5.1.1.2
+			return dst == __builtin_bswap32(0xe0000012) && is_own_vrrp(upper, end, &link, 0);
 		if (at[9] != IPPROTO_UDP || (*(const u16 *)(at + 6) & BE16(0x1fff)))
 			return 0; // later fragments carry no ports
 		struct address mapped = { { 0, 0, BE16(0xffff) << 16, dst } };
-		return is_control_udp(at + ((at[0] & 15) << 2), end, at[8], &mapped);
+		return is_control_udp(upper, end, at[8], &mapped, &link);
 	}
 	if (type == BE16(0x86dd)) {
 		if (at + 40 > (const u8 *)end)
@@ -157,11 +198,11 @@ INLINE int is_control(const u8 *at, const void *end)
 		const u32 *dst = (const u32 *)(at + 24);
 		if (at[6] == IPPROTO_VRRP) // ff02::12, RFC 9568 section 5.1.2.2
 			return dst[0] == __builtin_bswap32(0xff020000) && !dst[1] && !dst[2] &&
-			       dst[3] == __builtin_bswap32(0x12);
+			       dst[3] == __builtin_bswap32(0x12) && is_own_vrrp(at + 40, end, &link, 1);
 		if (at[6] != IPPROTO_UDP)
 			return 0;
 		struct address address = { { dst[0], dst[1], dst[2], dst[3] } };
-		return is_control_udp(at + 40, end, at[7], &address);
+		return is_control_udp(at + 40, end, at[7], &address, &link);
 	}
 	return 0;
 }
@@ -180,7 +221,7 @@ INLINE int handle(struct xdp_md *frame)
 		count->no_socket++;
 		return XDP_DROP;
 	}
-	if (is_control((const u8 *)(long)frame->data, (const void *)(long)frame->data_end)) {
+	if (is_control((const u8 *)(long)frame->data, (const void *)(long)frame->data_end, ifindex)) {
 		count->passed++;
 		return XDP_PASS;
 	}
