@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use softgate::io::Port;
 use softgate::io::xdp::{
-    Bound, BridgedLink, Mode, OwnRouters, ProgramCounters, RingSizes, XdpDevice, XdpError, XdpPort,
-    XdpProgram,
+    Bound, BridgedLink, Mode, OwnRouters, ProgramCounters, RingSizes, TunnelledSegment, XdpDevice, XdpError,
+    XdpPort, XdpProgram,
 };
 use softgate::mem::{ChunkSize, FramePool, Frames, PacketMemory};
 
-use xdp_lab::{Lab, Veth, Wire, is_root, sequence_of, test_packet};
+use xdp_lab::{Lab, Veth, Wire, index_of, is_root, sequence_of, test_packet};
 
 const RINGS: RingSizes = RingSizes { rx: 1024, tx: 1024, fill: 2048, completion: 1024 };
 
@@ -458,11 +458,7 @@ fn what_hosts_of_a_bridge_say_to_each_other_is_data() {
     lab.enter("gw");
     let mut gateway = Gateway::open(Mode::Auto);
     gateway.turn();
-    let ifindex: u32 = std::fs::read_to_string("/sys/class/net/g0/ifindex")
-        .expect("the device is there")
-        .trim()
-        .parse()
-        .expect("a number");
+    let ifindex = index_of("g0");
     let routers = |all: &[(u8, bool)]| {
         let mut routers = OwnRouters::default();
         all.iter().for_each(|(vrid, is_ipv6)| routers.insert(*vrid, *is_ipv6));
@@ -515,6 +511,91 @@ fn what_hosts_of_a_bridge_say_to_each_other_is_data() {
         program.set_bridged(&all).expect("the members of bridges");
         assert_eq!([&v4, &v6, &bfd].map(|packet| sends(&[], packet)), [true, false, false]);
         assert!(sends(&[0x81, 0, 0, 7], &v6));
+    });
+    gateway.turn();
+    gateway.close();
+}
+
+/// In tunnels the virtual routers are looked for that are ours there.
+#[test]
+fn advertisements_in_tunnels_go_to_the_kernel() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("tun", Veth::default());
+    lab.enter("gw");
+    let mut gateway = Gateway::open(Mode::Auto);
+    gateway.turn();
+    const VTEP: [u8; 4] = [192, 0, 2, 254];
+    const VTEP6: &str = "2001:db8::1";
+    let mut routers = OwnRouters::default();
+    routers.insert(0x99, false);
+    let mut both = routers;
+    both.insert(0x99, true);
+    let segment = |vtep: &str, vni| TunnelledSegment::new(vtep.parse().expect("an address"), 4789, vni);
+    let all = [(segment("192.0.2.254", 0x12_3456), routers), (segment(VTEP6, 7), both)].into_iter().collect();
+    gateway.program.set_segments(&all).expect("the segments");
+    let (v4, v6) = (ipv4(112, 255, [224, 0, 0, 18], 0, 0, 0), ipv6(112, 255, "ff02::12", 0));
+    const GROUP: [u8; 6] = [1, 0, 0x5e, 0, 0, 0x12];
+    const GROUP6: [u8; 6] = [0x33, 0x33, 0, 0, 0, 0x12];
+    // Behind the UDP header: VXLAN or Geneve, the frame.
+    let inner = |vni: u32, dst: [u8; 6], packet: &[u8]| {
+        [&[8, 0, 0, 0], &(vni << 8).to_be_bytes()[..], &dst, &MACS[6..], packet].concat()
+    };
+    let over_v4 = |port: u16, options: usize, inner: &[u8]| {
+        let mut packet = ipv4(17, 64, VTEP, port, options, 0);
+        packet.truncate(2 + 20 + options + 8);
+        [packet, inner.to_vec()].concat()
+    };
+    let over_v6 = |inner: &[u8]| {
+        let mut packet = ipv6(17, 64, VTEP6, 4789);
+        packet.truncate(2 + 40 + 8);
+        [packet, inner.to_vec()].concat()
+    };
+    let (ours, six) = (inner(0x12_3456, GROUP, &v4), inner(7, GROUP6, &v6));
+    let mut other_vrid = ours.clone();
+    other_vrid[8 + 14 + 20 + 1] = 0x98;
+    let mut other_protocol = ours.clone();
+    other_protocol[8 + 14 + 9] = 17;
+    let mut other_group = ours.clone();
+    other_group[8 + 14 + 19] = 13;
+    let with_options = inner(0x12_3456, GROUP, &ipv4(112, 255, [224, 0, 0, 18], 0, 8, 0));
+    let cases = [
+        ("IPv4 in IPv4", over_v4(4789, 0, &ours), true),
+        ("behind outer options", over_v4(4789, 8, &ours), true),
+        ("with options", over_v4(4789, 0, &with_options), true),
+        ("IPv6 in IPv6", over_v6(&six), true),
+        ("IPv4 in IPv6", over_v6(&inner(7, GROUP, &v4)), true),
+        ("IPv6, where only IPv4 is ours", over_v4(4789, 0, &inner(0x12_3456, GROUP6, &v6)), false),
+        ("another VRID", over_v4(4789, 0, &other_vrid), false),
+        ("another VNI", over_v4(4789, 0, &inner(0x12_3457, GROUP, &v4)), false),
+        ("another port", over_v4(4790, 0, &ours), false),
+        ("another end", over_v6(&ours), false),
+        ("another protocol", over_v4(4789, 0, &other_protocol), false),
+        ("another address", over_v4(4789, 0, &other_group), false),
+        ("another MAC address", over_v4(4789, 0, &inner(0x12_3456, [1, 0, 0x5e, 0, 0, 0x13], &v4)), false),
+        ("a short one", over_v4(4789, 0, &ours[..8 + 14 + 20]), false),
+        ("a shorter one", over_v4(4789, 0, &ours[..8 + 14 + 10]), false),
+        ("no frame", over_v4(4789, 0, &ours[..8 + 13]), false),
+    ];
+    let (program, g0) = (&gateway.program, gateway.devices[0].as_ref().expect("open"));
+    let passed = || g0.counters().expect("counters").passed;
+    lab.within("src", || {
+        let wire = Wire::open("s0");
+        let sends = |tags: &[u8], packet: &[u8]| {
+            let before = g0.counters().expect("counters");
+            wire.send(&[&MACS, tags, packet].concat());
+            let began = Instant::now();
+            while g0.counters().expect("counters") == before && began.elapsed() < Duration::from_secs(2) {}
+            passed() > before.passed
+        };
+        for (what, packet, expected) in &cases {
+            for tags in [&[][..], &[0x81, 0, 0, 7], &[0x88, 0xa8, 0, 200, 0x81, 0, 0, 10]] {
+                assert_eq!(sends(tags, packet), *expected, "{what} with tags {tags:02x?}");
+            }
+        }
+        program.set_segments(&std::iter::empty().collect()).expect("the segments");
+        assert!(!sends(&[], &cases[0].1));
     });
     gateway.turn();
     gateway.close();

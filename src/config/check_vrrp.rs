@@ -28,11 +28,16 @@ impl Checks<'_, '_> {
                 self.fault(key("interface"), &vrrp.interface, format!("no such interface; known: {known}"));
                 continue;
             };
-            if interface.port.is_none() {
-                let allowed =
-                    "virtual routers are on interfaces of a port; not yet on those of a VNI or a bridge";
+            if let Some(vtep) = interface.vtep
+                && config.router_with(&interface.underlay(), vtep).is_some()
+            {
+                let allowed = format!(
+                    "its vtep {vtep} is an address of a virtual router, and moves with that one: here each node needs a \
+                     tunnel end point of its own, by which the others are heard"
+                );
                 self.fault(key("interface"), &vrrp.interface, allowed);
             }
+            self.group_on_bridge(index, interface);
             if let Some(other) = ids.insert((&vrrp.interface, vrrp.id.get()), index) {
                 let allowed =
                     format!("vrrp[{other}] has this identifier on interface {} already", vrrp.interface);
@@ -63,6 +68,23 @@ impl Checks<'_, '_> {
             for (at, track) in vrrp.track.iter().enumerate() {
                 self.tracked(&format!("vrrp[{index}].track[{at}]"), track);
             }
+        }
+    }
+
+    /// Who is the gateway of a segment passes its frames on as well: hosts reach him by the node that does, and the switches
+    /// of the segment know one way to both.
+    fn group_on_bridge(&mut self, index: usize, interface: &Interface) {
+        let config = self.config;
+        let on = config.bridges.iter().find(|bridge| interface.bridge.as_ref() == Some(&bridge.name));
+        let Some(bridge) = on else { return };
+        let leader = config.group_of_bridge(bridge.group.as_ref());
+        if let Some(leader) = leader.filter(|leader| config.leader_of(index) != *leader) {
+            let name = config.vrrp[leader].group.as_ref().map_or("", |name| name.as_str());
+            let allowed = format!(
+                "bridge {} belongs to the group {name}: virtual routers of its interface do as well, group = \"{name}\"",
+                bridge.name
+            );
+            self.table_fault(format!("vrrp[{index}].group"), allowed);
         }
     }
 
@@ -157,6 +179,15 @@ vtep = "10.0.1.2"
 remotes = ["10.0.1.9"]
 addresses = ["10.0.8.2/24"]
 zone = "inside"
+[[bridge]]
+name = "seg"
+members = [{ port = "lan", vlan = 9 }]
+group = "main"
+[[interface]]
+name = "segment"
+bridge = "seg"
+addresses = ["10.0.9.2/24"]
+zone = "inside"
 [[service]]
 name = "shop"
 address = "203.0.113.80"
@@ -175,6 +206,18 @@ interface = "plain"
 id = 10
 interval = "100ms"
 addresses = ["10.0.7.1"]
+group = "main"
+[[vrrp]]
+interface = "segment"
+id = 10
+interval = "10cs"
+addresses = ["10.0.9.1"]
+group = "main"
+[[vrrp]]
+interface = "overlay"
+id = 11
+interval = "10cs"
+addresses = ["10.0.8.1"]
 group = "main"
 "#;
 
@@ -195,9 +238,9 @@ group = "main"
         for (good, bad, said) in [
             ("interface = \"plain\"", "interface = \"plane\"", "vrrp[1].interface: plane: no such interface"),
             (
-                "interface = \"plain\"",
-                "interface = \"overlay\"",
-                "vrrp[1].interface: overlay: virtual routers are on interfaces of a port",
+                "vtep = \"10.0.1.2\"",
+                "mac = \"02:00:5e:00:00:01\"\nvtep = \"10.0.1.1\"",
+                "vrrp[3].interface: overlay: its vtep 10.0.1.1 is an address of a virtual router",
             ),
             (
                 "interface = \"plain\"",
@@ -281,6 +324,16 @@ group = "main"
                 "port = \"uplink\", weight",
                 "sync = false, weight",
                 "vrrp[0].track[0].sync: false: sync = true, or another thing to track",
+            ),
+            (
+                "\"10.0.9.1\"]\ngroup = \"main\"",
+                "\"10.0.9.1\"]",
+                "vrrp[2].group: bridge seg belongs to the group main",
+            ),
+            (
+                "\"10.0.9.1\"]\ngroup = \"main\"",
+                "\"10.0.9.1\"]\ngroup = \"other\"",
+                "vrrp[2].group: bridge seg belongs to the group main",
             ),
             ("weight = 60", "weight = 0", "vrrp[0].track[0].weight: 0: allowed is 1 to 253"),
         ] {

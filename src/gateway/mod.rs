@@ -596,7 +596,7 @@ impl Gateway {
         self.node.reserve_relays(&tables);
         let old = self.node.tables.swap(tables);
         self.node.wake_all();
-        self.tell_bridged();
+        self.tell_segments();
         self.follow_virtual_routers();
         deterministic::log_changes(&old.policy, &self.compiler);
         let begun = Instant::now();
@@ -722,11 +722,13 @@ impl Gateway {
         devices.filter_map(Device::own_program).chain([&self.program])
     }
 
-    /// Tells the XDP programs which links are members of bridges.
-    fn tell_bridged(&self) {
-        let bridged = self.bridged_links();
-        for error in self.programs().filter_map(|program| program.set_bridged(&bridged).err()) {
-            tracing::error!(%error, "VRRP and BFD of hosts on bridges may not pass");
+    /// Tells the XDP programs which links are members of bridges, and in which tunnels there are virtual routers.
+    fn tell_segments(&self) {
+        let (bridged, segments) = (self.bridged_links(), self.tunnelled_segments());
+        for program in self.programs() {
+            if let Err(error) = program.set_bridged(&bridged).and_then(|()| program.set_segments(&segments)) {
+                tracing::error!(%error, "VRRP and BFD on bridges and in tunnels may not be heard");
+            }
         }
     }
 
@@ -735,11 +737,12 @@ impl Gateway {
         let own: Vec<std::net::IpAddr> =
             self.config.interfaces.iter().flat_map(|i| i.addresses.iter().map(|a| a.address())).collect();
         let pair_port = self.config.pair.as_ref().map(|pair| pair.local.port());
-        let bridged = self.bridged_links();
+        let (bridged, segments) = (self.bridged_links(), self.tunnelled_segments());
         for program in self.programs() {
             program.set_own_addresses(&own)?;
             program.set_pair_port(pair_port)?;
             program.set_bridged(&bridged)?;
+            program.set_segments(&segments)?;
         }
         Ok(())
     }
@@ -748,8 +751,14 @@ impl Gateway {
     /// ones, and that of a LAG, which is its first device's.
     fn accept_macs(&mut self) {
         for port in &mut self.ports {
-            let on_port =
-                self.compiler.input().interfaces.iter().filter(|spec| spec.port.as_ref() == Some(&port.name));
+            let all = &self.compiler.input().interfaces;
+            let is_here = |spec: &InterfaceSpec| spec.port.as_ref() == Some(&port.name);
+            // The interface of a bridge is on the ports of all members.
+            let on_port = all.iter().filter(|spec| {
+                let is_member = |other: &InterfaceSpec| other.bridge == spec.bridge && is_here(other);
+                let is_segment = spec.bridge.is_some() && spec.port.is_none() && spec.overlay.is_none();
+                is_here(spec) || is_segment && all.iter().any(is_member)
+            });
             // Those of virtual routers whoever the Active is: a card need not be told when that changes.
             let of = |spec: &InterfaceSpec| {
                 let routers = spec.routers.iter().map(|router| mac_from_u64(router.mac));

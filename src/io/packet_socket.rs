@@ -10,6 +10,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// linux/if_packet.h; since Linux 4.20.
 const PACKET_IGNORE_OUTGOING: i32 = 23;
+/// linux/if_packet.h: with each frame comes a `tpacket_auxdata`.
+const PACKET_AUXDATA: i32 = 8;
+/// linux/if_packet.h: TP_STATUS_VLAN_VALID, of its first word.
+const VLAN_VALID: u32 = 1 << 4;
 /// linux/pkt_sched.h: TC_PRIO_CONTROL, which queueing disciplines send first.
 const PRIORITY_CONTROL: i32 = 7;
 /// Room for what comes in while its reader is kept from running: seconds of a busy link's advertisements.
@@ -82,6 +86,42 @@ impl PacketSocket {
             return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
         }
         Ok(Some(len as usize))
+    }
+
+    /// Has [`PacketSocket::receive_tagged`] say which tag the kernel has taken out.
+    pub fn tell_tags(&self) -> io::Result<()> {
+        self.set(libc::SOL_PACKET, PACKET_AUXDATA, &1i32)
+    }
+
+    /// As [`PacketSocket::receive`], and the tag (TCI) that the kernel has taken out of the frame.
+    pub fn receive_tagged(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, Option<u16>)>> {
+        /// Bytes of a `cmsghdr`, and the place of `tp_vlan_tci` behind it.
+        const HEADER: usize = size_of::<libc::cmsghdr>();
+        const TCI: usize = HEADER + 16;
+        // Aligned as a `cmsghdr` has to be.
+        let mut control = [0u64; 8];
+        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        // SAFETY: all-zero is a value of this struct of integers and pointers.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control);
+        // SAFETY: writes to `buffer` and `control`, which live across the call, and no more than their lengths.
+        let len = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, 0) };
+        if len < 0 {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
+        }
+        // The only control message there is.
+        let bytes: Vec<u8> = control.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let word = |at: usize| bytes.get(at..at + 4).and_then(|word| word.first_chunk()).copied();
+        let kind = (word(HEADER - 8), word(HEADER - 4));
+        let is_there = message.msg_controllen >= TCI + 2
+            && kind == (Some(libc::SOL_PACKET.to_ne_bytes()), Some(PACKET_AUXDATA.to_ne_bytes()));
+        let is_tagged = word(HEADER).is_some_and(|status| u32::from_ne_bytes(status) & VLAN_VALID != 0);
+        let tci = u16::from_ne_bytes([bytes[TCI], bytes[TCI + 1]]);
+        Ok(Some((len as usize, (is_there && is_tagged).then_some(tci))))
     }
 
     /// Sends a whole frame.

@@ -17,6 +17,7 @@ use crate::pipeline::tunnel::{INNER_LINK_BYTES, NoTunnel, Tunnel};
 use crate::pipeline::{Context, member_zones, vxlan};
 use crate::tables::bridge::{Bridge, Member};
 use crate::tables::overlay::Overlay;
+use crate::tables::virtual_router::may_be_virtual;
 use crate::tables::{Interface, NO_INTERFACE};
 use crate::telemetry::add;
 use crate::vteps::Remote;
@@ -95,13 +96,18 @@ fn settle(packet: &mut Packet, remote: Option<Remote>, cx: &Context<'_>) -> Resu
     if dst & !0xf == RESERVED {
         return Err(DropReason::BridgeReserved);
     }
+    let is_own = bridge.interface != NO_INTERFACE && (dst == own || is_virtual(bridge, dst, cx));
     if !bridge.passes_on(&cx.neighbours.roles) {
-        return as_backup(packet, bridge, (dst, own, kind), cx);
+        return as_backup(packet, bridge, (is_own, dst, kind), cx);
     }
-    if !is_look && let Some(location) = location_of(member, remote) {
+    // Who takes over speaks before we know of it: his first frames go on, and teach nothing yet.
+    if !is_look
+        && let Some(location) = location_of(member, remote)
+        && !is_active_as(bridge, src, cx)
+    {
         learn(bridge, member, src, location, cx);
     }
-    if bridge.interface != NO_INTERFACE && dst == own {
+    if is_own {
         return to_gateway(packet, bridge, kind, cx);
     }
     if is_group(dst) {
@@ -136,10 +142,10 @@ fn settle(packet: &mut Packet, remote: Option<Remote>, cx: &Context<'_>) -> Resu
 fn as_backup(
     packet: &mut Packet,
     bridge: &Bridge,
-    (dst, own, kind): (u64, u64, u16),
+    (is_own, dst, kind): (bool, u64, u16),
     cx: &Context<'_>,
 ) -> Result<Verdict, DropReason> {
-    if bridge.interface == NO_INTERFACE || dst != own && !is_group(dst) {
+    if bridge.interface == NO_INTERFACE || !is_own && !is_group(dst) {
         return Err(DropReason::BridgeBackup);
     }
     if is_group(dst) {
@@ -175,6 +181,21 @@ pub(super) fn learn(bridge: &Bridge, member: &Member, mac: u64, location: Locati
     if noted == Noted::Flapping {
         add(&cx.counters.flaps, 1);
     }
+}
+
+/// True if it is the MAC address of a virtual router of the segment's interface for which this node forwards. Where
+/// another node does, its MAC address is a station as any other.
+#[inline]
+fn is_virtual(bridge: &Bridge, mac: u64, cx: &Context<'_>) -> bool {
+    may_be_virtual(mac) && cx.tables.interface(bridge.interface).has_virtual_mac(mac, &cx.neighbours.roles)
+}
+
+/// True if this node is the Active with this MAC address: then it is behind no member.
+#[inline]
+fn is_active_as(bridge: &Bridge, mac: u64, cx: &Context<'_>) -> bool {
+    may_be_virtual(mac)
+        && bridge.interface != NO_INTERFACE
+        && cx.tables.interface(bridge.interface).is_active_as(mac, &cx.neighbours.roles)
 }
 
 /// What the gateway is known by there: of its interface, or where there is none of the member's port.

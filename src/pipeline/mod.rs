@@ -61,6 +61,7 @@ pub use rewrite::write_link_header;
 pub use session::{Table, note_refused};
 pub use slow::segments::Segments;
 pub use slow::{Emit, Limits, SlowPath};
+pub(crate) use vxlan::{VXLAN_BYTES, options_bytes};
 
 /// What [`decide`] is to everything else, to frames between members of a bridge.
 pub fn decide_bridged(tables: &Tables, question: &Question, egress: u16) -> Decision {

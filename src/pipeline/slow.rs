@@ -32,7 +32,7 @@ use crate::pipeline::route::NO_NEIGHBOUR;
 use crate::pipeline::tunnel::{NoTunnel, Tunnel};
 use crate::pipeline::{Context, bridge, deliver, fragment, vxlan, write_link_header};
 use crate::ratelimit::{Appointment, Bucket, SourceBuckets};
-use crate::tables::bridge::is_scope;
+use crate::tables::bridge::{NO_BRIDGE, is_scope};
 use crate::tables::overlay::{NO_OVERLAY, Overlay};
 use crate::tables::virtual_router::Held;
 use crate::tables::{Interface, NO_INTERFACE, Tables};
@@ -534,6 +534,24 @@ impl SlowPath {
                 sent
             }
         }
+    }
+
+    /// Sends a frame of the HA thread's, which begins with a link header without tags, into all tunnels of an overlay or of
+    /// a bridge.
+    pub fn send_into_tunnels(&mut self, link: u16, bytes: &[u8], cx: &Context<'_>, pool: &mut FramePool) {
+        let Some(egress) = cx.tables.interfaces.get(usize::from(link)) else { return };
+        if !egress.up || egress.bridge == NO_BRIDGE && egress.overlay == NO_OVERLAY {
+            return;
+        }
+        let Some(frame) = pool.take_filled(bytes) else {
+            add(&cx.counters.drops[DropReason::NoBuffer.index()], 1);
+            return;
+        };
+        let sent = match cx.tables.bridges.get(egress.bridge).filter(|_| egress.is_segment()) {
+            Some(bridge) => self.put_in_tunnels(frame, bridge, cx, pool),
+            None => self.put_on_link(frame, link, cx, pool),
+        };
+        add(&cx.counters.originated, sent);
     }
 
     fn replicate(

@@ -19,11 +19,12 @@ use crate::pipeline::{Context, bridge, link};
 use crate::tables::bridge::NO_BRIDGE;
 use crate::tables::overlay::{NO_OVERLAY, Overlay};
 use crate::tables::policy::NO_ZONE;
+use crate::tables::virtual_router::may_be_virtual;
 use crate::tables::{Interface, SourceCheck};
 use crate::vteps::Remote;
 
 /// VXLAN header (RFC 7348 section 5), Geneve header (RFC 8926 section 3.4).
-const VXLAN_BYTES: usize = 8;
+pub(crate) const VXLAN_BYTES: usize = 8;
 /// From the UDP header to the inner L3 header, without options.
 const UDP_TO_INNER: usize = UDP_BYTES + VXLAN_BYTES + INNER_LINK_BYTES;
 /// The VNI is valid: the only flag that is looked at (RFC 7348 section 5).
@@ -34,7 +35,7 @@ const CONTROL_OR_CRITICAL: u8 = 0xc0;
 const BRIDGED_ETHERNET: u16 = 0x6558;
 
 /// Bytes of options behind a header in front of a frame; `None`: it is no header that we know.
-pub(super) fn options_bytes(encapsulation: Encapsulation, header: &[u8; VXLAN_BYTES]) -> Option<usize> {
+pub(crate) fn options_bytes(encapsulation: Encapsulation, header: &[u8; VXLAN_BYTES]) -> Option<usize> {
     match encapsulation {
         Encapsulation::Vxlan => (header[0] & FLAG_I != 0).then_some(0),
         Encapsulation::Geneve => {
@@ -225,11 +226,13 @@ fn decapsulate(
         return Ok(());
     }
     // The group bit is the lowest of the first byte (IEEE 802).
-    if u64::from_be_bytes(*array(&frame, 0)) >> 16 != interface.mac {
-        if frame[0] & 1 == 0 {
+    let mac = u64::from_be_bytes(*array(&frame, 0)) >> 16;
+    if mac != interface.mac {
+        if frame[0] & 1 != 0 {
+            meta.flags |= flags::LINK_GROUP;
+        } else if !may_be_virtual(mac) || !interface.has_virtual_mac(mac, &cx.neighbours.roles) {
             return Err(DropReason::NotForUs);
         }
-        meta.flags |= flags::LINK_GROUP;
     }
     match kind {
         ethertype::IPV4 => meta.family = Family::Ipv4,
@@ -300,14 +303,16 @@ pub(super) fn station_of(frame: &[u8; INNER_LINK_BYTES]) -> u64 {
 /// A station has sent a frame through the tunnel of `remote`.
 #[inline(always)]
 pub(super) fn follow(interface: &Interface, segment: u16, mac: u64, remote: Remote, cx: &Context<'_>) {
-    if cx.pass == Pass::First && is_station(interface, mac) {
+    if cx.pass == Pass::First && is_station(interface, mac, cx) {
         cx.neighbours.macs.follow(segment, mac, Location::remote(remote, 0), cx.now);
     }
 }
 
 /// Groups, nobody and the gateway itself are behind no remote.
-fn is_station(interface: &Interface, mac: u64) -> bool {
-    mac >> 40 & 1 == 0 && mac != 0 && mac != interface.mac
+fn is_station(interface: &Interface, mac: u64, cx: &Context<'_>) -> bool {
+    let is_own =
+        mac == interface.mac || may_be_virtual(mac) && interface.is_active_as(mac, &cx.neighbours.roles);
+    mac >> 40 & 1 == 0 && mac != 0 && !is_own
 }
 
 /// ARP or ND has been heard from the sender of this packet, and believed: where it is matters from now on.
@@ -319,7 +324,7 @@ pub(super) fn let_in(packet: &Packet, cx: &Context<'_>) {
     }
     let frame = &packet.frame.bytes()[usize::from(meta.l3) - INNER_LINK_BYTES..];
     let mac = station_of(array(frame, 0));
-    let Some(remote) = Remote::from_bits(meta.neighbour).filter(|_| is_station(interface, mac)) else {
+    let Some(remote) = Remote::from_bits(meta.neighbour).filter(|_| is_station(interface, mac, cx)) else {
         return;
     };
     if is_neighbour(&frame[INNER_LINK_BYTES..], meta, mac, cx) {

@@ -61,6 +61,11 @@ impl Interface {
         self.info.routers.iter().any(|router| router.mac == mac && roles.forwards(router.role))
     }
 
+    /// True if it is the MAC address of a virtual router whose Active we are.
+    pub fn is_active_as(&self, mac: u64, roles: &Roles) -> bool {
+        self.info.routers.iter().any(|router| router.mac == mac && roles.is_active(router.role))
+    }
+
     fn owns(&self, addr: IpAddr) -> bool {
         match addr {
             IpAddr::V4(addr) => self.owns_v4(addr),

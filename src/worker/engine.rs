@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 
-use super::node::{Arrival, Node, Outgoing, Waiting};
+use super::node::{Arrival, Node, Outgoing, Spoken, Waiting};
 use super::{MAX_MEMBERS, NO_QUEUE, Queue};
 use crate::flow::{Flows, Held};
 use crate::mem::{BURST, Frame, FramePool, Frames};
@@ -243,6 +243,10 @@ impl Engine {
             self.send_probes(cx, node, queues);
             worked = true;
         }
+        if self.id == 0 && !node.spoken.is_empty() {
+            self.pass_spoken(cx, node, queues);
+            worked = true;
+        }
         self.report(node);
         if self.slow.has_parked() {
             let mut parked: ArrayVec<Parked, BURST> = ArrayVec::new();
@@ -289,6 +293,30 @@ impl Engine {
             }
         }
         self.send_emitted(cx, node, queues);
+    }
+
+    /// Sends what the HA thread says, and passes on what it has heard, a burst at most.
+    #[cold]
+    fn pass_spoken(&mut self, cx: &Context<'_>, node: &Node, queues: &mut [Queue]) {
+        let mut frames = Frames::new();
+        for spoken in std::iter::from_fn(|| node.spoken.pop()).take(BURST) {
+            match spoken {
+                Spoken::Tunnels { link, frame } => {
+                    self.slow.send_into_tunnels(link, &frame, cx, &mut self.pool);
+                    self.send_emitted(cx, node, queues);
+                }
+                // Of a port that newer tables have.
+                Spoken::Received { port, .. } if usize::from(port) >= cx.tables.ports.len() => {}
+                Spoken::Received { port, frame } => match self.pool.take_filled(&frame) {
+                    None => add(&cx.counters.drops[DropReason::NoBuffer.index()], 1),
+                    Some(frame) => {
+                        frames.push(frame);
+                        self.received(1, node);
+                        self.burst(&mut frames, Ingress::Port(port), Pass::First, cx, node, queues);
+                    }
+                },
+            }
+        }
     }
 
     /// Loses a packet of which the metadata is known: counted per interface too, and recorded.

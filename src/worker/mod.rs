@@ -33,7 +33,7 @@ use crate::tables::{Lag, Tables};
 use crate::time::Nanos;
 use engine::Engine;
 
-pub use node::Node;
+pub use node::{Node, Spoken};
 pub use prober::Prober;
 
 /// Devices of a LAG.

@@ -38,6 +38,28 @@ const HAND_OVER_BATCHES: usize = 256;
 /// What may be asked of a worker at once.
 pub(super) const ERRANDS: usize = 1024;
 
+/// What the HA thread may have under way: every address that it announces, more than once.
+const SPOKEN: usize = 4096;
+
+/// What the HA thread gives the workers to send or to pass on: they have the tunnels' routes and neighbours.
+#[derive(Debug)]
+pub enum Spoken {
+    /// A frame of the gateway's own, without tags: into all tunnels of an interface, or of a bridge by its interface.
+    Tunnels {
+        /// Interface slot.
+        link: u16,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+    /// A frame that was received, as it was on the wire: hosts of its bridge wait for it as well.
+    Received {
+        /// Port slot.
+        port: u16,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+}
+
 /// A finished frame and the port and member it leaves by.
 pub(super) type Outgoing = (Frame, u16, u8);
 
@@ -91,6 +113,8 @@ pub struct Node {
     pub(super) arrivals: Box<[ArrayQueue<ArrayVec<Arrival, BURST>>]>,
     /// By worker: what others ask of it.
     pub(super) errands: Box<[ArrayQueue<Errand>]>,
+    /// For the first worker: what the HA thread says.
+    pub(super) spoken: ArrayQueue<Spoken>,
     /// With several workers: who has which flow.
     pub(super) directory: Option<Arc<Directory>>,
     /// What goes to the log.
@@ -158,6 +182,7 @@ impl Node {
             hand_over: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
             arrivals: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
             errands: (0..workers).map(|_| ArrayQueue::new(ERRANDS)).collect(),
+            spoken: ArrayQueue::new(SPOKEN),
             directory: (workers > 1).then(|| {
                 let keys = capacity.directory_keys(workers);
                 Arc::new(
@@ -235,12 +260,26 @@ impl Node {
     }
 
     /// What this node does for the virtual router in a place from `now` on. Where it begins or ceases to pass frames on,
-    /// stations are where they are heard next.
+    /// stations are where they are heard next; on other bridges the router itself is.
     pub fn set_role(&self, role: u16, part: Part, now: Nanos) {
         self.neighbours.roles.set(role, part, now);
         let tables = self.tables.load();
-        let bridges = tables.bridges.iter().filter(|bridge| bridge.group == role);
-        bridges.for_each(|bridge| self.neighbours.macs.flush(bridge.segment));
+        for bridge in tables.bridges.iter() {
+            if bridge.group == role {
+                self.neighbours.macs.flush(bridge.segment);
+            } else if let Some(interface) = tables.interfaces.get(usize::from(bridge.interface))
+                && let Some(router) = interface.info.routers.iter().find(|router| router.role == role)
+            {
+                self.neighbours.macs.forget(bridge.segment, router.mac);
+            }
+        }
+    }
+
+    /// Has the first worker send a frame, or pass it on. False: it has more to do than it can.
+    pub fn speak(&self, spoken: Spoken) -> bool {
+        let is_taken = self.spoken.push(spoken).is_ok();
+        self.wake_if_asleep(0);
+        is_taken
     }
 
     fn sender_mask(&self, port: u16, member: u8) -> &AtomicU64 {
@@ -271,6 +310,7 @@ impl Node {
             || !self.errands[worker].is_empty()
             || self.desks[worker].has_request()
             || self.probes.has_leaving(worker)
+            || worker == 0 && !self.spoken.is_empty()
             || self.replicas.get().is_some_and(|desks| desks[worker].has_inbound())
     }
 

@@ -226,14 +226,17 @@ fn a_dead_link_takes_the_group_with_it() {
 
 /// keepalived on a host, by its device `lan`, with the virtual router of the first side.
 pub fn keepalived(lab: &Lab, host: &str, priority: u8) -> Server {
+    keepalived_with(lab, host, priority, IDS[0], VIRTUAL[0])
+}
+
+/// The same with a virtual router of these addresses.
+pub fn keepalived_with(lab: &Lab, host: &str, priority: u8, id: u8, [four, six]: [&str; 2]) -> Server {
     let path = |kind: &str| lab.path(&format!("{host}.{kind}"));
     let file = path("conf");
-    let [four, six] = VIRTUAL[0];
     let instance = |name: &str, addresses: &str| {
         format!(
-            "vrrp_instance {name} {{\n state BACKUP\n interface lan\n use_vmac\n virtual_router_id {}\n \
-             priority {priority}\n advert_int 0.1\n accept\n virtual_ipaddress {{\n{addresses}\n }}\n}}\n",
-            IDS[0]
+            "vrrp_instance {name} {{\n state BACKUP\n interface lan\n use_vmac\n virtual_router_id {id}\n \
+             priority {priority}\n advert_int 0.1\n accept\n virtual_ipaddress {{\n{addresses}\n }}\n}}\n"
         )
     };
     let text = format!(

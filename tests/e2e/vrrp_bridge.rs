@@ -1,12 +1,13 @@
 //! Virtual routers on bridged segments: those of hosts, whose advertisements the bridge passes on, and the gateway's own.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::gateway::Gateway;
 use crate::lab::Lab;
 use crate::sessions::Server;
-use crate::vrrp::{Pair, VIRTUAL, keepalived, wait_for};
+use crate::vrrp::{IDS, Pair, VIRTUAL, keepalived, keepalived_with, no_errors, states, sum, wait_for};
 
 /// Hosts on both sides are one segment, which the node bridges; of further tables `extra`.
 fn config(socket: &Path, extra: &str) -> String {
@@ -51,6 +52,45 @@ accept = true
     )
 }
 
+/// The virtual addresses of the segment in tunnels.
+const OVERLAY: [&str; 2] = ["10.9.1.254", "2001:db8:91::fe"];
+
+/// The node is a tunnel end point on the second side: of an interface of its own, or of a bridge with these members as well.
+fn overlay_config(socket: &Path, priority: u8, members: &str) -> String {
+    let addresses = r#"addresses = ["10.9.1.1/24", "2001:db8:91::1/64"]"#;
+    let tunnel = r#"vni = 5001, vtep = "10.8.2.1", remotes = ["10.8.2.9"]"#;
+    let segment = match members {
+        "" => format!("[[interface]]\nname = \"segment\"\n{}\n{addresses}", tunnel.replace(", ", "\n")),
+        members => format!(
+            "[[bridge]]\nname = \"seg\"\nmembers = [{members}{{ {tunnel} }}]\n\
+             [[interface]]\nname = \"segment\"\nbridge = \"seg\"\n{addresses}"
+        ),
+    };
+    format!(
+        r#"
+schema = 1
+[system]
+workers = [1]
+frames = 4096
+[control]
+socket = "{}"
+[[port]]
+name = "lan"
+device = "lan"
+[[port]]
+name = "wan"
+device = "wan"
+[[interface]]
+name = "wan"
+port = "wan"
+addresses = ["10.8.2.1/24"]
+{segment}
+{}"#,
+        socket.display(),
+        router(IDS[0], priority, OVERLAY, "fe80::1")
+    )
+}
+
 /// A host with keepalived to be, on a side.
 fn other(pair: &Pair, host: &str, side: usize, number: u8) {
     pair.lab.add_host(host);
@@ -59,7 +99,6 @@ fn other(pair: &Pair, host: &str, side: usize, number: u8) {
     pair.lab.must(host, &format!("ip addr add 2001:db8:81::{number}/64 dev lan nodad"));
 }
 
-/// The switches learn nothing of the one segment that is on both.
 fn segment(test: &str) -> Option<Pair> {
     let pair = Pair::new(test)?;
     pair.node("n1");
@@ -81,8 +120,10 @@ fn answers(lab: &Lab) {
     }
 }
 
+/// With a word: who is killed leaves its addresses behind.
 fn ends(mut server: Server) {
-    server.0.kill().expect("it runs");
+    let status = Command::new("kill").arg(server.0.id().to_string()).status().expect("kill runs");
+    assert!(status.success());
     server.0.wait().expect("our own child");
 }
 
@@ -106,7 +147,7 @@ fn hosts_of_a_segment_are_a_pair_of_their_own() {
     let more = router(77, 100, ["10.8.1.253", "2001:db8:81::fd"], "fe80::2");
     let (status, said) = gateway.apply(lab, &config(gateway.socket(), &more));
     assert!(status.success(), "{said}");
-    wait_for("active", || crate::vrrp::states(&gateway) == ["active", "active"]);
+    wait_for("active", || states(&gateway) == ["active", "active"]);
     lab.ping("h1", "10.8.1.253", "");
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(log(lab, "k2").matches("MASTER").count(), 0, "{}", log(lab, "k2"));
@@ -114,7 +155,107 @@ fn hosts_of_a_segment_are_a_pair_of_their_own() {
     ends(first);
     says(lab, "k2", "Entering MASTER STATE", 2);
     answers(lab);
-    crate::vrrp::no_errors(&gateway);
+    no_errors(&gateway);
     ends(second);
     gateway.stop();
+}
+
+#[test]
+fn keepalived_behind_a_member_is_the_other() {
+    let Some(pair) = segment("keepalived_behind_a_member_is_the_other") else { return };
+    let lab = &pair.lab;
+    other(&pair, "k", 2, 3);
+    // A third one that would take over if it heard nobody: what the gateway hears of the other goes on to it.
+    other(&pair, "k3", 1, 4);
+    let text = |priority: u8| {
+        let router = router(IDS[0], priority, VIRTUAL[0], "fe80::1");
+        move |socket: &Path| config(socket, &router)
+    };
+    let both = |gateway: &Gateway, state: &str| wait_for(state, || states(gateway) == [state, state]);
+
+    // It takes over from SoftGate, by its priority, and gives back with a word.
+    let gateway = Gateway::start_on(lab, "n1", text(100));
+    both(&gateway, "active");
+    answers(lab);
+    no_errors(&gateway);
+    let third = keepalived(lab, "k3", 10);
+    says(lab, "k3", "Entering BACKUP STATE", 2);
+    let better = keepalived(lab, "k", 150);
+    says(lab, "k", "Entering MASTER STATE", 2);
+    both(&gateway, "backup");
+    wait_for("hears it", || sum(&gateway, "received") > 10);
+    answers(lab);
+    let known = lab.must("h1", "ip neigh");
+    assert!(known.contains("00:00:5e:00:01:0a") && known.contains("00:00:5e:00:02:0a"), "{known}");
+    // The virtual MAC address is a station behind that member now.
+    let macs = gateway.show("macs");
+    let entry = |mac: &str| macs["macs"].as_array()?.iter().find(|entry| entry["mac"] == mac).cloned();
+    for mac in ["00:00:5e:00:01:0a", "00:00:5e:00:02:0a"] {
+        assert_eq!(entry(mac).unwrap_or_else(|| panic!("{macs}"))["member"], "wan");
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(log(lab, "k3").matches("MASTER").count(), 0, "{}", log(lab, "k3"));
+    no_errors(&gateway);
+    ends(better);
+    both(&gateway, "active");
+    ends(third);
+    answers(lab);
+
+    // It is keepalived that waits, behind a member, and hears SoftGate by it.
+    let waits = keepalived(lab, "k", 50);
+    says(lab, "k", "Entering BACKUP STATE", 2);
+    answers(lab);
+    no_errors(&gateway);
+    gateway.stop();
+    ends(waits);
+}
+
+/// The other router is behind the kernel's own tunnel end point.
+#[test]
+fn keepalived_in_a_tunnel_is_the_other() {
+    let Some(pair) = segment("keepalived_in_a_tunnel_is_the_other") else { return };
+    let lab = &pair.lab;
+    // `t` carries the tunnel, `k` is the station at its end.
+    lab.add_host("t");
+    pair.plug("t", "eth0", 2);
+    lab.must("t", "ip addr add 10.8.2.9/24 dev eth0");
+    lab.must("t", "ip link add vx type vxlan id 5001 local 10.8.2.9 remote 10.8.2.1 dstport 4789");
+    lab.add_host("k");
+    lab.must("t", "ethtool -K vx tx off");
+    lab.must("t", "ip link set vx name lan");
+    lab.hand("lan", "t", "k");
+    lab.must("k", "ip link set lan mtu 1450 up");
+    lab.must("k", "ip addr add 10.9.1.3/24 dev lan");
+    lab.must("k", "ip addr add 2001:db8:91::3/64 dev lan nodad");
+    let text =
+        |priority: u8, members: &'static str| move |socket: &Path| overlay_config(socket, priority, members);
+    let both = |gateway: &Gateway, state: &str| wait_for(state, || states(gateway) == [state, state]);
+    for members in ["", r#"{ port = "lan" }, "#] {
+        let gateway = Gateway::start_on(lab, "n1", text(100, members));
+        both(&gateway, "active");
+        for address in OVERLAY {
+            wait_for(address, || lab.answers("k", address, 1) == 1);
+            lab.ping("k", address, "");
+        }
+        let known = lab.must("k", "ip neigh");
+        assert!(known.contains("00:00:5e:00:01:0a") && known.contains("00:00:5e:00:02:0a"), "{known}");
+        // As SoftGate's backup, and then as the better one.
+        let waits = keepalived_with(lab, "k", 50, IDS[0], OVERLAY);
+        says(lab, "k", "Entering BACKUP STATE", 2);
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(log(lab, "k").matches("MASTER").count(), 0, "{}", log(lab, "k"));
+        no_errors(&gateway);
+        gateway.kill();
+        says(lab, "k", "Entering MASTER STATE", 2);
+        let gateway = Gateway::start_on(lab, "n1", text(20, members));
+        both(&gateway, "backup");
+        wait_for("hears it", || sum(&gateway, "received") > 10);
+        no_errors(&gateway);
+        ends(waits);
+        both(&gateway, "active");
+        for address in OVERLAY {
+            lab.ping("k", address, "");
+        }
+        gateway.stop();
+    }
 }

@@ -94,6 +94,48 @@ c.rx("lan", on_lan(A, B, AB)).tx("far", on_far(A, B, AB))
 c.rx("wan", framed(eth(C, A, 200, 10), BA)).tx("lan", on_lan(C, A, BA))
 c.rx("far", on_far(B, C, BA)).tx("wan", framed(eth(B, C, 200, 10), BA))
 
+V4, VMAC = "10.7.0.254", "00:00:5e:00:01:0a"
+ON_GATE = {"interface": "gate", "id": 10, "addresses": [V4]}
+UP = rebuilt(v4(A4, S4) / udp())
+on_wan = lambda src, dst, what: framed(eth(src, dst, 200, 10), what)
+c = Case("bridge-virtual-router", "The Active of a virtual router on a segment answers behind the member that asks and routes what comes to the virtual MAC address, also for a moment when it is no more; of another Active that address is a station as any other, and what was learned of it is forgotten when the role changes.",
+         "scapy script: RFC 9568 sections 6.4.2, 6.4.3 and 8.1.2; IEEE 802.1Q clauses 8.7 and 8.8", net(THREE, GATEWAY, UNDERLAY, table("vrrp", **ON_GATE)))
+c.role("other")
+c.rx("far", on_far(VMAC, TO_ALL, OTHER)).tx("lan", on_lan(VMAC, TO_ALL, OTHER)).tx("wan", on_wan(VMAC, TO_ALL, OTHER))
+c.rx("lan", on_lan(A, VMAC, UP)).tx("far", on_far(A, VMAC, UP))
+c.at(20).role("active")
+c.rx("lan", on_lan(A, VMAC, UP)).tx("wan", to_server(hop(UP)))
+ask = {tags: arp_request(A, A4, V4, tags=tags) for tags in ((), (100,), (200, 10))}
+c.rx("lan", ask[(100,)], punt=True).tx("far", ask[()]).tx("wan", ask[(200, 10)])
+c.tx("lan", eth(GW, A, 100) / ARP(op=2, hwsrc=VMAC, psrc=V4, hwdst=A, pdst=A4), own=True)
+# Who takes over speaks before it is known here.
+c.rx("wan", on_wan(VMAC, TO_ALL, OTHER)).tx("lan", on_lan(VMAC, TO_ALL, OTHER)).tx("far", on_far(VMAC, TO_ALL, OTHER))
+c.rx("lan", on_lan(A, VMAC, UP)).tx("wan", to_server(hop(UP)))
+c.at(40).role("lingers")
+c.rx("lan", on_lan(A, VMAC, UP)).tx("wan", to_server(hop(UP)))
+c.at(60).role("other")
+c.rx("lan", on_lan(A, VMAC, UP)).tx("far", on_far(A, VMAC, UP)).tx("wan", on_wan(A, VMAC, UP))
+c.rx("wan", on_wan(VMAC, TO_ALL, OTHER)).tx("lan", on_lan(VMAC, TO_ALL, OTHER)).tx("far", on_far(VMAC, TO_ALL, OTHER))
+c.rx("lan", on_lan(A, VMAC, UP)).tx("wan", on_wan(A, VMAC, UP))
+
+c = Case("bridge-virtual-router-of-its-group", "Where the Active alone passes frames on, a Backup takes nothing to the virtual MAC address, and who was the Active until a moment ago still routes it.",
+         "scapy script: RFC 9568 section 6.4.2; IEEE 802.1Q clause 8.8", net(bridge(group="main"), GATEWAY, UNDERLAY, table("vrrp", **ON_GATE, group="main")))
+c.role("other")
+c.rx("lan", on_lan(A, VMAC, UP), drop="bridge-backup")
+c.at(20).role("active")
+c.rx("lan", on_lan(A, VMAC, UP)).tx("wan", to_server(hop(UP)))
+c.at(40).role("lingers")
+c.rx("lan", on_lan(A, VMAC, UP)).tx("wan", to_server(hop(UP)))
+c.at(60).role("other")
+c.rx("lan", on_lan(A, VMAC, UP), drop="bridge-backup")
+
+c = Case("bridge-vrrp-of-hosts", "Advertisements of virtual routers are for all on the segment.",
+         "scapy script: RFC 9568 sections 5.1.1.2 and 5.1.2.2; IEEE 802.1Q clause 8.6", net(THREE, GATEWAY, UNDERLAY))
+for dst, advert in (("01:00:5e:00:00:12", IP(src=A4, dst="224.0.0.18", ttl=255, proto=112) / payload(12)),
+                    ("33:33:00:00:00:12", IPv6(src="fe80::a", dst="ff02::12", hlim=255, nh=112) / payload(28))):
+    advert = rebuilt(advert)
+    c.rx("lan", on_lan(VMAC, dst, advert)).tx("far", on_far(VMAC, dst, advert)).tx("wan", on_wan(VMAC, dst, advert))
+
 c = Case("bridge-broadcast", "Broadcasts and multicasts go to all members but the one they came from.", f"{IEEE}.6", net(THREE))
 for src, dst in ((A, TO_ALL), (A, "01:00:5e:01:02:03"), (A, "33:33:00:01:00:03")):
     c.rx("lan", on_lan(src, dst, OTHER)).tx("far", on_far(src, dst, OTHER)).tx("wan", framed(eth(src, dst, 200, 10), OTHER))

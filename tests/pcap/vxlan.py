@@ -528,3 +528,35 @@ def _(c):
     here()
     c.role("other")
     elsewhere()
+
+
+VIRTUAL, VMAC_BLUE = "10.9.0.254", "00:00:5e:00:01:1e"
+
+
+@story("vxlan-virtual-router", "A virtual router on a segment in tunnels: its Active answers for the address, with the virtual MAC address, and routes what comes to that; a Backup does neither.",
+       "scapy script: RFC 9568 sections 6.4.2, 6.4.3 and 8.1.2; RFC 7348 section 5; the hash of src/packet/hash.rs",
+       net(table("vrrp", interface="blue", id=30, addresses=[VIRTUAL])))
+def _(c):
+    back = rebuilt(v4(T4, H4) / udp())
+    asks = eth(STATION, "ff:ff:ff:ff:ff:ff") / ARP(op=1, hwsrc=STATION, psrc=T4, pdst=VIRTUAL)
+    comes = lambda inner: link(eth(SERVER, GW_WAN), arriving(inner))
+
+    def routes():
+        c.through("wan", comes(from_station(back, to=VMAC_BLUE)), "lan", to_host(hop(back)))
+
+    def does_not():
+        c.rx("wan", comes(from_station(back, to=VMAC_BLUE)), drop="not-for-us")
+        c.rx("wan", comes(asks), punt=True)
+        c.through("wan", comes(from_station(back)), "lan", to_host(hop(back)))
+
+    c.role("other")
+    does_not()
+    c.role("active")
+    routes()
+    answer = eth(GW_WAN, STATION) / ARP(op=2, hwsrc=VMAC_BLUE, psrc=VIRTUAL, hwdst=STATION, pdst=T4)
+    c.answer("wan", comes(asks), to_server(tunnel(answer)))
+    c.role("lingers")
+    routes()
+    c.rx("wan", comes(asks), punt=True)
+    c.role("other")
+    does_not()

@@ -157,12 +157,18 @@ pub struct Wire {
     fd: OwnedFd,
 }
 
+/// Of a device of the calling thread's namespace.
+pub fn index_of(device: &str) -> u32 {
+    let name = std::ffi::CString::new(device).expect("a name");
+    // SAFETY: a NUL-terminated string.
+    let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    assert_ne!(ifindex, 0, "no device {device}");
+    ifindex
+}
+
 impl Wire {
     pub fn open(device: &str) -> Wire {
-        let name = std::ffi::CString::new(device).expect("a name");
-        // SAFETY: a NUL-terminated string.
-        let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        assert_ne!(ifindex, 0, "no device {device}");
+        let ifindex = index_of(device);
         // SAFETY: no memory involved.
         let fd = unsafe {
             libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(ETH_P_ALL.to_be()))
@@ -303,9 +309,7 @@ pub fn leave_program(device: &str, name: &str, generic: bool) {
     // SAFETY: fresh and ours.
     let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
 
-    let c_name = std::ffi::CString::new(device).expect("a name");
-    // SAFETY: a NUL-terminated string.
-    let index = unsafe { libc::if_nametoindex(c_name.as_ptr()) };
+    let index = index_of(device);
     let flags = if generic { 2u32 } else { 4 };
     // RTM_SETLINK with NLM_F_REQUEST | NLM_F_ACK, ifinfomsg, and IFLA_XDP with IFLA_XDP_FD and IFLA_XDP_FLAGS.
     let message: [[u8; 4]; 13] = [

@@ -12,7 +12,8 @@ const TAG_BYTES: usize = 4;
 const LDW: u16 = 0x20;
 const LDH: u16 = 0x28;
 const LDB: u16 = 0x30;
-/// A half word behind the index register.
+/// A word and a half word behind the index register.
+const LDW_INDEXED: u16 = 0x40;
 const LDH_INDEXED: u16 = 0x48;
 /// Index register: length of the IPv4 header at this place.
 const LDX_HEADER: u16 = 0xb1;
@@ -71,6 +72,52 @@ pub(super) fn bfd(tags: Tags) -> Vec<Instruction> {
     filter(tags, v4, all(&v6).collect())
 }
 
+/// Frames to the groups of VRRP in 8 bytes of VXLAN or Geneve, under up to two tags: which virtual network they are of is
+/// looked at where the tables are.
+pub(super) fn tunnelled_vrrp() -> Vec<Instruction> {
+    /// From the UDP header to the destination MAC address of the frame inside.
+    const INNER: usize = 16;
+    let udp = protocol::UDP.into();
+    // The lower half of the address, then the upper ones of either family.
+    let low = is(0x0012);
+    let high = [(JEQ, 1, 0, 0x0100_5e00), (JEQ, 0, 1, 0x3333_0000), ACCEPT, REJECT];
+    let families = |ip: usize| {
+        let mut v4: Vec<Instruction> = all(&[(LDB, ip + 9, udp)]).collect();
+        v4.extend([load(LDH, ip + 6), (AND, 0, 0, 0x3fff)]);
+        v4.extend(is(0));
+        v4.extend([load(LDX_HEADER, ip), load(LDH_INDEXED, ip + INNER + 4)]);
+        v4.extend(low);
+        v4.push(load(LDW_INDEXED, ip + INNER));
+        v4.extend(high);
+        let mut v6: Vec<Instruction> = all(&[(LDB, ip + 6, udp)]).collect();
+        v6.push(load(LDH, ip + 40 + INNER + 4));
+        v6.extend(low);
+        v6.push(load(LDW, ip + 40 + INNER));
+        v6.extend(high);
+        either(ip - 2, v4, v6)
+    };
+    let plain = families(ETHERNET_BYTES);
+    // To behind what is not tagged, if a tag is left.
+    let skip = plain.len() as u8;
+    let mut code = vec![
+        load(LDH, 12),
+        (JEQ, skip + 1, 0, ethertype::VLAN.into()),
+        (JEQ, skip, 0, ethertype::QINQ.into()),
+    ];
+    code.extend(plain);
+    code.extend(families(ETHERNET_BYTES + TAG_BYTES));
+    code
+}
+
+/// What is of a family, by the EtherType at `kind`, passes what looks at that family.
+fn either(kind: usize, mut v4: Vec<Instruction>, v6: Vec<Instruction>) -> Vec<Instruction> {
+    v4.splice(0..0, is(ethertype::IPV4.into()));
+    let mut code = vec![load(LDH, kind), (JEQ, v4.len() as u8, 0, ethertype::IPV6.into())];
+    code.extend(v4);
+    code.extend(v6);
+    code
+}
+
 /// What has the tags of a link, and of either family passes these. The kernel has taken the outer tag out.
 fn filter(tags: Tags, mut v4: Vec<Instruction>, mut v6: Vec<Instruction>) -> Vec<Instruction> {
     /// linux/filter.h: SKF_AD_OFF + SKF_AD_VLAN_TAG, and SKF_AD_VLAN_TAG_PRESENT.
@@ -96,12 +143,9 @@ fn filter(tags: Tags, mut v4: Vec<Instruction>, mut v6: Vec<Instruction>) -> Vec
         code.extend(is(inner.into()));
     }
     let kind = header_bytes(tags) - 2;
-    v4.splice(0..0, is(ethertype::IPV4.into()));
     v4.push(ACCEPT);
     v6.push(ACCEPT);
-    code.extend([load(LDH, kind), (JEQ, v4.len() as u8, 0, ethertype::IPV6.into())]);
-    code.extend(v4);
-    code.extend(v6);
+    code.extend(either(kind, v4, v6));
     code
 }
 
@@ -132,6 +176,7 @@ mod tests {
                 (0x20, _) => bytes(4),
                 (0x28, _) => bytes(2),
                 (0x30, _) => bytes(1),
+                (0x40, _) => bytes_at(index + k as usize, 4),
                 (0x48, _) => bytes_at(index + k as usize, 2),
                 (0xb1, _) => {
                     let Some(first) = bytes(1) else { return false };
@@ -203,6 +248,38 @@ mod tests {
         (v6[24], v6[25], v6[39]) = (0xff, 2, 0x12);
         // TTL, protocol, the ends of the group's address.
         check(vrrp, [(&v4, &[8, 9, 16, 19]), (&v6, &[6, 7, 24, 39])]);
+    }
+
+    #[test]
+    fn a_tunnel_is_looked_into_for_the_groups_alone() {
+        for (first, inner) in [(0x45, [1, 0, 0x5e, 0, 0, 0x12]), (0x60, [0x33, 0x33, 0, 0, 0, 0x12])] {
+            for header in [20, 24, 40] {
+                let mut packet = vec![0; header];
+                packet[0] = if header == 24 { 0x46 } else { first };
+                match header {
+                    40 => (packet[0], packet[6]) = (0x60, 17),
+                    _ => (packet[0], packet[9]) = (0x40 + (header / 4) as u8, 17),
+                }
+                packet.extend([0; 16]);
+                packet.extend(inner);
+                packet.extend([0; 30]);
+                let code = tunnelled_vrrp();
+                for left in [&[][..], &[0x81, 0, 0, 7], &[0x88, 0xa8, 0, 7]] {
+                    assert!(is_accepted(&code, None, &frame(left, &packet)), "{header}");
+                    assert!(is_accepted(&code, Some(7), &frame(left, &packet)), "{header}");
+                    // The protocol, and each byte of the group.
+                    let protocol = if header == 40 { 6 } else { 9 };
+                    for at in [protocol].into_iter().chain(header + 16..header + 22) {
+                        let mut other = packet.clone();
+                        other[at] ^= 1;
+                        assert!(!is_accepted(&code, None, &frame(left, &other)), "{header} {at}");
+                    }
+                    assert!(!is_accepted(&code, None, &frame(left, &packet[..header + 20])));
+                }
+                assert!(!is_accepted(&code, None, &frame(&[0x91, 0, 0, 7], &packet)));
+            }
+        }
+        assert!(!is_accepted(&tunnelled_vrrp(), None, &[0; 14]));
     }
 
     #[test]

@@ -8,25 +8,28 @@ mod paths;
 mod runner;
 mod sockets;
 mod track;
+mod tunnels;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ahash::AHashMap;
 
-use super::{Gateway, LivePort};
+use super::{Gateway, LivePort, Member};
 use crate::config::{Mac, Vrrp, virtual_mac};
 use crate::control::{AdvertErrors, DrainEntry, HaList, VirtualRouterEntry};
 use crate::ha::vrrp::{Also, BadAdvert, Plan, RouterPlan, Settings, Status};
-use crate::io::xdp::{BridgedLink, OwnRouters};
+use crate::io::xdp::{BridgedLink, OwnRouters, TunnelledSegment};
 use crate::neighbours::mac_from_u64;
 use crate::packet::Tags;
+use crate::tables::overlay::{NO_OVERLAY, Overlay};
 use crate::tables::router_group::NO_GROUP;
-use crate::tables::{Interface, NO_PORT, Tables};
+use crate::tables::{Interface, Tables};
 pub(super) use runner::Ha;
 pub use runner::HaStatus;
 use runner::NodePlan;
 use sockets::PlannedDevice;
+use tunnels::PlannedEnd;
 
 /// Addresses of NAT announced with virtual routers at most: their MAC addresses stay, so that neighbours need none of it.
 const MAX_ALSO: usize = 1024;
@@ -82,7 +85,13 @@ impl Gateway {
                 });
             }
         }
+        links.sort_unstable();
+        links.dedup();
+        let has_tunnels = |link: &u16| !overlays_of(tables, *link).is_empty();
+        let is_heard = |router: &RouterPlan| has_tunnels(&router.link);
         NodePlan {
+            tunnels: links.iter().copied().filter(has_tunnels).collect(),
+            ends: if routers.iter().any(is_heard) { self.ends() } else { Vec::new() },
             devices: self.devices_of(links),
             plan: Plan { routers },
             paths: self.plan_paths(),
@@ -90,15 +99,33 @@ impl Gateway {
         }
     }
 
-    /// The devices of links, once for each of them.
+    /// All devices: tunnels may come by any of them.
+    fn ends(&self) -> Vec<PlannedEnd> {
+        let end = |port: u16, device: &Member| {
+            Some(PlannedEnd { name: device.device.clone(), ifindex: device.link?.ifindex, port })
+        };
+        let of = |port: &LivePort| {
+            let slot = port.slot;
+            port.members.iter().filter_map(move |device| end(slot, device)).collect::<Vec<_>>()
+        };
+        self.ports.iter().flat_map(of).collect()
+    }
+
+    /// The devices of links, once for each of them: of a bridge's interface those of all its members.
     fn devices_of(&self, mut links: Vec<u16>) -> Vec<PlannedDevice> {
         links.sort_unstable();
         links.dedup();
         let tables = self.compiler.tables();
         let devices = links.into_iter().flat_map(|link| {
             let interface = &tables.interfaces[usize::from(link)];
-            let port = self.ports.iter().find(|port| port.slot == interface.port);
-            port.into_iter().flat_map(move |port| devices(port, link, interface))
+            let bridge = tables.bridges.get(interface.bridge).filter(|_| interface.is_segment());
+            let members = bridge.into_iter().flat_map(|bridge| &bridge.members);
+            let itself = bridge.is_none().then_some(link);
+            itself.into_iter().chain(members.map(|member| member.interface)).flat_map(move |member| {
+                let interface = tables.interface(member);
+                let port = self.ports.iter().find(|port| port.slot == interface.port);
+                port.into_iter().flat_map(move |port| devices(port, (link, member), interface))
+            })
         });
         devices.collect()
     }
@@ -121,6 +148,24 @@ impl Gateway {
                 let devices = port.into_iter().flat_map(|port| &port.members);
                 let links = devices.filter_map(|device| device.link);
                 all.extend(links.map(|link| (BridgedLink { ifindex: link.ifindex, outer, inner }, routers)));
+            }
+        }
+        all
+    }
+
+    /// Segments in tunnels, with the virtual routers of this node there.
+    pub(super) fn tunnelled_segments(&self) -> AHashMap<TunnelledSegment, OwnRouters> {
+        let tables = self.compiler.tables();
+        let mut all = AHashMap::new();
+        for (link, interface) in tables.interfaces.iter().enumerate() {
+            if interface.info.routers.is_empty() {
+                continue;
+            }
+            let mut routers = OwnRouters::default();
+            interface.info.routers.iter().for_each(|router| routers.insert(router.vrid, router.is_ipv6));
+            for overlay in overlays_of(tables, link as u16) {
+                let spec = &overlay.spec;
+                all.insert(TunnelledSegment::new(spec.vtep, spec.udp_port, spec.vni), routers);
             }
         }
         all
@@ -193,18 +238,30 @@ fn errors_of(names: &[&str], counted: &[u64]) -> Vec<AdvertErrors> {
     all.map(|(name, count)| AdvertErrors { kind: (*name).to_owned(), count: *count }).collect()
 }
 
-/// Those of a port that are there, for one of its links.
+/// The overlays by which a link has tunnels: its own, or those of the members of its bridge.
+fn overlays_of(tables: &Tables, link: u16) -> Vec<&Overlay> {
+    let interface = tables.interface(link);
+    let bridge = tables.bridges.get(interface.bridge).filter(|_| interface.is_segment());
+    let members = bridge.into_iter().flat_map(|bridge| &bridge.members).filter_map(|member| member.vni);
+    let own = if bridge.is_none() { interface.overlay } else { NO_OVERLAY };
+    let numbers = members.map(|(_, overlay)| overlay).chain([own]);
+    numbers.filter_map(|number| tables.overlays.get(number)).collect()
+}
+
+/// Those of a port that are there, for one of its links: an interface, or a member of the bridge that it is on.
 fn devices<'a>(
     port: &'a LivePort,
-    link: u16,
+    (link, member): (u16, u16),
     interface: &'a Interface,
 ) -> impl Iterator<Item = PlannedDevice> + 'a {
     let sender = port.members_up().trailing_zeros() as usize;
-    port.members.iter().enumerate().filter_map(move |(at, member)| {
+    port.members.iter().enumerate().filter_map(move |(at, device)| {
         Some(PlannedDevice {
-            name: member.device.clone(),
-            ifindex: member.link?.ifindex,
+            name: device.device.clone(),
+            ifindex: device.link?.ifindex,
             link,
+            member,
+            port: port.slot,
             tags: interface.info.tags,
             tag_bytes: interface.header[12..usize::from(interface.header_len) - 2].to_vec(),
             sends: at == sender,
@@ -226,16 +283,9 @@ fn primary_of(interface: &Interface, addresses: &[IpAddr]) -> Option<IpAddr> {
 /// interface's own MAC address; and with the bridges of a group the addresses that this node has on them.
 fn also(tables: &Tables) -> AHashMap<u16, Vec<Also>> {
     let mut all: AHashMap<u16, Vec<Also>> = AHashMap::new();
-    let mut add = |role: u16, interface: &Interface, link: u16, (mac, address): (u64, IpAddr)| {
+    let mut add = |role: u16, link: u16, (mac, address): (u64, IpAddr)| {
         let mac = mac_from_u64(mac);
-        let announced = all.entry(role).or_default();
-        if interface.port != NO_PORT {
-            announced.push(Also { link, mac, address });
-        } else if let Some(bridge) = tables.bridges.get(interface.bridge) {
-            let links = bridge.members.iter().map(|member| member.interface);
-            let links = links.filter(|link| tables.interface(*link).port != NO_PORT);
-            announced.extend(links.map(|link| Also { link, mac, address }));
-        }
+        all.entry(role).or_default().push(Also { link, mac, address });
     };
     for (vrf, address, group) in tables.policy.publics().addresses(MAX_ALSO) {
         let Some(link) = tables.vrfs.get(usize::from(vrf)).and_then(|vrf| vrf.connected(address)) else {
@@ -246,7 +296,7 @@ fn also(tables: &Tables) -> AHashMap<u16, Vec<Also>> {
             let mut routers = interface.info.routers.iter();
             let speaker = routers.find(|router| (router.group, router.is_ipv6) == (group, address.is_ipv6()));
             let mac = interface.mac_of_group(group, address.is_ipv6());
-            add(speaker.map_or(group, |router| router.role), interface, link, (mac, address));
+            add(speaker.map_or(group, |router| router.role), link, (mac, address));
         }
     }
     for bridge in tables.bridges.iter().filter(|bridge| bridge.group != NO_GROUP) {
@@ -254,7 +304,7 @@ fn also(tables: &Tables) -> AHashMap<u16, Vec<Also>> {
         let v4 = interface.info.v4.iter().map(|(own, _)| IpAddr::from(*own));
         let v6 =
             interface.info.v6.iter().map(|(own, _)| *own).chain(interface.info.link_local).map(IpAddr::from);
-        v4.chain(v6).for_each(|own| add(bridge.group, interface, bridge.interface, (interface.mac, own)));
+        v4.chain(v6).for_each(|own| add(bridge.group, bridge.interface, (interface.mac, own)));
     }
     all
 }

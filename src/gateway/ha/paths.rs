@@ -141,7 +141,7 @@ impl Paths {
     /// Takes what has come in. The links for which there may be more.
     pub fn receive(&mut self, now: Nanos) -> Vec<u16> {
         let (engine, out) = (&mut self.engine, &mut self.out);
-        let unread = self.sockets.receive(|link, packet| engine.receive(link, packet, now, out));
+        let unread = self.sockets.receive(|device, _, packet| engine.receive(device.link, packet, now, out));
         self.perform(now);
         unread
     }
@@ -253,7 +253,7 @@ impl Paths {
         let Some(interface) = tables.interfaces.get(usize::from(link)) else { return };
         let ethertype = if peer.is_ipv4() { ethertype::IPV4 } else { ethertype::IPV6 };
         let frame = Frame { link, dst_mac, src_mac: mac_from_u64(interface.mac), ethertype, packet };
-        self.not_sent += u64::from(!self.sockets.send(&frame));
+        self.not_sent += u64::from(!self.sockets.send(&frame, |_| false));
     }
 
     /// Asks for a neighbour; a worker hears the answer and notes it.
@@ -277,6 +277,6 @@ impl Paths {
             ethertype: target.ethertype,
             packet: packet.to_vec(),
         };
-        self.not_sent += u64::from(!self.sockets.send(&frame));
+        self.not_sent += u64::from(!self.sockets.send(&frame, |_| false));
     }
 }

@@ -13,8 +13,9 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use super::super::readiness::{Patience, Readiness, Witness};
 use super::filter;
 use super::paths::{PathPlan, PathStatus, Paths};
-use super::sockets::{PlannedDevice, RETRY, Sockets};
+use super::sockets::{PlannedDevice, RETRY, Sockets, with_header};
 use super::track::{Off, Tracker, taken};
+use super::tunnels::{PlannedEnd, Tunnelled, Tunnels, take_out};
 use crate::ha::contact::{Contact, Heard};
 use crate::ha::vrrp::engine::Frame;
 use crate::ha::vrrp::{BadAdvert, Engine, Leave, Output, Plan, RouterPlan, Status};
@@ -22,9 +23,10 @@ use crate::host::nd;
 use crate::io::descriptors;
 use crate::io::waker::{Waker, wait};
 use crate::neighbours::mac_from_u64;
+use crate::packet::view::ethertype;
 use crate::roles::Part;
 use crate::time::Nanos;
-use crate::worker::Node;
+use crate::worker::{Node, Spoken};
 
 /// Pause after a device had more than that: what floods us gets no more than some of a CPU.
 const FLOOD_PAUSE: Duration = Duration::from_millis(1);
@@ -53,6 +55,10 @@ pub(super) struct NodePlan {
     pub plan: Plan,
     /// Devices of ports with virtual routers, once for each link with some.
     pub devices: Vec<PlannedDevice>,
+    /// Links with tunnels, sorted: what is sent goes into these as well.
+    pub tunnels: Vec<u16>,
+    /// Devices by which tunnels come to virtual routers, if there are some.
+    pub ends: Vec<PlannedEnd>,
     pub paths: PathPlan,
     /// What takes off the priorities of a group, by its name.
     pub trackers: Vec<(String, Vec<Tracker>)>,
@@ -69,7 +75,7 @@ pub struct HaStatus {
     pub(super) behind: Vec<String>,
     /// Advertisements that are about none of them or cannot be read, by position in [`BadAdvert::ALL`].
     pub strays: [u64; BadAdvert::ALL.len()],
-    /// Frames that a device did not take.
+    /// Frames that neither a device nor the workers took, and received ones that they could not pass on.
     pub not_sent: u64,
     /// The time at which this was so.
     pub now: Nanos,
@@ -132,7 +138,8 @@ impl Ha {
             let run = move || runner.run(&asked);
             self.thread = Some(std::thread::Builder::new().name("ha".into()).spawn(run)?);
         }
-        let needed = (plan.devices.len() + plan.paths.devices.len()) as u64 + OTHER_DESCRIPTORS;
+        let sockets = plan.devices.len() + plan.ends.len() + plan.paths.devices.len();
+        let needed = sockets as u64 + OTHER_DESCRIPTORS;
         if let Some(allowed) = self.descriptors.filter(|allowed| *allowed < needed) {
             tracing::error!(
                 needed,
@@ -219,6 +226,9 @@ struct Runner {
     /// What is followed, as far as there are sockets for it.
     plan: Plan,
     sockets: Sockets,
+    /// As [`NodePlan::tunnels`].
+    tunnelled: Vec<u16>,
+    tunnels: Tunnels,
     paths: Paths,
     trackers: Vec<(String, Vec<Tracker>)>,
     /// As [`HaStatus::behind`].
@@ -253,6 +263,8 @@ impl Runner {
             engine: Engine::default(),
             plan: Plan::default(),
             sockets: Sockets::new("virtual routers", filter::vrrp),
+            tunnelled: Vec::new(),
+            tunnels: Tunnels::default(),
             paths: Paths::new(&ha.node, ha.seed),
             trackers: Vec::new(),
             behind: Vec::new(),
@@ -298,7 +310,7 @@ impl Runner {
                     }
                 }
             }
-            if self.sockets.try_again(self.now()) {
+            if self.sockets.try_again(self.now()) | self.tunnels.try_again(self.now()) {
                 self.set_plan(&mut out);
             }
             self.paths.try_again(self.now());
@@ -393,18 +405,26 @@ impl Runner {
         if let Some(due) = deadlines.min() {
             limit = limit.min(due.since(now));
         }
-        let fds: Vec<RawFd> = self.sockets.fds().chain(self.paths.fds()).chain([self.waker.fd()]).collect();
+        let fds: Vec<RawFd> = self
+            .sockets
+            .fds()
+            .chain(self.tunnels.fds())
+            .chain(self.paths.fds())
+            .chain([self.waker.fd()])
+            .collect();
         if limit > Duration::ZERO {
             wait(&fds, limit);
         }
     }
 
     fn follow(&mut self, plan: NodePlan, out: &mut Vec<Output>) {
-        let NodePlan { plan, devices, paths, trackers } = plan;
+        let NodePlan { plan, devices, tunnels, ends, paths, trackers } = plan;
         // By the links as they were: who leaves says so.
         self.engine.leave_others(&plan, self.now(), out);
         self.perform(out);
         self.sockets.follow(devices, self.now());
+        self.tunnels.follow(ends, self.now());
+        self.tunnelled = tunnels;
         self.paths.follow(paths, self.now());
         (self.plan, self.trackers) = (plan, trackers);
         self.set_plan(out);
@@ -414,7 +434,8 @@ impl Runner {
     fn set_plan(&mut self, out: &mut Vec<Output>) {
         let mut plan = self.plan.clone();
         for router in &mut plan.routers {
-            router.up &= self.sockets.can_send(router.link);
+            let is_heard = self.is_tunnelled(router.link) && self.tunnels.is_open();
+            router.up &= is_heard || self.sockets.can_send(router.link);
             let trackers = self.trackers.iter().find(|(group, _)| *group == router.group);
             let is_behind = self.behind.contains(&router.group);
             let off = trackers
@@ -425,10 +446,53 @@ impl Runner {
         self.perform(out);
     }
 
+    /// True if a link has tunnels.
+    fn is_tunnelled(&self, link: u16) -> bool {
+        self.tunnelled.binary_search(&link).is_ok()
+    }
+
     /// The links for which a device may have more.
     fn receive(&mut self, out: &mut Vec<Output>) -> Vec<u16> {
-        let (now, engine) = (self.now(), &mut self.engine);
-        self.sockets.receive(|link, packet| engine.receive(link, packet, now, out))
+        let (now, engine, node) = (self.now(), &mut self.engine, &*self.node);
+        let segments = &node.limits.segments;
+        let tables = node.tables.load();
+        let mut not_passed = 0;
+        // Hosts of a segment wait for what others of them say: what was taken out of their way goes on.
+        let mut pass_on = |interface: u16, port: u16, frame: &mut dyn FnMut() -> Vec<u8>| {
+            let interface = tables.interfaces.get(usize::from(interface));
+            let bridge = interface.and_then(|interface| tables.bridges.get(interface.bridge));
+            if bridge.is_some_and(|bridge| bridge.passes_on(&node.neighbours.roles)) {
+                not_passed += u64::from(!node.speak(Spoken::Received { port, frame: frame() }));
+            }
+        };
+        let mut unread = self.sockets.receive(|device, frame, packet| {
+            // What comes by a member that closes a loop may be our own.
+            if segments.is_shut(device.member, now) {
+                return;
+            }
+            engine.receive(device.link, packet, now, out);
+            if device.member != device.link {
+                pass_on(device.member, device.port, &mut || device.on_the_wire(frame));
+            }
+        });
+        let has_more = self.tunnels.receive(|end, frame, tci| {
+            let known = (&**tables, &node.neighbours.roles);
+            let Some(Tunnelled { interface: slot, packet }) = take_out(frame, tci, end.port, known) else {
+                return;
+            };
+            let interface = tables.interface(slot);
+            let bridge = tables.bridges.get(interface.bridge);
+            let link = bridge.map_or(slot, |bridge| bridge.interface);
+            if !segments.is_shut(slot, now) {
+                engine.receive(link, packet, now, out);
+                pass_on(slot, end.port, &mut || with_tag(frame, tci));
+            }
+        });
+        if has_more {
+            unread.extend(&self.tunnelled);
+        }
+        self.not_sent += not_passed;
+        unread
     }
 
     fn perform(&mut self, out: &mut Vec<Output>) {
@@ -471,7 +535,21 @@ impl Runner {
         }
     }
 
+    /// By all ways that its link has. Of a tunnel the workers have the route and the next hop.
     fn send(&mut self, frame: &Frame) {
-        self.not_sent += u64::from(!self.sockets.send(frame));
+        let (now, segments) = (self.now(), &self.node.limits.segments);
+        let mut is_sent = self.sockets.send(frame, |member| segments.is_shut(member, now));
+        if self.is_tunnelled(frame.link) {
+            let spoken = Spoken::Tunnels { link: frame.link, frame: with_header(frame, &[]) };
+            is_sent |= self.node.speak(spoken);
+        }
+        self.not_sent += u64::from(!is_sent);
     }
+}
+
+/// A received frame as it was on the wire, of which the kernel has taken a tag.
+fn with_tag(frame: &[u8], tci: Option<u16>) -> Vec<u8> {
+    let (macs, rest) = frame.split_at(frame.len().min(12));
+    let tag = tci.map(|tci| [ethertype::VLAN.to_be_bytes(), tci.to_be_bytes()].concat());
+    [macs, &tag.unwrap_or_default(), rest].concat()
 }

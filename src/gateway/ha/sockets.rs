@@ -25,11 +25,24 @@ pub(super) struct PlannedDevice {
     pub ifindex: u32,
     /// Interface slot.
     pub link: u16,
+    /// That of the member, where the link is the interface of a bridge; else the same.
+    pub member: u16,
+    /// Port slot.
+    pub port: u16,
     pub tags: Tags,
     /// The tags as they are on the wire.
     pub tag_bytes: Vec<u8>,
     /// What leaves by the port leaves by it: of a LAG one device does.
     pub sends: bool,
+}
+
+impl PlannedDevice {
+    /// A received frame as it was on the wire: with the tag that the kernel has taken out.
+    pub fn on_the_wire(&self, frame: &[u8]) -> Vec<u8> {
+        let (macs, rest) = frame.split_at(frame.len().min(12));
+        let tag = self.tag_bytes.get(..4).unwrap_or_default();
+        [macs, tag, rest].concat()
+    }
 }
 
 struct Socket {
@@ -95,25 +108,28 @@ impl Sockets {
         self.retry = now.plus(RETRY);
     }
 
-    /// What leaves by a link leaves by it.
-    fn sender(&self, link: u16) -> Option<&Socket> {
-        self.open.iter().find(|socket| socket.device.link == link && socket.device.sends)
+    /// What leaves by a link leaves by these: one, or one for each member of a bridge.
+    fn senders(&self, link: u16) -> impl Iterator<Item = &Socket> {
+        self.open.iter().filter(move |socket| socket.device.link == link && socket.device.sends)
     }
 
     /// True if frames can be sent by a link.
     pub fn can_send(&self, link: u16) -> bool {
-        self.sender(link).is_some()
+        self.senders(link).next().is_some()
     }
 
-    /// Sends a frame with the tags of its link. False: no device took it.
-    pub fn send(&self, frame: &Frame) -> bool {
-        self.sender(frame.link).is_some_and(|Socket { device, socket }| {
-            socket.send(&with_header(frame, &device.tag_bytes)).is_ok()
-        })
+    /// Sends a frame with the tags of its link, of a bridge by each member that is not shut. False: no device took it.
+    pub fn send(&self, frame: &Frame, is_shut: impl Fn(u16) -> bool) -> bool {
+        let mut is_sent = false;
+        for Socket { device, socket } in self.senders(frame.link).filter(|to| !is_shut(to.device.member)) {
+            is_sent |= socket.send(&with_header(frame, &device.tag_bytes)).is_ok();
+        }
+        is_sent
     }
 
-    /// Takes what has come in, from behind the link header on. The links for which a device may have more.
-    pub fn receive(&self, mut take: impl FnMut(u16, &[u8])) -> Vec<u16> {
+    /// Takes what has come in: frames, of which the kernel has taken the outer tag, and what is behind their link header.
+    /// The links for which a device may have more.
+    pub fn receive(&self, mut take: impl FnMut(&PlannedDevice, &[u8], &[u8])) -> Vec<u16> {
         let mut buffer = [0; BUFFER_BYTES];
         let mut unread = Vec::new();
         for Socket { device, socket } in &self.open {
@@ -123,7 +139,7 @@ impl Sockets {
                 let Ok(Some(len)) = socket.receive(&mut buffer) else { break };
                 taken += 1;
                 let Some(packet) = buffer[..len].get(header_bytes(device.tags)..) else { continue };
-                take(device.link, packet);
+                take(device, &buffer[..len], packet);
             }
             if taken == BATCH {
                 unread.push(device.link);
@@ -138,7 +154,7 @@ impl Sockets {
 }
 
 /// The frame as it is on the wire, with the tags of the interface.
-fn with_header(frame: &Frame, tags: &[u8]) -> Vec<u8> {
+pub(super) fn with_header(frame: &Frame, tags: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(ETHERNET_BYTES + tags.len() + frame.packet.len());
     bytes.extend_from_slice(&frame.dst_mac);
     bytes.extend_from_slice(&frame.src_mac);

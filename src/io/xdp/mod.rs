@@ -23,4 +23,6 @@ pub use afxdp_crate::{AfxdpDevice, AfxdpPort};
 pub use device::{Bound, LeftDevice, Mode, Refusal, RingSizes, XdpDevice};
 pub use error::XdpError;
 pub use port::XdpPort;
-pub use program::{BridgedLink, MAX_PORTS, OwnRouters, ProgramCounters, QUEUES_PER_PORT, XdpProgram};
+pub use program::{
+    BridgedLink, MAX_PORTS, OwnRouters, ProgramCounters, QUEUES_PER_PORT, TunnelledSegment, XdpProgram,
+};

@@ -76,6 +76,24 @@ pub struct BridgedLink {
 // SAFETY: integers without padding, as in softgate_xdp.c.
 unsafe impl Pod for BridgedLink {}
 
+/// A segment in tunnels to one of our tunnel end points. `struct segment`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TunnelledSegment {
+    vtep: [u8; 16],
+    vni: u32,
+    udp_port: u32,
+}
+// SAFETY: integers without padding, as in softgate_xdp.c.
+unsafe impl Pod for TunnelledSegment {}
+
+impl TunnelledSegment {
+    /// That of a VNI, behind a UDP port.
+    pub fn new(vtep: IpAddr, udp_port: u16, vni: u32) -> TunnelledSegment {
+        TunnelledSegment { vtep: as_ipv6(vtep).octets(), vni, udp_port: udp_port.into() }
+    }
+}
+
 /// Virtual routers of ours on a link. `struct routers`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,8 +138,10 @@ struct Loaded {
     own: HashMap<MapData, [u8; 16], u8>,
     settings: Array<MapData, Settings>,
     bridged: HashMap<MapData, BridgedLink, OwnRouters>,
-    /// What is in `bridged`.
+    segments: HashMap<MapData, TunnelledSegment, OwnRouters>,
+    /// What is in `bridged` and in `segments`.
     bridged_now: AHashMap<BridgedLink, OwnRouters>,
+    segments_now: AHashMap<TunnelledSegment, OwnRouters>,
     counters: PerCpuArray<MapData, ProgramCounters>,
     current: Settings,
     /// Links of a process whose place we take, by device.
@@ -152,7 +172,9 @@ impl XdpProgram {
             own: map(&mut ebpf, "own_addresses")?,
             settings: map(&mut ebpf, "settings")?,
             bridged: map(&mut ebpf, "bridged")?,
+            segments: map(&mut ebpf, "segments")?,
             bridged_now: AHashMap::new(),
+            segments_now: AHashMap::new(),
             counters: map(&mut ebpf, "counters")?,
             current: Settings::default(),
             adopted: std::collections::HashMap::new(),
@@ -237,21 +259,15 @@ impl XdpProgram {
     /// kernel, and single-hop BFD not at all: what hosts of the segment say to each other is data.
     pub fn set_bridged(&self, links: &AHashMap<BridgedLink, OwnRouters>) -> Result<(), XdpError> {
         let loaded = &mut *self.loaded();
-        let failed = |error: MapError| map_error("all ports", "bridged", error);
-        let Loaded { bridged, bridged_now, .. } = loaded;
-        let gone: Vec<BridgedLink> =
-            bridged_now.keys().filter(|link| !links.contains_key(link)).copied().collect();
-        for link in gone {
-            bridged.remove(&link).map_err(failed)?;
-            bridged_now.remove(&link);
-        }
-        for (link, routers) in links {
-            if bridged_now.get(link) != Some(routers) {
-                bridged.insert(link, routers, 0).map_err(failed)?;
-                bridged_now.insert(*link, *routers);
-            }
-        }
-        Ok(())
+        follow(&mut loaded.bridged, &mut loaded.bridged_now, links)
+            .map_err(|error| map_error("all ports", "bridged", error))
+    }
+
+    /// Segments in tunnels with virtual routers of ours: advertisements of these go to the kernel, in their tunnels.
+    pub fn set_segments(&self, segments: &AHashMap<TunnelledSegment, OwnRouters>) -> Result<(), XdpError> {
+        let loaded = &mut *self.loaded();
+        follow(&mut loaded.segments, &mut loaded.segments_now, segments)
+            .map_err(|error| map_error("all ports", "segments", error))
     }
 
     /// What became of the frames of the port in `slot`.
@@ -457,6 +473,26 @@ fn map<M: TryFrom<aya::maps::Map, Error = MapError>>(
 ) -> Result<M, XdpError> {
     let map = ebpf.take_map(name).unwrap_or_else(|| unreachable!("the object has the map {name}"));
     M::try_from(map).map_err(|error| map_error("all ports", name, error))
+}
+
+/// Has a map be what is wanted; `now` is what it is.
+fn follow<K: Pod + Eq + std::hash::Hash>(
+    map: &mut HashMap<MapData, K, OwnRouters>,
+    now: &mut AHashMap<K, OwnRouters>,
+    wanted: &AHashMap<K, OwnRouters>,
+) -> Result<(), MapError> {
+    let gone: Vec<K> = now.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+    for key in gone {
+        map.remove(&key)?;
+        now.remove(&key);
+    }
+    for (key, routers) in wanted {
+        if now.get(key) != Some(routers) {
+            map.insert(key, routers, 0)?;
+            now.insert(*key, *routers);
+        }
+    }
+    Ok(())
 }
 
 fn as_ipv6(address: IpAddr) -> Ipv6Addr {

@@ -8,6 +8,7 @@
 //   XDP_PASS      VRRP, BFD, LACP and the pair port, under up to two VLAN tags. The HA thread reads
 //                 them from AF_PACKET sockets, so a flood of data cannot starve them. On a member of
 //                 a bridge VRRP and BFD of others are data: hosts behind other members wait for them.
+//                 VRRP in a VXLAN or Geneve tunnel as well, if it is of a virtual router of ours there.
 //   XDP_REDIRECT  everything else, into the AF_XDP socket of (port, receive queue).
 //   XDP_DROP      no socket in that slot, or a device that is no port: the kernel never forwards.
 
@@ -97,6 +98,20 @@ struct {
 	NUMBER(map_flags, 1);        // BPF_F_NO_PREALLOC: few have so many
 } bridged SEC(".maps");
 
+// Segments in tunnels, and which virtual routers are ours there. Absent: none is.
+struct segment {
+	struct address vtep;
+	u32 vni;
+	u32 udp_port;
+};
+struct {
+	NUMBER(type, MAP_HASH);
+	TYPE(key, struct segment);
+	TYPE(value, struct routers);
+	NUMBER(max_entries, 16384); // interfaces of a node
+	NUMBER(map_flags, 1);
+} segments SEC(".maps");
+
 // Per port and CPU; the last entry counts frames of devices that are no port.
 struct counters {
 	u64 redirected, passed, no_socket;
@@ -123,17 +138,58 @@ INLINE int is_own(const struct address *dst, const struct settings *set)
 	return !set->check_own || map_lookup(&own_addresses, dst);
 }
 
-// An advertisement for the HA thread?
-INLINE int is_own_vrrp(const u8 *vrrp, const void *end, const struct link *link, int is_v6)
+INLINE int has_router(const struct routers *ours, const u8 *vrrp, const void *end, int is_v6)
 {
-	const struct routers *ours = map_lookup(&bridged, link);
-	if (!ours)
-		return 1;
 	if (vrrp + 2 > (const u8 *)end)
 		return 0;
 	u32 vrid = vrrp[1]; // RFC 9568 section 5.1
 	u32 bits = is_v6 ? ours->v6[vrid >> 5] : ours->v4[vrid >> 5];
 	return bits >> (vrid & 31) & 1;
+}
+
+// An advertisement for the HA thread?
+INLINE int is_own_vrrp(const u8 *vrrp, const void *end, const struct link *link, int is_v6)
+{
+	const struct routers *ours = map_lookup(&bridged, link);
+	return !ours || has_router(ours, vrrp, end, is_v6);
+}
+
+// RFC 9568 section 5.1.1.2.
+INLINE int is_group_v4(u32 dst) { return dst == __builtin_bswap32(0xe0000012); }
+
+// RFC 9568 section 5.1.2.2.
+INLINE int is_group_v6(const u32 *dst)
+{
+	return dst[0] == __builtin_bswap32(0xff020000) && !dst[1] && !dst[2] && dst[3] == __builtin_bswap32(0x12);
+}
+
+// An advertisement in a tunnel to a tunnel end point of ours, where the HA thread has the virtual router? All that other
+// UDP packets pay is a look at six bytes: is it, in a frame behind 8 bytes of VXLAN or Geneve, to the MAC address of VRRP?
+INLINE int is_tunnelled(const u8 *udp, const void *end, const struct address *dst, const struct link *link)
+{
+	if (udp + 30 > (const u8 *)end || *(const u16 *)(udp + 20) != BE16(0x0012))
+		return 0;
+	u32 upper = *(const u32 *)(udp + 16);
+	if (upper != __builtin_bswap32(0x01005e00) && upper != __builtin_bswap32(0x33330000))
+		return 0;
+	const u8 *inner = udp + 30;
+	struct segment segment = { *dst, __builtin_bswap32(*(const u32 *)(udp + 12)) >> 8,
+				   HOST16(*(const u16 *)(udp + 2)) };
+	const struct routers *ours = map_lookup(&segments, &segment);
+	// Hosts of a bridged segment are no tunnel end points.
+	if (!ours || map_lookup(&bridged, link))
+		return 0;
+	if (*(const u16 *)(udp + 28) == BE16(0x0800)) {
+		if (inner + 20 > (const u8 *)end || inner[9] != IPPROTO_VRRP || !is_group_v4(*(const u32 *)(inner + 16)))
+			return 0;
+		return has_router(ours, inner + ((inner[0] & 15) << 2), end, 0);
+	}
+	if (*(const u16 *)(udp + 28) == BE16(0x86dd)) {
+		if (inner + 40 > (const u8 *)end || inner[6] != IPPROTO_VRRP || !is_group_v6((const u32 *)(inner + 24)))
+			return 0;
+		return has_router(ours, inner + 40, end, 1);
+	}
+	return 0;
 }
 
 // A UDP packet for the HA thread? BFD on one hop carries TTL 255 (RFC 5881 section 5, GTSM), which tells
@@ -151,7 +207,7 @@ INLINE int is_control_udp(const u8 *udp, const void *end, u8 ttl, const struct a
 		return 0;
 	if (port == BFD_MULTIHOP || (set->pair_port && port == set->pair_port))
 		return is_own(dst, set);
-	return 0;
+	return is_tunnelled(udp, end, dst, link);
 }
 
 INLINE int is_control(const u8 *at, const void *end, u32 ifindex)
@@ -185,8 +241,8 @@ INLINE int is_control(const u8 *at, const void *end, u32 ifindex)
 			return 0;
 		u32 dst = *(const u32 *)(at + 16);
 		const u8 *upper = at + ((at[0] & 15) << 2);
-		if (at[9] == IPPROTO_VRRP) // 224.0.0.18, RFC 9568 section 5.1.1.2
-			return dst == __builtin_bswap32(0xe0000012) && is_own_vrrp(upper, end, &link, 0);
+		if (at[9] == IPPROTO_VRRP)
+			return is_group_v4(dst) && is_own_vrrp(upper, end, &link, 0);
 		if (at[9] != IPPROTO_UDP || (*(const u16 *)(at + 6) & BE16(0x1fff)))
 			return 0; // later fragments carry no ports
 		struct address mapped = { { 0, 0, BE16(0xffff) << 16, dst } };
@@ -196,9 +252,8 @@ INLINE int is_control(const u8 *at, const void *end, u32 ifindex)
 		if (at + 40 > (const u8 *)end)
 			return 0;
 		const u32 *dst = (const u32 *)(at + 24);
-		if (at[6] == IPPROTO_VRRP) // ff02::12, RFC 9568 section 5.1.2.2
-			return dst[0] == __builtin_bswap32(0xff020000) && !dst[1] && !dst[2] &&
-			       dst[3] == __builtin_bswap32(0x12) && is_own_vrrp(at + 40, end, &link, 1);
+		if (at[6] == IPPROTO_VRRP)
+			return is_group_v6(dst) && is_own_vrrp(at + 40, end, &link, 1);
 		if (at[6] != IPPROTO_UDP)
 			return 0;
 		struct address address = { { dst[0], dst[1], dst[2], dst[3] } };

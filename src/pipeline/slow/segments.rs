@@ -184,7 +184,13 @@ impl SlowPath {
             return Ok(());
         }
         let open = reach.unwrap_or(0);
-        let copies = self.copy_to_members(&packet.frame, layout, (bridge, from, open), cx, pool);
+        let copies = self.copy_to_members(
+            &packet.frame,
+            layout,
+            (bridge, from, open, most_ways(bridge, cx)),
+            cx,
+            pool,
+        );
         let wanted = from.is_some()
             && bridge.interface != NO_INTERFACE
             && gateway_wants(&packet, layout, bridge.interface, cx);
@@ -232,12 +238,12 @@ impl SlowPath {
         spread
     }
 
-    /// Copies for the members that have their bit, in their order. How many were made.
+    /// Copies for the members that have their bit, in their order, and no more than `most`. How many were made.
     fn copy_to_members(
         &mut self,
         frame: &Frame,
         layout: Layout,
-        (bridge, from, open): (&Bridge, Option<&Member>, u64),
+        (bridge, from, open, most): (&Bridge, Option<&Member>, u64, u64),
         cx: &Context<'_>,
         pool: &mut FramePool,
     ) -> u64 {
@@ -249,8 +255,6 @@ impl SlowPath {
         let (macs, kind) = (bytes[layout.link..].first_chunk::<12>(), layout.kind(bytes));
         let (Some(macs), payload) = (macs, &bytes[layout.payload..]) else { return 0 };
         let mut copies = 0;
-        // The node that passes frames on passes on what is our own as well: one way into the segment is enough.
-        let most = if bridge.passes_on(&cx.neighbours.roles) { u64::MAX } else { 1 };
         let is_open = |(at, _): &(usize, &Member)| open >> at & 1 != 0;
         for (_, member) in bridge.members.iter().enumerate().filter(is_open) {
             let is_back = from.is_some_and(|from| {
@@ -318,7 +322,8 @@ impl SlowPath {
                 0
             }
             Way::Unknown => {
-                let copies = self.copy_to_members(&frame, LAYOUT, (bridge, None, u64::MAX), cx, pool);
+                let ways = (bridge, None, u64::MAX, most_ways(bridge, cx));
+                let copies = self.copy_to_members(&frame, LAYOUT, ways, cx, pool);
                 if copies > 0 {
                     bridge::count(bridge.interface, len, cx);
                 }
@@ -326,6 +331,23 @@ impl SlowPath {
                 copies
             }
         }
+    }
+
+    /// Sends a frame of a virtual router of the segment's interface, whose link header it begins with, into the tunnels of
+    /// all its VNIs: also who does not pass frames on yet. Returns how many have left.
+    pub(super) fn put_in_tunnels(
+        &mut self,
+        frame: Frame,
+        bridge: &Bridge,
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> u64 {
+        const LAYOUT: Layout = Layout { link: 0, payload: INNER_LINK_BYTES };
+        let bit = |(at, member): (usize, &Member)| u64::from(member.vni.is_some()) << at;
+        let vnis = bridge.members.iter().enumerate().map(bit).fold(0, |all, bit| all | bit);
+        let copies = self.copy_to_members(&frame, LAYOUT, (bridge, None, vnis, u64::MAX), cx, pool);
+        pool.put(frame);
+        copies
     }
 
     fn way_to<'t>(
@@ -527,6 +549,12 @@ impl SlowPath {
             }
         }
     }
+}
+
+/// How many ways into the segment a frame to all takes. The node that passes frames on passes on what is our own as well:
+/// one is enough.
+fn most_ways(bridge: &Bridge, cx: &Context<'_>) -> u64 {
+    if bridge.passes_on(&cx.neighbours.roles) { u64::MAX } else { 1 }
 }
 
 /// True if the gateway itself has something to say to a frame that goes to all.
