@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::addresses::OneOrMore;
 use super::error::ConfigErrors;
 use super::sections::Workers;
-use super::value::{DeviceName, InterfaceAddress, InterfaceName, Name, PortName, Ranged};
+use super::value::{DeviceName, GroupName, InterfaceAddress, InterfaceName, Name, PortName, Ranged};
 use super::{Config, check};
 
 /// `[node.NAME]`: in place of what the document says for all.
@@ -22,6 +22,9 @@ pub struct Node {
     /// The priority of its virtual routers, all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Ranged<1, 254>>,
+    /// The priorities of those of some groups, so that it is the Active of some and Backup of others.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub priorities: BTreeMap<GroupName, Ranged<1, 254>>,
     /// The devices of its ports: one, or those of a LAG.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub devices: BTreeMap<PortName, OneOrMore<DeviceName>>,
@@ -63,8 +66,9 @@ impl Config {
         if let Some(workers) = own.workers {
             self.system.workers = workers;
         }
-        if let Some(priority) = own.priority {
-            self.vrrp.iter_mut().for_each(|router| router.priority = priority);
+        for router in &mut self.vrrp {
+            let of_group = router.group.as_ref().and_then(|group| own.priorities.get(group)).copied();
+            router.priority = of_group.or(own.priority).unwrap_or(router.priority);
         }
         if let (Some(pair), Some(NodePair { local, peer, link })) = (&mut self.pair, own.pair) {
             (pair.local, pair.peer) = (local, peer);
@@ -118,6 +122,11 @@ impl Config {
             {
                 unknown(String::from("pair.link"), "link", "in [pair]");
             }
+            for name in own.priorities.keys() {
+                if !self.vrrp.iter().any(|router| router.group.as_ref() == Some(name)) {
+                    unknown(format!("priorities.{name}"), "group of virtual routers", name.as_str());
+                }
+            }
             for name in own.devices.keys() {
                 if !self.ports.iter().any(|port| port.name == *name) {
                     unknown(format!("devices.{name}"), "port", name.as_str());
@@ -153,9 +162,15 @@ interface = "in"
 id = 7
 priority = 100
 addresses = ["10.0.0.254"]
+[[vrrp]]
+interface = "in"
+id = 8
+group = "lab"
+addresses = ["10.0.0.253"]
 [node.gw-b]
 workers = [2, 3]
 priority = 90
+priorities = { lab = 110 }
 devices = { lan = "enp1s0", up = ["enp2s0", "enp3s0"] }
 addresses = { in = ["10.0.0.2/24"] }
 [node.gw-c]
@@ -180,6 +195,7 @@ addresses = { in = ["10.0.0.2/24"] }
         expected.ports[1].devices = ["enp2s0", "enp3s0"].map(|name| name.parse().expect("a device")).to_vec();
         expected.interfaces[0].addresses = vec!["10.0.0.2/24".parse().expect("an address")];
         expected.vrrp[0].priority = Ranged::new(90).expect("a priority");
+        expected.vrrp[1].priority = Ranged::new(110).expect("a priority");
         assert_eq!(own, expected);
         for other in ["gw-c", "gw-z"] {
             assert_eq!(all.clone().on_node(&name(other), "gw.toml").as_ref(), Ok(&all));
@@ -199,11 +215,13 @@ addresses = { in = ["10.0.0.2/24"] }
     #[test]
     fn nothing_else_is_a_nodes_own() {
         let unknown = said(&TEXT.replace("workers = [2, 3]", "frames = 4096"));
-        assert!(unknown.contains("gw.toml:19: node.gw-b.frames: unknown key"), "{unknown}");
+        assert!(unknown.contains("gw.toml:24: node.gw-b.frames: unknown key"), "{unknown}");
         let unknown = said(&TEXT.replace("lan = \"enp1s0\"", "wan = \"enp1s0\""));
-        assert_eq!(unknown, "gw.toml:21: node.gw-b.devices.wan: there is no port wan");
+        assert_eq!(unknown, "gw.toml:27: node.gw-b.devices.wan: there is no port wan");
         let unknown = said(&TEXT.replace("{ in = [", "{ out = ["));
-        assert_eq!(unknown, "gw.toml:22: node.gw-b.addresses.out: there is no interface out");
+        assert_eq!(unknown, "gw.toml:28: node.gw-b.addresses.out: there is no interface out");
+        let unknown = said(&TEXT.replace("{ lab = 110 }", "{ lap = 110 }"));
+        assert_eq!(unknown, "gw.toml:26: node.gw-b.priorities.lap: there is no group of virtual routers lap");
         // What is wrong on that node only is told by it.
         let config = Config::parse(&TEXT.replace("\"10.0.0.2/24\"", "\"10.0.0.254/24\""), "gw.toml");
         let config = config.unwrap_or_else(|errors| panic!("{errors}"));
