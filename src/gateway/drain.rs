@@ -59,7 +59,12 @@ impl Gateway {
                 }
             }
             match action {
-                Some(Action::Leave) => self.ha.leave(true),
+                Some(Action::Leave) => {
+                    // Who takes over is to ask for no neighbour first.
+                    self.around.hurry();
+                    self.tend_around();
+                    self.ha.leave(true);
+                }
                 Some(Action::TakePart) => self.ha.leave(false),
                 Some(Action::Stop) => self.leaving.must_stop = true,
                 None if drain.phase() == before => return,

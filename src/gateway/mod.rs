@@ -1,5 +1,6 @@
 //! The live gateway: devices, workers and tables held together by the control thread.
 
+mod around;
 mod bridges;
 mod checks;
 pub mod deterministic;
@@ -342,6 +343,7 @@ pub struct Gateway {
     pair: PairThread,
     /// Commits on both nodes.
     both: Both,
+    around: around::Telling,
     /// Sessions for the next process.
     keeping: Keeping,
     /// Another process that takes our place, and the one whose place we take.
@@ -441,6 +443,7 @@ impl Gateway {
             history: History::default(),
             pair,
             both: Both::default(),
+            around: around::Telling::default(),
             keeping: Keeping::default(),
             upgrade: Upgrade::new(affinity),
             predecessor,

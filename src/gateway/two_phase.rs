@@ -3,6 +3,7 @@
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::around::Around;
 use super::{Gateway, Planned};
 use crate::config::{Config, Fate, Pair, Seconds};
 use crate::control::revisions::{Author, Document, Paired};
@@ -143,7 +144,7 @@ impl Gateway {
         self.node_name().map_or_else(|| self.config.system.name.to_string(), ToString::to_string)
     }
 
-    /// Has commits on both nodes go on; to be called when something has come from the other, and at
+    /// Has commits on both nodes go on, and the other node know what is around; to be called when something has come from the other, and at
     /// [`Gateway::next_pair_step`].
     pub fn tend_pair(&mut self) {
         self.pair.drain_news();
@@ -152,10 +153,13 @@ impl Gateway {
             let (now, peer) = (self.now(), self.pair.correspondent());
             match serde_json::from_slice::<Message>(&letter) {
                 Ok(message) => machine.receive(message, peer, now, self),
-                // Of a version that has more to say.
-                Err(error) => {
-                    tracing::warn!(%error, "the other node says something about a commit that is not known")
-                }
+                Err(error) => match serde_json::from_slice::<Around>(&letter) {
+                    Ok(around) => self.hear_around(&around),
+                    // Of a version that has more to say.
+                    Err(_) => {
+                        tracing::warn!(%error, "the other node says something about a commit that is not known")
+                    }
+                },
             }
         }
         if let Some((commit, result)) = self.go_on_preparing() {
@@ -173,6 +177,7 @@ impl Gateway {
             self.end_on_both(commit, ending);
         }
         self.both.machine = machine;
+        self.tend_around();
     }
 
     fn end_on_both(&mut self, commit: u64, ending: Result<(u64, u64), String>) {
@@ -195,7 +200,7 @@ impl Gateway {
     /// When [`Gateway::tend_pair`] has something to do at the latest.
     pub(super) fn next_pair_step(&self) -> Option<Nanos> {
         let look = self.both.preparing.as_ref().map(|_| self.now().plus(LOOK));
-        self.both.machine.next_deadline().into_iter().chain(look).min()
+        self.both.machine.next_deadline().into_iter().chain(look).chain(self.next_around()).min()
     }
 
     /// A start goes on with what the other node may not know yet to be in force here.

@@ -4,7 +4,10 @@ use serde_json::Value;
 
 use crate::gateway::Gateway;
 use crate::lab::Lab;
-use crate::pair::{Talk, active_and_backup, is_ready, pair_of, start, talks, two_nodes};
+use crate::pair::{
+    CONNECTIONS, ECHO, Talk, active_and_backup, is_ready, pair_of, paired, start, talks, two_nodes,
+};
+use crate::pressure::{FLOOD, counter};
 use crate::sessions::{Server, python};
 use crate::vrrp::{becomes, wait_for};
 
@@ -82,6 +85,81 @@ impl Datagrams {
 
 fn drain_of(gateway: &Gateway) -> Value {
     gateway.show("ha")["drain"].clone()
+}
+
+/// What a node knows of a neighbour: its MAC address, if it may be used.
+fn neighbour(gateway: &Gateway, address: &str) -> Option<String> {
+    let all = gateway.show("neighbours");
+    let known = all.as_array()?.iter().find(|neighbour| neighbour["address"] == address)?;
+    known["mac"].as_str().map(String::from)
+}
+
+#[test]
+fn who_takes_over_has_been_told_of_neighbours() {
+    let Some(pair) = two_nodes("who_takes_over_has_been_told_of_neighbours") else { return };
+    let lab = &pair.lab;
+    let (first, second) = active_and_backup(lab);
+    let (talks, _servers) = talks(lab);
+    for (host, address) in [("h1", "10.8.1.10"), ("h2", "10.8.2.10")] {
+        let mac = lab.must(host, "cat /sys/class/net/eth0/address").trim().to_owned();
+        assert_eq!(neighbour(&first, address).as_deref(), Some(&*mac), "the Active has used it");
+        wait_for("the Backup is told", || neighbour(&second, address).as_deref() == Some(&*mac));
+    }
+    // Also one that has just started.
+    let log = first.stop();
+    assert!(log.contains("Drained"), "{log}");
+    let first = start(lab, 1);
+    wait_for("who comes back is told", || neighbour(&first, "10.8.2.10").is_some());
+    talks.iter().for_each(Talk::goes_on);
+}
+
+/// Random SYNs come to a service behind the SYN proxy all the time; who has got through it does not notice that a node dies,
+/// nor that it comes back.
+#[test]
+fn a_failover_in_a_flood_loses_no_proxied_connection() {
+    let Some(pair) = two_nodes("a_failover_in_a_flood_loses_no_proxied_connection") else { return };
+    let lab = &pair.lab;
+    let key = lab.path("pair.key");
+    let start = |number: u8| {
+        let text = |socket: &std::path::Path| {
+            let priority = [150, 100][usize::from(number) - 1];
+            let zone = "[[zone]]\nname = \"outside\"\n";
+            paired(socket, number, priority, &key).replacen(
+                zone,
+                &format!("{zone}syn_proxy_above = 100\n"),
+                1,
+            ) + "[[route]]\nprefix = \"198.51.100.0/24\"\nvia = [\"10.8.2.10\"]\n"
+        };
+        Gateway::start_on(lab, &format!("n{number}"), text)
+    };
+    let (first, second) = (start(1), start(2));
+    becomes(&first, "active");
+    becomes(&second, "backup");
+    let _near = python(lab, "h1", "near.py", &ECHO.replace("PORTS", "[7002]"));
+    let flood = FLOOD.replace("198.51.100.80", "10.8.2.102").replace("time.time() + 60", "time.time() + 300");
+    let _flood = python(lab, "h2", "flood.py", &flood);
+    let is_flooded = |node: &Gateway| {
+        let before = counter(node, "syn-cookies.sent");
+        wait_for("cookies", || counter(node, "syn-cookies.sent") > before + 1000);
+    };
+    is_flooded(&first);
+    let talk = Talk::new(lab, "h2", ("10.8.2.102", 80));
+    talk.goes_on();
+    let taken = counter(&first, "syn-cookies.taken");
+    assert!(taken >= CONNECTIONS as u64, "{taken} of {CONNECTIONS} went through the proxy");
+    is_ready(&first);
+
+    first.kill();
+    becomes(&second, "active");
+    talk.goes_on();
+    is_flooded(&second);
+    talk.goes_on();
+    let first = start(1);
+    becomes(&first, "active");
+    is_flooded(&first);
+    talk.goes_on();
+    second.stop();
+    talk.goes_on();
 }
 
 #[test]

@@ -66,7 +66,7 @@ print(f.read() == sent)
 ";
 
 /// One of `show counters`.
-fn counter(gateway: &Gateway, name: &str) -> u64 {
+pub fn counter(gateway: &Gateway, name: &str) -> u64 {
     let shown = gateway.show("counters");
     let counters = shown.as_array().unwrap_or_else(|| panic!("show counters is a list: {shown:#}"));
     let found = counters.iter().find(|counter| counter["name"] == name);
@@ -117,7 +117,7 @@ fn real_connections_through_the_syn_proxy() {
 }
 
 /// Random SYNs to the published address, 5,000 a second, from addresses that nobody has.
-const FLOOD: &str = r"
+pub const FLOOD: &str = r"
 import random, socket, struct, time
 s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 dst = socket.inet_aton('198.51.100.80')
