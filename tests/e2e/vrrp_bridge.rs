@@ -210,6 +210,65 @@ fn keepalived_behind_a_member_is_the_other() {
     ends(waits);
 }
 
+/// Both nodes are tunnel end points of one segment, and a station behind a third: who of them is its gateway is a matter of
+/// advertisements in tunnels alone.
+#[test]
+fn two_nodes_are_one_gateway_of_a_segment_in_tunnels() {
+    let Some(pair) = Pair::new("two_nodes_are_one_gateway_of_a_segment_in_tunnels") else { return };
+    let lab = &pair.lab;
+    for node in ["n1", "n2"] {
+        pair.node(node);
+    }
+    lab.must("h2", "ip link add vx type vxlan id 5001 local 10.8.2.10 dstport 4789");
+    lab.must("h2", "ethtool -K vx tx off");
+    lab.add_host("k");
+    lab.hand("vx", "h2", "k");
+    for node in ["10.8.2.1", "10.8.2.2"] {
+        lab.must("k", &format!("bridge fdb append 00:00:00:00:00:00 dev vx dst {node}"));
+    }
+    lab.must("k", "ip link set vx mtu 1450 up");
+    lab.must("k", "ip addr add 10.9.1.3/24 dev vx");
+    lab.must("k", "ip addr add 2001:db8:91::3/64 dev vx nodad");
+    let text = |number: u8, priority: u8| {
+        move |socket: &Path| {
+            let peers = if number == 1 { ["10.8.2.2", "10.8.2.10"] } else { ["10.8.2.1", "10.8.2.10"] };
+            overlay_config(socket, priority, "")
+                .replace("[\"10.8.2.9\"]", &format!("{peers:?}"))
+                .replace("\"10.8.2.1\"\n", &format!("\"10.8.2.{number}\"\n"))
+                .replace("\"10.8.2.1/24\"", &format!("\"10.8.2.{number}/24\""))
+                .replace("10.9.1.1/24", &format!("10.9.1.{number}/24"))
+                .replace("2001:db8:91::1/64", &format!("2001:db8:91::{number}/64"))
+        }
+    };
+    let are = |gateway: &Gateway, state: &str| wait_for(state, || states(gateway) == [state, state]);
+    // Who takes over may have to ask for the next hops of its tunnels first.
+    let reaches = || {
+        for address in OVERLAY {
+            wait_for(address, || lab.answers("k", address, 1) == 1);
+            lab.ping("k", address, "");
+        }
+    };
+    let (first, second) =
+        (Gateway::start_on(lab, "n1", text(1, 150)), Gateway::start_on(lab, "n2", text(2, 100)));
+    are(&first, "active");
+    are(&second, "backup");
+    wait_for("hears it", || sum(&second, "received") > 10);
+    reaches();
+    no_errors(&first);
+    no_errors(&second);
+    first.kill();
+    are(&second, "active");
+    reaches();
+    let first = Gateway::start_on(lab, "n1", text(1, 150));
+    are(&first, "active");
+    are(&second, "backup");
+    reaches();
+    first.stop();
+    are(&second, "active");
+    reaches();
+    second.stop();
+}
+
 /// The other router is behind the kernel's own tunnel end point.
 #[test]
 fn keepalived_in_a_tunnel_is_the_other() {
