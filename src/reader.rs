@@ -434,7 +434,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize};
 
     use super::*;
-    use crate::flow::nat::{self, BlockClaims, Pool, PoolSpec};
+    use crate::flow::nat::{self, BlockClaims, Inside, Pool, PoolSpec};
     use crate::flow::{Capacity, Flow, Handle, Record, Tick, Tuple};
     use crate::packet::hash::Key;
     use crate::packet::view::protocol;
@@ -657,7 +657,11 @@ mod tests {
         let pool = Pool::compile(&spec, &bench.claims).expect("a pool");
         let inside = |n| Ipv4Addr::from(0x0a00_0000 + n);
         for n in 1..=3 {
-            let given = bench.flows.map(&pool, 0, inside(n).into(), protocol::UDP, 1000, Nanos(1));
+            let given = bench.flows.map(
+                (&pool, false),
+                Inside::of(0, inside(n).into(), protocol::UDP, 1000),
+                Nanos(1),
+            );
             let mapping = given.expect("a port").id;
             let session = add_session(&mut bench.flows.v4, 0x0a00_0000 + n, 0xcb00_7101, Some(mapping));
             bench.flows.v4.flow_mut(Handle::new(session, 0)).count(100);

@@ -42,6 +42,8 @@ mod restart;
 mod services;
 #[path = "e2e/sessions.rs"]
 mod sessions;
+#[path = "e2e/shared_pool.rs"]
+mod shared_pool;
 #[path = "e2e/vrrp.rs"]
 mod vrrp;
 #[path = "e2e/vrrp_bridge.rs"]

@@ -11,8 +11,9 @@ use super::table::{list, or_dash, page_text, table, text};
 use super::{Trouble, connect, print, print_json};
 use crate::config::{AddressRange, BackendKey, PortRange, RuleName, Service, VrfName, ZoneName};
 use crate::control::{
-    ClearQuery, Cleared, ClientError, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,
-    Request, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery, SharedPool,
+    ClearQuery, Cleared, ClientError, Halves, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry,
+    PoolEntry, Request, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery,
+    SharedPool,
 };
 
 /// Sessions shown if nobody says how many.
@@ -400,7 +401,22 @@ fn pools(list_of: &Vec<PoolEntry>) -> String {
         ]);
     }
     let shared = list_of.iter().filter_map(|pool| pool.deterministic.as_ref().map(|how| shared(pool, how)));
-    text(&table) + &shared.collect::<String>()
+    let halves = list_of.iter().filter_map(|pool| pool.shared.as_ref().map(|halves| half(pool, halves)));
+    text(&table) + &shared.chain(halves).collect::<String>()
+}
+
+/// Which ports are this node's.
+fn half(pool: &PoolEntry, halves: &Halves) -> String {
+    format!(
+        "{}: shared by two nodes: this one gives ports {}-{}, {} of {} blocks in use; of the other half {} of {}\n",
+        list(&pool.rules),
+        halves.first_port,
+        halves.last_port,
+        halves.own_blocks_given,
+        halves.own_blocks,
+        halves.peer_blocks_given,
+        halves.peer_blocks,
+    )
 }
 
 /// What it takes to compute whose a port is.

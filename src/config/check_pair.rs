@@ -4,9 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use ahash::AHashMap;
 
+use super::addresses::NatPool;
 use super::check::Checks;
+use super::policy::NatSource;
 use super::sections::PairLink;
-use super::value::{InterfaceAddress, InterfaceName};
+use super::value::{InterfaceAddress, InterfaceName, VrfName};
 use crate::packet::hash::name as name_hash;
 
 impl Checks<'_, '_> {
@@ -44,6 +46,52 @@ impl Checks<'_, '_> {
         }
         if let Some(link) = &pair.link {
             self.pair_link(link);
+        }
+    }
+
+    /// A pool that both nodes give ports of: there is another node, and it has ports to halve that are nobody else's.
+    pub(super) fn shared_pool(&mut self, key: &str, rule: &NatSource) {
+        if !rule.shared {
+            return;
+        }
+        let config = self.config;
+        let key = format!("{key}.shared");
+        let said = match &rule.pool {
+            _ if config.pair.is_none() => {
+                Some("goes with [pair]: the other node gives the other half of the ports")
+            }
+            _ if rule.deterministic => Some(
+                "not with deterministic = true: there ports follow from the host, on both nodes the same",
+            ),
+            Some(NatPool::Addresses(_)) => None,
+            _ => Some("goes with a pool of addresses: an interface's own are one node's"),
+        };
+        if let Some(said) = said {
+            self.table_fault(key, said);
+            return;
+        }
+        let ranges = rule.pool.as_ref().map_or(&[][..], NatPool::addresses);
+        let is_its = |vrf: &VrfName, address: IpAddr| {
+            *vrf == rule.vrf && ranges.iter().any(|range| range.contains(address))
+        };
+        let mut own = config
+            .interfaces
+            .iter()
+            .flat_map(|interface| interface.addresses.iter().map(move |own| (interface, own.address())));
+        let own = own.find(|(interface, address)| is_its(&interface.vrf, *address));
+        let own = own.map(|(interface, address)| (address, format!("interface {}", interface.name)));
+        let mut destinations = config.nat.destinations.iter();
+        let destination = destinations.find(|to| is_its(&to.vrf, to.address));
+        let destination = destination.map(|to| (to.address, format!("nat.destination {}", to.name)));
+        // A service's port would be a port of one of the halves.
+        let mut services = config.services.iter();
+        let service = services.find(|service| is_its(&service.vrf, service.address.first()));
+        let service = service.map(|service| (service.address.first(), format!("service {}", service.name)));
+        let other = own.or(destination).or(service);
+        if let Some((address, whose)) = other {
+            let allowed =
+                format!("{address} is of {whose} as well: what comes to a shared pool goes by its port");
+            self.table_fault(key, allowed);
         }
     }
 
@@ -119,6 +167,44 @@ mod tests {
         assert_eq!(check("2001:db8::9"), Ok(()));
         for witness in ["192.0.2.2", "192.0.2.1", "0.0.0.0", "224.0.0.1", "fe80::1", "127.0.0.1"] {
             assert!(check(witness).expect_err(witness).contains("pair.witness"));
+        }
+    }
+
+    #[test]
+    fn a_shared_pool_has_another_node_and_ports_of_its_own() {
+        const PAIR: &str =
+            "[pair]\nlocal = \"192.0.2.1:5405\"\npeer = \"192.0.2.2:5405\"\nkey_file = \"/k\"\n";
+        let check = |pair: &str, keys: &str, more: &str| {
+            let text = format!(
+                "schema = 1\n{pair}[[port]]\nname = \"a\"\ndevice = \"a\"\n[[interface]]\nname = \"up\"\nport = \"a\"\n\
+                 zone = \"out\"\naddresses = [\"203.0.113.9/24\"]\n[[zone]]\nname = \"out\"\n[[nat.source]]\nname = \"pool\"\n\
+                 to = {{ zone = \"out\" }}\nshared = true\n{keys}\n{more}"
+            );
+            Config::parse(&text, "gw.toml").map(drop).map_err(|errors| errors.to_string())
+        };
+        let pool = "pool = [\"203.0.113.0/30\"]";
+        assert_eq!(check(PAIR, pool, ""), Ok(()));
+        let destination = "[[nat.destination]]\nname = \"in\"\naddress = \"203.0.113.2\"\n\
+                           service = \"tcp/80\"\ntarget = \"10.0.0.1\"\n";
+        let rule = "[[nat.source]]\nname = \"also\"\npool = [\"203.0.113.0/30\"]\n";
+        let computed =
+            "deterministic = true\nfrom = { prefix = [\"10.0.0.0/24\"] }\npool = [\"203.0.113.0/30\"]";
+        for (pair, keys, more, said) in [
+            ("", pool, "", "nat.source[0].shared: goes with [pair]"),
+            (PAIR, "pool = \"interface\"", "", "goes with a pool of addresses"),
+            (PAIR, "exempt = true", "", "goes with a pool of addresses"),
+            (PAIR, computed, "", "not with deterministic = true"),
+            (
+                PAIR,
+                "pool = [\"203.0.113.9\"]\nports = \"32768-65535\"",
+                "",
+                "203.0.113.9 is of interface up as well",
+            ),
+            (PAIR, pool, destination, "203.0.113.2 is of nat.destination in as well"),
+            (PAIR, pool, rule, "overlaps nat.source[0].pool[0]"),
+        ] {
+            let error = check(pair, keys, more).expect_err(said);
+            assert!(error.contains(said), "{error}");
         }
     }
 

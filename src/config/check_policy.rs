@@ -412,16 +412,17 @@ impl<'a> Checks<'a, '_> {
         self.unique("nat.destination", nat.destinations.iter().map(|rule| &rule.name));
         self.static_names(nat);
         let mut taken: AHashMap<&'a VrfName, Vec<Taken>> = AHashMap::new();
-        type Shared<'a> = (&'a VrfName, &'a NatPool, Option<PortRange>, Option<Sharing>);
+        type Shared<'a> = (&'a VrfName, &'a NatPool, Option<PortRange>, Option<Sharing>, bool);
         let mut pools: AHashSet<Shared<'a>> = AHashSet::new();
         let mut addresses = 0u128;
         for (index, rule) in nat.sources.iter().enumerate() {
             let key = format!("nat.source[{index}]");
             self.nat_source(known, &key, rule, nat);
             let sharing = self.deterministic(&key, rule);
+            self.shared_pool(&key, rule);
             // The same pool may serve several rules, if it gives its ports away in the same manner.
             if let Some(pool) = &rule.pool
-                && pools.insert((&rule.vrf, pool, rule.ports, sharing))
+                && pools.insert((&rule.vrf, pool, rule.ports, sharing, rule.shared))
             {
                 let before = addresses;
                 for range in pool.addresses() {

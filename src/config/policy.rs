@@ -387,6 +387,9 @@ pub struct NatSource {
     /// A host that has used up its ports gets blocks of those that are no host's, each with a log record.
     #[serde(default, skip_serializing_if = "is_default")]
     pub overflow: bool,
+    /// Both nodes of a pair give ports of it, each those of its half. Otherwise the Active of its group does.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub shared: bool,
     /// The group of virtual routers whose Active answers for it; absent: see [`super::router_group`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,

@@ -293,6 +293,27 @@ pub struct PoolEntry {
     /// How ports are computed, if they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deterministic: Option<SharedPool>,
+    /// Both nodes of a pair give ports of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<Halves>,
+}
+
+/// A pool that both nodes of a pair give ports of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Halves {
+    /// First port of each address that this node gives; of ports under 1024 there is a half as well.
+    pub first_port: u16,
+    /// Last one.
+    pub last_port: u16,
+    /// Blocks of this node's half.
+    pub own_blocks: u32,
+    /// Those of them that hosts have.
+    pub own_blocks_given: u32,
+    /// Blocks of the other node's half.
+    pub peer_blocks: u32,
+    /// Those of them that hosts have, as far as this node knows: it was told of them, or gave them while the other node
+    /// was not heard.
+    pub peer_blocks_given: u32,
 }
 
 /// Why sessions got no port.

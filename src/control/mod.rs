@@ -59,8 +59,9 @@ pub use ha::{
     TrackEntry, VirtualRouterEntry, WitnessEntry,
 };
 pub use inspect::{
-    ClearQuery, Cleared, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry, PoolEntry,
-    Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery, TemporaryMember,
+    ClearQuery, Cleared, GroupEntry, Halves, MOST, MappingEntry, MappingPage, MappingsQuery, NatRuleEntry,
+    PoolEntry, Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage, SessionsQuery,
+    TemporaryMember,
 };
 pub use preview::{FateCount, PreviewExample, PreviewQuery, PreviewStage, Previewed, SessionFate};
 pub use reply::{

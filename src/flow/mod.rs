@@ -308,20 +308,16 @@ impl Flows {
         }
     }
 
-    /// The mapping of an inside endpoint in `pool`, for one more session.
+    /// The mapping of an inside endpoint in `pool`, for one more session. `is_alone`: no other node of a pair is heard.
     pub fn map(
         &mut self,
-        pool: &Pool,
-        vrf: u16,
-        src: IpAddr,
-        upper: u8,
-        port: u16,
+        (pool, is_alone): (&Pool, bool),
+        inside: Inside,
         now: Nanos,
     ) -> Result<Mapping, Refused> {
         self.random = self.random.wrapping_add(1);
         let random = hash::address(self.key, u128::from(self.random), self.owner.number().into());
-        let outside = Outside { pool, claims: &self.claims, owner: self.owner };
-        let inside = Inside::of(vrf, src, upper, port);
+        let outside = Outside { pool, claims: &self.claims, owner: self.owner, is_alone };
         self.nat.map(outside, inside, now, random)
     }
 
@@ -333,7 +329,7 @@ impl Flows {
         at: (u32, u16),
         now: Nanos,
     ) -> Result<u32, nat::NotRestored> {
-        let outside = Outside { pool, claims: &self.claims, owner: self.owner };
+        let outside = Outside { pool, claims: &self.claims, owner: self.owner, is_alone: false };
         self.nat.restore(outside, inside, at, now)
     }
 
@@ -357,9 +353,14 @@ impl Flows {
     }
 
     /// Maps an endpoint for a session of another worker.
-    pub fn lend(&mut self, pool: &Pool, request: &Request, now: Nanos) -> Result<Loan, Refused> {
+    pub fn lend(
+        &mut self,
+        (pool, is_alone): (&Pool, bool),
+        request: &Request,
+        now: Nanos,
+    ) -> Result<Loan, Refused> {
         let Request { vrf, src, upper, port, .. } = *request;
-        let mapping = self.map(pool, vrf, src, upper, port, now)?;
+        let mapping = self.map((pool, is_alone), Inside::of(vrf, src, upper, port), now)?;
         let peer = request.peer.filter(|peer| self.nat.count_peer(mapping.id, *peer));
         let lender = self.owner.number() as u8;
         Ok(Loan { lender, pool: pool.id(), inside: (vrf, port), mapping, peer })
@@ -647,7 +648,9 @@ mod tests {
         for host in 0..HOSTS {
             for port in 0..PORTS {
                 let src = Ipv4Addr::from(0x0a00_0000 + host).into();
-                let given = flows.map(&pool, 0, src, protocol::UDP, 2000 + port, now).expect("a port");
+                let given = flows
+                    .map((&pool, false), Inside::of(0, src, protocol::UDP, 2000 + port), now)
+                    .expect("a port");
                 flows.release(given.id, now);
             }
         }

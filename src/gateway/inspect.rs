@@ -10,9 +10,9 @@ use crate::config::{
     self, AddressRange, BackendKey, Config, GroupName, Member, PortRange, RuleAction, Service, Side,
 };
 use crate::control::{
-    ClearQuery, Cleared, Fault, FaultKind, GroupEntry, MOST, MappingEntry, MappingPage, MappingsQuery,
-    NatRuleEntry, PoolEntry, Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter, SessionPage,
-    SessionsQuery,
+    ClearQuery, Cleared, Fault, FaultKind, GroupEntry, Halves, MOST, MappingEntry, MappingPage,
+    MappingsQuery, NatRuleEntry, PoolEntry, Refusal, RuleEntry, RuleList, SessionEntry, SessionFilter,
+    SessionPage, SessionsQuery,
 };
 use crate::flow::Tick;
 use crate::flow::nat::{BlockClaims, MappingView, Pool, Protocol, Refused};
@@ -448,6 +448,14 @@ impl Inspector<'_> {
             blocks_per_minute: rate.map(|rate| rate * 60.0),
             exhausted_in_s: exhausted_in_s(rate, blocks.all.saturating_sub(blocks.given)),
             deterministic: deterministic::shared(pool, self.compiler),
+            shared: pool.shared_blocks(&self.node.claims).map(|shared| Halves {
+                first_port: shared.ports.0,
+                last_port: shared.ports.1,
+                own_blocks: shared.own.all,
+                own_blocks_given: shared.own.given,
+                peer_blocks: shared.peers.all,
+                peer_blocks_given: shared.peers.given,
+            }),
         }
     }
 

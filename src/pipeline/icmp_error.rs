@@ -5,7 +5,7 @@ use crate::flow::backend;
 use crate::flow::proxy::Proxy;
 use crate::flow::{Address, Flow, Flows, Tuple};
 use crate::packet::view::{be16, protocol};
-use crate::packet::{DropReason, Family, Packet, Pass, Verdict, checksum, flags};
+use crate::packet::{DropReason, Family, Meta, Packet, Pass, Verdict, checksum, flags};
 use crate::pipeline::session::{self, Table};
 use crate::pipeline::{Context, deliver, flow};
 use crate::tables::bridge::is_scope;
@@ -78,6 +78,13 @@ fn quoted<A: Address>(bytes: &[u8], family: Family, vrf: u16) -> Option<Quoted<A
     };
     let (src, dst) = (A::src_in(family, bytes), A::dst_in(family, bytes));
     Some(Quoted { tuple: Tuple { src, dst, src_port, dst_port, vrf, protocol: upper, zero: 0 }, l4 })
+}
+
+/// What the session is found by that an error of IPv4 is about: `l3` begins at the outer header.
+pub(super) fn about(meta: &Meta, l3: &[u8]) -> Option<Tuple<u32>> {
+    let end = usize::from(meta.ip_len).min(l3.len());
+    let bytes = l3.get(usize::from(meta.l4 - meta.l3) + ICMP_BYTES..end)?;
+    Some(quoted::<u32>(bytes, Family::Ipv4, meta.vrf)?.tuple.reversed(meta.vrf))
 }
 
 /// Finds the session an error is about. The flow is the one that the error travels along: against the quoted

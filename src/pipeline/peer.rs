@@ -14,12 +14,18 @@
 //! | Backup, and hears the Active | to the other node | to the other node |
 //! | neither, and hears nobody | forwards | [`DropReason::NoActive`] |
 //!
+//! Of a pool that both nodes give ports of, a session is that of the group of its inside, whoever answers for the address;
+//! what comes to a port that this node knows nothing of goes to the node that gives it, and if that is not heard, or has sent
+//! it here, it is decided here.
+//!
 //! What came over the link never goes over it again ([`DropReason::PairLinkLoop`]): two nodes that both take the other for
 //! the Active lose a packet, they do not play with it. What comes by it is believed from the other end's address, on the
 //! interface of the link and with a TTL that no router has touched (RFC 5082): whoever can write to that cable can do more.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::flow::nat::Giver;
 use crate::flow::{Address, FlowTable, Flows, Handle, Tuple};
 use crate::host::nd;
 use crate::neighbours::{addr_key, addr_of, v4_key};
@@ -28,7 +34,7 @@ use crate::packet::{Burst, DropReason, Family, Meta, Packet, Pass, Verdict, Why,
 use crate::pipeline::route::{self, Route};
 use crate::pipeline::tunnel::{ECN_MASK, NextHop, NoTunnel, Outer, Tunnel, UDP_BYTES};
 use crate::pipeline::vxlan::{self, Came};
-use crate::pipeline::{Allowed, Context, flow};
+use crate::pipeline::{Allowed, Context, flow, icmp_error};
 use crate::roles::Part;
 use crate::tables::bridge::is_scope;
 use crate::tables::pair_link::PairLink;
@@ -61,24 +67,38 @@ pub(super) fn step(burst: &mut Burst, pending: &mut u64, cx: &Context<'_>, flows
         {
             continue;
         }
-        let Some(mut group) = group_of(packet, link, cx) else { continue };
-        if link.has_several && part(group, cx) != Part::Backup {
-            group = group_of_session(packet, cx, flows).unwrap_or(group);
-        }
-        // Fragments of what is new cannot be told from others before the first of them.
-        let is_fragment = packet.meta.has(flags::FRAGMENT);
-        let goes = match part(group, cx) {
-            Part::Backup => true,
-            Part::Forwards => is_fragment,
-            Part::Active | Part::Away => false,
-        };
-        if group != NO_GROUP && goes && cx.neighbours.roles.has_peer() {
+        if is_peers(packet, link, cx, flows) && cx.neighbours.roles.has_peer() {
             *pending &= !(1 << index);
             send(packet, Why::Group, cx);
             sent |= u64::from(packet.meta.verdict == Verdict::Forward) << index;
         }
     }
     sent
+}
+
+/// True if a packet is for the other node, as far as can be said before a session is looked for.
+fn is_peers(packet: &Packet, link: &PairLink, cx: &Context<'_>, flows: &Flows) -> bool {
+    let Some(mut group) = group_of(packet, link, cx) else { return false };
+    // Fragments of what is new cannot be told from others before the first of them.
+    let is_fragment = packet.meta.has(flags::FRAGMENT);
+    if is_to_shared(&packet.meta, cx) && is_fragment {
+        return false;
+    }
+    if let Some(port) = SharedPort::of(packet, cx) {
+        return match port.known(link, flows) {
+            Known::Session(group) => part(group, cx) == Part::Backup,
+            Known::Elsewhere => false,
+            Known::Not => port.giver == Giver::Peer,
+        };
+    }
+    if link.has_several && part(group, cx) != Part::Backup {
+        group = group_of_session(packet, link, cx, flows).unwrap_or(group);
+    }
+    match part(group, cx) {
+        Part::Backup => true,
+        Part::Forwards => is_fragment,
+        Part::Active | Part::Away => false,
+    }
 }
 
 /// What this node does for a group.
@@ -133,42 +153,129 @@ fn group_between(meta: &Meta, dst: u128, link: &PairLink, cx: &Context<'_>) -> u
         return from;
     }
     match route::towards(cx.tables, meta.vrf, addr_of(dst), 0) {
-        Ok(Route::Forward { egress, .. }) => link.first_of(from, link.group_of(egress)),
+        Ok(Route::Forward { egress, .. }) => link.between(meta.interface, egress),
         _ => from,
     }
 }
 
 /// The group of the session that a packet belongs to, if that has a public address.
-fn group_of_session(packet: &Packet, cx: &Context<'_>, flows: &Flows) -> Option<u16> {
+fn group_of_session(packet: &Packet, link: &PairLink, cx: &Context<'_>, flows: &Flows) -> Option<u16> {
     let meta = &packet.meta;
     if meta.has(flags::FRAGMENT) || meta.verdict != Verdict::Continue {
         return None;
     }
     match meta.family {
-        Family::Ipv4 => group_in(&flows.v4, packet, cx),
-        _ => group_in(&flows.v6, packet, cx),
+        Family::Ipv4 => group_in(&flows.v4, packet, link, cx),
+        _ => group_in(&flows.v6, packet, link, cx),
     }
 }
 
-fn group_in<A: Address>(table: &FlowTable<A>, packet: &Packet, cx: &Context<'_>) -> Option<u16> {
+fn group_in<A: Address>(
+    table: &FlowTable<A>,
+    packet: &Packet,
+    link: &PairLink,
+    cx: &Context<'_>,
+) -> Option<u16> {
     let l3 = &packet.frame.bytes()[usize::from(packet.meta.l3)..];
     let handle = table.find(&flow::tuple_of(&packet.meta, l3));
     if !handle.is_some() {
         return None;
     }
     // Where its first packet was sent to, and where replies to it are.
-    let dst = [0, 1].map(|direction| &table.flow(Handle::new(handle.session(), direction)).tuple);
+    let flow = table.flow(Handle::new(handle.session(), 0));
+    let dst = [&flow.tuple, &table.flow(Handle::new(handle.session(), 1)).tuple];
+    let is_shared = |to: &&Tuple<A>| match to.dst.ip() {
+        IpAddr::V4(addr) => has_halves(to.protocol) && cx.tables.policy.shared_pool(to.vrf, addr).is_some(),
+        IpAddr::V6(_) => false,
+    };
+    if dst.iter().any(is_shared) {
+        return Some(link.between(flow.ingress, flow.egress));
+    }
     let public = |to: &&Tuple<A>| cx.tables.policy.publics().find(to.vrf, addr_key(to.dst.ip()));
     dst.iter().find_map(public)
+}
+
+// ---- pools that both nodes give ports of
+
+/// True for what has ports that are rewritten. Everything else of a shared pool is its group's.
+fn has_halves(upper: u8) -> bool {
+    matches!(upper, protocol::TCP | protocol::UDP | protocol::ICMP)
+}
+
+/// True for what goes to an address of a pool that both nodes give ports of, and may be to one of its ports.
+fn is_to_shared(meta: &Meta, cx: &Context<'_>) -> bool {
+    meta.family == Family::Ipv4
+        && has_halves(meta.protocol)
+        && cx.tables.policy.shared_pool(meta.vrf, meta.dst_v4.into()).is_some()
+}
+
+/// A port of such a pool that a packet goes to, or that of the packet that an ICMP error is about.
+struct SharedPort {
+    /// What a session would be found by.
+    tuple: Tuple<u32>,
+    giver: Giver,
+}
+
+/// What this node knows of the session that a packet belongs to.
+enum Known {
+    /// It has it: the group of the interfaces that it goes between.
+    Session(u16),
+    /// Another worker has it, which asks again.
+    Elsewhere,
+    /// Nothing.
+    Not,
+}
+
+impl SharedPort {
+    fn of(packet: &Packet, cx: &Context<'_>) -> Option<SharedPort> {
+        let meta = &packet.meta;
+        if !is_to_shared(meta, cx) {
+            return None;
+        }
+        let l3 = &packet.frame.bytes()[usize::from(meta.l3)..];
+        let tuple = match meta.protocol {
+            protocol::ICMP => match *l3.get(usize::from(meta.l4 - meta.l3))? {
+                // RFC 792: replies to echo and timestamp, RFC 950: to address mask. Nobody asks a pool.
+                0 | 14 | 18 => flow::tuple_of(meta, l3),
+                kind if icmp_error::is_error(Family::Ipv4, kind) => icmp_error::about(meta, l3)?,
+                _ => return None,
+            },
+            _ => flow::tuple_of(meta, l3),
+        };
+        let giver = cx.tables.policy.shared_pool(meta.vrf, tuple.dst.into())?.giver(tuple.dst_port)?;
+        Some(SharedPort { tuple, giver })
+    }
+
+    fn known(&self, link: &PairLink, flows: &Flows) -> Known {
+        let handle = flows.v4.find(&self.tuple);
+        if handle.is_some() {
+            let flow = flows.v4.flow(Handle::new(handle.session(), 0));
+            return Known::Session(link.between(flow.ingress, flow.egress));
+        }
+        match flows.nat.steering.as_ref().and_then(|steering| steering.find(&self.tuple)) {
+            Some(_) => Known::Elsewhere,
+            None => Known::Not,
+        }
+    }
 }
 
 /// Whether the first packet of a session is for this node to decide. `opens`: it is none in the midst of a connection.
 #[cold]
 pub(super) fn first(packet: &Packet, opens: bool, cx: &Context<'_>) -> Result<Option<Verdict>, DropReason> {
     let Some(link) = cx.tables.pair_link.as_deref() else { return Ok(None) };
-    let Some(group) = group_of(packet, link, cx).filter(|group| *group != NO_GROUP) else { return Ok(None) };
-    if let Some(verdict) = decides(group, packet, cx)? {
-        return Ok(Some(verdict));
+    let Some(group) = group_of(packet, link, cx) else { return Ok(None) };
+    match SharedPort::of(packet, cx) {
+        // Whoever gives a port knows best what it is given for. If it does not, or is not there, this node may.
+        Some(port) if port.giver == Giver::Peer && may_go(packet, cx) => {
+            return Ok(Some(Verdict::ToPeer(Why::First)));
+        }
+        Some(_) => {}
+        None if group == NO_GROUP => return Ok(None),
+        None => {
+            if let Some(verdict) = decides(group, packet, cx)? {
+                return Ok(Some(verdict));
+            }
+        }
     }
     let is_lately = || cx.neighbours.roles.changed().is_some_and(|changed| cx.now.since(changed) < OPENING);
     let may_be_known = !opens && (link.has_several || is_lately());
@@ -185,6 +292,12 @@ pub(super) fn translated(
 ) -> Result<Option<Verdict>, DropReason> {
     let policy = &cx.tables.policy;
     let addr = match allowed.source {
+        // Each node has its own half.
+        SourceNat::Pool { pool, .. }
+            if has_halves(packet.meta.protocol) && policy.pools[usize::from(pool)].is_shared() =>
+        {
+            None
+        }
         SourceNat::Pool { pool, .. } => {
             policy.pools[usize::from(pool)].ranges().next().map(|range| addr_key(range.first.into()))
         }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::affinity::Held;
 use crate::config::Filtering;
 use crate::flow::directory::NotHeld;
-use crate::flow::nat::Refused;
+use crate::flow::nat::{Inside, Refused};
 use crate::flow::proxy::{Proxy, Said};
 use crate::flow::standing::{Standing, bearing};
 use crate::flow::steering::{Loan, Request, Steering};
@@ -624,9 +624,13 @@ fn install<A: Table>(
         let pool = &policy.pools[usize::from(pool)];
         let given = match loan {
             Some(loan) => loan.mapping,
-            None => flows
-                .map(pool, question.vrf, question.src, question.protocol, question.src_port, cx.now)
-                .map_err(|refused| note_refused(refused, pool.id(), cx.counters))?,
+            None => {
+                let inside = Inside::of(question.vrf, question.src, question.protocol, question.src_port);
+                let is_alone = !cx.neighbours.roles.has_peer();
+                flows
+                    .map((pool, is_alone), inside, cx.now)
+                    .map_err(|refused| note_refused(refused, pool.id(), cx.counters))?
+            }
         };
         mapping = Some(given.id);
         let outside = Ipv4Addr::from(given.addr);

@@ -168,6 +168,21 @@ fn pair_link(config: &Config) -> Option<PairLinkSpec> {
         local: link.local,
         peer: link.peer,
         udp_port: link.udp_port.get() as u16,
+        outside: outside_of_shared(config).map(|interface| interface.name.to_string()).collect(),
+    })
+}
+
+/// The interfaces by which sessions leave that get ports of a shared pool, as far as its rules name them.
+fn outside_of_shared(config: &Config) -> impl Iterator<Item = &config::Interface> {
+    let rules = || config.nat.sources.iter().filter(|rule| rule.shared);
+    config.interfaces.iter().filter(move |interface| {
+        rules().any(|rule| {
+            let is_named = rule.to.zone.is_some() || rule.to.interface.is_some();
+            is_named
+                && interface.vrf == rule.vrf
+                && rule.to.zone.as_ref().is_none_or(|zone| interface.zone.as_ref() == Some(zone))
+                && rule.to.interface.as_ref().is_none_or(|name| interface.name == *name)
+        })
     })
 }
 

@@ -22,6 +22,8 @@ pub struct PairLinkSpec {
     pub peer: IpAddr,
     /// UDP port of both.
     pub udp_port: u16,
+    /// Names of interfaces by which sessions leave that get ports of a shared pool.
+    pub outside: Vec<String>,
 }
 
 /// The link in the tables.
@@ -47,6 +49,8 @@ pub struct PairLink {
     groups: Box<[u16]>,
     /// Groups in an order that both nodes know.
     ranks: AHashMap<u16, u32>,
+    /// Interface slots by which sessions leave that get ports of a shared pool: they are the other side's.
+    outside: AHashSet<u16>,
     /// VRF slots and addresses of interfaces, in key form: what goes to them is for this very node.
     own: AHashSet<(u16, u128)>,
 }
@@ -89,6 +93,7 @@ impl PairLink {
             slots,
             groups: interfaces.iter().map(group).collect(),
             ranks,
+            outside: known_by_name(&spec.outside, interfaces),
             own: own.collect(),
         }
     }
@@ -108,14 +113,24 @@ impl PairLink {
         self.groups.get(usize::from(interface)).copied().unwrap_or(NO_GROUP)
     }
 
-    /// Of two groups, of which each may be [`NO_GROUP`], the one that both nodes take.
-    pub fn first_of(&self, one: u16, other: u16) -> u16 {
-        let rank = |group: &u16| self.ranks.get(group).copied().map_or((1, 0), |rank| (0, rank));
-        std::cmp::min_by_key(one, other, rank)
+    /// The group of what goes between two interfaces, whichever way: of two the one that both nodes take, [`NO_GROUP`] if
+    /// neither has one. Where sessions leave by a shared pool it is that of the other side: each node has its own hosts.
+    pub fn between(&self, one: u16, other: u16) -> u16 {
+        let rank = |interface: &u16| {
+            let group = self.group_of(*interface);
+            let is_outside = self.outside.contains(interface);
+            self.ranks.get(&group).copied().map_or((2, 0), |rank| (u8::from(is_outside), rank))
+        };
+        self.group_of(std::cmp::min_by_key(one, other, rank))
     }
 
     /// True if an address is this node's own, and no other node's.
     pub fn is_own(&self, vrf: u16, addr: u128) -> bool {
         self.own.contains(&(vrf, addr))
     }
+}
+
+fn known_by_name(names: &[String], interfaces: &[Interface]) -> AHashSet<u16> {
+    let known = (0..).zip(interfaces).filter(|(_, interface)| names.contains(&interface.info.name));
+    known.map(|(slot, _)| slot).collect()
 }

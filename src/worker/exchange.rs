@@ -117,7 +117,8 @@ impl Engine {
                 let pool = cx.tables.policy.pools.iter().find(|pool| pool.id() == request.pool);
                 let lent = pool.ok_or(DropReason::PolicyChanged).and_then(|pool| {
                     let refused = |refused| pipeline::note_refused(refused, request.pool, cx.counters);
-                    self.flows.lend(pool, &request, cx.now).map_err(refused)
+                    let is_alone = !cx.neighbours.roles.has_peer();
+                    self.flows.lend((pool, is_alone), &request, cx.now).map_err(refused)
                 });
                 if let Err(Errand::Lent { loan: Ok(loan), .. }) =
                     node.errands[usize::from(borrower)].push(Errand::Lent { request, loan: lent })

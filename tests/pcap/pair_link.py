@@ -169,3 +169,45 @@ def _(case):
     case.rx("lan", here.sends(asks(2))).tx("wan", AT_SERVER.gets(out(2)))
     case.role("other", "blue")
     case.rx("lan", here.sends(asks(3))).tx("sync", to_peer(asks(3), "lan"))
+
+
+SHARED = source_nat("pool", pool=[POOL], shared=True)
+REPLY = lambda port, n=1: rebuilt(ip(S4, POOL) / U(50 + n)(5000, port))
+
+
+@story("pair-link-shared-pool", "Of a pool that both nodes give ports of, a session belongs to the group of its inside: the Active of that gives it a port of its half, and what comes back goes to it, whoever answers for the address.",
+       WHY, pair("red", "blue", SHARED), workers=(1, 2))
+def _(case):
+    here = End("lan", HOST, GW_LAN)
+    asks = rebuilt(ip(H4, S4) / U(21)(4000, 5000))
+    case.role("active", "red").role("other", "blue")
+    port = case.choice("port", 1024, 32767)
+    case.rx("lan", here.sends(asks)).tx("wan", AT_SERVER.gets(rebuilt(ip(POOL, S4, 63) / U(21)(port, 5000))))
+    # Straight to this one: the other node answers for the address.
+    for n in (1, 2):
+        case.rx("wan", from_server(REPLY(port, n))).tx("lan", here.gets(rebuilt(ip(S4, H4, 63) / U(50 + n)(5000, 4000))))
+    # The other node takes over the hosts: it was told of the session.
+    case.role("active", "blue").role("other", "red")
+    case.rx("lan", here.sends(asks)).tx("sync", to_peer(asks, "lan"))
+
+
+c = Case("pair-link-shared-pool-by-port", "What comes to a shared pool and of which nothing is known goes to the node that gives the port; the packet of an ICMP error tells it too. What came from there, or is of this node's half, is decided here.",
+         WHY, pair("red", "blue", SHARED))
+c.role("active", "red").role("other", "blue")
+error = rebuilt(ip(S4, POOL) / ICMP(type=3, code=1) / Raw(bytes(rebuilt(ip(POOL, S4, 1) / U(21)(40000, 5000)))[:28]))
+echo = lambda kind: rebuilt(ip(S4, POOL) / ICMP(type=kind, id=40000, seq=1) / b"echo")
+upper = (REPLY(40000), rebuilt(ip(S4, POOL) / T("S", 1)(80, 65535)), rebuilt(ip(S4, POOL) / T("SA", 1, 1)(80, 32768)),
+         rebuilt(ip(S4, POOL) / U(9)(5000, 600)), error, echo(0))
+for sent in upper:
+    c.rx("wan", from_server(sent)).tx("sync", to_peer(sent, "wan"))
+for sent in (REPLY(32767), rebuilt(ip(S4, POOL) / T("S", 1)(80, 1024)), rebuilt(ip(S4, POOL) / U(9)(5000, 500))):
+    c.rx("wan", from_server(sent), drop="nat-no-mapping")
+    c.rx("sync", from_peer(sent, "wan"), drop="nat-no-mapping")
+for sent in (REPLY(40000), rebuilt(ip(S4, POOL) / T("S", 1)(80, 65535))):
+    c.rx("sync", from_peer(sent, "wan"), drop="nat-no-mapping")
+# In the midst of a connection: the other node may have taken the port while it was alone.
+midst = rebuilt(ip(S4, POOL) / T("SA", 1, 1)(80, 1024))
+c.rx("wan", from_server(midst)).tx("sync", to_peer(midst, "wan"))
+# Who answers for the address has what has no port.
+for sent in (echo(8), rebuilt(ip(S4, POOL, proto=47) / Raw(b"\0\0\x88\xbe" + bytes(8)))):
+    c.rx("wan", from_server(sent)).tx("sync", to_peer(sent, "wan"))

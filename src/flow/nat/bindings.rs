@@ -24,7 +24,7 @@ use super::blocks::{BlockClaims, Owner, Unit, pick};
 use super::events::{Event, EventKind, EventRing};
 use super::index::Index;
 use super::page::{LISTS, NONE, PAGE, Page, Slab, Slot, State, is_over, ms_up};
-use super::pool::{Kind, Pairing, Pool};
+use super::pool::{Giver, Kind, Pairing, Pool};
 use super::{Inside, Protocol, host_of};
 use crate::mem::{HugeSlice, MemoryError, prefetch};
 use crate::packet::hash::{self, Key};
@@ -114,6 +114,8 @@ pub struct Outside<'a> {
     pub claims: &'a BlockClaims,
     /// In whose name blocks are claimed.
     pub owner: Owner,
+    /// The other node of a pair is not heard: what it would give of a pool that both share may be given here.
+    pub is_alone: bool,
 }
 
 /// A mapping: what an inside endpoint looks like from outside.
@@ -722,11 +724,31 @@ impl Bindings {
         }
     }
 
-    /// A page of the endpoint's host with a free port: one it has, a new one in a block it has, a new block.
+    /// A page of the endpoint's host with a free port. Of a pool that two nodes share in this node's half; when that has
+    /// none left and nobody else gives ports of the other half, there.
     fn page_with_room(
         &mut self,
         outside: Outside<'_>,
         inside: &Inside,
+        now: Nanos,
+        random: u64,
+    ) -> Result<u32, Refused> {
+        match self.page_of_giver(outside, inside, Giver::Here, now, random) {
+            Err(Refused::PoolExhausted | Refused::AddressExhausted)
+                if outside.is_alone && outside.pool.is_shared() =>
+            {
+                self.page_of_giver(outside, inside, Giver::Peer, now, random)
+            }
+            result => result,
+        }
+    }
+
+    /// The same, of what one node gives: a page the host has, a new one in a block it has, a new block.
+    fn page_of_giver(
+        &mut self,
+        outside: Outside<'_>,
+        inside: &Inside,
+        giver: Giver,
         now: Nanos,
         random: u64,
     ) -> Result<u32, Refused> {
@@ -736,7 +758,7 @@ impl Bindings {
         let mut host = self.find_host(pool.id(), inside.vrf, inside.host());
         if let Some(known) = host {
             let moved = self.has_moved(known, pool);
-            match self.page_of_host(known, list, now) {
+            match self.page_of_host(known, pool, (list, giver), now) {
                 Some(page) if !moved && self.is_in_pool(pool, &self.pages[page]) => return Ok(page),
                 None if !moved && self.keeps_its_blocks(known, pool) => {}
                 _ => {
@@ -749,14 +771,14 @@ impl Bindings {
             return Err(Refused::TableFull);
         }
         if let Some(known) = host
-            && let Some((block, unit)) = self.unit_without_page(known, pool, list, random)
+            && let Some((block, unit)) = self.unit_without_page(known, pool, (list, giver), random)
         {
             return Ok(self.add_page(block, unit, list, pool.mask(unit)));
         }
         if !self.blocks.has_room() || (host.is_none() && !self.hosts.has_room()) {
             return Err(Refused::TableFull);
         }
-        let claimed = self.claim(outside, host, inside, low, random)?;
+        let claimed = self.claim(outside, host, inside, (low, giver), random)?;
         let host = host.unwrap_or_else(|| self.add_host(pool, inside, claimed.addr));
         let unit = Unit(claimed.first.0 + (random as u16) % claimed.units);
         let block = self.add_block(host, pool, claimed, now);
@@ -790,20 +812,30 @@ impl Bindings {
     }
 
     /// A page of the list with a free port. Pages with one stand at the front.
-    fn page_of_host(&mut self, host: u32, list: u8, now: Nanos) -> Option<u32> {
+    fn page_of_host(
+        &mut self,
+        host: u32,
+        pool: &Pool,
+        (list, giver): (u8, Giver),
+        now: Nanos,
+    ) -> Option<u32> {
         let first = self.hosts[host].pages[usize::from(list)];
         let mut page = first;
-        for _ in 0..REAP_PAGES {
+        // Pages of the other half may stand before those with room.
+        let looked_at = if pool.is_shared() { 4 * REAP_PAGES } else { REAP_PAGES };
+        for _ in 0..looked_at {
             if page == NONE {
                 return None;
             }
-            if self.pages[page].free() != 0 {
-                return Some(page);
-            }
             let next = self.pages[page].next;
-            self.reap(page, now);
-            if self.pages[page].free() != 0 {
-                return Some(page);
+            if pool.is_of(self.pages[page].unit, giver) {
+                if self.pages[page].free() != 0 {
+                    return Some(page);
+                }
+                self.reap(page, now);
+                if self.pages[page].free() != 0 {
+                    return Some(page);
+                }
             }
             page = if next == first { NONE } else { next };
         }
@@ -811,7 +843,13 @@ impl Bindings {
     }
 
     /// A unit of the host's blocks that has no page of this list yet.
-    fn unit_without_page(&self, host: u32, pool: &Pool, list: u8, random: u64) -> Option<(u32, Unit)> {
+    fn unit_without_page(
+        &self,
+        host: u32,
+        pool: &Pool,
+        (list, giver): (u8, Giver),
+        random: u64,
+    ) -> Option<(u32, Unit)> {
         let entry = &self.hosts[host];
         let low = list & 1 == 1;
         if entry.page_counts[usize::from(list)] >= entry.units[usize::from(low)] {
@@ -825,6 +863,7 @@ impl Bindings {
             let mut fresh = units.filter(|unit| {
                 unit.is_low() == low
                     && block.vrf == pool.vrf()
+                    && pool.is_of(*unit, giver)
                     && pool.admits(
                         (entry.vrf, entry.key()),
                         block.addr,
@@ -847,11 +886,11 @@ impl Bindings {
         outside: Outside<'_>,
         host: Option<u32>,
         inside: &Inside,
-        low: bool,
+        (low, giver): (bool, Giver),
         random: u64,
     ) -> Result<Claimed, Refused> {
-        let Outside { pool, claims, owner } = outside;
-        let (blocks, own) =
+        let Outside { pool, claims, owner, .. } = outside;
+        let (mut blocks, own) =
             host.map_or((0, 0), |host| (self.hosts[host].block_count, self.hosts[host].own_units));
         let mut paired = host.and_then(|host| pool.index_of(self.hosts[host].addr));
         if let Some(computed) = pool.deterministic() {
@@ -873,10 +912,14 @@ impl Bindings {
             }
             paired = Some(place.address);
         }
+        if blocks - own >= pool.max_blocks_per_host() && pool.is_shared() {
+            // What the other node has given it is no reason to give it nothing here.
+            blocks = host.map_or(0, |host| self.blocks_of_giver(host, pool, giver));
+        }
         if blocks - own >= pool.max_blocks_per_host() {
             return Err(Refused::HostQuota);
         }
-        let (search, units) = pool.search(low);
+        let (search, units) = pool.search(low, giver);
         let at = |index: u32| {
             let slot = pool.slot(index);
             let first = claims.claim_any(slot, search.clone(), units, owner, random as u32)?;
@@ -897,6 +940,17 @@ impl Bindings {
         let others =
             (1..count.min(u64::from(ADDRESSES_TRIED))).map(|step| (first + skip % count + step) % count);
         std::iter::once(first).chain(others).find_map(|index| at(index as u32)).ok_or(Refused::PoolExhausted)
+    }
+
+    /// The host's blocks in what a node gives of a pool that two share.
+    fn blocks_of_giver(&self, host: u32, pool: &Pool, giver: Giver) -> u16 {
+        let (mut at, mut count) = (self.hosts[host].blocks, 0);
+        while at != NONE {
+            let block = &self.blocks[at];
+            count += u16::from(pool.is_of(block.first, giver));
+            at = block.next;
+        }
+        count
     }
 
     fn add_host(&mut self, pool: &Pool, inside: &Inside, addr: u32) -> u32 {

@@ -23,6 +23,8 @@ mod index;
 mod page;
 pub mod pool;
 #[cfg(test)]
+mod shared;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod twin;
@@ -36,7 +38,7 @@ pub use bindings::{Bindings, Capacity, Limits, Mapping, MappingView, NotRestored
 pub use blocks::{BlockClaims, Owner};
 pub use deterministic::{BadSubscribers, InsideRange, Share, Shared, Subscribers};
 pub use events::{Event, EventKind};
-pub use pool::{AddressRange, BadPool, Blocks, Pairing, Pool, PoolSpec, Ports};
+pub use pool::{AddressRange, BadPool, Blocks, Giver, Half, Pairing, Pool, PoolSpec, Ports, SharedBlocks};
 
 /// What has a port space of its own at an external address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 
 use super::blocks::{
-    AddressesFull, BlockClaims, FIRST_HIGH_PORT, HIGH_WORDS, LOW_WORDS, UNIT_PORTS, UNIT_WORDS, Unit, UnitSet,
+    AddressesFull, BlockClaims, FIRST_HIGH_PORT, HIGH_WORDS, LOW_WORDS, UNIT_PORTS, UNIT_WORDS, UNITS, Unit,
+    UnitSet,
 };
 use super::deterministic::{BadSubscribers, Deterministic, Shared, Subscribers};
 
@@ -61,6 +62,24 @@ pub enum Pairing {
     Arbitrary,
 }
 
+/// A half of the ports of each address of a pool that both nodes of a pair give ports of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// From the first port on, and of well-known ports those under 512.
+    Lower,
+    /// The others.
+    Upper,
+}
+
+/// Which node gives a port out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Giver {
+    /// This one.
+    Here,
+    /// The other one of the pair.
+    Peer,
+}
+
 /// A pool as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolSpec {
@@ -80,6 +99,8 @@ pub struct PoolSpec {
     pub pairing: Pairing,
     /// RFC 7422: whose blocks are computed, not chosen.
     pub deterministic: Option<Subscribers>,
+    /// The other node of a pair gives ports of it as well, and this half is this node's.
+    pub half: Option<Half>,
 }
 
 impl PoolSpec {
@@ -94,6 +115,7 @@ impl PoolSpec {
             max_blocks_per_host: DEFAULT_MAX_BLOCKS_PER_HOST,
             pairing: Pairing::Paired,
             deterministic: None,
+            half: None,
         }
     }
 }
@@ -122,6 +144,9 @@ pub enum BadPool {
     /// No block fits in.
     #[error("ports {0}-{1} have no whole aligned block of {2}")]
     NoBlock(u16, u16, u16),
+    /// One of the nodes would have nothing to give.
+    #[error("ports {0}-{1} have no whole aligned block of {2} in each half: two nodes share them")]
+    NoHalf(u16, u16, u16),
     /// Nobody could get a port.
     #[error("blocks per host: 1 to 65535")]
     NoBlocksPerHost,
@@ -165,6 +190,52 @@ pub struct Blocks {
     pub given: u32,
 }
 
+/// Blocks of a pool that two nodes share, as far as this node knows of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedBlocks {
+    /// This node's half.
+    pub half: Half,
+    /// First and last port of it.
+    pub ports: (u16, u16),
+    /// Of this node's half.
+    pub own: Blocks,
+    /// Of the other's: what it has told of, and what was given while it was not heard.
+    pub peers: Blocks,
+}
+
+/// The units of a pool that two nodes share. Which is in which half follows from its ports alone: nodes whose blocks are
+/// of different sizes, in the middle of a change, still have the same halves.
+#[derive(Debug)]
+struct Halves {
+    half: Half,
+    own: UnitSet,
+    peers: UnitSet,
+}
+
+impl Halves {
+    fn of(eligible: &UnitSet, half: Half, (first, last): (u16, u16)) -> Halves {
+        let (first, count) = (Unit::of(first).0, Unit::of(last).0 - Unit::of(first).0 + 1);
+        // As coarse as an eighth of the ports allows: no block lies across it.
+        let grain = 1 << (count / 8).max(1).ilog2().min(6);
+        let middle = (first + count / 2 + grain / 2) / grain * grain;
+        let low_middle = Unit::of(FIRST_HIGH_PORT / 2).0;
+        let is_lower = |unit: u16| unit < if Unit(unit).is_low() { low_middle } else { middle };
+        let (mut own, mut peers) = ([0; UNIT_WORDS], [0; UNIT_WORDS]);
+        for unit in (0..UNITS as u16).filter(|unit| Unit(*unit).is_in(eligible)) {
+            let is_own = is_lower(unit) == (half == Half::Lower);
+            Unit(unit).add_to(if is_own { &mut own } else { &mut peers });
+        }
+        Halves { half, own, peers }
+    }
+
+    fn of_giver(&self, giver: Giver) -> &UnitSet {
+        match giver {
+            Giver::Here => &self.own,
+            Giver::Peer => &self.peers,
+        }
+    }
+}
+
 /// A compiled pool.
 #[derive(Debug)]
 pub struct Pool {
@@ -180,6 +251,7 @@ pub struct Pool {
     /// Units that are claimed dynamically.
     eligible: UnitSet,
     deterministic: Option<Deterministic>,
+    halves: Option<Box<Halves>>,
 }
 
 impl Pool {
@@ -224,6 +296,12 @@ impl Pool {
         if deterministic.is_none() && !eligible[HIGH_WORDS].iter().any(blocks) {
             return Err(BadPool::NoBlock(first, last, size));
         }
+        let halves = spec.half.map(|half| Box::new(Halves::of(&eligible, half, (first, last))));
+        if let Some(halves) = &halves
+            && ![&halves.own, &halves.peers].iter().all(|units| units[HIGH_WORDS].iter().any(blocks))
+        {
+            return Err(BadPool::NoHalf(first, last, size));
+        }
         let slots = ranges.iter().flat_map(|range| range.first..=range.last);
         let slots: Result<_, AddressesFull> = slots.map(|addr| claims.register(spec.vrf, addr)).collect();
         Ok(Pool {
@@ -237,6 +315,7 @@ impl Pool {
             pairing: spec.pairing,
             eligible,
             deterministic,
+            halves,
         })
     }
 
@@ -276,15 +355,49 @@ impl Pool {
         self.ranges.iter().map(|range| AddressRange { first: range.first.into(), last: range.last.into() })
     }
 
+    /// True if the other node of a pair gives ports of it as well.
+    #[inline]
+    pub fn is_shared(&self) -> bool {
+        self.halves.is_some()
+    }
+
+    /// Which node gives a port of a shared pool. `None`: none of its ports, or of a pool that is not shared.
+    pub fn giver(&self, port: u16) -> Option<Giver> {
+        let halves = self.halves.as_ref().filter(|_| self.ports.contains(port))?;
+        let unit = Unit::of(port);
+        [Giver::Here, Giver::Peer].into_iter().find(|giver| unit.is_in(halves.of_giver(*giver)))
+    }
+
+    /// How many blocks of either half of a shared pool hosts have, low ports left out.
+    pub fn shared_blocks(&self, claims: &BlockClaims) -> Option<SharedBlocks> {
+        let halves = self.halves.as_ref()?;
+        let blocks = |units: &UnitSet| self.blocks_among(units, claims);
+        let all = (0..UNITS as u16).map(Unit);
+        let mut units = all.filter(|unit| !unit.is_low() && unit.is_in(&halves.own));
+        // Both halves have a block: the check has seen to that.
+        let first = units.next()?;
+        let last = units.next_back().unwrap_or(first);
+        Some(SharedBlocks {
+            half: halves.half,
+            ports: (first.first_port().max(self.ports.first), last.last_port().min(self.ports.last)),
+            own: blocks(&halves.own),
+            peers: blocks(&halves.peers),
+        })
+    }
+
     /// How many of its blocks hosts have, low ports left out. Pools with ports of one address each see their own.
     pub fn blocks(&self, claims: &BlockClaims) -> Blocks {
         // All ports between the first and the last, computed blocks included.
         let mut units = [0; UNIT_WORDS];
         (Unit::of(self.ports.first).0..=Unit::of(self.ports.last).0)
             .for_each(|unit| Unit(unit).add_to(&mut units));
+        self.blocks_among(&units, claims)
+    }
+
+    fn blocks_among(&self, units: &UnitSet, claims: &BlockClaims) -> Blocks {
         let whole = |word: &u64| super::blocks::aligned_runs(*word, self.block_units).count_ones();
         let each: u32 = units[HIGH_WORDS].iter().map(whole).sum();
-        let given: u32 = self.slots.iter().map(|slot| claims.claimed_among(*slot, &units)).sum();
+        let given: u32 = self.slots.iter().map(|slot| claims.claimed_among(*slot, units)).sum();
         Blocks { all: each * self.addresses(), given: given.div_ceil(u32::from(self.block_units)) }
     }
 
@@ -347,9 +460,21 @@ impl Pool {
         self.ports.low && inside.port < FIRST_HIGH_PORT && inside.protocol.has_low_ports()
     }
 
-    /// Units to search for a block, and how many of them make one.
-    pub(super) fn search(&self, low: bool) -> ((&UnitSet, std::ops::Range<usize>), u16) {
-        if low { ((&self.eligible, LOW_WORDS), 1) } else { ((&self.eligible, HIGH_WORDS), self.block_units) }
+    /// Units to search for a block of what a node gives out, and how many of them make one.
+    pub(super) fn search(&self, low: bool, giver: Giver) -> ((&UnitSet, std::ops::Range<usize>), u16) {
+        let units = self.halves.as_ref().map_or(&self.eligible, |halves| halves.of_giver(giver));
+        if low { ((units, LOW_WORDS), 1) } else { ((units, HIGH_WORDS), self.block_units) }
+    }
+
+    /// Units that make a block.
+    pub(super) fn units_of_block(&self, low: bool) -> u16 {
+        if low { 1 } else { self.block_units }
+    }
+
+    /// True if this node gives out the ports of a unit.
+    #[inline]
+    pub(super) fn is_of(&self, unit: Unit, giver: Giver) -> bool {
+        self.halves.as_ref().is_none_or(|halves| unit.is_in(halves.of_giver(giver)))
     }
 
     /// The ports of `unit` that may be given away, as bits.

@@ -54,7 +54,7 @@ impl Gate {
     }
 
     fn map(&mut self, inside: Inside) -> Result<Mapping, Refused> {
-        let outside = Outside { pool: &self.pool, claims: &self.claims, owner: OWNER };
+        let outside = Outside { pool: &self.pool, claims: &self.claims, owner: OWNER, is_alone: false };
         self.bindings.map(outside, inside, self.now, self.random.word())
     }
 
@@ -644,7 +644,7 @@ fn cost_of_map_and_release() {
     let pages = MAPPINGS as usize / 64 + 1;
     let capacity = Capacity { mappings: MAPPINGS as usize, hosts: pages, blocks: pages, pages };
     let mut bindings = Bindings::new(capacity, Limits::default(), Key::default()).expect("memory");
-    let outside = Outside { pool: &pool, claims: &claims, owner: OWNER };
+    let outside = Outside { pool: &pool, claims: &claims, owner: OWNER, is_alone: false };
     let mut random = Random(1);
     let mut order: Vec<u32> = (0..MAPPINGS).collect();
     (1..order.len()).rev().for_each(|at| order.swap(at, random.word() as usize % (at + 1)));

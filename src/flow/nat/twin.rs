@@ -153,7 +153,7 @@ impl Twin {
         let known = self.lent.iter().find(|(_, lent)| lent.inside == inside && lent.era == era);
         let known = known.map(|(place, lent)| (*place, lent.clone()));
         let pool = &self.pools[self.pool];
-        let outside = Outside { pool, claims: &self.claims, owner: Twin::owner(worker) };
+        let outside = Outside { pool, claims: &self.claims, owner: Twin::owner(worker), is_alone: false };
         let predicted = self.workers[worker].find(pool, &inside);
         let result = self.workers[worker].map(outside, inside, self.now, self.random.word());
         match result {

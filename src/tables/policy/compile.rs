@@ -25,7 +25,7 @@ use crate::config::{
     Service, Sharing,
 };
 use crate::flow::Timers;
-use crate::flow::nat::{self, BlockClaims, Pool, PoolSpec};
+use crate::flow::nat::{self, BlockClaims, Half, Pool, PoolSpec};
 use crate::flow::tcp::TcpTimers;
 use crate::neighbours::{is_v4_key, v4_key};
 use crate::packet::hash::Key;
@@ -244,7 +244,9 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
                 let sharing = Sharing::of(config, rule)
                     .unwrap_or_else(|(key, _, allowed)| unreachable!("checked: {key} {allowed}"));
                 let name = rule.name.as_str();
-                Source::Pool(pools.pool(&mut build, name, vrf, (ranges, rule.ports), sharing.as_ref())?)
+                let half = config.pair.as_ref().filter(|_| rule.shared).map(half_of);
+                let of = (ranges.as_slice(), rule.ports);
+                Source::Pool(pools.pool(&mut build, name, vrf, of, sharing.as_ref(), half)?)
             }
             Some(NatPool::Interface) => {
                 let mut by_interface = AHashMap::new();
@@ -255,8 +257,14 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
                     let address = interface.addresses.iter().map(|own| own.address()).find(IpAddr::is_ipv4);
                     let (true, Some(address)) = (is_meant, address) else { continue };
                     let ports = Some(rule.ports.unwrap_or(Nat::INTERFACE_PORTS));
-                    let pool =
-                        pools.pool(&mut build, rule.name.as_str(), vrf, (&[address.into()], ports), None)?;
+                    let pool = pools.pool(
+                        &mut build,
+                        rule.name.as_str(),
+                        vrf,
+                        (&[address.into()], ports),
+                        None,
+                        None,
+                    )?;
                     by_interface.insert(build.interface(interface.name.as_str())?, pool);
                 }
                 Source::Interface(by_interface)
@@ -370,6 +378,11 @@ pub fn policy(config: &Config, compiler: &mut Compiler) -> Result<Policy, Compil
         said: Arc::new(Said::new(config, &compiler.policy_slots)),
         ..behaviour
     })
+}
+
+/// Which half of a shared pool is this node's: no config says it, both nodes know it.
+fn half_of(pair: &config::Pair) -> Half {
+    if pair.local < pair.peer { Half::Lower } else { Half::Upper }
 }
 
 /// Whose the public addresses of a config are.
@@ -565,6 +578,7 @@ impl Pools {
         vrf: u16,
         (ranges, ports): (&[AddressRange], Option<PortRange>),
         sharing: Option<&Sharing>,
+        half: Option<Half>,
     ) -> Result<u16, CompileError> {
         let nat = &build.config.nat;
         let outside_vrf = build.compiler.vrfs.name(vrf);
@@ -598,6 +612,7 @@ impl Pools {
         spec.block_size = nat.block_size.ports();
         spec.max_blocks_per_host = nat.max_blocks_per_host.get() as u16; // at most 1008
         spec.deterministic = subscribers;
+        spec.half = half;
         if let Some(ports) = ports {
             spec.ports = nat::Ports { first: ports.first(), last: ports.last(), low: false };
         }
@@ -718,7 +733,7 @@ impl<'a> Build<'a> {
     fn nat64(&mut self, rule: &config::Nat64, pools: &mut Pools) -> Result<Nat64Rule, CompileError> {
         let Some(prefix) = rule.embedding() else { unreachable!("checked: a prefix of RFC 6052") };
         let vrf = self.compiler.vrf_slot(rule.vrf.as_str())?;
-        let pool = pools.pool(self, rule.name.as_str(), vrf, (&rule.pool, rule.ports), None)?;
+        let pool = pools.pool(self, rule.name.as_str(), vrf, (&rule.pool, rule.ports), None, None)?;
         let from = self.side(&rule.from)?;
         let slot = self.compiler.policy_slots.nat_rule("nat64", rule.name.as_str())?;
         Ok(Nat64Rule { prefix, from, vrf, pool, slot })

@@ -519,6 +519,12 @@ impl Policy {
         self.pool_of.get(&(vrf, addr.into())).copied()
     }
 
+    /// The pool with the address, if both nodes of a pair give ports of it.
+    pub fn shared_pool(&self, vrf: u16, addr: Ipv4Addr) -> Option<&Pool> {
+        let pool = &self.pools[usize::from(self.pool_of(vrf, addr)?)];
+        pool.is_shared().then_some(pool)
+    }
+
     /// True if NAT answers for the address, so that neighbours who ask for it must be told our MAC address.
     fn answers_for(&self, vrf: u16, addr: u128) -> bool {
         self.destinations.has(vrf, addr)

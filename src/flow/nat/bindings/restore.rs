@@ -73,7 +73,7 @@ impl Bindings {
     /// A page for a unit that has none of this list yet.
     fn page_at(
         &mut self,
-        Outside { pool, claims, owner }: Outside<'_>,
+        Outside { pool, claims, owner, .. }: Outside<'_>,
         inside: &Inside,
         (addr, unit, list, kind): (u32, Unit, u8, Kind),
         now: Nanos,
@@ -90,8 +90,7 @@ impl Bindings {
         }
         let slot = pool.index_of(addr).map(|index| pool.slot(index)).ok_or(NotRestored::NotInPool)?;
         // As blocks lie when they are claimed: aligned to their size.
-        let (_, size) = pool.search(unit.is_low());
-        let whole = if kind == Kind::Deterministic { 1 } else { size };
+        let whole = if kind == Kind::Deterministic { 1 } else { pool.units_of_block(unit.is_low()) };
         let aligned = Unit(unit.0 - unit.0 % whole);
         let (first, units) = if claims.claim(slot, aligned, whole, owner) {
             (aligned, whole)
@@ -166,7 +165,7 @@ mod tests {
     impl Side {
         fn outside(&mut self) -> (Outside<'_>, &mut Bindings) {
             let Side { claims, pool, bindings } = self;
-            (Outside { pool, claims, owner: Owner::new(0).expect("small") }, bindings)
+            (Outside { pool, claims, owner: Owner::new(0).expect("small"), is_alone: false }, bindings)
         }
 
         fn map(&mut self, inside: Inside, random: u64) -> Mapping {
