@@ -554,6 +554,21 @@ impl SlowPath {
         add(&cx.counters.originated, sent);
     }
 
+    /// Asks for the next hops of the same tunnels that are not known.
+    pub fn look_for_tunnels(&mut self, link: u16, cx: &Context<'_>, pool: &mut FramePool) {
+        let Some(interface) = cx.tables.interfaces.get(usize::from(link)) else { return };
+        let bridge = cx.tables.bridges.get(interface.bridge).filter(|_| interface.is_segment());
+        let members = bridge.into_iter().flat_map(|bridge| &bridge.members).map(|member| member.interface);
+        for slot in members.chain([link]) {
+            let egress = cx.tables.interface(slot);
+            let Some(overlay) = cx.tables.overlays.get(egress.overlay) else { continue };
+            for remote in overlay.remotes() {
+                // What it finds is used when there is something to send.
+                let _ = self.tunnel(egress, overlay, *remote, cx, pool);
+            }
+        }
+    }
+
     fn replicate(
         &mut self,
         frame: &Frame,

@@ -305,6 +305,10 @@ impl Engine {
                     self.slow.send_into_tunnels(link, &frame, cx, &mut self.pool);
                     self.send_emitted(cx, node, queues);
                 }
+                Spoken::Ways { link } => {
+                    self.slow.look_for_tunnels(link, cx, &mut self.pool);
+                    self.send_emitted(cx, node, queues);
+                }
                 // Of a port that newer tables have.
                 Spoken::Received { port, .. } if usize::from(port) >= cx.tables.ports.len() => {}
                 Spoken::Received { port, frame } => match self.pool.take_filled(&frame) {

@@ -51,6 +51,11 @@ pub enum Spoken {
         /// The frame.
         frame: Vec<u8>,
     },
+    /// Next hops of the same tunnels are to be known before there is something to send.
+    Ways {
+        /// Interface slot.
+        link: u16,
+    },
     /// A frame that was received, as it was on the wire: hosts of its bridge wait for it as well.
     Received {
         /// Port slot.

@@ -157,6 +157,9 @@ fn a_host_that_comes_over_goes_on_at_its_address_in_the_other_half() {
     assert_eq!(second.map(inside(1, 9000), false), Err(Refused::HostQuota));
 }
 
+/// Whose an address and port is, and its sessions by their mappings on both nodes.
+type Holder = (Inside, Vec<[u32; 2]>);
+
 #[derive(Clone, Copy, Debug)]
 enum Op {
     /// A host's endpoint opens a session at a node.
@@ -178,7 +181,7 @@ proptest! {
     #[test]
     fn no_port_is_given_by_both(ops in prop::collection::vec(op(), 1..400)) {
         let mut nodes = Node::pair(&spec());
-        let mut whose: BTreeMap<(u32, u16), (Inside, Vec<[u32; 2]>)> = BTreeMap::new();
+        let mut whose: BTreeMap<(u32, u16), Holder> = BTreeMap::new();
         for op in ops {
             match op {
                 Op::Map { node, host, port } => {

@@ -32,6 +32,9 @@ use crate::worker::{Node, Spoken};
 const FLOOD_PAUSE: Duration = Duration::from_millis(1);
 /// How often it is looked whether the other node's sessions are here, while it is waited for them.
 const WAIT_STEP: Duration = Duration::from_millis(50);
+/// How often the next hops of tunnels are looked for: a Backup sends nothing that would have them known, and its first
+/// advertisement should not wait for them.
+const LOOK_STEP: Duration = Duration::from_secs(10);
 /// Who did not run for so long may have been given up by the pair's peer; it sleeps no longer than [`RETRY`].
 const ABSENCE: Duration = Duration::from_millis(1500);
 /// What the rest of the node may have open: rings, programs, maps, files, and those who ask the control socket.
@@ -229,6 +232,8 @@ struct Runner {
     /// As [`NodePlan::tunnels`].
     tunnelled: Vec<u16>,
     tunnels: Tunnels,
+    /// When their next hops are looked for.
+    look_due: Nanos,
     paths: Paths,
     trackers: Vec<(String, Vec<Tracker>)>,
     /// As [`HaStatus::behind`].
@@ -265,6 +270,7 @@ impl Runner {
             sockets: Sockets::new("virtual routers", filter::vrrp),
             tunnelled: Vec::new(),
             tunnels: Tunnels::default(),
+            look_due: Nanos(0),
             paths: Paths::new(&ha.node, ha.seed),
             trackers: Vec::new(),
             behind: Vec::new(),
@@ -314,6 +320,7 @@ impl Runner {
                 self.set_plan(&mut out);
             }
             self.paths.try_again(self.now());
+            self.look_for_tunnels();
             // First what has come in: whoever was kept from running must not take that for silence.
             let unread = self.receive(&mut out);
             let unread_paths = self.paths.receive(self.now());
@@ -424,7 +431,7 @@ impl Runner {
         self.perform(out);
         self.sockets.follow(devices, self.now());
         self.tunnels.follow(ends, self.now());
-        self.tunnelled = tunnels;
+        (self.tunnelled, self.look_due) = (tunnels, self.now());
         self.paths.follow(paths, self.now());
         (self.plan, self.trackers) = (plan, trackers);
         self.set_plan(out);
@@ -444,6 +451,16 @@ impl Runner {
         }
         self.engine.set_plan(plan, self.now(), out);
         self.perform(out);
+    }
+
+    /// It sleeps no longer than [`RETRY`].
+    fn look_for_tunnels(&mut self) {
+        let now = self.now();
+        if now >= self.look_due {
+            self.look_due = now.plus(LOOK_STEP);
+            // What the workers do not take they are asked for the next time.
+            self.tunnelled.iter().for_each(|link| _ = self.node.speak(Spoken::Ways { link: *link }));
+        }
     }
 
     /// True if a link has tunnels.
