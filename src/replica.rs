@@ -26,6 +26,7 @@ use crate::neighbours::ip_of;
 use crate::packet::hash::Key;
 use crate::pipeline::replica::{NotInstalled, Round};
 use crate::pipeline::{Context, Table, replica};
+use crate::tables::bridge::is_scope;
 use crate::telemetry::add;
 use crate::time::Nanos;
 
@@ -776,7 +777,10 @@ impl Why {
 fn digest_of<A: Table>(session: u32, desk: &Desk, cx: &Context<'_>, flows: &Flows) -> Option<Digest> {
     let (table, sums) = (A::shared(flows), desk.sums.get()?);
     let key = Key(sums.key[0].load(Relaxed), sums.key[1].load(Relaxed));
-    let mark = |vrf: u16| cx.tables.vrfs.get(usize::from(vrf)).map_or(0, |vrf| vrf.mark);
+    let mark = |vrf: u16| match is_scope(vrf) {
+        true => cx.tables.bridges.of_scope(vrf).map_or(0, |bridge| bridge.mark),
+        false => cx.tables.vrfs.get(usize::from(vrf)).map_or(0, |vrf| vrf.mark),
+    };
     table.is_live(session).then(|| Digest::of(table, session, key, mark))?
 }
 

@@ -919,3 +919,101 @@ fn hairpins_are_told_with_both_mappings() {
         labs.into_iter().for_each(Lab::stop);
     }
 }
+
+/// One segment of two ports, which have zones.
+const SEGMENT: &str = r#"
+schema = 1
+[[port]]
+name = "in"
+device = "eth1"
+[[port]]
+name = "out"
+device = "eth2"
+[[bridge]]
+name = "seg"
+members = [{ port = "in", zone = "inside" }, { port = "out", zone = "outside" }]
+loop_probe_s = 0
+[[rule]]
+name = "out"
+action = "allow"
+from = { zone = "inside" }
+"#;
+
+/// The client on the one port and the server on the other, by MAC and IP address.
+const STATIONS: [([u8; 6], [u8; 4]); 2] =
+    [([2, 0, 0, 0, 1, 1], [10, 0, 0, 1]), ([2, 0, 0, 0, 2, 2], [10, 0, 0, 2])];
+
+/// A segment from a station to the other one.
+fn between(from: usize, port: u16, flags: u8, [seq, ack]: [u32; 2], len: usize) -> Vec<u8> {
+    let [(mac, addr), (other_mac, other)] = [STATIONS[from], STATIONS[1 - from]];
+    let (src, dst) = if from == 0 { (port, 80) } else { (80, port) };
+    let mut tcp = PacketBuilder::ethernet2(mac, other_mac).ipv4(addr, other, 64).tcp(src, dst, seq, 20_000);
+    tcp = if flags & SYN != 0 { tcp.syn() } else { tcp };
+    tcp = if flags & ACK != 0 { tcp.ack(ack) } else { tcp };
+    let mut frame = Vec::new();
+    tcp.write(&mut frame, &vec![7; len]).expect("a vector takes everything");
+    frame
+}
+
+impl Lab {
+    /// True if the other station gets this frame as it is, and nobody anything else.
+    fn bridges(&mut self, from: usize, frame: &[u8], queue: usize) -> bool {
+        let queue = queue % self.workers.len();
+        self.cables[from].send(queue, [frame.to_vec()]);
+        self.settle();
+        assert_eq!(self.cables[from].take().len(), 0, "nothing goes back");
+        let out = self.cables[1 - from].take();
+        assert!(out.iter().all(|out| **out == *frame));
+        out.len() == 1
+    }
+
+    /// Has the stations learned.
+    fn meet(&mut self) {
+        for (port, (mac, _)) in STATIONS.iter().enumerate() {
+            let look = [&[0xff; 6][..], mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], mac, &[0; 36]].concat();
+            self.cables[port].send(0, [look]);
+            self.settle();
+            self.cables[1 - port].take();
+        }
+    }
+}
+
+/// A node that takes a bridge over has never heard of its stations. It lets through what is known of the sessions between
+/// members in different zones, and no connection in its midst besides.
+#[test]
+fn a_connection_between_members_goes_on_at_the_other_node() {
+    for (workers, speaks_first) in [([1, 1], 0), ([2, 1], 1), ([1, 2], 0), ([2, 2], 1)] {
+        let (mut first, mut second) = (Lab::new(workers[0], SEGMENT, 10), Lab::new(workers[1], SEGMENT, 900));
+        first.meet();
+        for (from, flags, numbers, len) in [
+            (0, SYN, [1000, 0], 0),
+            (1, SYN | ACK, [5000, 1001], 0),
+            (0, ACK, [1001, 5001], 10),
+            (1, ACK, [5001, 1011], 20),
+        ] {
+            assert!(first.bridges(from, &between(from, 4000, flags, numbers, len), from), "{flags}");
+        }
+        first.tell(&mut second);
+        assert_eq!((second.sessions(), second.refused()), (1, 0));
+        let answered = |lab: &Lab| {
+            lab.node
+                .replicas()
+                .iter()
+                .map(|desk| desk.known())
+                .fold((0, 0), |sum, known| (sum.0 + known.0, sum.1 + known.1))
+        };
+        assert_eq!(answered(&first), (1, 1), "nothing keeps it from leaving");
+        assert_eq!(first.sums(1), second.sums(1));
+        assert!(first.sums(2).iter().any(|sum| *sum != 0));
+
+        // Stations are found by what they send.
+        let there = [between(0, 4000, ACK, [1011, 5021], 30), between(1, 4000, ACK, [5021, 1011], 40)];
+        for from in [speaks_first, 1 - speaks_first, speaks_first] {
+            assert!(second.bridges(from, &there[from], from + 1), "from {from}, {workers:?}");
+        }
+        assert!(!second.bridges(0, &between(0, 4001, ACK, [1011, 5021], 30), 0), "nobody has told of that");
+        assert!(!second.bridges(1, &between(1, 4001, SYN, [1, 0], 0), 0), "no rule leads there");
+        first.stop();
+        second.stop();
+    }
+}

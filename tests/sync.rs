@@ -16,6 +16,7 @@ use softgate::ha::sync::machine::{BLOCK_RECORDS, HEARTBEAT, SILENCE};
 use softgate::ha::sync::wire::{Item, items};
 use softgate::ha::sync::{BadDatagram, Link, Machine, Names, PairKey, Told};
 use softgate::neighbours::v4_key;
+use softgate::tables::bridge::scope_of_number;
 use softgate::time::Nanos;
 
 /// Streams of the sender's workers: one may be behind another.
@@ -38,13 +39,18 @@ fn names(is_reversed: bool) -> Arc<Names> {
     Arc::new(names)
 }
 
+/// Some sessions are between members of a bridge, which has the place of the VRF.
+fn scope(number: u16, slot: u16) -> u16 {
+    if number.is_multiple_of(2) { slot } else { scope_of_number(slot).expect("a bridge") }
+}
+
 fn name(number: u16) -> Name {
     let tuple = Tuple {
         src: v4_key(0x0a00_0101),
         dst: v4_key(0xcb00_7101),
         src_port: number,
         dst_port: 80,
-        vrf: 0,
+        vrf: scope(number, 0),
         protocol: 17,
         zero: 0,
     };
@@ -101,11 +107,16 @@ impl Link for Heard {
             Told::Is { record, counts } => {
                 // In this node's slots.
                 assert_eq!((record.ingress, record.zones, record.reply_vrf), (0, [3, 1], 1));
+                assert_eq!(record.name.tuple.vrf, scope(record.name.tuple.src_port, 2));
                 let (session, before) = (record.name.tuple.src_port, self.round.wrapping_sub(1));
                 let known = self.sessions.get(&session).map_or(before, |(_, round)| *round);
                 self.sessions.insert(session, (record.age, if counts { self.round } else { known }));
             }
-            Told::Gone(gone) => drop(self.sessions.remove(&gone.name.tuple.src_port)),
+            Told::Gone(gone) => {
+                let session = gone.name.tuple.src_port;
+                assert_eq!(gone.name.tuple.vrf, scope(session, 2));
+                self.sessions.remove(&session);
+            }
             Told::Begin => {
                 self.round += 1;
                 self.wholes += 1;

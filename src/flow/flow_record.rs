@@ -13,7 +13,7 @@ use super::{Address, FlowTable, Handle, Holdings, Record, Tick, Tuple, flow_flag
 use crate::neighbours::addr_key;
 use crate::packet::view::protocol;
 use crate::tables::NO_INTERFACE;
-use crate::tables::bridge::is_scope;
+use crate::tables::bridge::{is_scope, number_of_scope, scope_of_number};
 
 /// Which of both tables of a worker a session is in: NAT64's sessions are in that of IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,21 +123,31 @@ pub enum Kind {
     Pool,
     /// Backends of services.
     Backend,
+    /// Bridges: their numbers.
+    Bridge,
 }
 
 impl Kind {
     /// All, in the order of their numbers.
-    pub const ALL: [Kind; 7] =
-        [Kind::Interface, Kind::Vrf, Kind::Zone, Kind::Rule, Kind::NatRule, Kind::Pool, Kind::Backend];
+    pub const ALL: [Kind; 8] = [
+        Kind::Interface,
+        Kind::Vrf,
+        Kind::Zone,
+        Kind::Rule,
+        Kind::NatRule,
+        Kind::Pool,
+        Kind::Backend,
+        Kind::Bridge,
+    ];
 }
 
 /// True if a session would be missed: whoever began it and whoever answers have both shown that they want it, and policy
-/// still allows it. Left out are frames between members of a bridge (where their stations are is not told) and what the
-/// gateway says itself.
+/// still allows it. Left out is what the gateway says itself. Of a session between members of a bridge it is not told where
+/// stations are: only by which member it began, and their zones.
 pub fn is_replicated<A: Address>(table: &FlowTable<A>, session: u32) -> bool {
     let [flow, reply] = [0, 1].map(|direction| table.flow(Handle::new(session, direction)));
     let is_own = flow.ingress == NO_INTERFACE;
-    if table.flags(session) & record_flags::CONDEMNED != 0 || is_own || is_scope(flow.tuple.vrf) {
+    if table.flags(session) & record_flags::CONDEMNED != 0 || is_own {
         return false;
     }
     match flow.tuple.protocol {
@@ -150,7 +160,20 @@ pub fn is_replicated<A: Address>(table: &FlowTable<A>, session: u32) -> bool {
     }
 }
 
+/// What has the place of a VRF's slot, in the slots of `own`: a VRF, or a bridge.
+pub fn translate_vrf(vrf: u16, own: impl Fn(Kind, u32) -> Option<u32>) -> Option<u16> {
+    match number_of_scope(vrf) {
+        Some(number) => scope_of_number(u16::try_from(own(Kind::Bridge, number.into())?).ok()?),
+        None => u16::try_from(own(Kind::Vrf, vrf.into())?).ok(),
+    }
+}
+
 impl Name {
+    /// True if it is between members of a bridge.
+    pub fn is_bridged(&self) -> bool {
+        is_scope(self.tuple.vrf)
+    }
+
     /// Of a session.
     pub fn of<A: Address>(tuple: &Tuple<A>) -> Name {
         let Tuple { src, dst, src_port, dst_port, vrf, protocol, zero: _ } = *tuple;
@@ -228,6 +251,7 @@ impl FlowRecord {
             let found = own(Kind::Zone, u32::from(*slot)).and_then(|found| u8::try_from(found).ok());
             found.inspect(|found| *slot = *found).is_some()
         };
+        let vrf = |slot: &mut u16| translate_vrf(*slot, &own).inspect(|found| *slot = *found).is_some();
         let port = |port: &mut Option<Port>| {
             port.as_mut().is_none_or(|port| {
                 small(Kind::Pool, &mut port.pool) && small(Kind::Vrf, &mut port.inside_vrf)
@@ -239,8 +263,8 @@ impl FlowRecord {
         self.backend = self.backend.and_then(|slot| own(Kind::Backend, slot));
         let [from, to] = &mut self.zones;
         small(Kind::Interface, &mut self.ingress)
-            && small(Kind::Vrf, &mut self.name.tuple.vrf)
-            && small(Kind::Vrf, &mut self.reply_vrf)
+            && vrf(&mut self.name.tuple.vrf)
+            && vrf(&mut self.reply_vrf)
             && zone(from)
             && zone(to)
             && port(&mut self.mapping)

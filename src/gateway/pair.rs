@@ -675,6 +675,7 @@ pub(super) fn learn_names(names: &mut Names, compiler: &Compiler) {
         (Kind::NatRule, &policy.nat_rules),
         (Kind::Pool, &policy.pools),
         (Kind::Backend, &policy.backends),
+        (Kind::Bridge, &compiler.bridges),
     ] {
         names.extend(kind, slots.names().iter().map(String::as_str));
     }

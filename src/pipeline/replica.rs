@@ -22,6 +22,7 @@ use crate::pipeline::session::{self, Table};
 use crate::pipeline::{Context, Question, crossing, proxy};
 use crate::tables::NO_INTERFACE;
 use crate::tables::balance::delivery;
+use crate::tables::bridge::is_scope;
 use crate::telemetry::{WorkerCounters, add};
 
 /// What two nodes say of when a packet came differs by how long it takes to say it: by so many ticks, if nothing is lost
@@ -135,7 +136,10 @@ fn install_with<A: Table>(
     flows: &mut Flows,
 ) -> Result<Installed, NotInstalled> {
     // Slots may be given before tables have them: another worker's word of them is early.
-    let has_vrf = |vrf: u16| usize::from(vrf) < cx.tables.vrfs.len();
+    let has_vrf = |vrf: u16| match is_scope(vrf) {
+        true => cx.tables.bridges.of_scope(vrf).is_some(),
+        false => usize::from(vrf) < cx.tables.vrfs.len(),
+    };
     if usize::from(record.ingress) >= cx.tables.interfaces.len()
         || !has_vrf(record.name.tuple.vrf)
         || !has_vrf(record.reply_vrf)
@@ -144,6 +148,10 @@ fn install_with<A: Table>(
     }
     let (tuple, leaves) = tuples_of::<A>(record).ok_or(NotInstalled::Senseless)?;
     if (tuple.protocol == protocol::TCP) == matches!(record.upper, Upper::Answered) {
+        return Err(NotInstalled::Senseless);
+    }
+    // A segment's frames stay in it as they are.
+    if record.name.is_bridged() && !A::same(&leaves, &tuple) {
         return Err(NotInstalled::Senseless);
     }
     let back = leaves.reversed(record.reply_vrf);
@@ -280,7 +288,8 @@ fn insert<A: Table>(
     let now = Tick::of(cx.now);
     let delivery = record.backend.filter(|_| record.is_delivery);
     let via = delivery.and_then(|slot| policy.services().delivery_of(slot)).map(delivery::hop_of);
-    let mut forward = session::compiled(tuple, leaves, NO_INTERFACE, via, record.ingress, stale, now);
+    let egress = member_in(record, cx).unwrap_or(NO_INTERFACE);
+    let mut forward = session::compiled(tuple, leaves, egress, via, record.ingress, stale, now);
     let returns = tuple.reversed(tuple.vrf);
     let mut reply = session::compiled(back, &returns, record.ingress, None, NO_INTERFACE, stale, now);
     if crosses(record) {
@@ -311,6 +320,14 @@ fn insert<A: Table>(
     };
     count::<A>(session, record, loan, (mapping, cx), flows);
     Ok(session)
+}
+
+/// Of a session between members of a bridge: one of those that it may leave by, in the zone of its other end. Behind which
+/// of them that is shows its next frame.
+fn member_in(record: &FlowRecord, cx: &Context<'_>) -> Option<u16> {
+    let bridge = cx.tables.bridges.of_scope(record.name.tuple.vrf)?;
+    let mut members = bridge.members.iter().map(|member| member.interface);
+    members.find(|member| cx.tables.interface(*member).zone == record.zones[1])
 }
 
 /// Counts a new session where limits and filters count.

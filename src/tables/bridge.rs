@@ -42,6 +42,11 @@ pub fn number_of_scope(vrf: u16) -> Option<u16> {
     vrf.checked_sub(FIRST_SCOPE)
 }
 
+/// What stands in the place of a VRF's slot for the bridge with this number; `None`: there can be none.
+pub fn scope_of_number(number: u16) -> Option<u16> {
+    (usize::from(number) < MAX_BRIDGES).then(|| FIRST_SCOPE + number)
+}
+
 /// A member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -89,6 +94,8 @@ impl Snooping {
 pub struct Bridge {
     /// Name, as configured.
     pub name: String,
+    /// What both nodes of a pair know it by: a hash of its name, and of no VRF's.
+    pub mark: u64,
     /// Its segment in the MAC table.
     pub segment: u16,
     /// Slot of its layer-3 interface, or [`super::NO_INTERFACE`].

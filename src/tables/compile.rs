@@ -966,6 +966,7 @@ impl Compiler {
             let number = self.bridges.get(&spec.name).ok_or_else(|| unknown("bridge", &spec.name))?;
             let mut bridge = Bridge {
                 name: spec.name.clone(),
+                mark: !super::mark_of(&spec.name),
                 segment: Bridges::segment(number),
                 interface: NO_INTERFACE,
                 members: Vec::new(),

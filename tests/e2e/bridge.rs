@@ -1,14 +1,16 @@
 //! A bridged segment of a VLAN, a QinQ pair and the Linux kernel's VXLAN, with the gateway on it.
 
 use std::io::{BufRead, BufReader, Write as _};
-use std::process::Stdio;
+use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::gateway::{Config, Gateway};
 use crate::lab::Lab;
+use crate::restart::Folder;
 use crate::sessions::{Server, transfer};
+use crate::vrrp::wait_for;
 use crate::{CLIENT_A, NET, lost_since};
 
 const MEMBERS: &str = r#"{ vni = 5001, vtep = "198.51.100.2", remotes = ["198.51.100.1"] }"#;
@@ -291,6 +293,58 @@ fn with_zones(text: &str, more: &str) -> String {
         .replace("loop_probe_s = 1", &format!("loop_probe_s = 1\n{more}"))
 }
 
+/// A connection from `a` to `b`, in the zones of two members.
+struct Line {
+    says: ChildStdin,
+    hears: BufReader<ChildStdout>,
+    _programs: [Server; 2],
+}
+
+impl Line {
+    fn new(lab: &Lab) -> Line {
+        let (echo, talk) = (script(lab, "echo.py", ECHO), script(lab, "talk.py", TALK));
+        let server = Server(lab.command("b", &echo).spawn().expect("the server starts"));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while lab.must("b", "ss -Htln sport = :5402").is_empty() {
+            assert!(Instant::now() < deadline, "the server does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let mut command = lab.command("a", &format!("{talk} {}", B[0]));
+        let mut client =
+            Server(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts"));
+        let says = client.0.stdin.take().expect("piped");
+        let hears = BufReader::new(client.0.stdout.take().expect("piped"));
+        Line { says, hears, _programs: [server, client] }
+    }
+
+    fn exchange(&mut self, word: &str) -> String {
+        writeln!(self.says, "{word}").expect("the client reads");
+        line(&mut self.hears)
+    }
+}
+
+#[test]
+fn a_connection_between_members_outlives_the_gateway() {
+    let test = "a_connection_between_members_outlives_the_gateway";
+    let Some(lab) = Lab::up(test, &["--no-services"]) else { return };
+    readdress(&lab);
+    let folder = Folder::new("members");
+    let config = Config { bridge: MEMBERS, zones: ["segment", "", "outside"], ..Config::default() };
+    let config = config.with(&format!("[flows]\nkeep = \"{}\"\n", folder.0.display()));
+    let start = || Gateway::start_on(&lab, "gw", |socket| with_zones(&config.text(socket), "") + RULES);
+    let gateway = start();
+    let mut line = Line::new(&lab);
+    assert_eq!(line.exchange("one"), "one");
+    let kept = |gateway: &Gateway| gateway.show("ha")["kept"].clone();
+    wait_for("it is kept", || kept(&gateway)["sessions"] == 1);
+    gateway.kill();
+    let gateway = start();
+    let entry = kept(&gateway);
+    assert_eq!((&entry["restored"], &entry["not_restored"]), (&json!(1), &json!([])), "{entry:#}");
+    assert_eq!(line.exchange("two"), "two");
+    gateway.stop();
+}
+
 #[test]
 fn members_with_zones_have_a_firewall_between_them() {
     let Some(lab) = Lab::up("members_with_zones_have_a_firewall_between_them", &["--no-services"]) else {
@@ -321,21 +375,8 @@ fn members_with_zones_have_a_firewall_between_them() {
     }
     assert_eq!(tries("b", CLIENT_A[0], 5402).trim(), "silence");
 
-    let (echo, talk) = (script(&lab, "echo.py", ECHO), script(&lab, "talk.py", TALK));
-    let _server = Server(lab.command("b", &echo).spawn().expect("the server starts"));
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while lab.must("b", "ss -Htln sport = :5402").is_empty() {
-        assert!(Instant::now() < deadline, "the server does not listen");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let mut command = lab.command("a", &format!("{talk} {}", B[0]));
-    let mut client = Server(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts"));
-    let mut says = client.0.stdin.take().expect("piped");
-    let mut hears = BufReader::new(client.0.stdout.take().expect("piped"));
-    let mut exchange = |word: &str| {
-        writeln!(says, "{word}").expect("the client reads");
-        line(&mut hears)
-    };
+    let mut line = Line::new(&lab);
+    let mut exchange = |word: &str| line.exchange(word);
     assert_eq!(exchange("one"), "one");
     let sessions = gateway.ask("show sessions --port 5402");
     assert!(sessions.contains("bridge:seg") && sessions.contains("web>db"), "{sessions}");

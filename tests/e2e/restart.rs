@@ -62,10 +62,10 @@ while True:
 "#;
 
 /// A folder in memory of this test; gone with it.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new(test: &str) -> Folder {
+    pub fn new(test: &str) -> Folder {
         Folder(PathBuf::from(format!("/dev/shm/softgate-{test}-{}", std::process::id())))
     }
 

@@ -13,12 +13,12 @@ use super::names::Names;
 use super::seal::{BadDatagram, PairKey, Past, Window};
 use super::stream::{Incoming, Outgoing};
 use super::wire::{
-    self, AUDITS, Block, DATA_BYTES, DATAGRAM_BYTES, HEADER_BYTES, Header, Item, LETTERS, TAG_BYTES,
-    VERSIONS, blocks, emit_section, items, sums,
+    self, BRIDGES, Block, CONFIGS, DATA_BYTES, DATAGRAM_BYTES, HEADER_BYTES, Header, Item, LETTERS,
+    TAG_BYTES, VERSIONS, blocks, emit_section, items, sums,
 };
 use crate::flow::changes::Gone;
 use crate::flow::digest::Slices;
-use crate::flow::flow_record::{FlowRecord, Kind};
+use crate::flow::flow_record::{FlowRecord, Kind, Name, translate_vrf};
 use crate::packet::hash::Key;
 use crate::tables::policy::SELF;
 use crate::time::Nanos;
@@ -305,7 +305,7 @@ impl Machine {
     }
 
     fn offer_marker(&mut self, worker: u16, item: &Item<'_>) {
-        let names = self.names.len() as u32;
+        let names = self.names_told() as u32;
         let outgoing = self.peer.as_mut().and_then(|peer| peer.outgoing.get_mut(usize::from(worker) + 1));
         if let Some(outgoing) = outgoing {
             outgoing.offer(item, names);
@@ -329,23 +329,38 @@ impl Machine {
     /// True if a worker's record could be sent soon.
     pub fn has_room(&self, worker: u16) -> bool {
         self.peer.as_ref().is_some_and(|peer| {
-            let has_told = peer.told.iter().sum::<usize>() == self.names.len();
+            let has_told = peer.told.iter().sum::<usize>() == self.names_told();
             has_told && peer.outgoing.get(usize::from(worker) + 1).is_some_and(Outgoing::has_room)
         })
     }
 
     /// A session of a worker is there, or stands elsewhere. The caller has asked [`Machine::has_room`].
     pub fn tell(&mut self, worker: u16, record: &FlowRecord) {
-        self.offer(worker, &Item::Is(*record));
+        if self.knows_of(&record.name) {
+            self.offer(worker, &Item::Is(*record));
+        }
     }
 
     /// One has ended.
     pub fn tell_gone(&mut self, worker: u16, gone: &Gone) {
-        self.offer(worker, &Item::Gone(*gone));
+        if self.knows_of(&gone.name) {
+            self.offer(worker, &Item::Gone(*gone));
+        }
+    }
+
+    /// True if the peer's version knows of such sessions.
+    fn knows_of(&self, name: &Name) -> bool {
+        !name.is_bridged() || self.peer.as_ref().is_some_and(|peer| peer.version >= BRIDGES)
+    }
+
+    /// Names that the peer is to know.
+    fn names_told(&self) -> usize {
+        let version = self.peer.as_ref().map_or(0, |peer| peer.version);
+        kinds_of(version).map(|kind| self.names.count(kind)).sum()
     }
 
     fn offer(&mut self, worker: u16, item: &Item<'_>) {
-        let names = self.names.len() as u32;
+        let names = self.names_told() as u32;
         if let Some(peer) = &mut self.peer
             && let Some(outgoing) = peer.outgoing.get_mut(usize::from(worker) + 1)
         {
@@ -387,7 +402,7 @@ impl Machine {
             let lag = peer.outgoing.iter().map(|outgoing| outgoing.age(now)).max().unwrap_or_default();
             lag < QUIET && peer.whole_since.is_some_and(|since| now.since(since) > 2 * QUIET)
         };
-        self.peer.as_ref().is_some_and(|peer| peer.version >= AUDITS && peer.has_all && is_old(peer))
+        self.peer.as_ref().is_some_and(|peer| peer.version >= BRIDGES && peer.has_all && is_old(peer))
             && !self.is_resyncing()
     }
 
@@ -589,8 +604,10 @@ impl Machine {
                         }
                         Some(Item::Gone(Gone { mut name, idle })) => {
                             self.status.records[1] += 1;
-                            let vrf = own_slot(Kind::Vrf, name.tuple.vrf.into(), &peer.names, &self.names);
-                            let Some(vrf) = vrf.and_then(|vrf| u16::try_from(vrf).ok()) else { continue };
+                            let (theirs, own) = (&peer.names, &self.names);
+                            let found =
+                                translate_vrf(name.tuple.vrf, |kind, slot| own_slot(kind, slot, theirs, own));
+                            let Some(vrf) = found else { continue };
                             name.tuple.vrf = vrf;
                             Told::Gone(Gone { name, idle })
                         }
@@ -671,7 +688,7 @@ impl Machine {
     /// Names that the peer does not have yet.
     fn tell_names(&mut self) {
         let Some(peer) = &mut self.peer else { return };
-        for kind in Kind::ALL {
+        for kind in kinds_of(peer.version) {
             while peer.outgoing[0].has_room()
                 && let Some(name) = self.names.name(kind, peer.told[kind as usize] as u32)
             {
@@ -693,7 +710,7 @@ impl Machine {
             .map(|(stream, outgoing)| Block::State { stream, next: outgoing.next() })
             .collect();
         states.iter().for_each(|state| self.put(state, out, send));
-        let speaks = peer_version >= AUDITS && !self.config.is_empty();
+        let speaks = peer_version >= CONFIGS && !self.config.is_empty();
         if asks_again {
             self.put(&Block::Again, out, send);
         }
@@ -713,7 +730,7 @@ impl Machine {
 
     /// First what was asked for and what is overdue, then what is new, as far as the rate allows.
     fn send_blocks(&mut self, now: Nanos, out: &mut Out, send: &mut impl FnMut(&[u8])) {
-        let names = self.names.len() as u32;
+        let names = self.names_told() as u32;
         let streams = self.peer.as_ref().map_or(0, |peer| peer.outgoing.len());
         for stream in 0..streams {
             let Some(peer) = &mut self.peer else { return };
@@ -897,6 +914,11 @@ struct Out {
     body: Vec<u8>,
 }
 
+/// Kinds of names that a peer of this version knows.
+fn kinds_of(version: u8) -> impl Iterator<Item = Kind> {
+    Kind::ALL.into_iter().filter(move |kind| *kind != Kind::Bridge || version >= BRIDGES)
+}
+
 fn is_silent(peer: &Peer, now: Nanos) -> bool {
     now.since(peer.heard) > SILENCE
 }
@@ -910,8 +932,12 @@ pub fn own_slot(kind: Kind, slot: u32, theirs: &Names, own: &Names) -> Option<u3
             let name = theirs.name(kind, slot.checked_sub(1)?)?;
             own.slot(kind, name).map(|slot| slot + 1)
         }
-        Kind::Interface | Kind::Vrf | Kind::Rule | Kind::NatRule | Kind::Pool | Kind::Backend => {
-            own.slot(kind, theirs.name(kind, slot)?)
-        }
+        Kind::Interface
+        | Kind::Vrf
+        | Kind::Rule
+        | Kind::NatRule
+        | Kind::Pool
+        | Kind::Backend
+        | Kind::Bridge => own.slot(kind, theirs.name(kind, slot)?),
     }
 }

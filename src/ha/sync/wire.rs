@@ -16,12 +16,15 @@ use crate::flow::tcp::Tcp;
 use crate::neighbours::is_v4_key;
 
 /// The version that this node speaks, and the oldest that it understands. Since 2 nodes say which life they are in, and audit
-/// each other ([`Block::Sums`]); since 3 they write each other letters ([`Block::Letter`]).
-pub const VERSIONS: (u8, u8) = (3, 1);
+/// each other ([`Block::Sums`]); since 3 they write each other letters ([`Block::Letter`]); since 4 they tell of sessions
+/// between members of bridges ([`Kind::Bridge`]).
+pub const VERSIONS: (u8, u8) = (4, 1);
+/// The first version that knows of bridges. Who tells less has other sums.
+pub const BRIDGES: u8 = 4;
 /// The first version that reads letters.
 pub const LETTERS: u8 = 3;
-/// The first version that audits.
-pub const AUDITS: u8 = 2;
+/// The first version that compares configs.
+pub const CONFIGS: u8 = 2;
 /// Longest datagram: with IPv6 and UDP headers it fits a link of 1,500 bytes.
 pub const DATAGRAM_BYTES: usize = 1452;
 /// Bytes of the header.
