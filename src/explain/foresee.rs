@@ -5,7 +5,7 @@ use crate::control::SessionFate;
 use crate::flow::standing::Standing;
 use crate::neighbours::{MAX_SLOTS, ip_of, is_v4_key};
 use crate::packet::DropReason;
-use crate::pipeline::judge::{self, Ends, Judged};
+use crate::pipeline::judge::{self, Ends, Judged, Stop};
 use crate::pipeline::{self, Decision};
 use crate::tables::Tables;
 use crate::tables::balance::BackendFate;
@@ -50,6 +50,7 @@ impl Foreseen {
             Ok(_) if matches!(kept, Foreseen::Drains) => kept,
             Ok(judged) if judged.has_other_rule(standing) => Foreseen::OtherRule(judged),
             Ok(_) => kept,
+            Err(Stop::Waits) => kept,
             Err(_) if standing.is_untouched => Foreseen::Stays,
             Err(_) if standing.is_condemned() => Foreseen::Ending,
             Err(_)
@@ -58,7 +59,7 @@ impl Foreseen {
             {
                 Foreseen::Again(pipeline::decide(then, &judge::question_of(standing), None, None))
             }
-            Err(ends) => Foreseen::Ends(ends),
+            Err(Stop::Ends(ends)) => Foreseen::Ends(ends),
         }
     }
 

@@ -56,11 +56,23 @@ pub struct Ends {
     pub ruling: Option<Ruling>,
     /// What a first packet would be lost to, if not to a rule.
     pub lost_to: Option<DropReason>,
+    /// Egress of a way that is open to a new session, but not to this one.
+    pub new_way: Option<u16>,
+}
+
+/// Why a session's packets do not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It is over.
+    Ends(Ends),
+    /// A link of it is down, and no other way is open to it: what of it comes meanwhile is lost, and it goes on when the
+    /// link is back.
+    Waits,
 }
 
 impl From<DropReason> for Ends {
     fn from(reason: DropReason) -> Ends {
-        Ends { reason, ruling: None, lost_to: None }
+        Ends { reason, ruling: None, lost_to: None, new_way: None }
     }
 }
 
@@ -98,7 +110,29 @@ pub fn question_of(standing: &Standing) -> Question {
 }
 
 /// Asks policy about a session, as if its first packet came now; what is bound stays bound. Changes nothing.
-pub fn judge(tables: &Tables, standing: &Standing) -> Result<Judged, Ends> {
+pub fn judge(tables: &Tables, standing: &Standing) -> Result<Judged, Stop> {
+    judge_way(tables, standing).map_err(|ends| match waits(tables, standing, ends) {
+        true => Stop::Waits,
+        false => Stop::Ends(ends),
+    })
+}
+
+/// True if a session is stopped by an outage and not by policy. Without their route its packets may be led to where no rule
+/// lets them through, and those that come back look as if they came the wrong way.
+fn waits(tables: &Tables, standing: &Standing, ends: Ends) -> bool {
+    let is_down = |slot: u16| {
+        let interface = tables.interfaces.get(usize::from(slot));
+        interface.is_some_and(|interface| !interface.up && !interface.is_tombstone())
+    };
+    let is_stopped = match ends.new_way {
+        // Both ends are to begin anew there, and at once. Back to where it comes from is no way.
+        Some(egress) => egress == standing.ingress,
+        None => ends.ruling.is_some() || ends.lost_to.is_some(),
+    };
+    is_stopped && (is_down(standing.ingress) || is_down(standing.egress))
+}
+
+fn judge_way(tables: &Tables, standing: &Standing) -> Result<Judged, Ends> {
     let Standing { tuple, record, ingress, egress, .. } = standing;
     let question = question_of(standing);
     if backend_fate(tables, record.backend(), standing.epoch, tuple.protocol) != BackendFate::Keep {
@@ -116,11 +150,12 @@ pub fn judge(tables: &Tables, standing: &Standing) -> Result<Judged, Ends> {
     let decided = |kept| session_of(decide(tables, &question, Some(Bound { kept, ..bound }), None));
     let (allowed, kept) = unless_kept(tables, standing, decided)?;
     let moved = allowed.egress != *egress;
+    let new_way = Some(allowed.egress);
     // DESIGN.md section 3, the fate of a live flow.
     if allowed.to_zone != record.to_zone || allowed.from_zone != record.from_zone {
-        return Err(DropReason::PolicyChanged.into());
+        return Err(Ends { new_way, ..DropReason::PolicyChanged.into() });
     } else if moved && !has_source(&tables.policy, standing, allowed.source) {
-        return Err(DropReason::NatPathChanged.into());
+        return Err(Ends { new_way, ..DropReason::NatPathChanged.into() });
     }
     // Without a way back replies are lost, until there is one again.
     Ok(Judged { allowed, back: way_back(tables, &question).unwrap_or((NO_INTERFACE, None)), kept })
@@ -167,7 +202,7 @@ fn session_of(decision: Decision) -> Result<Allowed, Ends> {
         Decision::Drop(reason) => (None, Some(reason)),
         Decision::Refused(ruling, _) => (Some(ruling), None),
     };
-    Err(Ends { reason: DropReason::PolicyChanged, ruling, lost_to })
+    Err(Ends { reason: DropReason::PolicyChanged, ruling, lost_to, new_way: None })
 }
 
 /// What a session is bound to: where destination NAT, a service or a mapping has led it.

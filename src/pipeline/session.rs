@@ -19,7 +19,7 @@ use crate::flow::{
 use crate::neighbours::{addr_key, ip_of, is_v4_key};
 use crate::packet::view::{be16, protocol};
 use crate::packet::{DropReason, Family, Meta, Packet, Pass, Verdict, checksum, flags};
-use crate::pipeline::judge::{Ends, Judged, backend_fate, may_answer, outside, way_back};
+use crate::pipeline::judge::{Ends, Judged, Stop, backend_fate, may_answer, outside, way_back};
 use crate::pipeline::route::{self, Route};
 use crate::pipeline::{
     Allowed, Context, Decision, Question, crossing, decide, flow, icmp_error, member_zones, peer, proxy,
@@ -1008,7 +1008,8 @@ pub(super) fn bring_up_to_date<A: Table>(
             note_fate::<A>(session, if has_moved { Became::Moved } else { Became::Kept }, cx, flows);
             Ok(())
         }
-        Err(ends) => {
+        Err(Stop::Waits) => Err(DropReason::PortDown),
+        Err(Stop::Ends(ends)) => {
             add(&cx.counters.sessions_asked_ended, 1);
             note_end::<A>(session, cx, flows);
             let reason = lost_to::<A>(session, ends, cx, flows);
@@ -1073,9 +1074,10 @@ pub fn review<A: Table>(session: u32, cx: &Context<'_>, flows: &mut Flows) -> Fa
             note_fate::<A>(session, if has_moved { Became::Moved } else { Became::Kept }, cx, flows);
             if has_moved { Fate::Moved } else { Fate::Kept }
         }
+        Err(Stop::Waits) => Fate::Current,
         // It is the peer's as long as nothing of it comes here, and the peer says when it ends. What comes is asked about.
         Err(_) if crate::flow::is_untouched(A::shared(flows), session) => Fate::Current,
-        Err(ends) if condemn::<A>(session, cx, flows) => {
+        Err(Stop::Ends(ends)) if condemn::<A>(session, cx, flows) => {
             note_fate::<A>(session, Became::Ended, cx, flows);
             match lost_to::<A>(session, ends, cx, flows) {
                 DropReason::BackendFailed => note_lost::<A>(session, cx, flows),
@@ -1113,7 +1115,7 @@ fn tell_both<A: Table>(session: u32, flows: &mut Flows) {
 }
 
 /// Asks policy about a session, as if its first packet came now; what is bound stays bound. Changes nothing.
-pub(super) fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judged, Ends> {
+pub(super) fn judge<A: Table>(session: u32, cx: &Context<'_>, flows: &Flows) -> Result<Judged, Stop> {
     super::judge::judge(cx.tables, &Standing::of(A::shared(flows), &flows.nat, session))
 }
 

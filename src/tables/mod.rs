@@ -276,6 +276,11 @@ pub struct InterfaceInfo {
 }
 
 impl Interface {
+    /// True if the config has it no more: what is left is its slot.
+    pub fn is_tombstone(&self) -> bool {
+        self.mtu_bytes == 0
+    }
+
     /// Our own address next to `target`: the one whose prefix holds it, else the first.
     pub fn source_v4(&self, target: Ipv4Addr) -> Option<Ipv4Addr> {
         let near = self.info.v4.iter().find(|(addr, len)| same_prefix_v4(*addr, target, *len));

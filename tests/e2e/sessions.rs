@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::gateway::{Config, Gateway};
 use crate::lab::Lab;
+use crate::pair::{CONNECTIONS, ECHO, Talk};
+use crate::vrrp::wait_for;
 use crate::{CLIENT_A, CLIENT_B, NET};
 
 /// `a` is in zone inside, `b` in servers, `net` in outside. The pool and all outside addresses are in the uplink's
@@ -348,6 +350,36 @@ print(first == second, first[0] == second[0], second[1])
 
 /// A member with a time to live blocks what it names until the time is over, through another config as well, and goes
 /// without anybody's doing.
+/// The far side sends into the outage all the time, and what it sends finds no way to where it went, or one that no rule
+/// permits.
+#[test]
+fn an_outage_of_a_link_ends_no_session() {
+    let Some(lab) = Lab::up("an_outage_of_a_link_ends_no_session", &[]) else { return };
+    let default = "[[route]]\nprefix = \"0.0.0.0/0\"\nvia = [\"198.51.100.1\"]\n";
+    for routes in ["", default] {
+        let gateway = Gateway::start(&lab, &zoned().with(routes));
+        let echo = |host: &str, port: u16| {
+            python(&lab, host, &format!("echo-{port}.py"), &ECHO.replace("PORTS", &format!("[{port}]")))
+        };
+        let _echo = [echo("net", 7000), echo("a", 8080)];
+        let talks =
+            [Talk::new(&lab, "a", ("198.51.100.1", 7000)), Talk::new(&lab, "net", ("198.51.100.80", 80))];
+        talks.iter().for_each(Talk::goes_on);
+        let sessions = gateway.show("sessions")["sessions"].as_array().map(Vec::len);
+
+        lab.must("sw", "ip link set trunk down");
+        wait_for("packets have been lost", || {
+            let drops = gateway.drops();
+            drops.get("port-down").is_some_and(|lost| *lost > CONNECTIONS as u64)
+        });
+        lab.must("sw", "ip link set trunk up");
+        talks.iter().for_each(Talk::goes_on);
+        assert_eq!(gateway.show("sessions")["sessions"].as_array().map(Vec::len), sessions);
+        drop(talks);
+        gateway.stop();
+    }
+}
+
 #[test]
 fn a_temporary_member_goes_by_itself() {
     let Some(lab) = Lab::up("a_temporary_member_goes_by_itself", &[]) else { return };
