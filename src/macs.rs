@@ -23,8 +23,12 @@ const CLAIMED: u64 = u64::MAX;
 
 /// Set by the operator: never learned over, never displaced.
 const PERMANENT: u64 = 1 << 31;
+/// Told by the node that passes frames on: not learned over, for what others hear may have come round by that node.
+const TOLD: u64 = 1 << 30;
+/// Was told before this node took over, and has not been heard since.
+const ADOPTED: u64 = 1 << 29;
 /// The second in which a frame came.
-const SECOND: u64 = PERMANENT - 1;
+const SECOND: u64 = ADOPTED - 1;
 
 /// RFC 7432 section 15.1: a station that moves so often within [`MOVES_WITHIN_S`] is in two places.
 const MOST_MOVES: u64 = 5;
@@ -245,7 +249,7 @@ impl MacTable {
             return self.note_new(None, station, new, (member, most));
         };
         let old = place.whereabouts.load(Ordering::Relaxed);
-        if old >> 32 == new >> 32 || old & PERMANENT != 0 {
+        if old >> 32 == new >> 32 || old & (PERMANENT | TOLD) != 0 {
             settle(place, new);
             return Noted::Known;
         }
@@ -355,6 +359,47 @@ impl MacTable {
         }
     }
 
+    /// Where a station is, says the node that passes frames on.
+    pub fn tell(&self, segment: u16, mac: u64, location: Location, now: Nanos) {
+        let (station, new) = (station(segment, mac), whereabouts(location, now) | TOLD);
+        let Some(place) = self.place(station) else {
+            self.insert(station, new);
+            return;
+        };
+        let old = place.whereabouts.load(Ordering::Relaxed);
+        if old & PERMANENT == 0 {
+            // Not to undo what the operator says at this moment.
+            let _ = place.whereabouts.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// The same, if this node has taken over meanwhile: others it may have heard elsewhere. False: this one it has.
+    pub fn adopt(&self, segment: u16, mac: u64, location: Location, now: Nanos) -> bool {
+        let (key, new) = (station(segment, mac), whereabouts(location, now) | ADOPTED);
+        if self.find(segment, mac).is_some() {
+            return false;
+        }
+        match self.place(key) {
+            Some(place) => settle(place, new),
+            None => _ = self.insert(key, new),
+        }
+        true
+    }
+
+    /// This node passes the frames of a segment on from now on: stations are where it was told, others nowhere.
+    #[cold]
+    pub fn take_over(&self, segment: u16) {
+        for place in &self.places {
+            let (station, word) =
+                (place.station.load(Ordering::Acquire), place.whereabouts.load(Ordering::Acquire));
+            if entry_of(station, word).is_some_and(|entry| entry.segment == segment && !entry.is_static) {
+                let new = if word & TOLD != 0 { word & !TOLD | ADOPTED } else { 0 };
+                place.moves.store(0, Ordering::Relaxed);
+                let _ = place.whereabouts.compare_exchange(word, new, Ordering::AcqRel, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Forgets all stations behind tunnels of a segment, also what the operator said of them: the numbers of its VNIs mean
     /// others now.
     pub fn forget_remotes(&self, segment: u16) {
@@ -387,10 +432,19 @@ impl MacTable {
 
     /// All stations, for people.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
-        self.places.iter().filter_map(|place| {
-            let word = place.whereabouts.load(Ordering::Acquire);
-            entry_of(place.station.load(Ordering::Acquire), word)
-        })
+        (0..self.places.len()).filter_map(|place| self.at(place))
+    }
+
+    fn at(&self, place: usize) -> Option<Entry> {
+        let place = &self.places[place];
+        let word = place.whereabouts.load(Ordering::Acquire);
+        entry_of(place.station.load(Ordering::Acquire), word)
+    }
+
+    /// The station in a place, below [`MacTable::capacity`], if this node has taken it over and not heard of it since.
+    pub fn adopted(&self, place: usize) -> Option<Entry> {
+        let is_adopted = self.places[place].whereabouts.load(Ordering::Acquire) & ADOPTED != 0;
+        self.at(place).filter(|_| is_adopted)
     }
 
     /// Stations of a member.
@@ -418,7 +472,7 @@ fn entry_of(station: u64, whereabouts: u64) -> Option<Entry> {
 #[inline]
 fn settle(place: &Place, new: u64) {
     let old = place.whereabouts.load(Ordering::Relaxed);
-    if old != new && old & PERMANENT == 0 {
+    if old != new && old & (PERMANENT | TOLD) == 0 {
         // Not to undo what the operator says at this moment.
         let _ = place.whereabouts.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
     }
@@ -434,6 +488,44 @@ mod tests {
 
     fn remote(number: u32) -> Location {
         Location::remote(Remote::from_bits(1 << 16 | number).expect("not 0"), 0)
+    }
+
+    #[test]
+    fn what_was_told_is_kept_by_who_takes_over() {
+        let table = MacTable::new(1024, 16, Key::default());
+        let (here, there) = (Location::local(3), Location::local(4));
+        table.learn(1, 7, there, at(1));
+        table.learn(1, 8, there, at(1));
+        assert!(table.set_permanent(1, 9, there));
+        for mac in [7, 9, 10] {
+            table.tell(1, mac, here, at(2));
+        }
+        table.tell(2, 7, here, at(2));
+        // It has come round.
+        table.follow(1, 7, there, at(3));
+        table.learn(1, 10, there, at(3));
+        assert_eq!(table.note(1, 7, there, (4, 8), at(3), |_| false), Noted::Known);
+        let find = |mac| table.find(1, mac);
+        assert_eq!([7, 8, 9, 10].map(find), [here, there, there, here].map(Some));
+        table.take_over(1);
+        assert_eq!([7, 8, 9, 10].map(find), [Some(here), None, Some(there), Some(here)]);
+        let adopted = || {
+            let mut macs: Vec<u64> =
+                (0..table.capacity()).filter_map(|place| Some(table.adopted(place)?.mac)).collect();
+            macs.sort_unstable();
+            macs
+        };
+        assert_eq!(adopted(), [7, 10]);
+        // Late.
+        assert!(!table.adopt(1, 10, there, at(2)) && table.adopt(1, 8, there, at(2)));
+        assert_eq!((table.find(1, 8), adopted()), (Some(there), vec![7, 8, 10]));
+        // Now it is heard itself.
+        table.follow(1, 7, there, at(4));
+        assert_eq!((table.find(1, 7), adopted()), (Some(there), vec![8, 10]));
+        assert_eq!(table.entries().find(|entry| entry.mac == 7).map(|entry| entry.seen_s), Some(4));
+        // Another segment's is not taken over.
+        table.follow(2, 7, there, at(4));
+        assert_eq!(table.find(2, 7), Some(here));
     }
 
     #[test]

@@ -1,19 +1,28 @@
-//! Neighbours that this node has learned, for the other one: on links where it is the Active of a virtual router it tells
-//! their MAC addresses, so that a take-over asks for none of them while packets wait.
+//! What this node has learned of those around it, for the other one. Neighbours: on links where it is the Active of a virtual
+//! router it tells their MAC addresses, so that a take-over asks for none of them while packets wait. Stations: on bridges of
+//! a group where it is the Active, so that who takes over knows them, and tells switches where they are now
+//! ([`crate::pipeline::slow`]).
 //!
-//! The two are on these links both, and name them alike. What is told is a hint: it counts as stale, is asked about when it
-//! is used (RFC 4861 section 7.3.3), and gives way to what this node has heard itself.
+//! The two are on these links both, and name them alike. A neighbour that is told is a hint: it counts as stale, is asked
+//! about when it is used (RFC 4861 section 7.3.3), and gives way to what this node has heard itself. A station counts as
+//! heard: who does not pass frames on learns none by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::{AHashMap, AHashSet};
 use serde::{Deserialize, Serialize};
 
 use super::Gateway;
-use crate::neighbours::{FORGET_AFTER, NeighbourTable, State, addr_key, mac_from_u64};
+use super::known::Station;
+use crate::macs::{Entry, Location};
+use crate::neighbours::{FORGET_AFTER, NeighbourTable, State, addr_key, mac_from_u64, mac_to_u64};
+use crate::tables::bridge::Bridge;
+use crate::tables::router_group::NO_GROUP;
 use crate::time::Nanos;
+use crate::worker::Spoken;
 
 /// Time between two looks at what was learned. A drain does not wait for it, nor does another node that comes.
 const LOOK: Duration = Duration::from_secs(1);
@@ -21,11 +30,25 @@ const LOOK: Duration = Duration::from_secs(1);
 /// All of it is told again so often: before the other node, which uses none of it, forgets it.
 const AGAIN: Duration = FORGET_AFTER.checked_div(2).expect("two is not zero");
 
-/// A letter: neighbours by the names of their interfaces.
+/// Neighbours and stations of a letter, of some 100 bytes each.
+const PIECE: usize = 10_000;
+
+/// A letter: neighbours by the names of their interfaces, and stations.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Around {
     neighbours: BTreeMap<String, Vec<(IpAddr, [u8; 6])>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    stations: Vec<Station>,
+}
+
+/// Of whom there is something to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Who {
+    /// A neighbour, by interface slot and address: its MAC address is told.
+    Neighbour(u16, IpAddr),
+    /// A station, by segment and MAC address: its location is told.
+    Station(u16, u64),
 }
 
 /// What the other node has been told.
@@ -33,8 +56,7 @@ pub(super) struct Around {
 pub(super) struct Telling {
     /// Which run of it.
     run: Option<u64>,
-    /// MAC addresses by interface slot and address.
-    told: AHashMap<(u16, IpAddr), u64>,
+    told: AHashMap<Who, u64>,
     /// When the next look is due, and when all is told again.
     look: Nanos,
     again: Nanos,
@@ -51,17 +73,21 @@ impl Telling {
         run.map(|run| if self.run == Some(run) { self.look } else { Nanos(0) })
     }
 
-    /// Of what is known now: what `run` has not been told.
-    fn news(&mut self, run: u64, known: AHashMap<(u16, IpAddr), u64>, now: Nanos) -> Vec<(u16, IpAddr, u64)> {
+    /// Of what is known now: what `run` has not been told. All of it is told once more after `again`.
+    fn news(
+        &mut self,
+        run: u64,
+        known: AHashMap<Who, u64>,
+        (again, now): (Duration, Nanos),
+    ) -> Vec<(Who, u64)> {
         if self.run != Some(run) || self.again <= now {
             self.told.clear();
-            (self.run, self.again) = (Some(run), now.plus(AGAIN));
+            (self.run, self.again) = (Some(run), now.plus(again));
         }
         self.look = now.plus(LOOK);
         let before = std::mem::replace(&mut self.told, known);
-        let is_new = |(key, mac): &(&(u16, IpAddr), &u64)| before.get(*key) != Some(*mac);
-        let news = self.told.iter().filter(is_new);
-        news.map(|((link, address), mac)| (*link, *address, *mac)).collect()
+        let is_new = |(who, what): &(&Who, &u64)| before.get(*who) != Some(*what);
+        self.told.iter().filter(is_new).map(|(who, what)| (*who, *what)).collect()
     }
 }
 
@@ -75,10 +101,7 @@ fn believe(table: &NeighbourTable, link: u16, address: IpAddr, mac: [u8; 6], mos
     match table.word(slot).state() {
         // Heard by ourselves, or about to be.
         State::Reachable | State::Probe | State::Permanent => {}
-        State::Empty | State::Deleted | State::Claimed | State::Idle | State::Incomplete => {
-            table.learn(slot, mac, false, now);
-        }
-        State::Failed | State::Stale => _ = table.learn(slot, mac, false, now),
+        _ => _ = table.learn(slot, mac, false, now),
     }
 }
 
@@ -87,30 +110,71 @@ impl Gateway {
     pub(super) fn tend_around(&mut self) {
         let (run, now) = (self.pair.correspondent(), self.now());
         let Some(run) = run.filter(|_| self.around.due(run).is_some_and(|due| due <= now)) else { return };
+        let (known, again) = self.known_around();
+        let names = self.compiler.interfaces.names();
+        let tables = Arc::clone(self.compiler.tables());
+        let news = self.around.news(run, known, (again, now));
+        for piece in news.chunks(PIECE) {
+            let mut around = Around::default();
+            for (who, what) in piece {
+                match *who {
+                    Who::Neighbour(link, address) => {
+                        if let Some(name) = names.get(usize::from(link)) {
+                            let told = (address, mac_from_u64(*what));
+                            around.neighbours.entry(name.clone()).or_default().push(told);
+                        }
+                    }
+                    Who::Station(segment, mac) => {
+                        let location = Location::from_bits(*what as u32);
+                        let entry = location.map(|location| Entry {
+                            segment,
+                            mac,
+                            location,
+                            seen_s: 0,
+                            is_static: false,
+                        });
+                        around.stations.extend(entry.and_then(|entry| self.station(&tables, &entry)));
+                    }
+                }
+            }
+            match serde_json::to_vec(&around) {
+                Ok(letter) => self.pair.post(letter),
+                Err(error) => tracing::error!(%error, "what is known of neighbours cannot be written"),
+            }
+        }
+    }
+
+    /// What the other node is to know, and after which time all of it once more.
+    fn known_around(&self) -> (AHashMap<Who, u64>, Duration) {
         let shared = &self.node.neighbours;
         let routers = self.ha.routers().iter().filter(|router| shared.roles.is_active(router.role));
         let links: AHashSet<u16> = routers.map(|router| router.link).collect();
         let entries = if links.is_empty() { Vec::new() } else { shared.entries() };
-        let known = entries.into_iter().filter(|entry| {
+        let neighbours = entries.into_iter().filter(|entry| {
             entry.word.is_usable()
                 && entry.word.state() != State::Permanent
                 && links.contains(&entry.interface)
         });
-        let known = known.map(|entry| ((entry.interface, entry.address), entry.word.mac())).collect();
-        let names = self.compiler.interfaces.names();
-        let mut around = Around::default();
-        for (link, address, mac) in self.around.news(run, known, now) {
-            if let Some(name) = names.get(usize::from(link)) {
-                around.neighbours.entry(name.clone()).or_default().push((address, mac_from_u64(mac)));
-            }
+        let mut known: AHashMap<Who, u64> = neighbours
+            .map(|entry| (Who::Neighbour(entry.interface, entry.address), entry.word.mac()))
+            .collect();
+        let mut again = AGAIN;
+        let bridges = &self.compiler.tables().bridges;
+        let is_told = |bridge: &&Bridge| bridge.group != NO_GROUP && shared.roles.is_active(bridge.group);
+        for bridge in bridges.iter().filter(is_told) {
+            again = again.min(Duration::from_secs(bridge.ageing_s) / 2);
         }
-        if around.neighbours.is_empty() {
-            return;
+        if bridges.iter().any(|bridge| is_told(&bridge)) {
+            let stations = shared
+                .macs
+                .entries()
+                .filter(|entry| bridges.of_segment(entry.segment).as_ref().is_some_and(is_told));
+            known.extend(
+                stations
+                    .map(|entry| (Who::Station(entry.segment, entry.mac), entry.location.to_bits().into())),
+            );
         }
-        match serde_json::to_vec(&around) {
-            Ok(letter) => self.pair.post(letter),
-            Err(error) => tracing::error!(%error, "what is known of neighbours cannot be written"),
-        }
+        (known, again)
     }
 
     /// When [`Gateway::tend_around`] has something to do.
@@ -118,10 +182,32 @@ impl Gateway {
         self.around.due(self.pair.correspondent())
     }
 
-    /// Takes what the other node has learned, on links where both have a virtual router.
+    /// Takes what the other node has learned: neighbours on links where both have a virtual router, and stations of bridges of
+    /// a group.
     pub(super) fn hear_around(&self, around: &Around) {
         let (shared, now) = (&self.node.neighbours, self.now());
-        let most = self.node.tables.load().settings.neighbours_per_interface;
+        let tables = self.node.tables.load();
+        let most = tables.settings.neighbours_per_interface;
+        let mut late = BTreeSet::new();
+        for station in &around.stations {
+            let mac = mac_to_u64(station.mac);
+            let of_group = |bridge: &Bridge| bridge.group != NO_GROUP;
+            let Some((bridge, location)) = self.whereabouts(&tables, station, of_group) else { continue };
+            if !bridge.passes_on(&shared.roles) {
+                shared.macs.tell(bridge.segment, mac, location, now);
+                if !bridge.passes_on(&shared.roles) {
+                    continue;
+                }
+                // It takes over at this moment.
+                shared.macs.take_over(bridge.segment);
+            } else if !shared.macs.adopt(bridge.segment, mac, location, now) {
+                continue;
+            }
+            late.insert(bridge.number());
+        }
+        for bridge in late {
+            self.node.speak(Spoken::Stations { bridge });
+        }
         let names = self.compiler.interfaces.names();
         for (name, neighbours) in &around.neighbours {
             let link = names.iter().position(|known| known == name).map(|link| link as u16);
@@ -139,7 +225,6 @@ impl Gateway {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::neighbours::mac_to_u64;
     use crate::packet::hash::Key;
 
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -150,8 +235,12 @@ mod tests {
         IpAddr::from([192, 0, 2, last])
     }
 
-    fn known(hosts: &[(u8, u64)]) -> AHashMap<(u16, IpAddr), u64> {
-        hosts.iter().map(|(last, mac)| ((3, address(*last)), *mac)).collect()
+    fn host(last: u8) -> Who {
+        Who::Neighbour(3, address(last))
+    }
+
+    fn known(hosts: &[(u8, u64)]) -> AHashMap<Who, u64> {
+        hosts.iter().map(|(last, mac)| (host(*last), *mac)).collect()
     }
 
     fn at(seconds: u64) -> Nanos {
@@ -161,23 +250,24 @@ mod tests {
     #[test]
     fn what_is_new_is_told_and_all_of_it_to_who_knows_nothing() {
         let mut telling = Telling::default();
+        let after = |seconds: u64| (AGAIN, at(seconds));
         assert_eq!((telling.due(None), telling.due(Some(7))), (None, Some(Nanos(0))));
-        assert_eq!(telling.news(7, known(&[(1, 11)]), at(1)), [(3, address(1), 11)]);
+        assert_eq!(telling.news(7, known(&[(1, 11)]), after(1)), [(host(1), 11)]);
         assert_eq!(telling.due(Some(7)), Some(at(2)));
-        assert_eq!(telling.news(7, known(&[(1, 11)]), at(2)), []);
-        assert_eq!(telling.news(7, known(&[(1, 11), (2, 22)]), at(3)), [(3, address(2), 22)]);
-        assert_eq!(telling.news(7, known(&[(1, 12), (2, 22)]), at(4)), [(3, address(1), 12)]);
+        assert_eq!(telling.news(7, known(&[(1, 11)]), after(2)), []);
+        assert_eq!(telling.news(7, known(&[(1, 11), (2, 22)]), after(3)), [(host(2), 22)]);
+        assert_eq!(telling.news(7, known(&[(1, 12), (2, 22)]), after(4)), [(host(1), 12)]);
         // Forgotten and heard again.
-        assert_eq!(telling.news(7, known(&[(2, 22)]), at(5)), []);
-        assert_eq!(telling.news(7, known(&[(1, 12), (2, 22)]), at(6)), [(3, address(1), 12)]);
+        assert_eq!(telling.news(7, known(&[(2, 22)]), after(5)), []);
+        assert_eq!(telling.news(7, known(&[(1, 12), (2, 22)]), after(6)), [(host(1), 12)]);
         telling.hurry();
         assert_eq!(telling.due(Some(7)), Some(Nanos(0)));
         // It has started again.
         assert_eq!(telling.due(Some(8)), Some(Nanos(0)));
-        assert_eq!(telling.news(8, known(&[(1, 12), (2, 22)]), at(7)).len(), 2);
+        assert_eq!(telling.news(8, known(&[(1, 12), (2, 22)]), after(7)).len(), 2);
         // Before it forgets.
-        assert_eq!(telling.news(8, known(&[(1, 12), (2, 22)]), at(306)), []);
-        assert_eq!(telling.news(8, known(&[(1, 12), (2, 22)]), at(307)).len(), 2);
+        assert_eq!(telling.news(8, known(&[(1, 12), (2, 22)]), after(306)), []);
+        assert_eq!(telling.news(8, known(&[(1, 12), (2, 22)]), after(307)).len(), 2);
     }
 
     #[test]
@@ -214,7 +304,14 @@ mod tests {
     #[test]
     fn a_letter_is_none_about_a_commit() {
         let neighbours = BTreeMap::from([(String::from("lan"), vec![(address(1), MAC)])]);
-        let around = Around { neighbours };
+        let stations = vec![Station {
+            bridge: String::from("seg"),
+            member: String::from("lan"),
+            mac: MAC,
+            remote: None,
+            is_placed: false,
+        }];
+        let around = Around { neighbours, stations };
         let letter = serde_json::to_vec(&around).expect("it can be written");
         assert_eq!(serde_json::from_slice::<Around>(&letter).expect("it can be read"), around);
         assert!(serde_json::from_slice::<crate::ha::two_phase::Message>(&letter).is_err());

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Gateway;
 use super::bridges::name_of;
+use crate::macs::{Entry, Location};
 use crate::neighbours::{addr_key, addr_of, mac_from_u64, mac_to_u64};
+use crate::tables::Tables;
+use crate::tables::bridge::Bridge;
 
 /// Learned neighbours of an interface: as many as it may learn.
 const NEIGHBOURS: u32 = u32::MAX;
@@ -28,14 +31,14 @@ pub(super) struct Known {
 
 /// A station of a bridge.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Station {
-    bridge: String,
-    member: String,
-    mac: [u8; 6],
+pub(super) struct Station {
+    pub bridge: String,
+    pub member: String,
+    pub mac: [u8; 6],
     /// Tunnel end point it is behind.
-    remote: Option<IpAddr>,
+    pub remote: Option<IpAddr>,
     /// A control plane has placed it.
-    is_placed: bool,
+    pub is_placed: bool,
 }
 
 impl Gateway {
@@ -48,17 +51,7 @@ impl Gateway {
             Some((name.clone(), entry.address, mac_from_u64(entry.word.mac())))
         });
         let tables = self.node.tables.load();
-        let stations = shared.macs.entries().filter_map(|entry| {
-            let bridge = tables.bridges.of_segment(entry.segment)?;
-            let remote = entry.location.as_remote().and_then(|(remote, _)| shared.vteps.address(remote));
-            Some(Station {
-                bridge: bridge.name.clone(),
-                member: name_of(&tables, bridge, bridge.member_at(entry.location)?),
-                mac: mac_from_u64(entry.mac),
-                remote: remote.map(addr_of),
-                is_placed: entry.is_static,
-            })
-        });
+        let stations = shared.macs.entries().filter_map(|entry| self.station(&tables, &entry));
         let backends = self.compiler.policy_slots.backends.names().iter().enumerate();
         let backends = backends.filter_map(|(slot, name)| Some((name.clone(), self.is_up(slot as u32)?)));
         Known {
@@ -82,19 +75,39 @@ impl Gateway {
         }
         let tables = self.node.tables.load();
         for station in &known.stations {
-            let Some(bridge) = tables.bridges.iter().find(|bridge| bridge.name == station.bridge) else {
-                continue;
-            };
-            let member =
-                bridge.members.iter().find(|member| name_of(&tables, bridge, member) == station.member);
-            let location = member
-                .and_then(|member| self.location(&tables, member, &station.member, station.remote).ok());
-            let Some(location) = location else { continue };
+            let Some((bridge, location)) = self.whereabouts(&tables, station, |_| true) else { continue };
             let mac = mac_to_u64(station.mac);
             match station.is_placed {
                 true => _ = shared.macs.set_permanent(bridge.segment, mac, location),
                 false => shared.macs.learn(bridge.segment, mac, location, now),
             }
         }
+    }
+
+    /// A station by the names of things.
+    pub(super) fn station(&self, tables: &Tables, entry: &Entry) -> Option<Station> {
+        let bridge = tables.bridges.of_segment(entry.segment)?;
+        let remote = entry.location.as_remote();
+        let remote = remote.and_then(|(remote, _)| self.node.neighbours.vteps.address(remote));
+        Some(Station {
+            bridge: bridge.name.clone(),
+            member: name_of(tables, bridge, bridge.member_at(entry.location)?),
+            mac: mac_from_u64(entry.mac),
+            remote: remote.map(addr_of),
+            is_placed: entry.is_static,
+        })
+    }
+
+    /// Bridge and location of a station, if it is one that `is_meant`.
+    pub(super) fn whereabouts<'t>(
+        &self,
+        tables: &'t Tables,
+        station: &Station,
+        is_meant: impl Fn(&Bridge) -> bool,
+    ) -> Option<(&'t Bridge, Location)> {
+        let Station { bridge, member: name, remote, .. } = station;
+        let bridge = tables.bridges.iter().find(|known| known.name == *bridge && is_meant(known))?;
+        let member = bridge.members.iter().find(|member| name_of(tables, bridge, member) == *name)?;
+        Some((bridge, self.location(tables, member, name, *remote).ok()?))
     }
 }

@@ -144,8 +144,8 @@ impl Gateway {
         self.node_name().map_or_else(|| self.config.system.name.to_string(), ToString::to_string)
     }
 
-    /// Has commits on both nodes go on, and the other node know what is around; to be called when something has come from the other, and at
-    /// [`Gateway::next_pair_step`].
+    /// Has commits on both nodes go on, and the other node know what is around; to be called when something has come
+    /// from the other, and at [`Gateway::next_pair_step`].
     pub fn tend_pair(&mut self) {
         self.pair.drain_news();
         let mut machine = std::mem::take(&mut self.both.machine);

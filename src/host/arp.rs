@@ -113,6 +113,20 @@ pub fn answer_as(mac: u64, target: Ipv4Addr, (asker, sender): (u64, Ipv4Addr)) -
     })
 }
 
+/// Asks, by one member of a bridge, for the address of a station, in its name (RFC 903): nobody learns an address of it.
+pub fn reverse_request(slot: u16, mac: u64) -> (LinkTarget, OwnBytes) {
+    let station = EthernetAddress(mac_from_u64(mac));
+    let repr = ArpRepr::EthernetIpv4 {
+        // RFC 903: request reverse.
+        operation: ArpOperation::Unknown(3),
+        source_hardware_addr: station,
+        source_protocol_addr: Ipv4Addr::UNSPECIFIED,
+        target_hardware_addr: station,
+        target_protocol_addr: Ipv4Addr::UNSPECIFIED,
+    };
+    (LinkTarget { interface: slot, mac: BROADCAST, ethertype: ethertype::RARP }, emit(&repr))
+}
+
 /// A request for `target`: broadcast, or to the MAC it had when it was last heard of (RFC 1122 section 2.3.2.1).
 pub fn request(
     slot: u16,

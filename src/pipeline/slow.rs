@@ -9,6 +9,7 @@ pub(super) mod loops;
 mod relay;
 pub mod segments;
 mod snooping;
+mod stations;
 mod unsolicited;
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -25,8 +26,8 @@ use crate::flow::half_open::HalfOpen;
 use crate::flow::proxy::Said;
 use crate::host::{LinkTarget, OwnBytes, arp, icmp, nd, tcp};
 use crate::mem::{Frame, FramePool};
-use crate::neighbours::{self, NeighbourTable, State, addr_key, v4_key};
-use crate::packet::view::{array, be128, ethertype, protocol};
+use crate::neighbours::{self, NeighbourTable, State, addr_key, mac_from_u64, v4_key};
+use crate::packet::view::{array, array_mut, be128, ethertype, protocol};
 use crate::packet::{DropReason, Family, IcmpError, Ingress, Meta, Packet, Verdict, checksum, flags, hash};
 use crate::pipeline::route::NO_NEIGHBOUR;
 use crate::pipeline::tunnel::{NoTunnel, Tunnel};
@@ -476,12 +477,25 @@ impl SlowPath {
     }
 
     fn emit_link(&mut self, link: LinkTarget, bytes: &[u8], cx: &Context<'_>, pool: &mut FramePool) -> bool {
+        self.emit_as(cx.tables.interface(link.interface).mac, link, bytes, cx, pool)
+    }
+
+    /// The same with a source MAC address.
+    fn emit_as(
+        &mut self,
+        source: u64,
+        link: LinkTarget,
+        bytes: &[u8],
+        cx: &Context<'_>,
+        pool: &mut FramePool,
+    ) -> bool {
         let egress = cx.tables.interface(link.interface);
         if !self.has_budget() || !egress.up {
             return false;
         }
         let Some(mut frame) = pool.take_filled(bytes) else { return false };
         write_link_header(&mut frame, 0, egress, link.mac, link.ethertype);
+        array_mut::<14>(frame.bytes_mut(), 0)[6..12].copy_from_slice(&mac_from_u64(source));
         let sent = self.put_on_link(frame, link.interface, cx, pool);
         add(&cx.counters.originated, sent);
         sent > 0

@@ -309,8 +309,11 @@ impl Engine {
                     self.slow.look_for_tunnels(link, cx, &mut self.pool);
                     self.send_emitted(cx, node, queues);
                 }
+                Spoken::Stations { bridge } => self.slow.announce_stations(bridge, cx.now),
                 // Of a port that newer tables have.
-                Spoken::Received { port, .. } if usize::from(port) >= cx.tables.ports.len() => {}
+                Spoken::Received { port, .. } if usize::from(port) >= cx.tables.ports.len() => {
+                    add(&cx.counters.drops[DropReason::UnknownVlan.index()], 1);
+                }
                 Spoken::Received { port, frame } => match self.pool.take_filled(&frame) {
                     None => add(&cx.counters.drops[DropReason::NoBuffer.index()], 1),
                     Some(frame) => {

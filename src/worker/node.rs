@@ -56,6 +56,11 @@ pub enum Spoken {
         /// Interface slot.
         link: u16,
     },
+    /// Stations of the bridge with this number are where this node sends to from now on.
+    Stations {
+        /// The bridge.
+        bridge: u16,
+    },
     /// A frame that was received, as it was on the wire: hosts of its bridge wait for it as well.
     Received {
         /// Port slot.
@@ -264,14 +269,29 @@ impl Node {
         }
     }
 
-    /// What this node does for the virtual router in a place from `now` on. Where it begins or ceases to pass frames on,
-    /// stations are where they are heard next; on other bridges the router itself is.
+    /// What this node does for the virtual router in a place from `now` on. Where it ceases to pass frames on, stations are
+    /// where the other node says; where it begins to, they are announced. On other bridges the router itself is where it is
+    /// heard next.
     pub fn set_role(&self, role: u16, part: Part, now: Nanos) {
+        let (was_active, is_active) = (self.neighbours.roles.is_active(role), part == Part::Active);
         self.neighbours.roles.set(role, part, now);
         let tables = self.tables.load();
         for bridge in tables.bridges.iter() {
             if bridge.group == role {
-                self.neighbours.macs.flush(bridge.segment);
+                match (was_active, is_active) {
+                    (true, false) => {
+                        self.neighbours.macs.flush(bridge.segment);
+                        // What comes round now the other node has passed on.
+                        let members = bridge.members.iter();
+                        members.for_each(|member| self.limits.segments.open(member.interface));
+                    }
+                    (false, true) => {
+                        self.neighbours.macs.take_over(bridge.segment);
+                        // If there is no room for it, switches hear of stations when these speak.
+                        self.speak(Spoken::Stations { bridge: bridge.number() });
+                    }
+                    _ => {}
+                }
             } else if let Some(interface) = tables.interfaces.get(usize::from(bridge.interface))
                 && let Some(router) = interface.info.routers.iter().find(|router| router.role == role)
             {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::gateway::Gateway;
 use crate::lab::Lab;
-use crate::sessions::Server;
+use crate::pair::two_nodes;
+use crate::sessions::{Server, python};
 use crate::vrrp::{IDS, Pair, VIRTUAL, keepalived, keepalived_with, no_errors, states, sum, wait_for};
 
 /// Hosts on both sides are one segment, which the node bridges; of further tables `extra`.
@@ -317,4 +318,99 @@ fn keepalived_in_a_tunnel_is_the_other() {
         }
         gateway.stop();
     }
+}
+
+/// Counts the datagrams that come, and says nothing.
+const LISTEN: &str = r#"
+import os, socket
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("0.0.0.0", 9000))
+print("ready", flush=True)
+heard = 0
+while True:
+    sock.recv(100)
+    heard += 1
+    with open("FILE.new", "w") as file:
+        file.write(str(heard))
+    os.rename("FILE.new", "FILE")
+"#;
+
+const SEND: &str = r#"
+import socket, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+print("ready", flush=True)
+while True:
+    sock.sendto(b"x", ("10.8.1.10", 9000))
+    time.sleep(0.02)
+"#;
+
+/// The switch behind one member has learned where a station behind the other is, and hears nothing of it: after a take-over
+/// only the node can say that it is there.
+#[test]
+fn who_takes_over_announces_stations() {
+    let Some(pair) = two_nodes("who_takes_over_announces_stations") else { return };
+    let lab = &pair.lab;
+    let key = lab.path("pair.key");
+    let start = |number: u8, priority: u8| {
+        let text = |socket: &Path| {
+            let router = router(IDS[0], priority, VIRTUAL[0], "fe80::1") + "group = \"main\"\n";
+            let other = 3 - number;
+            config(socket, &router)
+                .replace("members =", "group = \"main\"\nmembers =")
+                .replace("10.8.1.1/24", &format!("10.8.1.{number}/24"))
+                .replace("2001:db8:81::1/64", &format!("2001:db8:81::{number}/64"))
+                + &format!(
+                    "[pair]\nlocal = \"192.0.2.{number}:5405\"\npeer = \"192.0.2.{other}:5405\"\nkey_file = \"{}\"\n",
+                    key.display()
+                )
+        };
+        Gateway::start_on(lab, &format!("n{number}"), text)
+    };
+    let are = |gateway: &Gateway, state: &str| wait_for(state, || states(gateway) == [state, state]);
+    let mac = |host: &str| lab.must(host, "cat /sys/class/net/eth0/address").trim().to_owned();
+    let station = mac("h1");
+    let knows = |gateway: &Gateway| {
+        let shown = gateway.show("macs");
+        let all = shown["macs"].as_array().cloned().unwrap_or_default();
+        all.iter().any(|entry| entry["mac"] == station.as_str() && entry["member"] == "lan")
+    };
+    let (first, second) = (start(1, 150), start(2, 100));
+    are(&first, "active");
+    are(&second, "backup");
+
+    // It is silent.
+    lab.must("h1", "sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    lab.must("h2", "ip addr add 10.8.1.20/24 dev eth0");
+    lab.ping("h2", "10.8.1.10", "");
+    // Whoever asks for it would hear of its place.
+    lab.must("h2", &format!("ip neigh replace 10.8.1.10 lladdr {station} dev eth0 nud permanent"));
+    lab.must("h1", &format!("ip neigh replace 10.8.1.20 lladdr {} dev eth0 nud permanent", mac("h2")));
+    let file = lab.path("heard");
+    let _listener = python(lab, "h1", "listen.py", &LISTEN.replace("FILE", &file.display().to_string()));
+    let _sender = python(lab, "h2", "send.py", SEND);
+    let goes_on = || {
+        let heard =
+            || std::fs::read_to_string(&file).ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        let before = heard();
+        wait_for("datagrams come", || heard() > before + 50);
+    };
+    goes_on();
+    wait_for("it is told", || knows(&second));
+
+    first.kill();
+    are(&second, "active");
+    goes_on();
+    assert!(knows(&second));
+    // It comes back, is told, takes over, and says so.
+    let first = start(1, 150);
+    are(&first, "active");
+    are(&second, "backup");
+    goes_on();
+    assert!(knows(&first));
+    // What leaves with a word says all of it before.
+    first.stop();
+    are(&second, "active");
+    goes_on();
+    no_errors(&second);
+    second.stop();
 }

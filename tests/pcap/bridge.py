@@ -431,11 +431,13 @@ question, reply = bytes(ARP(op=1, hwsrc=C, psrc=C4, pdst=A4)), bytes(ARP(op=2, h
 c.rx("wan", from_remote(C, TO_ALL, (0x0806, question)), punt=True).tx("wan", to_remote(A, C, (0x0806, reply)), own=True)
 
 # -- loops -------------------------------------------------------------------------------------------------
-def loop_frame(second, segment, member, name="golden"):
+def loop_frame(second, segment, member, name="golden", mac=None):
+    own = int((mac or (GW_LAN, GW_DMZ)[member]).replace(":", ""), 16)
     digest = 0xCBF29CE484222325
     for byte in name.encode():
         digest = (digest ^ byte) * 0x100000001B3 & (1 << 64) - 1
     what = digest << 64 | second << 32 | segment << 16 | member
+    what ^= own << 80
     h = fold(what >> 64 ^ KEY[0], what & (1 << 64) - 1 ^ KEY[1])
     h = fold(h ^ KEY[0], 0x53474C50 ^ 0x9E3779B97F4A7C15)
     head = b"SGLP" + second.to_bytes(4, "big") + segment.to_bytes(2, "big") + member.to_bytes(2, "big") + h.to_bytes(8, "big")
@@ -447,7 +449,7 @@ LOOPS = "03:53:47:4c:50:00"
 SEGMENT = 16384
 c = Case("bridge-loop", "A frame that looks for loops comes back: the later member of the two is shut for as long as the bridge says, and opened again.",
          "scapy script: the frame of src/pipeline/slow/loops.rs, the hash of src/packet/hash.rs", net(bridge(loop_probe_s=10, loop_hold_s=5)), workers=(1,))
-look = lambda second, member, name="golden": loop_frame(1600 + second, SEGMENT, member, name)
+look = lambda second, member, name="golden", mac=None: loop_frame(1600 + second, SEGMENT, member, name, mac)
 every = lambda second: c.tx("lan", on_lan(GW_LAN, LOOPS, look(second, 0)), own=True).tx("far", on_far(GW_DMZ, LOOPS, look(second, 1)), own=True)
 c.rx("lan", on_lan(A, TO_ALL, OTHER)).tx("far", on_far(A, TO_ALL, OTHER))
 c.at(1_500)
@@ -463,6 +465,8 @@ c.at(11_500)
 every(11)
 # Another node's is a frame as any other, and what is old proves nothing.
 c.rx("far", on_far(D, LOOPS, look(11, 0, "another"))).tx("lan", on_lan(D, LOOPS, look(11, 0, "another")))
+# Of the same name too, as the other one of a pair may be.
+c.rx("far", on_far(D, LOOPS, look(11, 0, mac=D))).tx("lan", on_lan(D, LOOPS, look(11, 0, mac=D)))
 c.at(22_500)
 every(21)
 c.rx("far", on_far(GW_LAN, LOOPS, look(11, 0)), punt=True)

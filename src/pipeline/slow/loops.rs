@@ -7,7 +7,7 @@
 //! | 4 | second of the node's clock |
 //! | 8 | segment |
 //! | 10 | interface slot of the member |
-//! | 12 | keyed hash of these and of the node's name |
+//! | 12 | keyed hash of these, of the node's name and of the member's MAC address |
 //!
 //! Who is on the segment can send such a frame back, within [`BELIEVED_S`], and so shut the member that he is behind.
 
@@ -33,13 +33,14 @@ const CHECKED_BYTES: usize = 20;
 const BELIEVED_S: u64 = 10;
 
 fn digest(second: u32, segment: u16, member: u16, cx: &Context<'_>) -> u64 {
-    // The nodes of a pair have one key, and are no loop.
+    // The nodes of a pair have one key, perhaps one name, and are no loop.
+    let own = cx.tables.interfaces.get(usize::from(member)).map_or(0, |interface| interface.mac);
     let name = cx.tables.settings.name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     let what =
         u128::from(name) << 64 | u128::from(second) << 32 | u128::from(segment) << 16 | u128::from(member);
-    hash::address(cx.tables.settings.key, what, u32::from_be_bytes(MAGIC))
+    hash::address(cx.tables.settings.key, what ^ u128::from(own) << 80, u32::from_be_bytes(MAGIC))
 }
 
 /// What the member with this interface slot sends.
@@ -65,7 +66,9 @@ pub(in crate::pipeline) fn came_back(payload: &[u8], bridge: &Bridge, slot: u16,
     {
         return false;
     }
-    let is_new = cx.now.as_secs().wrapping_sub(second.into()) <= BELIEVED_S;
+    // Who passes nothing on closes no loop: what comes round has been sent before, and the node that does now passes it on.
+    let is_new =
+        bridge.passes_on(&cx.neighbours.roles) && cx.now.as_secs().wrapping_sub(second.into()) <= BELIEVED_S;
     let place = |slot: u16| bridge.members.iter().position(|member| member.interface == slot);
     if let Some(from) = place(sender).filter(|_| is_new) {
         let later = place(slot).map_or(from, |at| at.max(from));

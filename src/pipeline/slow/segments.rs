@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::snooping::{self, Queries, Spread};
-use super::{Answer, EMIT_BUDGET, Parked, SlowPath, loops};
+use super::{Answer, EMIT_BUDGET, Parked, SlowPath, loops, stations};
 use crate::host::dhcp::{SERVER_PORT, v6::ALL_RELAYS_AND_SERVERS};
 use crate::host::{OwnBytes, arp, icmp, nd, tcp};
 use crate::mem::{Frame, FramePool};
@@ -80,6 +80,7 @@ pub(super) struct Rounds {
     epoch: u64,
     looks: Vec<loops::Look>,
     queries: Vec<Queries>,
+    pub(super) stations: Vec<stations::Round>,
     sweep_due: Nanos,
     /// Where the sweep stands; 0: none is under way.
     sweep_at: usize,
@@ -93,7 +94,8 @@ impl Rounds {
         let look = self.looks.iter().map(|look| look.due).min();
         let sweep = (!self.counts.is_empty()).then_some(self.sweep_due);
         let query = self.queries.iter().map(|queries| queries.due).min();
-        [look, sweep, query].into_iter().flatten().min()
+        let station = self.stations.iter().map(|round| round.due).min();
+        [look, sweep, query, station].into_iter().flatten().min()
     }
 
     /// True while a sweep is under way.
@@ -500,6 +502,7 @@ impl SlowPath {
                 self.ask_listeners(bridge, cx, pool);
             }
         }
+        self.go_on_announcing(cx, pool);
         self.sweep_stations(cx);
     }
 
