@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use ahash::{AHashMap, AHashSet};
@@ -111,9 +111,17 @@ impl Gateway {
         let (run, now) = (self.pair.correspondent(), self.now());
         let Some(run) = run.filter(|_| self.around.due(run).is_some_and(|due| due <= now)) else { return };
         let (known, again) = self.known_around();
+        // What was learned at the last moment, by who leaves or comes too late to be told before.
+        let left_behind =
+            std::mem::take(&mut *self.node.left_behind.lock().unwrap_or_else(PoisonError::into_inner));
         let names = self.compiler.interfaces.names();
         let tables = Arc::clone(self.compiler.tables());
-        let news = self.around.news(run, known, (again, now));
+        let mut news = self.around.news(run, known, (again, now));
+        news.extend(
+            left_behind
+                .iter()
+                .map(|entry| (Who::Station(entry.segment, entry.mac), u64::from(entry.location.to_bits()))),
+        );
         for piece in news.chunks(PIECE) {
             let mut around = Around::default();
             for (who, what) in piece {

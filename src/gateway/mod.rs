@@ -876,7 +876,7 @@ impl Gateway {
         }
     }
 
-    /// Publishes what the links allow: at once without rebuilding FIBs, then with.
+    /// Publishes what the links allow: what has gone at once without rebuilding FIBs, then all with.
     fn links_changed(&mut self) {
         self.ports.iter_mut().for_each(LivePort::settle);
         let same = self.compiler.input().ports.iter().all(|known| {
@@ -895,14 +895,19 @@ impl Gateway {
             return;
         }
         let mut specs = self.compiler.input().ports.clone();
-        for spec in &mut specs {
+        // What comes up waits for its routes: sessions that wait for the link are to find both.
+        let mut is_less = false;
+        for spec in specs.iter_mut().filter(|spec| spec.members_up != 0) {
             if let Some(port) = self.ports.iter().find(|port| port.name == spec.name) {
+                is_less |= spec.members_up != port.members_up();
                 spec.members_up = port.members_up();
             }
         }
-        match self.compiler.change_links(&specs) {
-            Ok(retired) => _ = self.publish([retired]),
-            Err(error) => tracing::error!(%error, "cannot withdraw routes"),
+        if is_less {
+            match self.compiler.change_links(&specs) {
+                Ok(retired) => _ = self.publish([retired]),
+                Err(error) => tracing::error!(%error, "cannot withdraw routes"),
+            }
         }
         if let Err(error) = self.recompile() {
             tracing::error!(%error, "cannot compile for the new link state");

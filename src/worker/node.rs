@@ -1,7 +1,7 @@
 //! What the threads of a node share.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use arrayvec::ArrayVec;
@@ -16,6 +16,7 @@ use crate::flow::steering::{Loan, Request, Steering};
 use crate::host::probe::exchange::Exchange;
 use crate::io::waker::Waker;
 use crate::journal::Journal;
+use crate::macs::Entry;
 use crate::mem::{BURST, Frame};
 use crate::neighbours::NeighbourTable;
 use crate::packet::hash::Key;
@@ -125,6 +126,8 @@ pub struct Node {
     pub(super) errands: Box<[ArrayQueue<Errand>]>,
     /// For the first worker: what the HA thread says.
     pub(super) spoken: ArrayQueue<Spoken>,
+    /// Stations of a bridge that this node has ceased to pass frames on of: the other may not have been told of all.
+    pub(crate) left_behind: Mutex<Vec<Entry>>,
     /// With several workers: who has which flow.
     pub(super) directory: Option<Arc<Directory>>,
     /// What goes to the log.
@@ -193,6 +196,7 @@ impl Node {
             arrivals: (0..workers).map(|_| ArrayQueue::new(HAND_OVER_BATCHES)).collect(),
             errands: (0..workers).map(|_| ArrayQueue::new(ERRANDS)).collect(),
             spoken: ArrayQueue::new(SPOKEN),
+            left_behind: Mutex::default(),
             directory: (workers > 1).then(|| {
                 let keys = capacity.directory_keys(workers);
                 Arc::new(
@@ -280,7 +284,13 @@ impl Node {
             if bridge.group == role {
                 match (was_active, is_active) {
                     (true, false) => {
-                        self.neighbours.macs.flush(bridge.segment);
+                        let macs = &self.neighbours.macs;
+                        let stations = macs.entries().filter(|entry| entry.segment == bridge.segment);
+                        let mut left_behind = self.left_behind.lock().unwrap_or_else(PoisonError::into_inner);
+                        // Without another node nobody takes them.
+                        let room = macs.capacity().saturating_sub(left_behind.len());
+                        left_behind.extend(stations.take(room));
+                        macs.flush(bridge.segment);
                         // What comes round now the other node has passed on.
                         let members = bridge.members.iter();
                         members.for_each(|member| self.limits.segments.open(member.interface));
