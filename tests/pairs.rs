@@ -795,7 +795,7 @@ fn foresee_and_compare(lab: &mut Lab, next: &str) {
     assert_eq!(before.len(), after.len(), "a change ends no session by itself");
     for (was, foreseen) in before.iter().zip(foreseen) {
         let is = after.iter().find(|is| is.tuple == was.tuple).expect("the session is still there");
-        let of = |of: &Standing| (of.egress, of.next_hop, of.record.rule, of.record.nat_rule);
+        let of = |of: &Standing| (of.egress, of.next_hop, of.back, of.record.rule, of.record.nat_rule);
         let fate = foreseen.fate();
         let ends = matches!(fate, SessionFate::Dropped | SessionFate::MappingLost | SessionFate::Ending);
         assert_eq!(is.is_condemned(), ends, "{foreseen:?}: {was:?} {is:?}");
